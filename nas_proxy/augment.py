@@ -1,0 +1,153 @@
+"""Differentiable augmentation of whole batches, drawn apart from being applied.
+
+Source: differentiable Siamese augmentation (Zhao & Bilen, ICML 2021), as distribution matching uses it: one of
+colour, crop, cutout, flip, scale and rotate. `draw` returns one row of parameters for each image or, Siamese,
+for each class; `apply` is a pure, differentiable function of images and rows, so giving real and synthetic
+images of a class the same row is an index: `apply(images, draws.rows(labels))`.
+
+Two differences to the authors' code, whose generator is reseeded before each draw: width and height are scaled,
+and x and y are shifted, independently of each other.
+"""
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FULL = ("colour", "crop", "cutout", "flip", "scale", "rotate")
+# Digits and letters change their meaning when mirrored.
+NO_FLIP = tuple(name for name in FULL if name != "flip")
+
+BRIGHTNESS, SATURATION, CONTRAST = 1.0, 2.0, 0.5
+CROP_PAD, CUTOUT, SCALE, ROTATE = 0.125, 0.5, 1.2, 15.0
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Parameters of `n` augmentations; a row that does not use an operation holds its identity.
+
+    affine: (n, 2, 3), the map from output to input coordinates in [-1, 1] (scale, rotate, flip).
+    shift: int64 (n, 2), pixels down and right by which the crop window moves.
+    hole: int64 (n, 2), top left corner of the square that is cut out; far outside for none.
+    brightness: (n,), added; saturation, contrast: (n,), factors about the mean of a pixel and of an image.
+    """
+
+    affine: Tensor
+    shift: Tensor
+    hole: Tensor
+    brightness: Tensor
+    saturation: Tensor
+    contrast: Tensor
+
+    def rows(self, index: Tensor) -> "Draws":
+        """Return the rows at `index`."""
+        return Draws(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    def to(self, device: torch.device | str) -> "Draws":
+        """Return the same draws on `device`."""
+        return Draws(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
+
+
+def draw(operations: Tensor, strategy: tuple[str, ...], height: int, width: int, generator: torch.Generator) -> Draws:
+    """Draw the parameters of one operation a row.
+
+    operations: int64 (n,), indices into `strategy`; see `draw_operations`.
+    generator: on the CPU; the same numbers are drawn whatever the operations are.
+    """
+    n = len(operations)
+    uniform = torch.rand(10, n, generator=generator)
+
+    def using(name: str) -> Tensor:
+        return operations == (strategy.index(name) if name in strategy else -1)
+
+    affine = torch.eye(2, 3).repeat(n, 1, 1)
+    low, high = 1 / SCALE, SCALE
+    scale = using("scale")
+    affine[:, 0, 0] = torch.where(scale, low + uniform[0] * (high - low), affine[:, 0, 0])
+    affine[:, 1, 1] = torch.where(scale, low + uniform[1] * (high - low), affine[:, 1, 1])
+    angle = (uniform[2] * 2 - 1) * ROTATE / 180 * math.pi
+    turned = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).view(n, 2, 2)
+    affine[:, :, :2] = torch.where(using("rotate").view(n, 1, 1), turned, affine[:, :, :2])
+    affine[:, 0, 0] = torch.where(using("flip") & (uniform[3] < 0.5), -affine[:, 0, 0], affine[:, 0, 0])
+
+    size = torch.tensor([height, width])
+    pad = (size * CROP_PAD + 0.5).long()
+    shift = (uniform[4:6].T * (2 * pad + 1)).long() - pad
+    hole_size = cutout_size(height, width)
+    centre = (uniform[6:8].T * (size + 1 - hole_size % 2)).long()
+    colour = using("colour")
+    return Draws(
+        affine=affine,
+        shift=torch.where(using("crop").view(n, 1), shift, 0),
+        hole=torch.where(using("cutout").view(n, 1), centre - hole_size // 2, -4 * size),
+        brightness=torch.where(colour, (uniform[3] - 0.5) * BRIGHTNESS, 0.0),
+        saturation=torch.where(colour, uniform[8] * SATURATION, 1.0),
+        contrast=torch.where(colour, uniform[9] + CONTRAST, 1.0),
+    )
+
+
+def draw_operations(n: int, strategy: tuple[str, ...], generator: torch.Generator) -> Tensor:
+    """Return `n` uniformly drawn indices into `strategy`, int64."""
+    return torch.randint(len(strategy), (n,), generator=generator)
+
+
+def cutout_size(height: int, width: int) -> Tensor:
+    """Return the height and width of the square that cutout removes."""
+    return (torch.tensor([height, width]) * CUTOUT + 0.5).long()
+
+
+def apply(images: Tensor, draws: Draws) -> Tensor:
+    """Augment float images (n, c, h, w), each with its row of `draws`. Differentiable in the images.
+
+    Pixels from outside an image are 0, the mean of a normalised data set.
+    """
+    return _colour(_cut(_crop(_warp(images, draws.affine), draws.shift), draws.hole), draws)
+
+
+def _warp(images: Tensor, affine: Tensor) -> Tensor:
+    # Most rows of a batch are the identity, whose resampling would be wasted.
+    moved = (affine != torch.eye(2, 3, device=affine.device)).flatten(1).any(1)
+    index = torch.nonzero(moved).flatten()
+    if len(index) == 0:
+        return images
+    chosen = images[index]
+    grid = F.affine_grid(affine[index].to(images.dtype), list(chosen.shape), align_corners=False)
+    warped = F.grid_sample(chosen, grid, align_corners=False)
+    return warped if len(index) == len(images) else images.index_copy(0, index, warped)
+
+
+def _crop(images: Tensor, shift: Tensor) -> Tensor:
+    index = torch.nonzero(shift.any(1)).flatten()
+    if len(index) == 0:
+        return images
+    _, channels, height, width = images.shape
+    pad_y, pad_x = (int(size * CROP_PAD + 0.5) for size in (height, width))
+    padded = F.pad(images[index], [pad_x, pad_x, pad_y, pad_y])
+    device = images.device
+    y = (torch.arange(height, device=device) + pad_y + shift[index, :1]).view(-1, 1, height, 1)
+    x = (torch.arange(width, device=device) + pad_x + shift[index, 1:]).view(-1, 1, 1, width)
+    n = torch.arange(len(index), device=device).view(-1, 1, 1, 1)
+    c = torch.arange(channels, device=device).view(1, -1, 1, 1)
+    return images.index_copy(0, index, padded[n, c, y, x])
+
+
+def _cut(images: Tensor, hole: Tensor) -> Tensor:
+    _, _, height, width = images.shape
+    size = cutout_size(height, width).to(images.device)
+    y = torch.arange(height, device=images.device) - hole[:, :1]
+    x = torch.arange(width, device=images.device) - hole[:, 1:]
+    inside = ((y >= 0) & (y < size[0])).unsqueeze(2) & ((x >= 0) & (x < size[1])).unsqueeze(1)
+    return images * (~inside).unsqueeze(1)
+
+
+def _colour(images: Tensor, draws: Draws) -> Tensor:
+    def column(values: Tensor) -> Tensor:
+        return values.to(images.dtype).view(-1, 1, 1, 1)
+
+    images = images + column(draws.brightness)
+    grey = images.mean(1, keepdim=True)
+    images = (images - grey) * column(draws.saturation) + grey
+    mean = images.mean((1, 2, 3), keepdim=True)
+    return (images - mean) * column(draws.contrast) + mean

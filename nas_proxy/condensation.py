@@ -1,0 +1,224 @@
+"""Dataset condensation by distribution matching: from a real set to a few synthetic images a class.
+
+Source: Zhao & Bilen, "Dataset Condensation with Distribution Matching", WACV 2023. In many randomly drawn,
+never trained networks, each class of the synthetic set S is given the mean feature of the real class T:
+
+    min_S  E_θ  Σ_c ‖ mean_{x∈T_c} ψ_θ(A(x, ω_c)) − mean_{s∈S_c} ψ_θ(A(s, ω_c)) ‖²
+
+with ψ_θ the flattened last feature map and A differentiable Siamese augmentation, one draw ω_c a class and step.
+Step t draws everything from (seed, t), so a condensation that is cut off goes on where its checkpoint stands and
+ends with the same images.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from nas_proxy import augment
+from nas_proxy.convnet import ConvNet, deepest
+from nas_proxy.data import random_subset
+from nas_proxy.errors import RunFailedError
+from nas_proxy.files import atomic_path
+from nas_proxy.images import DataShape, ImageSet
+from nas_proxy.seeds import derive, torch_generator
+
+CHECKPOINT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Condensation:
+    """The recipe of a condensation; defaults are the paper's but for the number of steps.
+
+    images_per_class: synthetic images a class.
+    steps: each with a new embedding network (the paper: 20,000).
+    learning_rate, momentum: of stochastic gradient descent on the images. The paper's rate is 1, and 10 for more
+        than 50 images a class.
+    real_batch: real images a class and step.
+    width, depth: of the embedding ConvNet (instance norm, ReLU, average pooling).
+    augmentation: operations of `nas_proxy.augment`, one drawn a class and step.
+    """
+
+    images_per_class: int = 10
+    steps: int = 20_000
+    learning_rate: float = 1.0
+    momentum: float = 0.5
+    real_batch: int = 256
+    width: int = 128
+    depth: int = 3
+    augmentation: tuple[str, ...] = augment.FULL
+
+
+@dataclass(frozen=True)
+class Condensed:
+    """A finished condensation: the images, wall seconds over all attempts, and the loss of each tenth step."""
+
+    images: ImageSet
+    seconds: float
+    losses: tuple[float, ...]
+
+
+@dataclass
+class _State:
+    """What a checkpoint holds: float images and momentum (classes·ipc, c, h, w), steps done, seconds, losses."""
+
+    images: Tensor
+    velocity: Tensor
+    step: int = 0
+    seconds: float = 0.0
+    losses: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+
+def condense(
+    real: ImageSet,
+    recipe: Condensation,
+    seed: int,
+    *,
+    device: torch.device | str = "cpu",
+    checkpoint: Path | None = None,
+    progress: Callable[[int, float], None] | None = None,
+) -> Condensed:
+    """Learn `recipe.images_per_class` synthetic images for each class of `real`.
+
+    checkpoint: file in which the state is kept every few seconds and from which the work goes on; it is removed
+        at the end. A checkpoint of another data set, recipe or seed is ignored.
+    progress: called with (steps done, loss) now and then.
+    Raises RunFailedError when the loss is no longer finite; the last good checkpoint stays.
+    """
+    device = torch.device(device)
+    identity = f"{real.fingerprint()} {asdict(recipe)} {seed}"
+    real = real.to(device)
+    labels = torch.arange(len(real.classes), device=device).repeat_interleave(recipe.images_per_class)
+    state = _restored(checkpoint, identity, device) or _initial(real, recipe, seed)
+    members = real.of_class()
+    started, saved = time.perf_counter() - state.seconds, time.perf_counter()
+    losses = state.losses.tolist()
+    while state.step < recipe.steps:
+        loss = _step(state, labels, real, members, recipe, seed)
+        state.step += 1
+        if state.step % 10 == 0 or state.step == recipe.steps:
+            losses.append(_finite(float(loss), state.step, recipe))
+            if progress is not None:
+                progress(state.step, losses[-1])
+        if checkpoint is not None and time.perf_counter() - saved > CHECKPOINT_SECONDS:
+            state.losses, state.seconds = torch.tensor(losses), time.perf_counter() - started
+            _save(checkpoint, identity, state)
+            saved = time.perf_counter()
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    return Condensed(_stored(state.images, labels, real), time.perf_counter() - started, tuple(losses))
+
+
+def _initial(real: ImageSet, recipe: Condensation, seed: int) -> _State:
+    chosen = random_subset(real, recipe.images_per_class, torch_generator(seed, "condense", "initial"))
+    images = chosen.decode().contiguous()
+    return _State(images, torch.zeros_like(images))
+
+
+def _step(
+    state: _State, labels: Tensor, real: ImageSet, members: list[Tensor], recipe: Condensation, seed: int
+) -> Tensor:
+    """Take one step in place and return the loss, on the device."""
+    draws = torch_generator(seed, "condense", state.step)
+    batch = torch.cat([_some(index, recipe.real_batch, draws) for index in members])
+    n_classes = len(members)
+    operations = augment.draw_operations(n_classes, recipe.augmentation, draws) if recipe.augmentation else None
+
+    images = state.images.requires_grad_()
+    real_images, synthetic = real.decode(batch), images
+    if operations is not None:
+        _, _, height, width = images.shape
+        a_class = augment.draw(operations, recipe.augmentation, height, width, draws).to(images.device)
+        real_images = augment.apply(real_images, a_class.rows(real.labels[batch]))
+        synthetic = augment.apply(synthetic, a_class.rows(labels))
+    network = embedding(real.shape, recipe, derive(seed, "condense", "network", state.step)).to(images.device)
+    loss = matching_loss(network, real_images, real.labels[batch], synthetic, labels, n_classes)
+    (gradient,) = torch.autograd.grad(loss, images)
+    with torch.no_grad():
+        state.images = images.detach()
+        state.velocity.mul_(recipe.momentum).add_(gradient)
+        state.images.sub_(state.velocity, alpha=recipe.learning_rate)
+    return loss.detach()
+
+
+def _some(index: Tensor, at_most: int, draws: torch.Generator) -> Tensor:
+    """Return up to `at_most` of the indices, without repetition."""
+    return index[torch.randperm(len(index), generator=draws)[:at_most].to(index.device)]
+
+
+def embedding(shape: DataShape, recipe: Condensation, seed: int) -> nn.Module:
+    """Return a freshly initialised, frozen embedding network: (n, c, h, w) → features (n, …)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = ConvNet(shape, depth=deepest(shape, recipe.depth), width=recipe.width).features
+    return network.requires_grad_(False)
+
+
+def matching_loss(
+    network: nn.Module, real: Tensor, real_labels: Tensor, synthetic: Tensor, labels: Tensor, n_classes: int
+) -> Tensor:
+    """Return Σ_c ‖mean feature of real class c − mean feature of synthetic class c‖², all classes in one pass.
+
+    real, synthetic: (n, c, h, w) and (m, c, h, w), already augmented; the gradient flows to `synthetic` only.
+    """
+    with torch.no_grad():
+        target = _class_means(network(real).flatten(1), real_labels, n_classes)
+    found = _class_means(network(synthetic).flatten(1), labels, n_classes)
+    return (target - found).square().sum()
+
+
+def _class_means(features: Tensor, labels: Tensor, n_classes: int) -> Tensor:
+    """Return (n_classes, d). Classes may have different numbers of images."""
+    members = torch.nn.functional.one_hot(labels, n_classes).to(features.dtype)
+    return (members / members.sum(0).clamp_min(1)).T @ features
+
+
+def _finite(loss: float, step: int, recipe: Condensation) -> float:
+    if not math.isfinite(loss):
+        raise RunFailedError(
+            f"the matching loss is {loss} at step {step}; lower the learning rate of the images "
+            f"(now {recipe.learning_rate:g}) and run the same command again"
+        )
+    return loss
+
+
+def _stored(images: Tensor, labels: Tensor, real: ImageSet) -> ImageSet:
+    """Store as 8-bit images over the learnt range of each channel: the paper's images leave the range of real ones."""
+    images, channels = images.cpu(), images.shape[1]
+    low, high = images.amin((0, 2, 3)), images.amax((0, 2, 3))
+    scale = ((high - low) / 255).clamp_min(1e-6)
+    levels = ((images - low.view(-1, 1, 1)) / scale.view(-1, 1, 1)).round().clamp(0, 255).to(torch.uint8)
+    assert levels.shape[1] == channels
+    return ImageSet(levels, labels.cpu(), scale, low, real.classes)
+
+
+def _save(path: Path, identity: str, state: _State) -> None:
+    tensors = {
+        "images": state.images.detach().cpu().contiguous(),
+        "velocity": state.velocity.cpu().contiguous(),
+        "losses": state.losses,
+    }
+    metadata = {"identity": identity, "step": str(state.step), "seconds": str(state.seconds)}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def _restored(path: Path | None, identity: str, device: torch.device) -> _State | None:
+    if path is None or not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).clone() for name in ("images", "velocity", "losses")}
+    except (SafetensorError, OSError):
+        return None
+    if metadata.get("identity") != identity:
+        return None
+    state = _State(**tensors, step=int(metadata["step"]), seconds=float(metadata["seconds"]))
+    return replace(state, images=state.images.to(device), velocity=state.velocity.to(device))

@@ -1,0 +1,270 @@
+"""The settings of a run: typed, complete, written to and read from TOML.
+
+Precedence: the defaults of the data set, then a file, then what was given explicitly. Mistakes are collected and
+reported together, each with the value, what is allowed and, for an unknown name, the nearest valid one.
+"""
+
+import dataclasses
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from nas_proxy import augment
+from nas_proxy.condensation import Condensation
+from nas_proxy.errors import ConfigError, nearest
+from nas_proxy.files import write_text
+from nas_proxy.training import Recipe
+
+# Data sets whose classes change their meaning when mirrored.
+NOT_MIRRORED = frozenset({"digits", "mnist", "svhn"})
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that a run depends on.
+
+    dataset, space: what the user named; see `nas_proxy.sources` and `nas_proxy.space_loading`.
+    seed: all randomness derives from it.
+    trials: architectures trained on the proxy, the sample included.
+    truth: architectures in the uniform sample, each trained on all data as well.
+    limit: at most so many images a class are used of the data; None for all.
+    image_size: images are resized to this square; None leaves them as they are.
+    device: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:N". workers: processes that train
+        candidates; 0 for one a core on the CPU and one on a GPU. Neither is part of a run's identity.
+    condense: recipe of the condensed set. proxy_training: of candidates on it, and of the controls.
+        full_training: of the ground truth.
+    """
+
+    dataset: str = "digits"
+    space: str = "convnet"
+    seed: int = 0
+    trials: int = 48
+    truth: int = 24
+    limit: int | None = None
+    image_size: int | None = None
+    device: str = "auto"
+    workers: int = 0
+    condense: Condensation = field(default_factory=Condensation)
+    proxy_training: Recipe = field(default_factory=lambda: Recipe(epochs=200))
+    full_training: Recipe = field(default_factory=lambda: Recipe(epochs=50))
+
+
+# What may change between two commands in one folder: where it is computed, and how far it goes.
+NOT_IDENTITY = frozenset({"device", "workers", "trials", "truth"})
+
+# (lowest, highest) of every number; a bound of None is open.
+BOUNDS: dict[str, tuple[float, float | None]] = {
+    "seed": (0, 2**62),
+    "trials": (1, None),
+    "truth": (1, None),
+    "limit": (3, None),
+    "image_size": (4, 1024),
+    "workers": (0, 1024),
+    "condense.images_per_class": (1, None),
+    "condense.steps": (1, None),
+    "condense.real_batch": (1, None),
+    "condense.width": (1, None),
+    "condense.depth": (1, 8),
+    "condense.momentum": (0, 0.999),
+    **{
+        f"{recipe}.{name}": bounds
+        for recipe in ("proxy_training", "full_training")
+        for name, bounds in {
+            "batch_size": (1, None),
+            "momentum": (0, 0.999),
+            "weight_decay": (0, None),
+            "warm_up": (0, 1),
+        }.items()
+    },
+}
+# Numbers that must be above zero but may be fractions.
+POSITIVE = frozenset(
+    {"condense.learning_rate"}
+    | {f"{recipe}.{name}" for recipe in ("proxy_training", "full_training") for name in ("epochs", "learning_rate")}
+)
+
+
+def default_config(dataset: str = "digits", *, flip: bool = True, images_per_class: int = 10) -> RunConfig:
+    """Return the settings for a data set; those of digits are made for a first look on two cores."""
+    strategy = augment.FULL if flip and dataset not in NOT_MIRRORED else augment.NO_FLIP
+    small = dataset == "digits"
+    return RunConfig(
+        dataset=dataset,
+        condense=Condensation(
+            images_per_class=images_per_class,
+            steps=200 if small else 1000,
+            learning_rate=10.0 if images_per_class > 50 else 1.0,
+            augmentation=strategy,
+        ),
+        proxy_training=Recipe(epochs=60 if small else 200, augmentation=strategy),
+        full_training=Recipe(epochs=10 if small else 50, augmentation=strategy),
+    )
+
+
+def resolve(given: Mapping[str, Any], file: Path | None = None) -> RunConfig:
+    """Return the complete settings from a file and from explicit values, both over the defaults.
+
+    given: nested mappings with the names of `RunConfig`'s fields, and `flip` (bool); None means not given.
+    Raises ConfigError with all mistakes.
+    """
+    read = _read_toml(file) if file is not None else {}
+    given = _without_none(given)
+    merged = _merged(read, given)
+    flip = merged.pop("flip", True)
+    dataset = merged.get("dataset", "digits")
+    condense = merged.get("condense", {})
+    images_per_class = condense.get("images_per_class", 10) if isinstance(condense, dict) else 10
+    base = default_config(
+        dataset if isinstance(dataset, str) else "digits",
+        flip=flip is not False,
+        images_per_class=images_per_class if _is(images_per_class, int) else 10,
+    )
+    if flip is False:
+        # An explicit --no-flip also holds against a file that mirrors.
+        for name in ("condense", "proxy_training", "full_training"):
+            recipe = merged.get(name)
+            if isinstance(recipe, dict) and isinstance(recipe.get("augmentation"), list):
+                recipe["augmentation"] = [o for o in recipe["augmentation"] if o != "flip"]
+    mistakes: list[str] = []
+    config = _filled(base, merged, "", mistakes)
+    if mistakes:
+        source = f"{file}: " if file is not None else ""
+        raise ConfigError([f"{source}{mistake}" for mistake in mistakes])
+    return typing.cast("RunConfig", config)
+
+
+def differences(ours: RunConfig, theirs: RunConfig) -> list[str]:
+    """Return "name: theirs → ours" for each setting in which two runs are not the same run."""
+    a, b = _flat(to_dict(ours)), _flat(to_dict(theirs))
+    names = sorted((set(a) | set(b)) - NOT_IDENTITY)
+    return [f"{name}: {b.get(name)!r} → {a.get(name)!r}" for name in names if a.get(name) != b.get(name)]
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """Return nested plain values, without those that are None (TOML has no null)."""
+    return _without_none(dataclasses.asdict(config))
+
+
+def write_config(config: RunConfig, path: Path) -> None:
+    """Write the settings as TOML, atomically."""
+    plain = {k: _listed(v) for k, v in to_dict(config).items()}
+    write_text(path, "# Repeat this run: nas-proxy run --config run.toml\n" + tomli_w.dumps(plain))
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _listed(v) for k, v in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError([f"the configuration {file} does not exist"]) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError([f"{file} is not a TOML file: {error}"]) from None
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without_none(value) if isinstance(value, Mapping) else value
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for name, value in above.items():
+        inner = merged.get(name)
+        merged[name] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
+def _filled(base: Any, values: Mapping[str, Any], prefix: str, mistakes: list[str]) -> Any:
+    """Return the dataclass `base` with `values` in place, adding to `mistakes` what cannot be."""
+    known = {f.name: f for f in fields(base)}
+    hints = typing.get_type_hints(type(base))
+    changed: dict[str, Any] = {}
+    for name, value in values.items():
+        path = prefix + name
+        if name not in known:
+            mistakes.append(f"unknown setting {path!r}{nearest(name, known)}")
+            continue
+        current = getattr(base, name)
+        if is_dataclass(current):
+            if isinstance(value, Mapping):
+                changed[name] = _filled(current, value, f"{path}.", mistakes)
+            else:
+                mistakes.append(f"{path} is {value!r}; it must be a table [{path}]")
+            continue
+        if (mistake := _mistake(path, value, hints[name])) is not None:
+            mistakes.append(mistake)
+            continue
+        changed[name] = tuple(value) if isinstance(value, list) else value
+        if hints[name] is float:
+            changed[name] = float(value)
+    return dataclasses.replace(base, **changed)
+
+
+def _mistake(path: str, value: Any, hint: Any) -> str | None:
+    kind = _kind(hint)
+    if kind is tuple:
+        return _augmentation_mistake(path, value)
+    if not _is(value, kind):
+        return f"{path} is {value!r}; it must be {_NAMES[kind]}"
+    if path == "device":
+        known = value in DEVICES or (value.startswith("cuda:") and value[5:].isdigit())
+        return None if known else f"device is {value!r}; it must be auto, cpu, cuda or cuda:N"
+    if kind is str:
+        return None if value else f"{path} is empty; give a name"
+    if not math.isfinite(value):
+        return f"{path} is {value}; it must be finite"
+    if path in POSITIVE:
+        return None if value > 0 else f"{path} is {value}; it must be above 0"
+    low, high = BOUNDS[path]
+    if value < low or (high is not None and value > high):
+        allowed = f"at least {low}" if high is None else f"between {low} and {high}"
+        return f"{path} is {value}; it must be {allowed}"
+    return None
+
+
+_NAMES = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
+
+
+def _kind(hint: Any) -> Any:
+    """Return the one type of a field that is not None."""
+    if isinstance(hint, types.UnionType):
+        return next(arm for arm in typing.get_args(hint) if arm is not type(None))
+    return typing.get_origin(hint) or hint
+
+
+def _is(value: Any, kind: Any) -> bool:
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+
+
+def _augmentation_mistake(path: str, value: Any) -> str | None:
+    if not isinstance(value, list | tuple):
+        return f"{path} is {value!r}; it must be a list of operations: {', '.join(augment.FULL)}"
+    unknown = [operation for operation in value if operation not in augment.FULL]
+    if unknown:
+        return f"{path} holds {unknown[0]!r}{nearest(str(unknown[0]), augment.FULL)}"
+    return None

@@ -1,0 +1,142 @@
+"""From what the user names, a built-in space or a Python file, to a search space that has been tried out."""
+
+import hashlib
+import importlib
+import importlib.util
+import itertools
+import pkgutil
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import nn
+
+import search_spaces
+from nas_proxy.errors import SpaceError, nearest
+from nas_proxy.function_space import FunctionSpace
+from nas_proxy.images import DataShape
+from nas_proxy.space import Architecture, SearchSpace, Space
+
+# A space is refused when this many of its architectures in a row cannot be built; a single bad one is a failed trial.
+TRIED = 8
+
+
+def list_spaces() -> list[tuple[str, str]]:
+    """Return the built-in spaces as (name, first line of the docstring)."""
+    names = sorted(module.name for module in pkgutil.iter_modules(search_spaces.__path__))
+    return [(n, (importlib.import_module(f"search_spaces.{n}").__doc__ or "").split("\n")[0]) for n in names]
+
+
+def load_space(spec: str, shape: DataShape) -> SearchSpace:
+    """Return the space `spec` for data of `shape`.
+
+    spec: a name from `search_spaces`, or the path of a Python file that defines `space` (a `Space`, or a
+    function `space(trial)` or `space(trial, shape)` that returns a network) or `space_for(shape) -> Space`.
+    Raises SpaceError when there is no such space or it yields no network.
+    """
+    module = _module(spec)
+    name = Path(spec).stem
+    if hasattr(module, "space_for"):
+        found = _called(spec, module, shape)
+    elif hasattr(module, "space"):
+        found = module.space
+    else:
+        raise SpaceError(f"{spec} defines neither `space` nor `space_for(shape)`; README shows a 20-line example")
+    if callable(found) and not isinstance(found, Space):
+        return FunctionSpace(name, found, shape)
+    if not isinstance(found, Space):
+        raise SpaceError(
+            f"`space` in {spec} is a {type(found).__name__}; it must be a nas_proxy.Space or a function of a trial"
+        )
+    return found
+
+
+def space_digest(spec: str) -> str:
+    """Return 16 hexadecimal digits that change with the file that defines the space."""
+    path = _module(spec).__file__
+    assert path is not None
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+
+
+def try_out(space: SearchSpace, shape: DataShape) -> None:
+    """Build architectures until one runs on two blank images. Raises SpaceError if none of the first few does."""
+    reason = "it has no architectures"
+    try:
+        for architecture in itertools.islice(space.sample(0), TRIED):
+            try:
+                network = space.build(architecture, shape)
+                _check_network(space, architecture, network, shape)
+            except SpaceError:
+                raise
+            except Exception as error:  # noqa: BLE001 (a user's code may raise anything)
+                reason = f"{space.key(architecture)} raises {type(error).__name__}: {error}"
+            else:
+                return
+    except SpaceError:
+        raise
+    except Exception as error:  # noqa: BLE001
+        reason = f"it raises {type(error).__name__}: {error}"
+    raise SpaceError(f"the space {space.name!r} yields no network for images of {_size(shape)}: {reason}")
+
+
+def _check_network(space: SearchSpace, architecture: Architecture, network: nn.Module, shape: DataShape) -> None:
+    if not isinstance(network, nn.Module):
+        raise SpaceError(
+            f"the space {space.name!r} returned a {type(network).__name__} for {space.key(architecture)}; "
+            "it must return a torch.nn.Module"
+        )
+    with torch.no_grad():
+        logits = network.eval()(torch.zeros(2, *shape[:3]))
+    if tuple(logits.shape) != (2, shape.classes):
+        raise SpaceError(
+            f"a network of the space {space.name!r} returned shape {tuple(logits.shape)} for 2 images of "
+            f"{_size(shape)} ({space.key(architecture)}); expected (2, {shape.classes})"
+        )
+
+
+def _size(shape: DataShape) -> str:
+    return f"{shape.channels}×{shape.height}×{shape.width}"
+
+
+def _module(spec: str) -> ModuleType:
+    built_in = [name for name, _ in list_spaces()]
+    if spec in built_in:
+        return importlib.import_module(f"search_spaces.{spec}")
+    path = Path(spec)
+    if path.suffix != ".py" and not path.exists():
+        raise SpaceError(f"unknown search space {spec!r}{nearest(spec, built_in)}, or the path of a Python file")
+    if not path.is_file():
+        raise SpaceError(f"the search space file {spec} does not exist")
+    return _imported(path.resolve())
+
+
+def _imported(path: Path) -> ModuleType:
+    # The path is part of the name: two files of one name in two folders are two modules.
+    name = f"nas_proxy_space_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    specification = importlib.util.spec_from_file_location(name, path)
+    if specification is None or specification.loader is None:
+        raise SpaceError(f"the search space file {path} is not a Python file (its name must end in .py)")
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module
+    sys.path.insert(0, str(path.parent))  # so that the file can import what lies beside it
+    try:
+        specification.loader.exec_module(module)
+    except Exception as error:  # noqa: BLE001 (a user's file may raise anything)
+        del sys.modules[name]
+        raise SpaceError(f"the search space file {path} does not import: {type(error).__name__}: {error}") from None
+    finally:
+        sys.path.remove(str(path.parent))
+    return module
+
+
+def _called(spec: str, module: ModuleType, shape: DataShape) -> object:
+    try:
+        found: object = module.space_for(shape)
+    except SpaceError:
+        raise
+    except Exception as error:  # noqa: BLE001
+        raise SpaceError(f"space_for in {spec} raises {type(error).__name__}: {error}") from None
+    return found

@@ -1,0 +1,211 @@
+"""From the ledger to the files that people read: trials.csv, truth.csv, scores.csv and ranking.json."""
+
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nas_proxy.cost import measure
+from nas_proxy.files import write_json, write_text
+from nas_proxy.images import ImageSet
+from nas_proxy.ledger import TRAINED, Record
+from nas_proxy.ranking import Signal, rank, ranked
+from nas_proxy.search import best_first, sampled
+from nas_proxy.session import Session
+from nas_proxy.trust import DRAWS, SEEDS, the_sample
+
+COMPUTED = ("params", "flops")
+
+
+def write_tables(session: Session) -> None:
+    """Write trials.csv, truth.csv and scores.csv from what has been trained so far."""
+    records = session.ledger.records("proxy")
+    sample = [r.key for r in sampled(session.space, session.config.seed, records, session.config.truth)]
+    _write_csv(_trials(records, set(sample)), session.run / "trials.csv")
+    truth = session.ledger.records("truth")
+    if truth:
+        _write_csv(_truth(truth, set(sample)), session.run / "truth.csv")
+    if sample:
+        _write_csv(_scores(session, sample), session.run / "scores.csv")
+
+
+def _write_csv(frame: pd.DataFrame, path: Path) -> None:
+    write_text(path, frame.to_csv(index=False))
+
+
+def _trials(records: Sequence[Record], sample: set[str]) -> pd.DataFrame:
+    """Return a row a candidate, in the order in which candidates were chosen."""
+    rows = [
+        {
+            "key": r.key,
+            "index": number,
+            "phase": _phase(r, sample),
+            "state": "complete" if r.complete else "failed",
+            "score": r.score,
+            "loss_sum": r.loss_sum,
+            "diverged": r.diverged,
+            "seconds": r.seconds,
+            "image_passes": r.image_passes,
+            "params": r.params,
+            "flops": r.flops,
+            "reason": r.reason,
+            **r.architecture,
+        }
+        for number, r in enumerate(records)
+    ]
+    return pd.DataFrame(rows)
+
+
+def _phase(record: Record, sample: set[str]) -> str:
+    return "sample" if record.key in sample or record.phase == "sample" else "search"
+
+
+def _truth(records: Sequence[Record], sample: set[str]) -> pd.DataFrame:
+    """Return a row a fully trained architecture, with the accuracy of each seed."""
+    scores = by_draw(records, SEEDS)
+    first = {r.key: r for r in reversed(records)}
+    frame = pd.DataFrame(
+        {
+            "key": list(first),
+            "phase": [_phase(r, sample) for r in first.values()],
+            "accuracy": [scores.loc[key].mean() for key in first],
+            **{f"accuracy_{draw}": [scores.loc[key, draw] for key in first] for draw in range(SEEDS)},
+            "seconds": [round(sum(r.seconds for r in records if r.key == key), 4) for key in first],
+            "params": [r.params for r in first.values()],
+            "flops": [r.flops for r in first.values()],
+        }
+    )
+    return frame.sort_values("key", ignore_index=True)
+
+
+def by_draw(records: Iterable[Record], draws: int) -> pd.DataFrame:
+    """Return scores with a row a key and a column a draw; NaN where a training failed or is missing."""
+    frame = pd.DataFrame([(r.key, r.draw, r.score) for r in records], columns=["key", "draw", "score"])
+    table = frame.pivot_table(index="key", columns="draw", values="score", dropna=False, aggfunc="first")
+    return table.reindex(columns=range(draws)).astype(float)
+
+
+def _scores(session: Session, sample: Sequence[str]) -> pd.DataFrame:
+    """Return a row a sampled architecture and a column a signal; the controls are empty until they are trained."""
+    proxy = {r.key: r for r in session.ledger.records("proxy")}
+    random = by_draw(session.ledger.records("random"), DRAWS).reindex(sample)
+    return pd.DataFrame(
+        {
+            "key": sample,
+            "proxy": [proxy[key].score for key in sample],
+            "random": random.mean(axis=1).to_numpy(),
+            **{f"random_{draw}": random[draw].to_numpy() for draw in range(DRAWS)},
+            "early_stop": by_draw(session.ledger.records("early_stop"), 1).reindex(sample)[0].to_numpy(),
+            **{name: [getattr(proxy[key], name) for key in sample] for name in COMPUTED},
+        }
+    )
+
+
+def write_ranking(session: Session, environment: dict[str, object]) -> None:
+    """Judge all signals by the ground truth and write ranking.json."""
+    sample = the_sample(session)
+    records = {signal: session.ledger.records(signal) for signal in TRAINED}
+    truth = by_draw(records["truth"], SEEDS)
+    pick = best_first(records["proxy"])[0]
+    keys = [r.key for r in sample]
+    signals = _signals(session, sample, records, pick.key)
+    train = session.data.train
+    truth_cost = _cost(records["truth"], keys)
+    used = ranked(signals, truth, keys)
+    rows = rank(
+        signals,
+        truth,
+        keys,
+        seed=session.config.seed,
+        truth_seconds=truth_cost["seconds"] / SEEDS,
+        truth_image_passes=truth_cost["image_passes"] // SEEDS,
+        truth_stored_bytes=train.stored_bytes,
+    )
+    size = session.space.size
+    ranking = {
+        "n": len(used),
+        "subset": f"uniform sample of the space ({len(used)} of {size or 'unknown many'} architectures)",
+        "signals": rows,
+        "pick": _pick(pick, truth, set(keys)),
+        "cost": _run_cost(session, records, keys),
+        "failures": {name: sum(not r.complete for r in found) for name, found in records.items()},
+        "environment": environment,
+    }
+    write_json(session.run / "ranking.json", ranking)
+
+
+def _signals(session: Session, sample: Sequence[Record], records: dict[str, list[Record]], pick: str) -> list[Signal]:
+    proxy = ImageSet.load(session.proxy_path)
+    keys = [r.key for r in sample]
+    condense_seconds = _condense_seconds(session)
+
+    def trained(name: str, draws: int, stored_bytes: int, extra: float = 0.0, pick: str | None = None) -> Signal:
+        # The cost is that of one draw: one is what a user of the signal would train.
+        cost = _cost(records[name], keys)
+        scores = by_draw(records[name], draws)
+        return Signal(name, scores, cost["seconds"] / draws + extra, cost["image_passes"] // draws, stored_bytes, pick)
+
+    return [
+        trained("proxy", 1, proxy.stored_bytes, condense_seconds, pick),
+        trained("random", DRAWS, len(proxy) * session.data.train.stored_bytes // len(session.data.train)),
+        trained("early_stop", 1, session.data.train.stored_bytes),
+        *(_computed(session, name, sample) for name in COMPUTED),
+    ]
+
+
+def _computed(session: Session, name: str, sample: Sequence[Record]) -> Signal:
+    start = time.perf_counter()
+    values = [getattr(measure(session.space, r.architecture, session.shape), name) for r in sample]
+    seconds = time.perf_counter() - start
+    return Signal(name, pd.DataFrame({0: values}, index=[r.key for r in sample], dtype=float), seconds, 0, 0)
+
+
+def _cost(records: Iterable[Record], keys: Iterable[str]) -> dict[str, Any]:
+    counted = set(keys)
+    used = [r for r in records if r.key in counted]
+    return {"seconds": sum(r.seconds for r in used), "image_passes": sum(r.image_passes for r in used)}
+
+
+def _condense_seconds(session: Session) -> float:
+    seconds = ImageSet.load_metadata(session.proxy_path)["seconds"]
+    assert isinstance(seconds, (int, float))
+    return float(seconds)
+
+
+def _pick(pick: Record, truth: pd.DataFrame, sample: set[str]) -> dict[str, object]:
+    seeds = [float(v) for v in truth.loc[pick.key]] if pick.key in truth.index else []
+    known = bool(seeds) and all(v == v for v in seeds)  # noqa: PLR0124 (NaN differs from itself)
+    return {
+        "key": pick.key,
+        "architecture": dict(pick.architecture),
+        "phase": "sample" if pick.key in sample else "search",
+        "proxy_score": pick.score,
+        "truth": seeds if known else None,
+        "truth_mean": sum(seeds) / len(seeds) if known else None,
+        **({} if known else {"truth_reason": "its full training failed"}),
+    }
+
+
+def _run_cost(session: Session, records: dict[str, list[Record]], keys: Sequence[str]) -> dict[str, object]:
+    """Return the seconds of the run, and the speed-up over training the sample fully with one seed."""
+    condense = _condense_seconds(session)
+    proxy = _cost(records["proxy"], keys)["seconds"]
+    full = _cost(records["truth"], keys)["seconds"] / SEEDS
+    speedup = full / (condense + proxy)
+    return {
+        "condense_seconds": condense,
+        "proxy_seconds": proxy,
+        "truth_seconds": full * SEEDS,
+        "speedup": speedup,
+        "speedup_note": _speedup_note(speedup, condense, proxy / len(keys), full / len(keys)),
+    }
+
+
+def _speedup_note(speedup: float, condense: float, proxy: float, full: float) -> str:
+    if proxy >= full:
+        return "a training on the proxy takes as long as full training here, so the proxy saves nothing"
+    pays = int(condense / (full - proxy)) + 1
+    start = "full training is so cheap here that the proxy does not pay yet; it pays" if speedup < 1 else "it pays"
+    return f"{start} from {pays} candidates on"

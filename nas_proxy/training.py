@@ -1,0 +1,178 @@
+"""The training contract: (network, data, recipe, seed) → learning curve, score and cost.
+
+`train` is the plain reference implementation. Faster engines must agree with it.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas_proxy import augment
+from nas_proxy.images import ImageSet
+from nas_proxy.seeds import derive, torch_generator
+
+EVALUATION_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained.
+
+    epochs: passes over the data; a fraction is allowed. Batches are cut from a stream of shuffled passes, so
+        all have the same size and `epochs` is reached to within one batch.
+    batch_size: images a step; the whole set where that is smaller.
+    learning_rate, momentum, weight_decay: of stochastic gradient descent with Nesterov's momentum; the rate
+        rises linearly over the first `warm_up` of the steps and falls to zero along a cosine.
+    augmentation: names of operations of `nas_proxy.augment`, one of which is drawn for each step; () for none.
+    """
+
+    epochs: float
+    batch_size: int = 50
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warm_up: float = 0.1
+    augmentation: tuple[str, ...] = augment.FULL
+
+    def steps(self, images: int) -> int:
+        """Return the number of steps on a set of so many images."""
+        return max(1, round(self.epochs * images / self.batch(images)))
+
+    def batch(self, images: int) -> int:
+        """Return the images a step on a set of so many images."""
+        return min(self.batch_size, images)
+
+    def image_passes(self, images: int) -> int:
+        """Return how many images, counted with repetition, a training passes through the network."""
+        return self.steps(images) * self.batch(images)
+
+    def rate(self, step: int, steps: int) -> float:
+        """Return the learning rate of step 0 <= step < steps."""
+        rise = max(1, round(self.warm_up * steps))
+        if step < rise:
+            return self.learning_rate * (step + 1) / rise
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training gave.
+
+    score: accuracy on the evaluation images, a fraction; chance (1 ÷ classes) after a divergence.
+    losses: mean training loss of each pass over the data (of the last, possibly partial one too).
+    diverged: whether a loss or a logit was not finite.
+    seconds: wall time of training and evaluation.
+    image_passes: images passed through the network in training, counted with repetition.
+    """
+
+    score: float
+    losses: tuple[float, ...]
+    diverged: bool
+    seconds: float
+    image_passes: int
+
+
+def train(
+    build: Callable[[], nn.Module],
+    data: ImageSet,
+    evaluation: ImageSet,
+    recipe: Recipe,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> Outcome:
+    """Build a network, train it on `data` and score it on `evaluation`.
+
+    All randomness (initial weights, dropout, order, augmentation) comes from `seed`; PyTorch's global generator
+    is left as it was. Raises what the network raises, and ValueError when its output has the wrong shape.
+    """
+    device = torch.device(device)
+    start = time.perf_counter()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(derive(seed, "network"))
+        network = build().to(device)
+        losses, passes = _fit(network, data.to(device), recipe, seed)
+        diverged = not all(math.isfinite(loss) for loss in losses)
+        score = None if diverged else accuracy(network, evaluation.to(device))
+    chance = 1 / len(data.classes)
+    return Outcome(
+        score=chance if score is None else score,
+        losses=losses,
+        diverged=score is None,
+        seconds=time.perf_counter() - start,
+        image_passes=passes,
+    )
+
+
+def _fit(network: nn.Module, data: ImageSet, recipe: Recipe, seed: int) -> tuple[tuple[float, ...], int]:
+    """Train in place; return the mean loss of each epoch and the image passes. Stops at a loss that is not finite."""
+    draws = torch_generator(seed, "batches")
+    steps, batch = recipe.steps(len(data)), recipe.batch(len(data))
+    order = _order(len(data), steps * batch, draws).view(steps, batch).to(data.images.device)
+    epoch_ends = {math.ceil((e + 1) * len(data) / batch) for e in range(math.ceil(recipe.epochs))} | {steps}
+    optimiser = torch.optim.SGD(
+        network.parameters(),
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=recipe.momentum > 0,
+        fused=True,
+    )
+    network.train()
+    losses: list[float] = []
+    pending: list[Tensor] = []
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.rate(step, steps)
+        images = _augmented(data.decode(order[step]), recipe.augmentation, draws)
+        logits = network(images)
+        _check(logits, batch, len(data.classes))
+        loss = F.cross_entropy(logits, data.labels[order[step]])
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        pending.append(loss.detach())
+        if step + 1 in epoch_ends:
+            # The only host synchronisation, once an epoch.
+            losses.append(float(torch.stack(pending).mean()))
+            pending.clear()
+            if not math.isfinite(losses[-1]):
+                return tuple(losses), (step + 1) * batch
+    return tuple(losses), steps * batch
+
+
+def _order(images: int, length: int, draws: torch.Generator) -> Tensor:
+    """Return `length` indices: shuffled passes over the images, one after another."""
+    return torch.cat([torch.randperm(images, generator=draws) for _ in range(-(-length // images))])[:length]
+
+
+def _augmented(images: Tensor, strategy: tuple[str, ...], draws: torch.Generator) -> Tensor:
+    """Apply one operation, drawn for the batch, with parameters drawn for each image."""
+    if not strategy:
+        return images
+    operation = augment.draw_operations(1, strategy, draws).expand(len(images))
+    height, width = images.shape[-2:]
+    return augment.apply(images, augment.draw(operation, strategy, height, width, draws).to(images.device))
+
+
+def _check(logits: Tensor, batch: int, classes: int) -> None:
+    if tuple(logits.shape) != (batch, classes):
+        raise ValueError(f"the network returned shape {tuple(logits.shape)}, expected {(batch, classes)}")
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, evaluation: ImageSet) -> float | None:
+    """Return the fraction of images classified correctly, or None when a logit is not finite."""
+    network.eval()
+    right = torch.zeros((), device=evaluation.labels.device, dtype=torch.int64)
+    finite = torch.ones((), device=evaluation.labels.device, dtype=torch.bool)
+    for start in range(0, len(evaluation), EVALUATION_BATCH):
+        batch = slice(start, start + EVALUATION_BATCH)
+        logits = network(evaluation.decode(batch))
+        finite &= logits.isfinite().all()
+        right += (logits.argmax(1) == evaluation.labels[batch]).sum()
+    return int(right) / len(evaluation) if bool(finite) else None

@@ -1,0 +1,142 @@
+"""Ground truth and controls: what the proxy's ranking is compared with.
+
+Truth is full training of the sample and of the search's best, with two seeds, scored on test. The controls cost
+as many image passes as a proxy training: *random* real images (three draws), and all images for a short time
+(*early_stop*). This is the only module that opens the test images.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from nas_proxy.data import held_out_test, random_subset
+from nas_proxy.errors import RunFolderError
+from nas_proxy.images import ImageSet
+from nas_proxy.ledger import Candidate, Record
+from nas_proxy.search import best_first, sampled
+from nas_proxy.seeds import derive, torch_generator
+from nas_proxy.session import Session
+from nas_proxy.training import Outcome, Recipe
+from nas_proxy.workers import Failure, Job
+
+SEEDS = 2
+DRAWS = 3
+BEST = 3
+
+
+def the_sample(session: Session) -> list[Record]:
+    """Return the proxy's records of the uniform sample. Raises RunFolderError before the search is done."""
+    session.proxy_path  # noqa: B018 (checks that the scores belong to this proxy and space)
+    found = sampled(session.space, session.config.seed, session.ledger.records("proxy"), session.config.truth)
+    exhausted = session.space.size is not None and len(found) >= session.space.size
+    if not found or (len(found) < session.config.truth and not exhausted and not _all_tried(session)):
+        raise RunFolderError(
+            f"only {len(found)} of the {session.config.truth} sampled architectures are trained on the proxy; "
+            f"first run: nas-proxy search {session.run.path}"
+        )
+    return found
+
+
+def _all_tried(session: Session) -> bool:
+    known = {r.key for r in session.ledger.records("proxy")}
+    return all(session.space.key(a) in known for a in session.space.sample(session.config.seed))
+
+
+def train_truth(session: Session) -> None:
+    """Train the sample and the search's best three on all training images, with two seeds, and score on test."""
+    sample = the_sample(session)
+    keys = {r.key for r in sample}
+    records = session.ledger.records("proxy")
+    searched = [r for r in best_first(records)[:BEST] if r.key not in keys]
+    test = functools.partial(
+        held_out_test, session.source, session.data, seed=session.config.seed, limit=session.config.limit
+    )
+    evaluation: Callable[[], Path] = functools.cache(lambda: session.file("test", test))
+    _train_draws(
+        session,
+        "Ground truth",
+        "truth",
+        sample + searched,
+        range(SEEDS),
+        lambda _: session.train_path,
+        evaluation,
+        session.config.full_training,
+    )
+
+
+def train_controls(session: Session) -> None:
+    """Train the sample on random real images (three draws) and, for as many image passes, on all images."""
+    sample = the_sample(session)
+    config = session.config
+
+    def random_images(draw: int) -> Path:
+        return session.file(f"random{draw}", lambda: random_set(session, draw))
+
+    _train_draws(
+        session,
+        "Control: random images",
+        "random",
+        sample,
+        range(DRAWS),
+        random_images,
+        lambda: session.validation_path,
+        config.proxy_training,
+    )
+    _train_draws(
+        session,
+        "Control: early stopping",
+        "early_stop",
+        sample,
+        range(1),
+        lambda _: session.train_path,
+        lambda: session.validation_path,
+        compressed(config.proxy_training, len(ImageSet.load(session.proxy_path)), len(session.data.train)),
+    )
+
+
+def random_set(session: Session, draw: int) -> ImageSet:
+    """Return as many random real images as the proxy has."""
+    draws = torch_generator(session.config.seed, "random", draw)
+    return random_subset(session.data.train, session.config.condense.images_per_class, draws)
+
+
+def compressed(recipe: Recipe, proxy_images: int, images: int) -> Recipe:
+    """Return the recipe with its whole schedule in as many image passes on `images` as on `proxy_images`."""
+    batch = recipe.batch(proxy_images)
+    return replace(recipe, batch_size=batch, epochs=recipe.image_passes(proxy_images) / images)
+
+
+def _train_draws(
+    session: Session,
+    title: str,
+    signal: str,
+    records: Sequence[Record],
+    draws: range,
+    data: Callable[[int], Path],
+    evaluation: Callable[[], Path],
+    recipe: Recipe,
+) -> None:
+    finished = {(r.key, r.draw) for r in session.ledger.records(signal)}
+    total = len(records) * len(draws)
+    tasks = [
+        (session.candidate(r.architecture, r.phase, r.index), draw)
+        for draw in draws
+        for r in records
+        if (r.key, draw) not in finished
+    ]
+    with session.progress.stage(title, total) as bar:
+        count = total - len(tasks)
+        bar.to(count)
+
+        def done(result: Outcome | Failure) -> None:
+            nonlocal count
+            del result
+            count += 1
+            bar.to(count)
+
+        def job(candidate: Candidate, draw: int) -> Job:
+            seed = derive(session.config.seed, signal, candidate.key, draw)
+            return session.job(candidate.architecture, data(draw), evaluation(), recipe, seed)
+
+        session.train_all(signal, tasks, job, done)

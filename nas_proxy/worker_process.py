@@ -1,0 +1,40 @@
+"""The worker's side of `nas_proxy.workers`: read a job from stdin, perform it, write the answer, until the end.
+
+Started as `python -m nas_proxy.worker_process PARENT_PID`; not meant to be started by hand.
+"""
+
+import os
+import sys
+import threading
+import time
+
+import torch
+
+from nas_proxy.workers import Job, perform, read_message, write_message
+
+
+def main() -> None:
+    """Serve jobs until stdin closes or the parent is gone."""
+    threading.Thread(target=_end_with, args=(int(sys.argv[1]),), daemon=True).start()
+    torch.set_num_threads(1)
+    # What a candidate prints must not get between the answers.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    while True:
+        try:
+            job = read_message(sys.stdin.buffer)
+        except EOFError:
+            return
+        assert isinstance(job, Job)
+        write_message(answers, perform(job))
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone, also in the middle of a training."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,314 @@
+"""The report: one page that shows what a run folder holds, whatever that is."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from odd_runs import (
+    HOSTILE,
+    ODD_RUNS,
+    Builder,
+    get_ranking,
+    ordinary,
+    put_ranking,
+    ranking_of,
+    trials_of,
+    without,
+)
+
+from nas_proxy import figures
+from nas_proxy.errors import RunFolderError
+from nas_proxy.report import read_run, report_html, write_report
+from nas_proxy.verdict import verdict_parts
+
+
+class Page(HTMLParser):
+    """The visible text of a page, its elements, and the data of its figures."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.figures: dict[str, Any] = {}
+        self._words: list[str] = []
+        self.feed(html)
+        self.text = " ".join(" ".join(self._words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        tag, attrs = self.elements[-1] if self.elements else ("", {})
+        if attrs.get("id") == "figures" and data.strip().startswith("{"):
+            self.figures = json.loads(data)
+        elif self.cdata_elem is None:
+            self._words.append(data)
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.elements)
+
+
+def page_of(folder: Path) -> Page:
+    return Page(report_html(read_run(folder)))
+
+
+@pytest.mark.parametrize("build", ODD_RUNS)
+def test_an_odd_run_has_a_report(build: Builder, tmp_path: Path) -> None:
+    build(tmp_path)
+    path = write_report(tmp_path)
+    first = path.read_bytes()
+    assert write_report(tmp_path).read_bytes() == first
+    assert len(first) < 6_000_000
+    page = Page(first.decode("utf-8"))
+    run = read_run(tmp_path)
+    head, evidence = (" ".join(text.split()) for text in verdict_parts(run.ranking))
+    assert head in page.text
+    assert evidence in page.text
+    assert page.count("script") == (3 if page.figures else 0)
+    assert page.count("img") == (run.image is not None)
+    assert not re.search(r"\b(nan|NaN|inf|None|Undefined)\b", page.text)
+    ids = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    assert set(page.figures) == {attrs["id"] for _, attrs in page.elements if attrs.get("class") == "figure"}
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "stage"),
+    [
+        ("trials.csv", "No proxy trials yet", "search"),
+        ("truth.csv", "No full training yet", "truth"),
+        ("ranking.json", "No ranking yet", "rank"),
+        ("proxy.png", "No synthetic images yet", "condense"),
+    ],
+)
+def test_what_is_missing_is_named_with_its_command(name: str, words: str, stage: str, tmp_path: Path) -> None:
+    folder = tmp_path / "a run"
+    ordinary(folder)
+    assert "not complete" not in page_of(folder).text
+    (folder / name).unlink()
+    text = page_of(folder).text
+    assert f"{words}: nas-proxy {stage} 'a run'" in text
+    (folder / name).write_bytes(b'{"a": "\xff')
+    text = page_of(folder).text
+    assert words not in text.split("Pick")[0]
+    assert re.search(
+        rf"{re.escape(name)} cannot be read \([^)]+\)+; delete it, then nas-proxy {stage} 'a run'", text
+    )
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError) as error:
+        write_report(tmp_path / "none")
+    assert str(error.value) == (
+        f"{tmp_path / 'none'} holds no run (it has no run.toml); make one with: nas-proxy run --out {tmp_path / 'none'}"
+    )
+    (tmp_path / "run.toml").write_text("seed = ", encoding="utf-8")
+    with pytest.raises(
+        RunFolderError, match=r"run\.toml is not readable TOML \(.*\); restore it or start a new run"
+    ):
+        write_report(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_the_page_shows_the_numbers(tmp_path: Path) -> None:
+    ordinary(tmp_path)
+    text = page_of(tmp_path).text
+    for expected in (
+        "Test accuracy of the pick 97.90 % 98.10 %, 97.70 % by seed of full training",
+        "Regret 0.40 pp below the best of all architectures trained in full",
+        "Speed-up 12.4× full training of every trial, against the proxy",
+        "Proxy 0.91 [0.85, 0.94] 0.81 [0.75, 0.84] 0.71 [0.41, 0.86] 0.60 chance 0.21 0.40 pp +0.06 [−0.02, 0.10] "
+        "12.3 s 240k 6.4 kB",
+        "In brackets: 95 % intervals (BCa).",
+        "1 of 40 proxy trials failed; 1 of those with a score diverged",
+        "RuntimeError: the image is smaller than the kernel 1 depth=",
+        "By signal: proxy 1, random 0, early stop 0, truth 0.",
+        "torch 2.11.0",
+        "[space] name cnn widths [32, 64]",
+        "nas-proxy run --config run.toml",
+    ):
+        assert expected in text
+
+
+def test_a_slow_proxy_and_an_untrained_pick_are_said_plainly(tmp_path: Path) -> None:
+    ordinary(tmp_path)
+    ranking = get_ranking(tmp_path)
+    ranking["cost"] |= {"speedup": 0.62, "speedup_note": "condensing dominates"}
+    ranking["pick"] |= {"truth": None, "truth_mean": None}
+    ranking["signals"]["proxy"] |= {"regret": None, "regret_reason": "the pick has no full training"}
+    put_ranking(tmp_path, ranking)
+    text = page_of(tmp_path).text
+    assert "Speed-up 0.62× slower than full training; condensing dominates" in text
+    assert "Test accuracy of the pick – not trained in full yet" in text
+    assert "Regret – the pick has no full training" in text
+    assert "Proxy: regret – the pick has no full training" in text
+
+
+def test_names_are_never_markup(tmp_path: Path) -> None:
+    next(param.values[0] for param in ODD_RUNS if param.id == "hostile_names")(tmp_path)
+    page = page_of(tmp_path)
+    assert page.count("b") == 1  # the one value of the pick
+    assert page.text.count(" ".join(HOSTILE.split())) >= 6
+    hover = json.dumps(page.figures["figure-history"], ensure_ascii=False)
+    assert "&lt;/script&gt;" in hover
+    assert "<img" not in hover
+
+
+def test_many_reasons_are_counted_and_cut(tmp_path: Path) -> None:
+    next(param.values[0] for param in ODD_RUNS if param.id == "all_failed")(tmp_path)
+    text = page_of(tmp_path).text
+    assert "40 of 40 proxy trials failed." in text
+    assert text.count("RuntimeError: number") == 20
+    assert "And 10 other reasons" in text
+
+
+def test_keys_that_look_like_missing_values_stay(tmp_path: Path) -> None:
+    without("ranking.json")(tmp_path)
+    (tmp_path / "truth.csv").write_text("key,phase,accuracy\nNA,sample,0.9\nnull,search,\n", encoding="utf-8")
+    truth = read_run(tmp_path).truth
+    assert truth["key"].tolist() == ["NA", "null"]
+    assert truth["accuracy"].isna().tolist() == [False, True]
+
+
+def two_rows() -> tuple[pd.DataFrame, pd.DataFrame]:
+    trials = pd.DataFrame(
+        {
+            "key": ["a", "<b>", "a", "c"],
+            "phase": ["sample", "search", "search", "search"],
+            "state": ["complete", "complete", "complete", "failed"],
+            "score": [0.5, 0.75, 0.6, np.nan],
+            "diverged": [False, False, False, False],
+            "reason": ["", "", "", "boom"],
+        }
+    )
+    truth = pd.DataFrame(
+        {
+            "key": ["a", "<b>"],
+            "phase": ["sample", "search"],
+            "accuracy": [0.9, 0.94],
+            "accuracy_0": [0.91, 0.94],
+            "accuracy_1": [0.89, np.nan],
+            "params": [1200.0, np.nan],
+        }
+    )
+    return trials, truth
+
+
+def test_the_scatter_of_two_architectures() -> None:
+    sampled, searched, pick = figures.score_against_truth(*two_rows(), "<b>").data
+    assert (sampled.name, sampled.x, sampled.y) == ("sampled", (50.0,), (90.0,))
+    assert sampled.error_y.array == pytest.approx((1.0,))
+    assert sampled.error_y.arrayminus == pytest.approx((1.0,))
+    assert sampled.hovertext == (
+        "<b>a</b><br>proxy score 50.00 %<br>truth 90.00 % (seeds: 91.00 % and 89.00 %)<br>1.2k parameters",
+    )
+    assert (searched.name, searched.error_y.array) == ("found by the search", (0.0,))
+    assert searched.hovertext == (
+        "<b>&lt;b&gt;</b><br>proxy score 75.00 %<br>truth 94.00 % (seeds: 94.00 %)",
+    )
+    assert (pick.name, pick.marker.symbol, pick.x) == ("pick", "star", (75.0,))
+
+
+def test_the_history_of_four_trials() -> None:
+    best, sampled, searched, failed = figures.history(two_rows()[0]).data
+    assert (best.x, best.y) == ((1, 2, 3), (50.0, 75.0, 75.0))
+    assert (sampled.x, searched.x, searched.y) == ((1,), (2, 3), (75.0, 60.0))
+    assert (failed.x, failed.hovertext) == ((4,), ("<b>c</b><br>boom",))
+    assert failed.y[0] < 50
+
+
+def test_bars_with_an_undefined_interval() -> None:
+    ranking = ranking_of(trials_of())
+    ranking["signals"]["params"]["spearman"] = {
+        "value": None,
+        "low": None,
+        "high": None,
+        "reason": "constant",
+    }
+    ranking["signals"]["flops"]["spearman"] = {"value": -0.25, "low": None, "high": None, "reason": "few"}
+    figure = figures.spearman_bars(ranking)
+    bars = {bar.y[0]: bar for bar in figure.data}
+    assert list(bars) == ["Proxy", "Random images", "Early stop", "Parameters", "FLOPs"]
+    assert bars["Proxy"].error_x.arrayminus == pytest.approx((0.06,))
+    assert bars["Parameters"].x == (None,)
+    assert bars["FLOPs"].error_x.array == (0.0,)
+    assert figure.layout.xaxis.range[0] < -0.25
+    notes = {note.text: note for note in figure.layout.annotations}
+    assert notes["undefined"].y == "Parameters"
+    assert "full training repeats itself: 0.97" in notes
+
+
+def test_a_cost_of_nothing_stands_left_of_every_cost() -> None:
+    figure = figures.spearman_by_cost(ranking_of(trials_of()), "image_passes")
+    x = {trace.name: trace.x[0] for trace in figure.data}
+    assert x["Parameters"] == x["FLOPs"] == figure.layout.xaxis.tickvals[0]
+    assert x["Parameters"] < min(x["Proxy"], x["Early stop"], x["Full training"])
+    assert figure.layout.xaxis.ticktext[:2] == ("none", "100k")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        pytest.skip("no Chromium on the PATH")
+    with api.sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        running = playwright.chromium.launch(executable_path=program, args=arguments)
+        yield running
+        running.close()
+
+
+def opened(browser: Any, path: Path, **context: Any) -> tuple[Any, list[str]]:
+    """Open a page offline; the list fills with whatever is wrong with it."""
+    page = browser.new_page(**context)
+    wrong: list[str] = []
+    page.on("console", lambda message: wrong.append(message.text))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
+    page.on("request", lambda request: request.url != path.as_uri() and wrong.append(request.url[:200]))
+    page.goto(path.as_uri())
+    return page, wrong
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("build", ODD_RUNS)
+def test_an_odd_run_in_a_browser(build: Builder, tmp_path: Path, browser: Any) -> None:
+    build(tmp_path)
+    page, wrong = opened(browser, write_report(tmp_path), viewport={"width": 390, "height": 844})
+    drawn = page.locator(".figure").count()
+    assert page.locator(".figure .main-svg .plot").count() == drawn
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert wrong == []
+    page.close()
+
+
+@pytest.mark.browser
+def test_figures_answer_the_mouse_and_follow_the_theme(tmp_path: Path, browser: Any) -> None:
+    ordinary(tmp_path)
+    page, wrong = opened(browser, write_report(tmp_path), viewport={"width": 1200, "height": 900})
+    assert page.locator(".figure").count() == 6
+    for number in range(6):
+        assert page.locator(".figure").nth(number).locator(".points path").first.is_visible()
+    page.locator("#figure-score-against-truth .points path").first.hover(force=True)
+    hover = page.locator("#figure-score-against-truth .hoverlayer text").first
+    hover.wait_for()
+    assert re.search(r"depth=\d.*proxy score .* %truth .* %", hover.text_content())
+    colours = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        ink = "getComputedStyle(document.querySelector('.figure .xtick text')).fill"
+        paper = "getComputedStyle(document.body).backgroundColor"
+        colours.append((page.evaluate(ink), page.evaluate(paper)))
+    assert colours == [("rgb(31, 36, 43)", "rgb(251, 251, 249)"), ("rgb(230, 232, 235)", "rgb(20, 23, 27)")]
+    page.emulate_media(media="print")
+    assert page.evaluate(ink) == "rgb(31, 36, 43)"
+    assert wrong == []
+    page.close()
