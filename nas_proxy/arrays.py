@@ -47,9 +47,7 @@ class ArrayPart:
         """Return the images at `index`: uint8, (len(index), c, h, w). Raises DataError if that fails."""
         everything, count = self.load_images(), len(self.labels())
         if len(everything) != count:
-            raise DataError(
-                f"{self.name} has {len(everything)} images but {count} labels; each image needs one"
-            )
+            raise DataError(f"{self.name} has {len(everything)} images but {count} labels; each image needs one")
         images = as_raw(everything[index.numpy()], self.name)
         if self.image_size is not None:
             images = resized(images, self.image_size)
@@ -86,8 +84,7 @@ def _eight_bit(images: np.ndarray, name: str) -> np.ndarray:
     top = 1 if images.dtype.kind == "f" else 255
     if not (low >= 0 and high <= top):  # written so that NaN fails
         raise DataError(
-            f"{name} has values of type {images.dtype} from {low:g} to {high:g}; "
-            "expected uint8, or floats in 0..1"
+            f"{name} has values of type {images.dtype} from {low:g} to {high:g}; expected uint8, or floats in 0..1"
         )
     if top == 255:
         return images.astype(np.uint8)

@@ -122,38 +122,23 @@ def condense_command(run: Run, as_json: Json = False) -> None:
 @app.command("search", epilog=_examples("nas-proxy search runs/digits-convnet", "nas-proxy search runs/photos --json"))
 def search_command(run: Run, as_json: Json = False) -> None:
     """Search on the condensed set of a run."""
-    import pandas as pd
-
     folder = _do(run, "search")
-    trials = pd.read_csv(folder / "trials.csv")
-    complete = trials[trials["state"] == "complete"]
-    best = complete.sort_values(["score", "loss_sum"], ascending=[False, True]).iloc[0]
-    result = {
-        "trials": len(trials),
-        "failed": len(trials) - len(complete),
-        "best": str(best["key"]),
-        "score": float(best["score"]),
-    }
-    text = (
-        f"{len(complete)} architectures trained, {result['failed']} failed; best: {best['key']} at {best['score']:.1%}"
-    )
+    trials = _rows(folder / "trials.csv")
+    complete = [row for row in trials if row["state"] == "complete"]
+    best = max(complete, key=lambda row: row["score"])
+    result = {"trials": len(trials), "failed": len(trials) - len(complete), "best": best["key"], "score": best["score"]}
+    text = f"{len(complete)} architectures trained, {result['failed']} failed; best {best['key']} at {best['score']:.1%}"
     _print(result, text, as_json=as_json)
 
 
 @app.command("truth", epilog=_examples("nas-proxy truth runs/digits-convnet", "nas-proxy truth runs/photos --json"))
 def truth_command(run: Run, as_json: Json = False) -> None:
     """Train the sampled architectures and the search's best fully."""
-    import pandas as pd
-
-    folder = _do(run, "truth")
-    truth = pd.read_csv(folder / "truth.csv")
-    best = truth.loc[truth["accuracy"].idxmax()]
-    result = {"architectures": len(truth), "best": str(best["key"]), "accuracy": float(best["accuracy"])}
-    _print(
-        result,
-        f"{len(truth)} architectures fully trained; the best is {best['key']} at {best['accuracy']:.1%}",
-        as_json=as_json,
-    )
+    truth = _rows(_do(run, "truth") / "truth.csv")
+    best = max(truth, key=lambda row: row["accuracy"])
+    result = {"architectures": len(truth), "best": best["key"], "accuracy": best["accuracy"]}
+    text = f"{len(truth)} architectures fully trained; the best is {best['key']} at {best['accuracy']:.1%}"
+    _print(result, text, as_json=as_json)
 
 
 @app.command("rank", epilog=_examples("nas-proxy rank runs/digits-convnet", "nas-proxy rank runs/photos --json"))
@@ -198,6 +183,12 @@ def _do(run: Path, stage: str) -> "Any":
     folder = open_run(run)
     run_stages(folder, (stage,), _terminal())
     return folder
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    import pandas as pd
+
+    return pd.read_csv(path).to_dict("records")  # type: ignore[return-value]
 
 
 def _terminal() -> "Any":

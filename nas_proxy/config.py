@@ -229,11 +229,16 @@ def _mistake(path: str, value: Any, hint: Any) -> str | None:
         return _augmentation_mistake(path, value)
     if not _is(value, kind):
         return f"{path} is {value!r}; it must be {_NAMES[kind]}"
-    if path == "device":
-        known = value in DEVICES or (value.startswith("cuda:") and value[5:].isdigit())
-        return None if known else f"device is {value!r}; it must be auto, cpu, cuda or cuda:N"
-    if kind is str:
-        return None if value else f"{path} is empty; give a name"
+    return _text_mistake(path, value) if kind is str else _number_mistake(path, value)
+
+
+def _text_mistake(path: str, value: str) -> str | None:
+    if path == "device" and value not in DEVICES and not (value.startswith("cuda:") and value[5:].isdigit()):
+        return f"device is {value!r}; it must be auto, cpu, cuda or cuda:N"
+    return None if value else f"{path} is empty; give a name"
+
+
+def _number_mistake(path: str, value: float) -> str | None:
     if not math.isfinite(value):
         return f"{path} is {value}; it must be finite"
     if path in POSITIVE:

@@ -137,9 +137,7 @@ def value_of(statistic: Statistic, n: int) -> float:
     return float(statistic(np.ones((1, n)))[0])
 
 
-def bootstrap_interval(
-    statistic: Statistic, n: int, rng: np.random.Generator, resamples: int = RESAMPLES
-) -> Interval:
+def bootstrap_interval(statistic: Statistic, n: int, rng: np.random.Generator, resamples: int = RESAMPLES) -> Interval:
     """Return the BCa bootstrap interval (Efron 1987, by `scipy.stats.bootstrap`) over n architectures.
 
     Where a resample is undefined or BCa itself is, the bounds are the percentiles of the defined resamples
@@ -182,15 +180,11 @@ def percentile_interval(value: float, drawn: Floats, n: int, reason: str | None 
     """
     finite = drawn[np.isfinite(drawn)]
     if 2 * len(finite) < len(drawn):
-        return undefined(
-            f"only {len(finite)} of {len(drawn)} resamples are free of constant columns", n, value
-        )
+        return undefined(f"only {len(finite)} of {len(drawn)} resamples are free of constant columns", n, value)
     if np.ptp(finite) == 0:
         return undefined(f"all resamples give {finite[0]:.4g}, so they do not show the spread", n, value)
     if len(finite) < len(drawn):
-        reason = (
-            f"{len(drawn) - len(finite)} of {len(drawn)} resamples have a constant column and are left out"
-        )
+        reason = f"{len(drawn) - len(finite)} of {len(drawn)} resamples have a constant column and are left out"
     low, high = np.quantile(finite, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(value, float(low), float(high), "percentile", reason, n)
 

@@ -59,9 +59,7 @@ def score_against_truth(trials: pd.DataFrame, truth: pd.DataFrame, pick: str | N
     searched, diverged = rows["phase"] == "search", rows["diverged"].astype(bool)
     figure = _figure("proxy score: validation accuracy, %", "truth: test accuracy, %", height=460)
     _add_points(figure, rows[~searched & ~diverged], "sampled", color=SAMPLE, symbol="circle", size=9)
-    _add_points(
-        figure, rows[searched & ~diverged], "found by the search", color=SEARCH, symbol="diamond", size=10
-    )
+    _add_points(figure, rows[searched & ~diverged], "found by the search", color=SEARCH, symbol="diamond", size=10)
     _add_points(figure, rows[diverged], "diverged on the proxy", color=FAILED, symbol="x", size=9)
     _add_points(figure, rows[rows["key"] == pick], "pick", color=PICK, symbol="star", size=17)
     return figure
@@ -89,18 +87,14 @@ def spearman_bars(ranking: Mapping[str, Any], measure: str = "spearman") -> Figu
             orientation="h",
             marker={"color": COLOURS.get(name, OTHER), "opacity": 0.85},
             error_x=_whiskers(estimate, INK),
-            hovertext=[
-                _hover(label(name), f"Spearman {interval(estimate)}", str(estimate.get("reason") or ""))
-            ],
+            hovertext=[_hover(label(name), f"Spearman {interval(estimate)}", str(estimate.get("reason") or ""))],
             hoverinfo="text",
             showlegend=False,
         )
         figure.add_trace(bar)
     repeated = part(ranking, "signals", "repeatability", measure)
     _add_repeatability(figure, repeated)
-    ends = [
-        finite(estimate.get(end)) for estimate in (*estimates.values(), repeated) for end in ("value", "low")
-    ]
+    ends = [finite(estimate.get(end)) for estimate in (*estimates.values(), repeated) for end in ("value", "low")]
     lowest = min([0.0, *(end for end in ends if end is not None)])
     figure.update_xaxes(
         range=[lowest - (0.06 if lowest < 0 else 0), 1.02],
@@ -155,6 +149,9 @@ def spearman_by_cost(ranking: Mapping[str, Any], cost: str = "seconds") -> Figur
             hoverinfo="text",
         )
         figure.add_trace(point)
+    if not shown:
+        figure.add_annotation(x=0.5, y=0.5, xref="paper", yref="paper", text="undefined", showarrow=False)
+        figure.update_yaxes(range=[0, 1])
     free = any(spent == 0 for spent, _, _ in shown.values())
     powers = range(first, last + 1, 1 + (last - first) // 8)
     figure.update_xaxes(
@@ -194,22 +191,15 @@ def history(trials: pd.DataFrame) -> Figure:
         (diverged, "diverged", FAILED, "x"),
     ):
         rows = scored[mask]
-        hover = [
-            _hover(key, f"score {percent(score)}")
-            for key, score in zip(rows["key"], rows["score"], strict=True)
-        ]
-        _add_markers(
-            figure, rows["number"], 100 * rows["score"], hover, name=name, color=color, symbol=symbol
-        )
+        hover = [_hover(key, f"score {percent(score)}") for key, score in zip(rows["key"], rows["score"], strict=True)]
+        _add_markers(figure, rows["number"], 100 * rows["score"], hover, name=name, color=color, symbol=symbol)
     lowest, highest = (scored["score"].min(), scored["score"].max()) if len(scored) else (0.0, 1.0)
     floor = lowest - 0.08 * ((highest - lowest) or 0.1)
     hover = [_hover(key, why or "no score") for key, why in zip(failed["key"], failed["reason"], strict=True)]
     bottom = [100 * floor] * len(failed)
-    _add_markers(
-        figure, failed["number"], bottom, hover, name="failed", color=FAILED, symbol="triangle-up-open"
-    )
+    _add_markers(figure, failed["number"], bottom, hover, name="failed", color=FAILED, symbol="triangle-up-open")
     if not len(scored):
-        figure.update_yaxes(showticklabels=False, showgrid=False, title="")
+        figure.update_yaxes(showticklabels=False, showgrid=False, title="", range=[100 * floor - 5, 100])
     return figure
 
 
@@ -265,7 +255,8 @@ def _add_markers(
     import plotly.graph_objects as go
 
     if len(hover):
-        marker = {"color": color, "symbol": symbol, "size": size, "opacity": 0.9}
+        crowded = len(hover) > 1000
+        marker = {"color": color, "symbol": symbol, "size": 4 if crowded else size, "opacity": 0.5 if crowded else 0.9}
         points = {
             "x": list(x),
             "y": list(y),
@@ -301,17 +292,16 @@ def _add_points(figure: Figure, rows: pd.DataFrame, name: str, *, color: str, sy
 def _add_repeatability(figure: Figure, repeated: Mapping[str, Any]) -> None:
     value, low, high = (finite(repeated.get(name)) for name in ("value", "low", "high"))
     if low is not None and high is not None:
-        figure.add_vrect(
-            x0=low, x1=high, fillcolor=COLOURS["repeatability"], opacity=0.12, line_width=0, layer="below"
-        )
+        figure.add_vrect(x0=low, x1=high, fillcolor=COLOURS["repeatability"], opacity=0.12, line_width=0, layer="below")
     if value is not None:
         figure.add_vline(x=value, line={"color": COLOURS["repeatability"], "width": 2, "dash": "dot"})
         figure.add_annotation(
-            x=value,
+            x=1,
             y=1,
+            xref="paper",
             yref="paper",
             yanchor="bottom",
-            xanchor="right" if value > 0.4 else "left",
+            xanchor="right",
             text=f"full training repeats itself: {decimal(value)}",
             showarrow=False,
         )

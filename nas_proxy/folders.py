@@ -131,9 +131,7 @@ def _part_folders(root: Path) -> dict[str, Path]:
     for folder in below:
         part = _PARTS.get(folder.name)
         if part is None:
-            raise DataError(
-                f"{root} has the folder {folder.name!r} beside 'train'; known: {', '.join(_PARTS)}"
-            )
+            raise DataError(f"{root} has the folder {folder.name!r} beside 'train'; known: {', '.join(_PARTS)}")
         if part in parts:
             raise DataError(f"{root} has both {parts[part].name!r} and {folder.name!r}; keep one of them")
         parts[part] = folder

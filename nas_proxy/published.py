@@ -42,9 +42,7 @@ _IDX = (
 )
 _BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
 PUBLISHED = {
-    "cifar10": Published(
-        "CIFAR10", "60,000 photographs, 32×32, colour, 10 classes", "cifar-10-batches-py", _BATCHES
-    ),
+    "cifar10": Published("CIFAR10", "60,000 photographs, 32×32, colour, 10 classes", "cifar-10-batches-py", _BATCHES),
     "cifar100": Published(
         "CIFAR100",
         "60,000 photographs, 32×32, colour, 100 classes",
@@ -81,9 +79,7 @@ def default_cache() -> Path:
     return (given if given.is_absolute() else Path.home() / ".cache") / "nas_proxy" / "data"
 
 
-def open_published(
-    name: str, image_size: int | None, cache: Path
-) -> tuple[tuple[str, ...], Mapping[str, ArrayPart]]:
+def open_published(name: str, image_size: int | None, cache: Path) -> tuple[tuple[str, ...], Mapping[str, ArrayPart]]:
     """Return the class names and the parts of `PUBLISHED[name]`, downloaded into `cache` if absent there."""
     published = PUBLISHED[name]
     kind = _torchvision_class(published.torchvision)

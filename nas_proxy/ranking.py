@@ -21,6 +21,7 @@ import pandas as pd
 from nas_proxy.errors import UserError
 from nas_proxy.estimates import (
     LEAST,
+    RESAMPLES,
     Correlation,
     Floats,
     Interval,
@@ -71,6 +72,14 @@ class Pair(NamedTuple):
     truth: Floats
 
 
+class Plan(NamedTuple):
+    """How n architectures are resampled: the same for every signal and statistic."""
+
+    n: int
+    seed: int
+    resamples: int = RESAMPLES
+
+
 Draws = Sequence[Sequence[Pair]]
 """For each draw of a signal, its pairs with the seeds of the truth; every draw has equally many."""
 
@@ -102,6 +111,7 @@ def rank(
     truth_seconds: float,
     truth_image_passes: int,
     truth_stored_bytes: int,
+    resamples: int = RESAMPLES,
 ) -> dict[str, Row]:
     """Return one row a signal, in their order, and the row "repeatability": the truth as its own signal.
 
@@ -109,37 +119,36 @@ def rank(
     count for the regret alone. The signal named "random" is the control. Raises UserError as `ranked` does.
     """
     keys = ranked(signals, truth, sample)
-    n = len(keys)
+    plan = Plan(len(keys), seed, resamples)
     values = truth.loc[keys]
     trained = truth[np.isfinite(truth.to_numpy(float)).all(axis=1)].sort_index()
     draws = {signal.name: _beside_truth(signal, values) for signal in signals}
     draws[REPEATABILITY] = _beside_itself(values)
-    control = _resampled(draws[CONTROL], n, seed) if CONTROL in draws else None
+    control = _resampled(draws[CONTROL], plan) if CONTROL in draws else None
     rows: dict[str, Row] = {}
     for signal in signals:
         rows[signal.name] = {
-            **_agreement(draws[signal.name], n, seed),
+            **_agreement(draws[signal.name], plan),
             **_choice(signal, trained, keys),
             **_cost(signal.seconds, signal.image_passes, signal.stored_bytes),
-            "minus_random": minus_control(signal.name, draws, control, n, seed).as_json(),
+            "minus_random": minus_control(signal.name, draws, control, plan).as_json(),
         }
     rows[REPEATABILITY] = {
-        **_agreement(draws[REPEATABILITY], n, seed),
+        **_agreement(draws[REPEATABILITY], plan),
         **_own_choice(truth.shape[1]),
         **_cost(truth_seconds, truth_image_passes, truth_stored_bytes),
-        "minus_random": minus_control(REPEATABILITY, draws, control, n, seed).as_json(),
+        "minus_random": minus_control(REPEATABILITY, draws, control, plan).as_json(),
     }
     return rows
 
 
-def correlation_interval(
-    draws: Draws, correlation: Correlation, n: int, seed: int, fraction: float = 1.0
-) -> Interval:
+def correlation_interval(draws: Draws, correlation: Correlation, plan: Plan, fraction: float = 1.0) -> Interval:
     """Return the mean of `correlation` over all pairs, among the best `fraction` by each pair's own truth.
 
     That part is selected again in every resample (see `best_part`); the interval's n is its size, the least
     over the seeds. A constant column leaves the value undefined, a part of fewer than 4 the bounds.
     """
+    n = plan.n
     if not draws:
         return undefined(ONE_SEED, n)
     pairs = [pair for draw in draws for pair in draw]
@@ -161,21 +170,21 @@ def correlation_interval(
         return undefined(f"an interval needs at least {LEAST} architectures", size, value_of(statistic, n))
     if correlation is kendall and n > KENDALL_BOOTSTRAP_MOST:
         return replace(jackknife_interval(statistic, n), n=size)
-    found = bootstrap_interval(statistic, n, numpy_generator(seed, "rank", "architectures"))
-    return replace(found, n=size)
+    return replace(bootstrap_interval(statistic, n, _generator(plan), plan.resamples), n=size)
 
 
-def minus_control(
-    name: str, draws: Mapping[str, Draws], control: Floats | None, n: int, seed: int
-) -> Interval:
+def minus_control(name: str, draws: Mapping[str, Draws], control: Floats | None, plan: Plan) -> Interval:
     """Return the signal's Spearman correlation less the control's, with a percentile interval.
 
     control: Spearman's rho of the control in each resample, a column a draw: (resamples, draws). The signal
     is taken in the same resamples of architectures; crossed with them, the draws of both are resampled (Owen
     2007, "The pigeonhole bootstrap"), k - 1 of k with replacement: the mean of so many has the unbiased
     variance s**2 / k, where k of k would give only (k - 1) / k of it (Rao and Wu 1988). One draw shows no
-    spread, and the seeds of the truth are held fixed.
+    spread, and the seeds of the truth are held fixed. Crossing counts the noise of single scores twice and
+    more, so with draws that are alike the bounds are too wide; three draws whose correlations differ by far
+    more than that noise say little about their spread, and the bounds are then too narrow.
     """
+    n = plan.n
     if control is None:
         return undefined(f"there is no signal named {CONTROL!r}", n)
     if name == CONTROL:
@@ -185,7 +194,7 @@ def minus_control(
     own, other = (float(_per_draw(draws[of], np.ones((1, n))).mean()) for of in (name, CONTROL))
     if math.isnan(own) or math.isnan(other):
         return undefined(f"the correlation of {name if math.isnan(own) else CONTROL} is undefined", n)
-    drawn = _redrawn(_resampled(draws[name], n, seed), seed, name) - _redrawn(control, seed, CONTROL)
+    drawn = _redrawn(_resampled(draws[name], plan), plan, name) - _redrawn(control, plan, CONTROL)
     single = f"{CONTROL} has one draw, so the bounds leave out how much draws differ"
     return percentile_interval(own - other, drawn, n, single if control.shape[1] == 1 else None)
 
@@ -250,29 +259,33 @@ def _per_draw(draws: Draws, counts: Floats) -> Floats:
     return np.stack([_mean([spearman(p.score, p.truth, counts) for p in draw]) for draw in draws], axis=1)
 
 
-def _resampled(draws: Draws, n: int, seed: int) -> Floats:
-    rng = numpy_generator(seed, "rank", "architectures")
-    return np.concatenate([_per_draw(draws, counts) for counts in resampled_counts(n, rng)])
+def _generator(plan: Plan) -> np.random.Generator:
+    return numpy_generator(plan.seed, "rank", "architectures")
 
 
-def _redrawn(rho: Floats, seed: int, name: str) -> Floats:
+def _resampled(draws: Draws, plan: Plan) -> Floats:
+    batches = resampled_counts(plan.n, _generator(plan), plan.resamples)
+    return np.concatenate([_per_draw(draws, counts) for counts in batches])
+
+
+def _redrawn(rho: Floats, plan: Plan, name: str) -> Floats:
     """The mean of draws - 1 draws with replacement in each resample; of the only one where there is one."""
     resamples, draws = rho.shape
-    rng = numpy_generator(seed, "rank", "draws", name)
+    rng = numpy_generator(plan.seed, "rank", "draws", name)
     chosen = rng.integers(draws, size=(resamples, max(1, draws - 1)))
     return _mean(list(np.take_along_axis(rho, chosen, axis=1).T))
 
 
-def _agreement(draws: Draws, n: int, seed: int) -> Row:
-    most = min(TOP, n)
+def _agreement(draws: Draws, plan: Plan) -> Row:
+    most = min(TOP, plan.n)
     each = [precision_at(most, pair.score, pair.truth) for draw in draws for pair in draw]
     return {
-        "spearman": correlation_interval(draws, spearman, n, seed).as_json(),
-        "kendall": correlation_interval(draws, kendall, n, seed).as_json(),
-        "spearman_top_half": correlation_interval(draws, spearman, n, seed, fraction=0.5).as_json(),
+        "spearman": correlation_interval(draws, spearman, plan).as_json(),
+        "kendall": correlation_interval(draws, kendall, plan).as_json(),
+        "spearman_top_half": correlation_interval(draws, spearman, plan, fraction=0.5).as_json(),
         "precision_at_5": float(np.mean(each)) if each else None,
         **({} if each else {"precision_at_5_reason": ONE_SEED}),
-        "precision_at_5_chance": most / n,
+        "precision_at_5_chance": most / plan.n,
     }
 
 
@@ -283,9 +296,7 @@ def _choice(signal: Signal, trained: pd.DataFrame, keys: list[str]) -> Row:
         return {"regret": None, "regret_reason": "the pick has no full training", "pick": picks[0]}
     row: Row = {"regret": regret(trained, picks), "pick": picks[0]}
     if trained.shape[1] == 1:
-        row["regret_note"] = (
-            "the best is chosen by the only seed of the truth, which biases the regret upwards"
-        )
+        row["regret_note"] = "the best is chosen by the only seed of the truth, which biases the regret upwards"
     if len(picks) > 1:
         row["pick_note"] = f"{len(picks)} architectures tie for the best score; the regret is their mean"
     return row

@@ -78,9 +78,7 @@ def read_run(run: Path) -> Run:
         "ranking": ("rank", bool(ranking)),
     }
     broken = {stage for _, stage in damaged}
-    missing = tuple(
-        (what, stage) for what, (stage, there) in stages.items() if not there and stage not in broken
-    )
+    missing = tuple((what, stage) for what, (stage, there) in stages.items() if not there and stage not in broken)
     return Run(run.resolve().name, config, ranking, trials, truth, scores, image, missing, tuple(damaged))
 
 
@@ -98,9 +96,7 @@ def report_html(run: Run) -> str:
         name: getattr(verdict, name)
         for name in ("percent", "points", "count", "size", "duration", "decimal", "speedup", "architectures")
     }
-    template = environment.from_string(
-        resources("nas_proxy").joinpath("report.html.j2").read_text(encoding="utf-8")
-    )
+    template = environment.from_string(resources("nas_proxy").joinpath("report.html.j2").read_text(encoding="utf-8"))
     head, evidence = verdict.verdict_parts(run.ranking)
     return template.render(
         run=run,
@@ -109,6 +105,7 @@ def report_html(run: Run) -> str:
         evidence=evidence,
         pick=_pick(run.ranking),
         proxy=part(run.ranking, "signals", "proxy"),
+        regret_words=_regret_words(run.ranking),
         cost=part(run.ranking, "cost"),
         signals=_signal_rows(run.ranking),
         notes=verdict.notes(run.ranking),
@@ -117,9 +114,10 @@ def report_html(run: Run) -> str:
         image=_data_uri(run.image),
         image_width=run.image[1] * max(1, 800 // run.image[1]) if run.image else 0,
         architectures=_architectures(run),
+        trained=run.truth["key"].nunique(),
         failures=_failures(run),
         failures_by_signal=part(run.ranking, "failures"),
-        diverged=int(run.trials["diverged"].sum()),
+        diverged=int((run.trials["diverged"] & figures.usable(run.trials)).sum()),
         environment=[(name, _plain(value)) for name, value in part(run.ranking, "environment").items()],
         config=[(name, _entries(value)) for name, value in _tables(run.config).items()],
         figures={name: json.loads(figure.to_json()) for name, figure in _figures(run).items()},
@@ -134,18 +132,13 @@ def _read_config(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise RunFolderError(
-            f"{path.parent} holds no run (it has no run.toml); "
-            f"make one with: nas-proxy run --out {path.parent}"
+            f"{path.parent} holds no run (it has no run.toml); make one with: nas-proxy run --out {path.parent}"
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RunFolderError(
-            f"{path} is not readable TOML ({error}); restore it or start a new run"
-        ) from None
+        raise RunFolderError(f"{path} is not readable TOML ({error}); restore it or start a new run") from None
 
 
-def _read_table(
-    path: Path, columns: tuple[str, ...], stage: str, damaged: list[tuple[str, str]]
-) -> pd.DataFrame:
+def _read_table(path: Path, columns: tuple[str, ...], stage: str, damaged: list[tuple[str, str]]) -> pd.DataFrame:
     try:
         with warnings.catch_warnings():
             # A row that is too long is a damaged file, and pandas only warns of some of them.
@@ -264,13 +257,18 @@ def _pick(ranking: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _regret_words(ranking: Mapping[str, Any]) -> str:
+    regret = finite(part(ranking, "signals", "proxy").get("regret"))
+    if regret is None:
+        return ""
+    if regret > 0:
+        return "below the best of all architectures trained in full"
+    return "no loss against the architecture that the other seed calls best"
+
+
 def _architectures(run: Run) -> list[dict[str, Any]]:
     """Return a row for each architecture trained in full, the best first, with every score it has."""
-    rows = (
-        run.truth.drop_duplicates("key")
-        .sort_values("accuracy", ascending=False, kind="stable")
-        .head(MOST_ROWS)
-    )
+    rows = run.truth.drop_duplicates("key").sort_values("accuracy", ascending=False, kind="stable").head(MOST_ROWS)
     scored = run.trials[figures.usable(run.trials)].drop_duplicates("key")[["key", "score"]]
     others = run.scores.drop_duplicates("key")[["key", "random", "early_stop"]]
     joined = rows.merge(scored, on="key", how="left").merge(others, on="key", how="left")
@@ -282,9 +280,7 @@ def _failures(run: Run) -> list[tuple[str, int, str]]:
     failed = run.trials[~figures.usable(run.trials)]
     if failed.empty:
         return []
-    groups = failed.assign(reason=failed["reason"].replace("", "no score")).groupby("reason", sort=True)[
-        "key"
-    ]
+    groups = failed.assign(reason=failed["reason"].replace("", "no score")).groupby("reason", sort=True)["key"]
     counted = [(str(reason), len(keys), str(keys.iloc[0])) for reason, keys in groups]
     return sorted(counted, key=lambda group: -group[1])
 

@@ -89,7 +89,8 @@ def _train_sample(session: Session, done: _Done) -> None:
     while True:
         records = session.ledger.records("proxy")
         known = {r.key: r for r in records}
-        complete, missing = 0, []
+        complete = 0
+        missing: list[Candidate] = []
         # Failed architectures are passed over, so each wave takes as many further ones as the last one lost.
         for index, architecture in enumerate(session.space.sample(session.config.seed)):
             if complete + len(missing) == wanted:

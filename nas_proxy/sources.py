@@ -91,15 +91,11 @@ def open_source(dataset: str, *, image_size: int | None = None, cache: Path | No
     an unknown name, a layout that cannot be used and a failed download.
     """
     if image_size is not None and image_size < 1:
-        raise DataError(
-            f"the image size {image_size} is not a number of pixels; give 1 or more, for example 32"
-        )
+        raise DataError(f"the image size {image_size} is not a number of pixels; give 1 or more, for example 32")
     kind, colon, place = dataset.partition(":")
     if colon and kind in ("folder", "npz"):
         if not place:
-            raise DataError(
-                f"{dataset!r} names no place; give {'folder:DIR' if kind == 'folder' else 'npz:FILE'}"
-            )
+            raise DataError(f"{dataset!r} names no place; give {'folder:DIR' if kind == 'folder' else 'npz:FILE'}")
         path = Path(place).expanduser()
         if kind == "folder":
             return Source(dataset, *open_folder(path, image_size))

@@ -90,14 +90,14 @@ def by_draw(records: Iterable[Record], draws: int) -> pd.DataFrame:
 def _scores(session: Session, sample: Sequence[str]) -> pd.DataFrame:
     """Return a row a sampled architecture and a column a signal; the controls are empty until they are trained."""
     proxy = {r.key: r for r in session.ledger.records("proxy")}
-    random = by_draw(session.ledger.records("random"), DRAWS).reindex(sample)
+    random = by_draw(session.ledger.records("random"), DRAWS).reindex(list(sample))
     return pd.DataFrame(
         {
             "key": sample,
             "proxy": [proxy[key].score for key in sample],
             "random": random.mean(axis=1).to_numpy(),
             **{f"random_{draw}": random[draw].to_numpy() for draw in range(DRAWS)},
-            "early_stop": by_draw(session.ledger.records("early_stop"), 1).reindex(sample)[0].to_numpy(),
+            "early_stop": by_draw(session.ledger.records("early_stop"), 1).reindex(list(sample))[0].to_numpy(),
             **{name: [getattr(proxy[key], name) for key in sample] for name in COMPUTED},
         }
     )
@@ -175,7 +175,7 @@ def _condense_seconds(session: Session) -> float:
 
 
 def _pick(pick: Record, truth: pd.DataFrame, sample: set[str]) -> dict[str, object]:
-    seeds = [float(v) for v in truth.loc[pick.key]] if pick.key in truth.index else []
+    seeds = truth.loc[pick.key].to_list() if pick.key in truth.index else []
     known = bool(seeds) and all(v == v for v in seeds)  # noqa: PLR0124 (NaN differs from itself)
     return {
         "key": pick.key,

@@ -1,7 +1,8 @@
 """A ranking as a table for the terminal: the object of `ranking.json` in, something that rich prints out.
 
 Every text is passed to rich as `Text`, so that a key such as `[bold]` is printed and not obeyed. The widest
-possible table fits 100 columns. Kendall and precision at 5 are left to the report.
+possible table fits 100 columns. Kendall, precision at 5 and remarks on values
+that are defined are left to the report.
 """
 
 from collections.abc import Mapping
@@ -33,7 +34,9 @@ def ranking_table(ranking: Mapping[str, Any]) -> Group:
         lines.append(_table(ranking))
     if ranking.get("subset"):
         lines.append(Text(f"n = {ranking.get('n', '?')}: {ranking['subset']}", style="dim"))
-    lines += [Text(f"{'; '.join(where)} – {note}", style="dim") for note, where in notes(ranking).items()]
+    lines += [
+        Text(f"{'; '.join(where)} – {note}", style="dim") for note, where in notes(ranking, undefined_only=True).items()
+    ]
     lines += [Text(line) for line in (_pick(ranking), _failures(ranking)) if line]
     lines.append(Text(verdict(ranking), style="bold"))
     return Group(*lines)
@@ -63,9 +66,7 @@ def _table(ranking: Mapping[str, Any]) -> Table:
 def _aligned(intervals: list[str]) -> list[str]:
     """Pad the values before the brackets to one width, so that the points stand under each other."""
     width = max(len(text.partition(" ")[0]) for text in intervals)
-    return [
-        f"{value:>{width}}{space}{rest}" for value, space, rest in (text.partition(" ") for text in intervals)
-    ]
+    return [f"{value:>{width}}{space}{rest}" for value, space, rest in (text.partition(" ") for text in intervals)]
 
 
 def _pick(ranking: Mapping[str, Any]) -> str:
@@ -85,8 +86,7 @@ def _failures(ranking: Mapping[str, Any]) -> str:
     failed = {name: number for name, number in part(ranking, "failures").items() if number}
     names = {"truth": "full training"}
     return (
-        "Failed: "
-        + ", ".join(f"{names.get(name, label(name).lower())} {number}" for name, number in failed.items())
+        "Failed: " + ", ".join(f"{names.get(name, label(name).lower())} {number}" for name, number in failed.items())
         if failed
         else ""
     )

@@ -133,7 +133,7 @@ def _fit(network: nn.Module, data: ImageSet, recipe: Recipe, seed: int) -> tuple
         _check(logits, batch, len(data.classes))
         loss = F.cross_entropy(logits, data.labels[order[step]])
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         pending.append(loss.detach())
         if step + 1 in epoch_ends:

@@ -92,7 +92,7 @@ def count(value: object) -> str:
         if abs(number) >= unit:
             text = decimal(number / unit, _digits(number / unit))
             return text.removesuffix(".0") + suffix
-    return f"{number:g}"
+    return f"{number:.3g}"
 
 
 def _digits(number: float) -> int:
@@ -114,11 +114,11 @@ def duration(value: object) -> str:
     if seconds is None:
         return UNDEFINED
     if 0 < abs(seconds) < 0.1:
-        return f"{1000 * seconds:.2g} ms"
+        return f"{1000 * seconds:.2g} ms" if abs(seconds) >= 0.001 else "< 1 ms"
     for unit, suffix in ((86400, "d"), (3600, "h"), (60, "min")):
         if abs(seconds) >= unit:
             return f"{seconds / unit:.{_digits(seconds / unit)}f} {suffix}"
-    return f"{seconds:.3g} s"
+    return f"{seconds:.3g} s" if abs(seconds) >= 10 else f"{seconds:.2g} s"
 
 
 def speedup(value: object) -> str:
@@ -133,6 +133,8 @@ def speedup(value: object) -> str:
 
 def architectures(number: object) -> str:
     """Return "24 architectures", "1 architecture"."""
+    if finite(number) is None:
+        return "an unknown number of architectures"
     return f"{number} architecture{'' if number == 1 else 's'}"
 
 
@@ -143,23 +145,26 @@ def label(signal: str) -> str:
 
 def notes_on(values: Mapping[str, Any], measure: str) -> list[str]:
     """Return why a measure of one signal, or its interval, is undefined, and what else is noted of it."""
-    found = (
-        part(values, measure).get("reason"),
-        values.get(f"{measure}_reason"),
-        values.get(f"{measure}_note"),
-    )
+    found = (part(values, measure).get("reason"), values.get(f"{measure}_reason"), values.get(f"{measure}_note"))
     return [" ".join(str(note).split()) for note in found if note]
 
 
-def notes(ranking: Mapping[str, Any]) -> dict[str, list[str]]:
+def is_undefined(value: object) -> bool:
+    """Return whether a scalar, or the value or a bound of an interval, is missing."""
+    ends = [value.get(end) for end in ("value", "low", "high")] if isinstance(value, Mapping) else [value]
+    return any(finite(end) is None for end in ends)
+
+
+def notes(ranking: Mapping[str, Any], *, undefined_only: bool = False) -> dict[str, list[str]]:
     """Return every note and where it applies, for example {"equal scores": ["Proxy: Kendall, regret"]}."""
     found: dict[str, list[str]] = {}
     for signal in part(ranking, "signals"):
         values = part(ranking, "signals", signal)
         of_note: dict[str, list[str]] = {}
         for measure, name in MEASURES.items():
-            for note in notes_on(values, measure):
-                of_note.setdefault(note, []).append(name)
+            if is_undefined(values.get(measure)) or not undefined_only:
+                for note in notes_on(values, measure):
+                    of_note.setdefault(note, []).append(name)
         for note, names in of_note.items():
             found.setdefault(note, []).append(f"{label(signal)}: {', '.join(names)}")
     return found
@@ -176,7 +181,7 @@ def verdict_parts(ranking: Mapping[str, Any]) -> tuple[str, str]:
     spearman = part(ranking, "signals", "proxy", "spearman")
     if not spearman:
         return "Not judged yet", "the proxy's ranking has not been compared with full training"
-    over = f"over {architectures(ranking.get('n', 'an unknown number of'))}"
+    over = f"over {architectures(ranking.get('n'))}"
     if finite(spearman.get("value")) is None:
         return "Cannot be judged", f"Spearman is undefined {over}{_because(spearman)}"
     evidence = [
@@ -205,9 +210,7 @@ def _judgement(ranking: Mapping[str, Any], spearman: Mapping[str, Any]) -> str:
     elif low >= LIKE:
         head = "Ranks like full training"
     else:
-        head = (
-            "Ranks much like full training" if low >= MUCH_LIKE else "Ranks only loosely like full training"
-        )
+        head = "Ranks much like full training" if low >= MUCH_LIKE else "Ranks only loosely like full training"
     above = finite(part(ranking, "signals", "proxy", "minus_random").get("high"))
     if above is not None and above < 0:
         head += f", {'but' if good else 'and'} worse than random images"
@@ -236,9 +239,7 @@ def _against_random(ranking: Mapping[str, Any]) -> str:
         return f"no comparison with random images{_because(gain)}"
     low, high = finite(gain.get("low")), finite(gain.get("high"))
     if low is None or high is None:
-        return (
-            f"against random images {decimal(gain['value'], sign=True)}, without an interval{_because(gain)}"
-        )
+        return f"against random images {decimal(gain['value'], sign=True)}, without an interval{_because(gain)}"
     outcome = "better" if low > 0 else "worse" if high < 0 else "cannot tell"
     return f"against random images {interval(gain, sign=True)}: {outcome}"
 
@@ -246,9 +247,7 @@ def _against_random(ranking: Mapping[str, Any]) -> str:
 def _size_alone(ranking: Mapping[str, Any]) -> str:
     """Counting parameters costs nothing: a proxy that does no better has earned nothing, and this says so."""
     proxy = finite(part(ranking, "signals", "proxy", "spearman").get("value"))
-    free = {
-        name: finite(part(ranking, "signals", name, "spearman").get("value")) for name in ("params", "flops")
-    }
+    free = {name: finite(part(ranking, "signals", name, "spearman").get("value")) for name in ("params", "flops")}
     best, value = max(free.items(), key=lambda item: -2.0 if item[1] is None else item[1])
     if value is None or proxy is None or value < proxy:
         return ""

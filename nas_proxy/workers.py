@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self, TypeVar
+from typing import IO, Self, TypeVar
 
 import torch
 
@@ -128,7 +128,8 @@ class Pool:
         while True:
             while idle and (following := next(jobs, None)) is not None:
                 tag, job = following
-                idle.pop().start(job, lambda worker, result, tag=tag: done.put((worker, tag, result)))
+                worker = idle.pop()
+                worker.start(job, functools.partial(_put, done, worker, tag))
                 busy += 1
             if busy == 0:
                 return
@@ -136,6 +137,15 @@ class Pool:
             idle.append(worker)
             busy -= 1
             yield tag, result
+
+
+def _put(
+    done: "queue.SimpleQueue[tuple[_Worker, _Tag, Outcome | Failure]]",
+    worker: "_Worker",
+    tag: _Tag,
+    result: Outcome | Failure,
+) -> None:
+    done.put((worker, tag, result))
 
 
 @contextlib.contextmanager
@@ -167,9 +177,9 @@ class _Worker:
             start_new_session=True,
         )
 
-    def start(self, job: Job, done: "Callable[[_Worker, Outcome | Failure], None]") -> None:
+    def start(self, job: Job, done: Callable[[Outcome | Failure], None]) -> None:
         """Send the job; `done` is called on another thread."""
-        threading.Thread(target=lambda: done(self, self._answer(job)), daemon=True).start()
+        threading.Thread(target=lambda: done(self._answer(job)), daemon=True).start()
 
     def _answer(self, job: Job) -> Outcome | Failure:
         process = self._process
@@ -202,14 +212,14 @@ def _cause_of_death(code: int) -> str:
     return f"the worker process died with {'signal' if code < 0 else 'exit code'} {abs(code)}"
 
 
-def write_message(stream: BinaryIO, message: object) -> None:
+def write_message(stream: IO[bytes], message: object) -> None:
     """Write one length-prefixed pickle. Both ends are this program, so unpickling is safe."""
     data = pickle.dumps(message)
     stream.write(struct.pack("<Q", len(data)) + data)
     stream.flush()
 
 
-def read_message(stream: BinaryIO) -> object:
+def read_message(stream: IO[bytes]) -> object:
     """Read what `write_message` wrote. Raises EOFError when the other end is gone."""
     header = stream.read(8)
     if len(header) < 8:

@@ -157,9 +157,7 @@ def test_labels_need_not_count_from_zero(tmp_path, labels, classes):
 
 
 def test_reading_train_opens_no_array_of_test(tmp_path):
-    path = npz(
-        tmp_path, train_images=images(), train_labels=LABELS, test_images=np.array([{}]), test_labels=LABELS
-    )
+    path = npz(tmp_path, train_images=images(), train_labels=LABELS, test_images=np.array([{}]), test_labels=LABELS)
     source = open_source(f"npz:{path}")
     assert len(source.read("train")[0]) == 4
     with pytest.raises(DataError) as caught:
@@ -211,8 +209,7 @@ def test_files_that_cannot_be_used(tmp_path):
         ),
         (
             {"labels": np.array([0, 1, 2, 0]), "classes": np.array(list("abcd"))},
-            "{path} names 4 classes but its train labels are 0, 1, 2; "
-            "expected every whole number from 0 to 3",
+            "{path} names 4 classes but its train labels are 0, 1, 2; expected every whole number from 0 to 3",
         ),
     ],
 )
@@ -222,7 +219,5 @@ def test_labels_that_cannot_be_used(tmp_path, arrays, expected):
 
 
 def test_a_class_that_train_lacks(tmp_path):
-    path = npz(
-        tmp_path, train_images=images(), train_labels=LABELS, test_images=images(), test_labels=LABELS + 1
-    )
+    path = npz(tmp_path, train_images=images(), train_labels=LABELS, test_images=images(), test_labels=LABELS + 1)
     assert message(path) == f"test_labels of {path} has the class '2', which train lacks"

@@ -206,8 +206,7 @@ def test_a_large_jpeg_is_resized_like_a_png_of_it(tmp_path):
         for name in ("a", "b"):
             save(tmp_path / suffix / name / f"1{suffix}", Image.fromarray(ramp.astype(np.uint8)))
     jpeg, png = (
-        open_source(f"folder:{tmp_path / suffix}", image_size=32).read("train")[0].int()
-        for suffix in (".jpg", ".png")
+        open_source(f"folder:{tmp_path / suffix}", image_size=32).read("train")[0].int() for suffix in (".jpg", ".png")
     )
     assert (jpeg - png).abs().max() <= 2
 
@@ -267,8 +266,7 @@ def test_parts_that_cannot_be_used(tmp_path):
     save(tmp_path / "train" / "b" / "1.png")
     save(tmp_path / "test" / "c" / "1.png")
     assert message(tmp_path) == (
-        f"{tmp_path / 'test'} has the class 'c', which {tmp_path / 'train'} lacks; "
-        "every class needs images in train"
+        f"{tmp_path / 'test'} has the class 'c', which {tmp_path / 'train'} lacks; every class needs images in train"
     )
     save(tmp_path / "valid" / "a" / "1.png")
     assert message(tmp_path) == (

@@ -57,9 +57,7 @@ def lay_out_cifar10(cache: Path, monkeypatch) -> tuple[np.ndarray, np.ndarray]:
     for name, content in contents.items():
         (folder / name).write_bytes(pickle.dumps(content, protocol=2))
         sums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
-    monkeypatch.setattr(
-        kind, "train_list", [[f"data_batch_{i}", sums[f"data_batch_{i}"]] for i in range(1, 6)]
-    )
+    monkeypatch.setattr(kind, "train_list", [[f"data_batch_{i}", sums[f"data_batch_{i}"]] for i in range(1, 6)])
     monkeypatch.setattr(kind, "test_list", [["test_batch", sums["test_batch"]]])
     monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": sums["batches.meta"]})
     return train, test
@@ -125,9 +123,7 @@ def test_svhn(tmp_path, monkeypatch):
     kind, known = torchvision.datasets.SVHN, {}
     for part in ("train", "test"):
         file = tmp_path / f"{part}_32x32.mat"
-        scipy.io.savemat(
-            file, {"X": pictures(3, (32, 32, 3)).transpose(1, 2, 3, 0), "y": np.array([[10], [1], [9]])}
-        )
+        scipy.io.savemat(file, {"X": pictures(3, (32, 32, 3)).transpose(1, 2, 3, 0), "y": np.array([[10], [1], [9]])})
         known[part] = ["", file.name, hashlib.md5(file.read_bytes()).hexdigest()]
     monkeypatch.setattr(kind, "split_list", known)
     source = open_source("svhn", cache=tmp_path)
@@ -144,8 +140,7 @@ def test_svhn(tmp_path, monkeypatch):
         (
             "mnist",
             "MNIST/raw",
-            "train-images-idx3-ubyte, train-labels-idx1-ubyte, "
-            "t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte",
+            "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte",
         ),
         (
             "cifar10",

@@ -85,7 +85,4 @@ def test_the_cache_follows_xdg(monkeypatch, tmp_path):
 
 def test_the_home_folder_is_expanded(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert (
-        message("npz:~/x.npz")
-        == f"the file {tmp_path / 'x.npz'} does not exist; give an existing one as npz:FILE"
-    )
+    assert message("npz:~/x.npz") == f"the file {tmp_path / 'x.npz'} does not exist; give an existing one as npz:FILE"

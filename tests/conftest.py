@@ -1,0 +1,60 @@
+"""What many tests need: tiny images, a tiny space, and a folder of images."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from nas_proxy.images import ImageSet, from_raw
+from nas_proxy.seeds import torch_generator
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+def blobs(per_class: int = 12, classes: int = 3, channels: int = 1, size: int = 8, seed: int = 0) -> ImageSet:
+    """Images whose class shows in where they are bright: learnable, but not at once."""
+    draws = torch_generator(seed, "blobs")
+    labels = torch.arange(classes).repeat_interleave(per_class)
+    images = torch.randint(0, 120, (len(labels), channels, size, size), generator=draws)
+    for index, label in enumerate(labels.tolist()):
+        images[index, :, label * size // classes : (label + 1) * size // classes] += 100
+    return from_raw(images.to(torch.uint8), labels, tuple(f"class{c}" for c in range(classes)))
+
+
+@pytest.fixture
+def images() -> ImageSet:
+    return blobs()
+
+
+TINY_SPACE = '''
+from torch import nn
+
+from nas_proxy import Choice, Space
+
+
+def build(architecture, shape):
+    width = architecture["width"]
+    if width == 3:
+        raise ValueError("three is not a width")
+    pixels = shape.channels * shape.height * shape.width
+    act = {"relu": nn.ReLU, "tanh": nn.Tanh}[architecture["act"]]
+    layers = [nn.Flatten(), nn.Linear(pixels, width), act()]
+    return nn.Sequential(*layers, nn.Linear(width, shape.classes))
+
+
+space = Space("tiny", Choice("width", WIDTHS) & Choice("act", ("relu", "tanh")), build)
+'''
+
+
+@pytest.fixture
+def tiny_space(tmp_path: Path) -> Path:
+    """A space of 14 architectures that train in milliseconds."""
+    return write_space(tmp_path / "tiny.py", (1, 2, 4, 6, 8, 12, 16))
+
+
+def write_space(path: Path, widths: tuple[int, ...]) -> Path:
+    path.write_text(TINY_SPACE.replace("WIDTHS", repr(widths)))
+    return path

@@ -1,0 +1,90 @@
+"""Workers: the same outcomes wherever a job runs, reasons for what fails, and life after a death."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from nas_proxy.training import Outcome, Recipe
+from nas_proxy.workers import Failure, Job, Pool
+
+
+@pytest.fixture
+def jobs(images, tmp_path, tiny_space):
+    path = tmp_path / "images.safetensors"
+    images.save(path)
+
+    def make(width: int, seed: int = 0, epochs: float = 2) -> Job:
+        architecture = {"width": width, "act": "relu"}
+        return Job(str(tiny_space), architecture, path, path, Recipe(epochs=epochs, batch_size=8), seed, "cpu")
+
+    return make
+
+
+def comparable(result):
+    return (result.score, result.losses) if isinstance(result, Outcome) else result
+
+
+def test_processes_and_this_process_give_the_same(jobs):
+    work = [(width, jobs(width)) for width in (1, 2, 3, 4, 8)]
+    with Pool(1) as here, Pool(2) as there:
+        alone = {tag: comparable(r) for tag, r in here.run(work)}
+        spread = {tag: comparable(r) for tag, r in there.run(work)}
+    assert alone == spread
+    assert alone[3] == Failure("ValueError: three is not a width")
+
+
+def test_a_worker_that_dies_fails_its_job_and_is_replaced(jobs):
+    with Pool(2) as pool:
+        assert len(list(pool.run([(i, jobs(4, i)) for i in range(2)]))) == 2
+        victim = pool._workers[0]._process
+
+        def kill():
+            time.sleep(0.3)
+            os.kill(victim.pid, signal.SIGKILL)
+
+        threading.Thread(target=kill).start()
+        results = dict(pool.run([("a", jobs(4, epochs=40_000)), ("b", jobs(4, epochs=3_000))]))
+        reasons = [r.reason for r in results.values() if isinstance(r, Failure)]
+        assert reasons == ["the worker process was killed; the machine was probably out of memory"]
+        survivors = dict(pool.run([(i, jobs(4, i)) for i in range(4)]))
+        assert all(isinstance(r, Outcome) for r in survivors.values())
+
+
+def test_workers_end_with_their_parent(tmp_path, jobs):
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import pickle, sys\n"
+        "from nas_proxy.workers import Pool\n"
+        "pool = Pool(2)\n"
+        "work = pickle.load(open(sys.argv[1], 'rb'))\n"
+        "for _ in pool.run(work[:2]):\n"
+        "    pass\n"
+        "print(*[w._process.pid for w in pool._workers], flush=True)\n"
+        "list(pool.run(work[2:]))\n"
+    )
+    import pickle
+
+    work = tmp_path / "work.pickle"
+    work.write_bytes(pickle.dumps([(i, jobs(4, epochs=1 if i < 2 else 10**6)) for i in range(4)]))
+    with subprocess.Popen([sys.executable, script, work], stdout=subprocess.PIPE, text=True) as parent:
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        time.sleep(0.5)
+        parent.kill()
+    assert len(pids) == 2
+    deadline = time.monotonic() + 10
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(alive(pid) for pid in pids)
+
+
+def alive(pid: int) -> bool:
+    try:
+        status = open(f"/proc/{pid}/stat").read()
+    except FileNotFoundError:
+        return False
+    return status.rsplit(")", 1)[1].split()[0] != "Z"
