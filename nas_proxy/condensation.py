@@ -30,6 +30,7 @@ from nas_proxy.images import DataShape, ImageSet
 from nas_proxy.seeds import derive, torch_generator
 
 CHECKPOINT_SECONDS = 5.0
+PAPER_FEATURES = 128 * 4 * 4
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Condensation:
     images_per_class: synthetic images a class.
     steps: each with a new embedding network (the paper: 20,000).
     learning_rate, momentum: of stochastic gradient descent on the images. The paper's rate is 1, and 10 for more
-        than 50 images a class.
+        than 50 images a class, for the 2,048 features of 32×32 images; see `rate`.
     real_batch: real images a class and step.
     width, depth: of the embedding ConvNet (instance norm, ReLU, average pooling).
     augmentation: operations of `nas_proxy.augment`, one drawn a class and step.
@@ -53,6 +54,14 @@ class Condensation:
     width: int = 128
     depth: int = 3
     augmentation: tuple[str, ...] = augment.FULL
+
+    def rate(self, features: int) -> float:
+        """Return the step size for an embedding with so many features.
+
+        The loss is a sum over features, so its gradient grows with their number. The paper's rates belong to its
+        ConvNet on 32×32 images; for other sizes they are scaled so that the images move as far.
+        """
+        return self.learning_rate * PAPER_FEATURES / features
 
 
 @dataclass(frozen=True)
@@ -138,12 +147,12 @@ def _step(
         real_images = augment.apply(real_images, a_class.rows(real.labels[batch]))
         synthetic = augment.apply(synthetic, a_class.rows(labels))
     network = embedding(real.shape, recipe, derive(seed, "condense", "network", state.step)).to(images.device)
-    loss = matching_loss(network, real_images, real.labels[batch], synthetic, labels, n_classes)
+    loss, features = matching_loss(network, real_images, real.labels[batch], synthetic, labels, n_classes)
     (gradient,) = torch.autograd.grad(loss, images)
     with torch.no_grad():
         state.images = images.detach()
         state.velocity.mul_(recipe.momentum).add_(gradient)
-        state.images.sub_(state.velocity, alpha=recipe.learning_rate)
+        state.images.sub_(state.velocity, alpha=recipe.rate(features))
     return loss.detach()
 
 
@@ -162,15 +171,16 @@ def embedding(shape: DataShape, recipe: Condensation, seed: int) -> nn.Module:
 
 def matching_loss(
     network: nn.Module, real: Tensor, real_labels: Tensor, synthetic: Tensor, labels: Tensor, n_classes: int
-) -> Tensor:
-    """Return Σ_c ‖mean feature of real class c − mean feature of synthetic class c‖², all classes in one pass.
+) -> tuple[Tensor, int]:
+    """Return Σ_c ‖mean feature of real class c − mean feature of synthetic class c‖² and the number of features.
 
-    real, synthetic: (n, c, h, w) and (m, c, h, w), already augmented; the gradient flows to `synthetic` only.
+    real, synthetic: (n, c, h, w) and (m, c, h, w), already augmented, all classes in one pass; the gradient flows
+    to `synthetic` only.
     """
     with torch.no_grad():
         target = _class_means(network(real).flatten(1), real_labels, n_classes)
     found = _class_means(network(synthetic).flatten(1), labels, n_classes)
-    return (target - found).square().sum()
+    return (target - found).square().sum(), target.shape[1]
 
 
 def _class_means(features: Tensor, labels: Tensor, n_classes: int) -> Tensor:

@@ -102,6 +102,7 @@ def default_config(dataset: str = "digits", *, flip: bool = True, images_per_cla
             images_per_class=images_per_class,
             steps=200 if small else 1000,
             learning_rate=10.0 if images_per_class > 50 else 1.0,
+            width=64 if small else 128,
             augmentation=strategy,
         ),
         proxy_training=Recipe(epochs=60 if small else 200, augmentation=strategy),

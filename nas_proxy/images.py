@@ -81,8 +81,8 @@ class ImageSet:
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits that change with any pixel, label, class name or order."""
         digest = hashlib.sha256(json.dumps([list(self.images.shape), list(self.classes)]).encode())
-        digest.update(memoryview(self.images.cpu().contiguous().numpy()))
-        digest.update(memoryview(self.labels.cpu().contiguous().numpy()))
+        digest.update(self.images.cpu().contiguous().numpy().data)
+        digest.update(self.labels.cpu().contiguous().numpy().data)
         return digest.hexdigest()[:16]
 
     def save(self, path: Path, metadata: Mapping[str, object] | None = None) -> None:

@@ -175,7 +175,7 @@ def _condense_seconds(session: Session) -> float:
 
 
 def _pick(pick: Record, truth: pd.DataFrame, sample: set[str]) -> dict[str, object]:
-    seeds = truth.loc[pick.key].to_list() if pick.key in truth.index else []
+    seeds = list(truth.loc[pick.key]) if pick.key in truth.index else []
     known = bool(seeds) and all(v == v for v in seeds)  # noqa: PLR0124 (NaN differs from itself)
     return {
         "key": pick.key,
