@@ -127,7 +127,9 @@ def search_command(run: Run, as_json: Json = False) -> None:
     complete = [row for row in trials if row["state"] == "complete"]
     best = max(complete, key=lambda row: row["score"])
     result = {"trials": len(trials), "failed": len(trials) - len(complete), "best": best["key"], "score": best["score"]}
-    text = f"{len(complete)} architectures trained, {result['failed']} failed; best {best['key']} at {best['score']:.1%}"
+    text = (
+        f"{len(complete)} architectures trained, {result['failed']} failed; best {best['key']} at {best['score']:.1%}"
+    )
     _print(result, text, as_json=as_json)
 
 

@@ -29,7 +29,7 @@ from nas_proxy.files import atomic_path
 from nas_proxy.images import DataShape, ImageSet
 from nas_proxy.seeds import derive, torch_generator
 
-CHECKPOINT_SECONDS = 5.0
+CHECKPOINT_SECONDS = 2.0
 PAPER_FEATURES = 128 * 4 * 4
 
 

@@ -29,7 +29,7 @@ def images() -> ImageSet:
     return blobs()
 
 
-TINY_SPACE = '''
+TINY_SPACE = """
 from torch import nn
 
 from nas_proxy import Choice, Space
@@ -46,7 +46,7 @@ def build(architecture, shape):
 
 
 space = Space("tiny", Choice("width", WIDTHS) & Choice("act", ("relu", "tanh")), build)
-'''
+"""
 
 
 @pytest.fixture

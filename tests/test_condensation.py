@@ -131,7 +131,9 @@ def test_a_checkpoint_that_does_not_fit_is_ignored(images, tmp_path, monkeypatch
 
 def test_a_loss_that_is_not_finite_stops_with_what_to_lower(images):
     recipe = dataclasses.replace(RECIPE, learning_rate=1e30)
-    with pytest.raises(RunFailedError, match=r"loss is (nan|inf) at step 1\d; lower the learning rate .* \(now 1e\+30\)"):
+    with pytest.raises(
+        RunFailedError, match=r"loss is (nan|inf) at step 1\d; lower the learning rate .* \(now 1e\+30\)"
+    ):
         condense(images, recipe, 0)
 
 

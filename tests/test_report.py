@@ -11,6 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+
+from nas_proxy import figures
+from nas_proxy.errors import RunFolderError
+from nas_proxy.report import read_run, report_html, write_report
+from nas_proxy.verdict import verdict_parts
 from odd_runs import (
     HOSTILE,
     ODD_RUNS,
@@ -22,11 +27,6 @@ from odd_runs import (
     trials_of,
     without,
 )
-
-from nas_proxy import figures
-from nas_proxy.errors import RunFolderError
-from nas_proxy.report import read_run, report_html, write_report
-from nas_proxy.verdict import verdict_parts
 
 
 class Page(HTMLParser):

@@ -164,7 +164,9 @@ def test_a_space_file_may_import_what_lies_beside_it(tmp_path):
     (tmp_path / "my_blocks.py").write_text("WIDTHS = (1, 2)\n")
     path = tmp_path / "mine.py"
     path.write_text(
-        "from my_blocks import WIDTHS\nfrom nas_proxy import Choice, Space\nspace = Space('m', Choice('w', WIDTHS), None)"
+        "from my_blocks import WIDTHS\n"
+        "from nas_proxy import Choice, Space\n"
+        "space = Space('m', Choice('w', WIDTHS), None)\n"
     )
     assert load_space(str(path), SHAPE).size == 2
 

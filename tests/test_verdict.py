@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from odd_runs import HOSTILE, interval, ranking_of, trials_of
 from rich.console import Console
 
 from nas_proxy import verdict as words
 from nas_proxy.terminal import ranking_table
 from nas_proxy.verdict import verdict
+from odd_runs import HOSTILE, interval, ranking_of, trials_of
 
 UNKNOWN = {"value": None, "low": None, "high": None, "reason": "all scores are equal"}
 JSON = st.recursive(
