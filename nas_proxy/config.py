@@ -20,7 +20,7 @@ from nas_proxy import augment
 from nas_proxy.condensation import Condensation
 from nas_proxy.errors import ConfigError, nearest
 from nas_proxy.files import write_text
-from nas_proxy.training import Recipe
+from nas_proxy.training import SCHEDULES, Recipe
 
 # Data sets whose classes change their meaning when mirrored.
 NOT_MIRRORED = frozenset({"digits", "mnist", "svhn"})
@@ -84,6 +84,11 @@ BOUNDS: dict[str, tuple[float, float | None]] = {
             "warm_up": (0, 1),
         }.items()
     },
+}
+# The values of settings that name one of a few things.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "proxy_training.schedule": SCHEDULES,
+    "full_training.schedule": SCHEDULES,
 }
 # Numbers that must be above zero but may be fractions.
 POSITIVE = frozenset(
@@ -230,12 +235,16 @@ def _mistake(path: str, value: Any, hint: Any) -> str | None:
         return _augmentation_mistake(path, value)
     if not _is(value, kind):
         return f"{path} is {value!r}; it must be {_NAMES[kind]}"
+    if kind is bool:
+        return None
     return _text_mistake(path, value) if kind is str else _number_mistake(path, value)
 
 
 def _text_mistake(path: str, value: str) -> str | None:
     if path == "device" and value not in DEVICES and not (value.startswith("cuda:") and value[5:].isdigit()):
         return f"device is {value!r}; it must be auto, cpu, cuda or cuda:N"
+    if path in CHOICES and value not in CHOICES[path]:
+        return f"{path} is {value!r}{nearest(value, CHOICES[path])}"
     return None if value else f"{path} is empty; give a name"
 
 

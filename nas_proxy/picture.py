@@ -16,8 +16,8 @@ GAP = 2
 
 def write_grid(images: ImageSet, real: ImageSet, path: Path) -> None:
     """Write a PNG with up to 20 images of each of up to 50 classes, in the colours of the real images."""
-    pixels = _pixels(images, real)
-    rows = [pixels[members[:MOST_COLUMNS]] for members in images.of_class()[:MOST_ROWS]]
+    colours = pixels(images, real)
+    rows = [colours[members[:MOST_COLUMNS]] for members in images.of_class()[:MOST_ROWS]]
     zoom = max(1, TILE // images.shape.height)
     height, width = images.shape.height * zoom + GAP, images.shape.width * zoom + GAP
     canvas = torch.full((3, len(rows) * height + GAP, max(map(len, rows)) * width + GAP), 255, dtype=torch.uint8)
@@ -30,8 +30,8 @@ def write_grid(images: ImageSet, real: ImageSet, path: Path) -> None:
         Image.fromarray(canvas.permute(1, 2, 0).numpy()).save(temporary, format="PNG")
 
 
-def _pixels(images: ImageSet, real: ImageSet) -> Tensor:
-    """Return uint8 RGB (n, 3, h, w): what the network sees, mapped back to the real images' 0 to 255."""
+def pixels(images: ImageSet, real: ImageSet) -> Tensor:
+    """Return uint8 (n, 3, h, w): what the network sees, mapped back to the 0 to 255 of the real images."""
     seen = (images.decode() - real.offset.view(-1, 1, 1)) / real.scale.view(-1, 1, 1)
     levels = seen.round().clamp(0, 255).to(torch.uint8)
     return levels.expand(-1, 3, -1, -1) if levels.shape[1] == 1 else levels

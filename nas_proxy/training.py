@@ -17,6 +17,7 @@ from nas_proxy.images import ImageSet
 from nas_proxy.seeds import derive, torch_generator
 
 EVALUATION_BATCH = 500
+SCHEDULES = ("cosine", "step")
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,9 @@ class Recipe:
     epochs: passes over the data; a fraction is allowed. Batches are cut from a stream of shuffled passes, so
         all have the same size and `epochs` is reached to within one batch.
     batch_size: images a step; the whole set where that is smaller.
-    learning_rate, momentum, weight_decay: of stochastic gradient descent with Nesterov's momentum; the rate
-        rises linearly over the first `warm_up` of the steps and falls to zero along a cosine.
+    learning_rate, momentum, weight_decay, nesterov: of stochastic gradient descent.
+    warm_up, schedule: the rate rises linearly over the first `warm_up` of the steps; then it falls to zero along a
+        "cosine", or to a tenth at half of the steps ("step", the paper's).
     augmentation: names of operations of `nas_proxy.augment`, one of which is drawn for each step; () for none.
     """
 
@@ -36,7 +38,9 @@ class Recipe:
     learning_rate: float = 0.05
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    nesterov: bool = True
     warm_up: float = 0.1
+    schedule: str = "cosine"
     augmentation: tuple[str, ...] = augment.FULL
 
     def steps(self, images: int) -> int:
@@ -53,9 +57,11 @@ class Recipe:
 
     def rate(self, step: int, steps: int) -> float:
         """Return the learning rate of step 0 <= step < steps."""
-        rise = max(1, round(self.warm_up * steps))
+        rise = round(self.warm_up * steps)
         if step < rise:
             return self.learning_rate * (step + 1) / rise
+        if self.schedule == "step":
+            return self.learning_rate * (1.0 if step < steps / 2 else 0.1)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
@@ -77,6 +83,27 @@ class Outcome:
     image_passes: int
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """A trained network, the mean training loss of each pass over the data, and the images passed through it."""
+
+    network: nn.Module
+    losses: tuple[float, ...]
+    image_passes: int
+
+
+def fit(
+    build: Callable[[], nn.Module], data: ImageSet, recipe: Recipe, seed: int, device: torch.device | str = "cpu"
+) -> Fitted:
+    """Build a network and train it on `data`; see `train` for what is guaranteed and raised."""
+    device = torch.device(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(derive(seed, "network"))
+        network = build().to(device)
+        losses, passes = _fit(network, data.to(device), recipe, seed)
+    return Fitted(network, losses, passes)
+
+
 def train(
     build: Callable[[], nn.Module],
     data: ImageSet,
@@ -90,21 +117,17 @@ def train(
     All randomness (initial weights, dropout, order, augmentation) comes from `seed`; PyTorch's global generator
     is left as it was. Raises what the network raises, and ValueError when its output has the wrong shape.
     """
-    device = torch.device(device)
     start = time.perf_counter()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(derive(seed, "network"))
-        network = build().to(device)
-        losses, passes = _fit(network, data.to(device), recipe, seed)
-        diverged = not all(math.isfinite(loss) for loss in losses)
-        score = None if diverged else accuracy(network, evaluation.to(device))
+    fitted = fit(build, data, recipe, seed, device)
+    diverged = not all(math.isfinite(loss) for loss in fitted.losses)
+    score = None if diverged else accuracy(fitted.network, evaluation.to(device))
     chance = 1 / len(data.classes)
     return Outcome(
         score=chance if score is None else score,
-        losses=losses,
+        losses=fitted.losses,
         diverged=score is None,
         seconds=time.perf_counter() - start,
-        image_passes=passes,
+        image_passes=fitted.image_passes,
     )
 
 
@@ -119,7 +142,7 @@ def _fit(network: nn.Module, data: ImageSet, recipe: Recipe, seed: int) -> tuple
         lr=recipe.learning_rate,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
-        nesterov=recipe.momentum > 0,
+        nesterov=recipe.nesterov and recipe.momentum > 0,
         fused=True,
     )
     network.train()

@@ -1,5 +1,6 @@
 """What many tests need: tiny images, a tiny space, and a folder of images."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,16 @@ import torch
 
 from nas_proxy.images import ImageSet, from_raw
 from nas_proxy.seeds import torch_generator
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Turn a skip into a failure for the markers named in NAS_PROXY_NO_SKIP, for machines that have what they need."""
+    report = yield
+    wanted = [name for name in os.environ.get("NAS_PROXY_NO_SKIP", "").split(",") if name]
+    if report.skipped and any(item.get_closest_marker(name) for name in wanted):
+        report.outcome, report.longrepr = "failed", f"must not be skipped here: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_proxy.config import BOUNDS, POSITIVE, RunConfig, default_config, differences, resolve, to_dict, write_config
+from nas_proxy.config import BOUNDS, CHOICES, POSITIVE, RunConfig, default_config, differences, resolve, to_dict, write_config
 from nas_proxy.errors import ConfigError
 
 
@@ -19,8 +19,10 @@ def flat(config, prefix=""):
 
 
 def test_every_number_has_a_bound():
-    numbers = {name for name, value in flat(RunConfig(limit=5, image_size=8)) if isinstance(value, int | float)}
+    values = dict(flat(RunConfig(limit=5, image_size=8)))
+    numbers = {name for name, value in values.items() if isinstance(value, int | float) and not isinstance(value, bool)}
     assert numbers == set(BOUNDS) | POSITIVE
+    assert set(CHOICES) <= set(values)
 
 
 @given(
@@ -59,7 +61,7 @@ def test_all_mistakes_are_told_together(tmp_path):
     path = tmp_path / "run.toml"
     path.write_text(
         'dataset = 3\ntrails = 9\ntruth = 0\ndevice = "gpu"\ncondense = 5\n'
-        '[proxy_training]\nepochs = 0\nlearning_rate = "5e-4"\naugmentation = ["flip", "blur"]\nmomentum = 1.5\n'
+        '[proxy_training]\nepochs = 0\nlearning_rate = "5e-4"\naugmentation = ["flip", "blur"]\nmomentum = 1.5\nschedule = "cosin"\n'
     )
     with pytest.raises(ConfigError) as caught:
         resolve({}, path)
@@ -74,6 +76,7 @@ def test_all_mistakes_are_told_together(tmp_path):
     assert "proxy_training.epochs is 0; it must be above 0" in told
     assert "proxy_training.learning_rate is '5e-4'; it must be a number" in told
     assert any(mistake.startswith("proxy_training.augmentation holds 'blur'") for mistake in told)
+    assert "proxy_training.schedule is 'cosin'; did you mean 'cosine'? known: cosine, step" in told
     assert "proxy_training.momentum is 1.5; it must be between 0 and 0.999" in told
 
 

@@ -110,3 +110,8 @@ def test_accuracy_counts_over_batches():
 def test_training_on_a_gpu_learns(images):
     outcome = train(network, images, blobs(seed=1), Recipe(epochs=30, batch_size=8), 0, "cuda")
     assert outcome.score > 0.8
+
+
+def test_the_papers_schedule_drops_to_a_tenth_at_half():
+    recipe = Recipe(epochs=1, learning_rate=0.01, warm_up=0.0, schedule="step")
+    assert [recipe.rate(step, 4) for step in range(4)] == pytest.approx([0.01, 0.01, 0.001, 0.001])

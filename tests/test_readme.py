@@ -1,0 +1,84 @@
+"""What the README shows works, and what it says is so."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import nas_proxy
+from nas_proxy.images import DataShape
+from nas_proxy.space_loading import load_space, try_out
+from nas_proxy.verdict import decimal, interval, label, verdict
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+REFERENCE = ROOT / "runs" / "digits-convnet"
+TINY = {
+    "trials": 5,
+    "truth": 4,
+    "workers": 1,
+    "device": "cpu",
+    "limit": 20,
+    "condense": {"images_per_class": 2, "steps": 2},
+    "proxy_training": {"epochs": 1},
+    "full_training": {"epochs": 1},
+}
+
+
+def code(containing: str) -> str:
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    return next(block for block in blocks if containing in block)
+
+
+def test_the_space_of_the_readme_runs(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(code("def build"))
+    shape = DataShape(1, 8, 8, 10)
+    space = load_space(str(path), shape)
+    try_out(space, shape)
+    assert space.size == 3 * 4
+    for architecture in space.sample(0):
+        assert space.build(architecture, shape)(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    run = nas_proxy.run("digits", str(path), out=tmp_path / "run", **TINY)
+    assert run.ranking["n"] == 4
+
+
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    whole = nas_proxy.run
+    monkeypatch.setattr(nas_proxy, "run", lambda *args, **options: whole(*args, **options, **TINY))
+    exec(compile(code("nas_proxy.run("), "README.md", "exec"), {})
+    assert "'depth'" in capsys.readouterr().out
+    assert (tmp_path / "runs" / "from-python" / "report.html").exists()
+
+
+def test_the_table_is_that_of_the_reference_run():
+    ranking = json.loads((REFERENCE / "ranking.json").read_text(encoding="utf-8"))
+    table = README.split("<!-- table:begin -->")[1].split("<!-- table:end -->")[0]
+    for name, row in ranking["signals"].items():
+        line = next(line for line in table.splitlines() if line.startswith(f"| {label(name)} |"))
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert cells[1] == interval(row["spearman"])
+        assert cells[2] == interval(row["spearman_top_half"])
+        assert cells[3] == ("–" if name == "random" else interval(row["minus_random"], sign=True))
+    assert verdict(ranking) in table
+    assert decimal(ranking["cost"]["speedup"]) in table
+
+
+def test_the_reference_run_is_the_default_run():
+    config = nas_proxy.config.resolve({}, REFERENCE / "run.toml")
+    assert nas_proxy.config.differences(config, nas_proxy.config.resolve({})) == []
+
+
+def test_the_tree_names_every_module():
+    tree = README.split("## What is where")[1]
+    named = set(re.findall(r"\b(\w+\.py)\b", tree))
+    modules = {path.name for path in (ROOT / "nas_proxy").glob("*.py") if not path.name.startswith("_")}
+    assert modules == named
+
+
+@pytest.mark.parametrize("name", ["CITATION.cff", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "runs/report.png"])
+def test_what_it_links_to_is_there(name):
+    assert (ROOT / name).is_file()
