@@ -4,11 +4,13 @@ import nas_proxy
 
 run = nas_proxy.run("digits", "convnet", out="runs/digits")
 print(run.pick, run.ranking["signals"]["proxy"]["spearman"])
+
+A module is imported when one of its names is first used, so `import nas_proxy` takes milliseconds.
 """
 
+from typing import TYPE_CHECKING
+
 from nas_proxy._version import __version__
-from nas_proxy.condensation import Condensation, Condensed, condense
-from nas_proxy.config import RunConfig
 from nas_proxy.errors import (
     ConfigError,
     DataError,
@@ -19,11 +21,41 @@ from nas_proxy.errors import (
     SpaceError,
     UserError,
 )
-from nas_proxy.images import DataShape, ImageSet
-from nas_proxy.space import NOTHING, All, Architecture, Branch, Choice, SearchSpace, Space, repeat
-from nas_proxy.space_loading import load_space
-from nas_proxy.stages import FinishedRun, run
-from nas_proxy.training import Outcome, Recipe, train
+
+if TYPE_CHECKING:
+    from nas_proxy.condensation import Condensation, Condensed, condense
+    from nas_proxy.config import RunConfig
+    from nas_proxy.images import DataShape, ImageSet
+    from nas_proxy.space import NOTHING, All, Architecture, Branch, Choice, SearchSpace, Space, repeat
+    from nas_proxy.space_loading import load_space
+    from nas_proxy.stages import FinishedRun, run
+    from nas_proxy.training import Outcome, Recipe, train
+else:
+    # Hidden from type checkers, which would take any name whatsoever for one of this package's.
+    _NAMES_OF = {
+        "condensation": ("Condensation", "Condensed", "condense"),
+        "config": ("RunConfig",),
+        "images": ("DataShape", "ImageSet"),
+        "space": ("NOTHING", "All", "Architecture", "Branch", "Choice", "SearchSpace", "Space", "repeat"),
+        "space_loading": ("load_space",),
+        "stages": ("FinishedRun", "run"),
+        "training": ("Outcome", "Recipe", "train"),
+    }
+
+    def __getattr__(name):
+        from importlib import import_module
+
+        for module, names in _NAMES_OF.items():
+            if name == module:
+                return import_module(f"nas_proxy.{module}")
+            if name in names:
+                value = globals()[name] = getattr(import_module(f"nas_proxy.{module}"), name)
+                return value
+        raise AttributeError(f"module 'nas_proxy' has no attribute {name!r}")
+
+    def __dir__():
+        return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "NOTHING",

@@ -1,20 +1,36 @@
-"""The command line. Results go to stdout, progress and mistakes to stderr.
-
-Exit codes: 0 done, 1 the work failed, 2 a mistake that the user can mend, 130 interrupted.
-"""
+"""The command line. Results go to stdout, progress and mistakes to stderr; `nas_proxy.exits` has the exit codes."""
 
 import contextlib
+import io
 import json
-import signal
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nas_proxy._version import __version__
+from nas_proxy.exits import end_if_interrupted, explained
+
+if TYPE_CHECKING:
+    from nas_proxy.progress import Terminal
+    from nas_proxy.run_folder import RunFolder
+
+# The options of `run` that are called otherwise than the setting.
+SETTINGS = {
+    "ipc": "condense.images_per_class",
+    "steps": "condense.steps",
+    "epochs": "proxy_training.epochs",
+    "truth_epochs": "full_training.epochs",
+}
+
+
+def _examples(*lines: str) -> str:
+    """Return an epilog with examples; an empty line keeps them on lines of their own."""
+    return "\n\n".join(["[bold]Examples[/bold]", *lines])
+
 
 app = typer.Typer(
     name="nas-proxy",
@@ -24,15 +40,25 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Search neural architectures on a condensed data set, and see how far its ranking can be trusted.",
+    epilog=_examples("nas-proxy run", "nas-proxy run --help"),
 )
 
-Run = Annotated[Path, typer.Argument(help="The run folder.", show_default=False)]
+
+def _number(text: str) -> Any:
+    """Return a number where `text` is one; what is none gets its sentence with all other mistakes in settings."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
+
+
+def _numeric(text: str) -> Any:
+    """Return an option of `run` that takes a number."""
+    return typer.Option(help=text, parser=_number, metavar="N")
+
+
+Run = Annotated[Path, typer.Argument(help="The run folder.", metavar="RUN", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
-
-
-def _examples(*lines: str) -> str:
-    """Return an epilog with examples; an empty line keeps them on lines of their own."""
-    return "\n\n".join(["[bold]Examples[/bold]", *lines])
 
 
 @app.callback(invoke_without_command=True)
@@ -48,7 +74,7 @@ def _main(
     "run",
     epilog=_examples(
         "nas-proxy run",
-        "nas-proxy run --dataset folder:photos --image-size 32 --ipc 20 --trials 100 --out runs/photos",
+        "nas-proxy run --trials 12 --truth 6 --epochs 20 --out runs/quick",
     ),
 )
 def run_command(
@@ -56,27 +82,23 @@ def run_command(
     space: Annotated[str | None, typer.Option(help="A built-in space, or the path of a Python file.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/<dataset>-<space> if not given.")] = None,
     config: Annotated[Path | None, typer.Option(help="Repeat the run of a run.toml.")] = None,
-    ipc: Annotated[int | None, typer.Option(help="Synthetic images a class.")] = None,
-    trials: Annotated[int | None, typer.Option(help="Architectures trained on the proxy, the sample included.")] = None,
-    truth: Annotated[int | None, typer.Option(help="Architectures in the uniform sample, trained on all data.")] = None,
-    seed: Annotated[int | None, typer.Option(help="All randomness derives from it.")] = None,
+    ipc: Annotated[int | None, _numeric("Synthetic images a class.")] = None,
+    trials: Annotated[int | None, _numeric("Architectures trained on the proxy, the sample included.")] = None,
+    truth: Annotated[int | None, _numeric("Architectures in the uniform sample, trained on all data.")] = None,
+    seed: Annotated[int | None, _numeric("All randomness derives from it.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that train; 0: one a core, or one on a GPU.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of the condensation.")] = None,
-    epochs: Annotated[float | None, typer.Option(help="Epochs of a training on the proxy.")] = None,
-    truth_epochs: Annotated[float | None, typer.Option(help="Epochs of a full training.")] = None,
-    limit: Annotated[int | None, typer.Option(help="At most so many images a class are used of the data.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Resize images to a square of so many pixels.")] = None,
+    workers: Annotated[int | None, _numeric("Processes that train; 0: one a core, or one on a GPU.")] = None,
+    steps: Annotated[int | None, _numeric("Steps of the condensation.")] = None,
+    epochs: Annotated[float | None, _numeric("Epochs of a training on the proxy.")] = None,
+    truth_epochs: Annotated[float | None, _numeric("Epochs of a full training.")] = None,
+    limit: Annotated[int | None, _numeric("At most so many images a class are used of the data.")] = None,
+    image_size: Annotated[int | None, _numeric("Resize images to a square of so many pixels.")] = None,
     no_flip: Annotated[bool, typer.Option("--no-flip", help="Never mirror images.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another run in the folder.")] = False,
     as_json: Json = False,
 ) -> None:
     """Condense, search, train the ground truth, rank and report. Run it again to continue or to extend."""
-    from nas_proxy.config import resolve
-    from nas_proxy.run_folder import prepare_run
-    from nas_proxy.stages import default_folder, run_stages
-
-    given: dict[str, Any] = {
+    given = {
         "dataset": dataset,
         "space": space,
         "seed": seed,
@@ -91,16 +113,19 @@ def run_command(
         "proxy_training": {"epochs": epochs},
         "full_training": {"epochs": truth_epochs},
     }
-    settings = resolve(given, config)
-    run = prepare_run(out or default_folder(settings), settings, overwrite=overwrite)
-    run_stages(run, progress=_terminal())
+    with _at_work() as terminal:
+        from nas_proxy.config import resolve
+        from nas_proxy.stages import run_all
+
+        settings = resolve(given, config, options=_options())
+        run = run_all(settings, out, overwrite=overwrite, progress=terminal)
     _print_ranking(run.path, as_json=as_json)
     _tell(f"Report: {run / 'report.html'}")
 
 
 @app.command(
     "condense",
-    epilog=_examples("nas-proxy condense runs/digits-convnet", "nas-proxy condense runs/photos --json"),
+    epilog=_examples("nas-proxy condense runs/digits-convnet", "nas-proxy condense runs/digits-convnet --json"),
 )
 def condense_command(run: Run, as_json: Json = False) -> None:
     """Make the condensed set of a run."""
@@ -119,7 +144,9 @@ def condense_command(run: Run, as_json: Json = False) -> None:
     _print(result, f"{len(images)} images of {len(images.classes)} classes in {path}", as_json=as_json)
 
 
-@app.command("search", epilog=_examples("nas-proxy search runs/digits-convnet", "nas-proxy search runs/photos --json"))
+@app.command(
+    "search", epilog=_examples("nas-proxy search runs/digits-convnet", "nas-proxy search runs/digits-convnet --json")
+)
 def search_command(run: Run, as_json: Json = False) -> None:
     """Search on the condensed set of a run."""
     folder = _do(run, "search")
@@ -133,7 +160,9 @@ def search_command(run: Run, as_json: Json = False) -> None:
     _print(result, text, as_json=as_json)
 
 
-@app.command("truth", epilog=_examples("nas-proxy truth runs/digits-convnet", "nas-proxy truth runs/photos --json"))
+@app.command(
+    "truth", epilog=_examples("nas-proxy truth runs/digits-convnet", "nas-proxy truth runs/digits-convnet --json")
+)
 def truth_command(run: Run, as_json: Json = False) -> None:
     """Train the sampled architectures and the search's best fully."""
     truth = _rows(_do(run, "truth") / "truth.csv")
@@ -143,13 +172,17 @@ def truth_command(run: Run, as_json: Json = False) -> None:
     _print(result, text, as_json=as_json)
 
 
-@app.command("rank", epilog=_examples("nas-proxy rank runs/digits-convnet", "nas-proxy rank runs/photos --json"))
+@app.command(
+    "rank", epilog=_examples("nas-proxy rank runs/digits-convnet", "nas-proxy rank runs/digits-convnet --json")
+)
 def rank_command(run: Run, as_json: Json = False) -> None:
     """Train the controls, and judge every signal by the ground truth."""
     _print_ranking(_do(run, "rank").path, as_json=as_json)
 
 
-@app.command("report", epilog=_examples("nas-proxy report runs/digits-convnet", "nas-proxy report runs/photos --json"))
+@app.command(
+    "report", epilog=_examples("nas-proxy report runs/digits-convnet", "nas-proxy report runs/digits-convnet --json")
+)
 def report_command(run: Run, as_json: Json = False) -> None:
     """Write report.html from what the run folder holds."""
     from nas_proxy.report import write_report
@@ -178,13 +211,33 @@ def spaces_command(as_json: Json = False) -> None:
     )
 
 
-def _do(run: Path, stage: str) -> "Any":
-    from nas_proxy.run_folder import open_run
-    from nas_proxy.stages import run_stages
+def _do(run: Path, stage: str) -> "RunFolder":
+    with _at_work() as terminal:
+        from nas_proxy.run_folder import open_run
+        from nas_proxy.stages import run_stages
 
-    folder = open_run(run)
-    run_stages(folder, (stage,), _terminal())
+        folder = open_run(run)
+        run_stages(folder, (stage,), terminal)
     return folder
+
+
+@contextlib.contextmanager
+def _at_work() -> Iterator["Terminal"]:
+    """Yield where progress is shown; what the user's code prints meanwhile stays out of the results on stdout."""
+    import optuna
+
+    from nas_proxy.progress import Terminal
+
+    # The program's own log level; the library leaves logging alone.
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with contextlib.redirect_stdout(sys.stderr):
+        yield Terminal(end_if_interrupted)
+
+
+def _options() -> dict[str, str]:
+    """Return what the settings are called on the command line."""
+    same = ("dataset", "space", "seed", "trials", "truth", "limit", "image_size", "device", "workers")
+    return {path: f"--{name.replace('_', '-')}" for name, path in [*((n, n) for n in same), *SETTINGS.items()]}
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -193,35 +246,40 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return pd.read_csv(path).to_dict("records")  # type: ignore[return-value]
 
 
-def _terminal() -> "Any":
-    from nas_proxy.progress import Terminal
-
-    return Terminal()
-
-
 def _print_ranking(run: Path, *, as_json: bool) -> None:
     text = (run / "ranking.json").read_text(encoding="utf-8")
     if as_json:
-        typer.echo(text, nl=False)
+        _out(text)
         return
     from rich.console import Console
 
     from nas_proxy.terminal import ranking_table
 
-    Console().print(ranking_table(json.loads(text)))
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 100  # of the widest table; a pipe or a file has no width of its own
+    with console.capture() as captured:
+        console.print(ranking_table(json.loads(text)))
+    _out(captured.get())
 
 
 def _print(result: dict[str, Any], text: str, *, as_json: bool) -> None:
-    typer.echo(json.dumps(result, ensure_ascii=False) if as_json else text)
+    _out((json.dumps(result) if as_json else text) + "\n")
 
 
 def _print_pairs(pairs: list[tuple[str, str]], *, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps([{"name": name, "description": text} for name, text in pairs], ensure_ascii=False))
-        return
     width = max(len(name) for name, _ in pairs)
-    for name, text in pairs:
-        typer.echo(f"{name:<{width}}  {text}")
+    rows = [{"name": name, "description": text} for name, text in pairs]
+    lines = [f"{name:<{width}}  {text}" for name, text in pairs]
+    _out((json.dumps(rows) if as_json else "\n".join(lines)) + "\n")
+
+
+def _out(text: str) -> None:
+    """Write a result to stdout; a reader that has seen enough, as `head` has, is no mistake."""
+    try:
+        typer.echo(text, nl=False)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _tell(text: str) -> None:
@@ -230,46 +288,8 @@ def _tell(text: str) -> None:
 
 def main() -> None:
     """Run the command line and turn errors into sentences and exit codes."""
-    import optuna
-
-    from nas_proxy.errors import NasProxyError, UserError
-
-    # The program's own log level; the library leaves logging alone.
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        with _sigterm_as_interrupt():
-            app()
-    except UserError as error:
-        _tell(f"nas-proxy: {error}")
-        sys.exit(2)
-    except NasProxyError as error:
-        _tell(f"nas-proxy: {error}")
-        sys.exit(1)
-    except KeyboardInterrupt:
-        _tell("nas-proxy: interrupted; the same command goes on from here")
-        sys.exit(130)
-    except OSError as error:
-        _tell(f"nas-proxy: {_sentence(error)}")
-        sys.exit(2)
-
-
-def _sentence(error: OSError) -> str:
-    import errno
-
-    place = f" ({error.filename})" if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk is full{place}; free some space and run the same command again"
-    return f"{error.strerror or error}{place}; mend that and run the same command again"
-
-
-@contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a "×" is not worth an error where the encoding lacks it
+    with explained():
+        app()

@@ -19,15 +19,16 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from nas_proxy import augment
-from nas_proxy.convnet import ConvNet, deepest
+from nas_proxy.convnet import deepest
 from nas_proxy.data import random_subset
 from nas_proxy.errors import RunFailedError
 from nas_proxy.files import atomic_path
-from nas_proxy.images import DataShape, ImageSet
-from nas_proxy.seeds import derive, torch_generator
+from nas_proxy.images import ImageSet
+from nas_proxy.matching import Embedding, Engine, augmented, loss_and_gradient, open_engine
+from nas_proxy.seeds import torch_generator
 
 CHECKPOINT_SECONDS = 2.0
 PAPER_FEATURES = 128 * 4 * 4
@@ -44,6 +45,7 @@ class Condensation:
     real_batch: real images a class and step.
     width, depth: of the embedding ConvNet (instance norm, ReLU, average pooling).
     augmentation: operations of `nas_proxy.augment`, one drawn a class and step.
+    precision: of the convolutions, "float32" or "bfloat16"; see `nas_proxy.matching.Embedding`.
     """
 
     images_per_class: int = 10
@@ -54,6 +56,7 @@ class Condensation:
     width: int = 128
     depth: int = 3
     augmentation: tuple[str, ...] = augment.FULL
+    precision: str = "bfloat16"
 
     def rate(self, features: int) -> float:
         """Return the step size for an embedding with so many features.
@@ -92,12 +95,13 @@ def condense(
     device: torch.device | str = "cpu",
     checkpoint: Path | None = None,
     progress: Callable[[int, float], None] | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Condensed:
     """Learn `recipe.images_per_class` synthetic images for each class of `real`.
 
     checkpoint: file in which the state is kept every few seconds and from which the work goes on; it is removed
         at the end. A checkpoint of another data set, recipe or seed is ignored.
-    progress: called with (steps done, loss) now and then.
+    progress: called with (steps done, loss) now and then. say: told, once, why the work is slower than it could be.
     Raises RunFailedError when the loss is no longer finite; the last good checkpoint stays.
     """
     device = torch.device(device)
@@ -106,13 +110,23 @@ def condense(
     labels = torch.arange(len(real.classes), device=device).repeat_interleave(recipe.images_per_class)
     state = _restored(checkpoint, identity, device) or _initial(real, recipe, seed)
     members = real.of_class()
+    engine = open_engine(
+        Embedding(real.shape, recipe.width, deepest(real.shape, recipe.depth), recipe.precision),
+        device,
+        real=sum(min(len(index), recipe.real_batch) for index in members),
+        synthetic=len(labels),
+        steps=recipe.steps,
+        say=say,
+    )
     started, saved = time.perf_counter() - state.seconds, time.perf_counter()
     losses = state.losses.tolist()
     while state.step < recipe.steps:
-        loss = _step(state, labels, real, members, recipe, seed)
+        loss = _step(state, real, members, engine, recipe, seed)
         state.step += 1
         if state.step % 10 == 0 or state.step == recipe.steps:
-            losses.append(_finite(float(loss), state.step, recipe))
+            # Instance norm maps images that have run away to a finite loss.
+            overflow = 0 * state.images.square().sum()
+            losses.append(_finite(float(loss + overflow), state.step, recipe))
             if progress is not None:
                 progress(state.step, losses[-1])
         if checkpoint is not None and time.perf_counter() - saved > CHECKPOINT_SECONDS:
@@ -131,62 +145,38 @@ def _initial(real: ImageSet, recipe: Condensation, seed: int) -> _State:
 
 
 def _step(
-    state: _State, labels: Tensor, real: ImageSet, members: list[Tensor], recipe: Condensation, seed: int
+    state: _State, real: ImageSet, members: list[Tensor], engine: Engine, recipe: Condensation, seed: int
 ) -> Tensor:
     """Take one step in place and return the loss, on the device."""
     draws = torch_generator(seed, "condense", state.step)
-    batch = torch.cat([_some(index, recipe.real_batch, draws) for index in members])
-    n_classes = len(members)
-    operations = augment.draw_operations(n_classes, recipe.augmentation, draws) if recipe.augmentation else None
-
+    chosen = [_some(index, recipe.real_batch, draws) for index in members]
+    real_sizes, sizes = [len(index) for index in chosen], [recipe.images_per_class] * len(members)
     images = state.images.requires_grad_()
-    real_images, synthetic = real.decode(batch), images
-    if operations is not None:
-        _, _, height, width = images.shape
-        a_class = augment.draw(operations, recipe.augmentation, height, width, draws).to(images.device)
-        real_images = augment.apply(real_images, a_class.rows(real.labels[batch]))
-        synthetic = augment.apply(synthetic, a_class.rows(labels))
-    network = embedding(real.shape, recipe, derive(seed, "condense", "network", state.step)).to(images.device)
-    loss, features = matching_loss(network, real_images, real.labels[batch], synthetic, labels, n_classes)
-    (gradient,) = torch.autograd.grad(loss, images)
+    if recipe.augmentation:
+        operations = augment.draw_operations(len(members), recipe.augmentation, draws)
+        rows = augment.draw(operations, recipe.augmentation, real.shape.height, real.shape.width, draws)
+        names = [recipe.augmentation[operation] for operation in operations.tolist()]
+
+    def of_class(label: int, images: Tensor) -> Tensor:
+        return augmented(images, names[label], rows, label) if recipe.augmentation else images
+
+    classes = range(len(members))
+    real_images = torch.cat(engine.map(lambda label: of_class(label, real.decode(chosen[label])), classes))
+    blocks = torch.split(images, recipe.images_per_class)
+    synthetic = torch.cat([of_class(label, block) for label, block in enumerate(blocks)])
+    weights = engine.place(engine.embedding.weights(torch_generator(seed, "condense", "network", state.step)))
+    loss, slope = loss_and_gradient(engine, weights, real_images, real_sizes, synthetic, sizes)
+    (gradient,) = torch.autograd.grad(synthetic, images, slope)
     with torch.no_grad():
         state.images = images.detach()
         state.velocity.mul_(recipe.momentum).add_(gradient)
-        state.images.sub_(state.velocity, alpha=recipe.rate(features))
-    return loss.detach()
+        state.images.sub_(state.velocity, alpha=recipe.rate(engine.embedding.features))
+    return loss
 
 
 def _some(index: Tensor, at_most: int, draws: torch.Generator) -> Tensor:
     """Return up to `at_most` of the indices, without repetition."""
-    return index[torch.randperm(len(index), generator=draws)[:at_most].to(index.device)]
-
-
-def embedding(shape: DataShape, recipe: Condensation, seed: int) -> nn.Module:
-    """Return a freshly initialised, frozen embedding network: (n, c, h, w) → features (n, …)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = ConvNet(shape, depth=deepest(shape, recipe.depth), width=recipe.width).features
-    return network.requires_grad_(False)
-
-
-def matching_loss(
-    network: nn.Module, real: Tensor, real_labels: Tensor, synthetic: Tensor, labels: Tensor, n_classes: int
-) -> tuple[Tensor, int]:
-    """Return Σ_c ‖mean feature of real class c − mean feature of synthetic class c‖² and the number of features.
-
-    real, synthetic: (n, c, h, w) and (m, c, h, w), already augmented, all classes in one pass; the gradient flows
-    to `synthetic` only.
-    """
-    with torch.no_grad():
-        target = _class_means(network(real).flatten(1), real_labels, n_classes)
-    found = _class_means(network(synthetic).flatten(1), labels, n_classes)
-    return (target - found).square().sum(), target.shape[1]
-
-
-def _class_means(features: Tensor, labels: Tensor, n_classes: int) -> Tensor:
-    """Return (n_classes, d). Classes may have different numbers of images."""
-    members = torch.nn.functional.one_hot(labels, n_classes).to(features.dtype)
-    return (members / members.sum(0).clamp_min(1)).T @ features
+    return index[torch.randperm(len(index), generator=draws)[:at_most].to(index.device, non_blocking=True)]
 
 
 def _finite(loss: float, step: int, recipe: Condensation) -> float:

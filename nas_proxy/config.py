@@ -1,11 +1,13 @@
 """The settings of a run: typed, complete, written to and read from TOML.
 
 Precedence: the defaults of the data set, then a file, then what was given explicitly. Mistakes are collected and
-reported together, each with the value, what is allowed and, for an unknown name, the nearest valid one.
+reported together, each with the value, what is allowed and, for an unknown name, the nearest valid one. The paths
+of the user's data and space come out absolute, so that a run goes on, and repeats, from any working directory.
 """
 
 import dataclasses
 import math
+import os
 import tomllib
 import types
 import typing
@@ -20,6 +22,7 @@ from nas_proxy import augment
 from nas_proxy.condensation import Condensation
 from nas_proxy.errors import ConfigError, nearest
 from nas_proxy.files import write_text
+from nas_proxy.matching import PRECISIONS
 from nas_proxy.training import SCHEDULES, Recipe
 
 # Data sets whose classes change their meaning when mirrored.
@@ -87,6 +90,7 @@ BOUNDS: dict[str, tuple[float, float | None]] = {
 }
 # The values of settings that name one of a few things.
 CHOICES: dict[str, tuple[str, ...]] = {
+    "condense.precision": PRECISIONS,
     "proxy_training.schedule": SCHEDULES,
     "full_training.schedule": SCHEDULES,
 }
@@ -97,12 +101,16 @@ POSITIVE = frozenset(
 )
 
 
-def default_config(dataset: str = "digits", *, flip: bool = True, images_per_class: int = 10) -> RunConfig:
+def default_config(
+    dataset: str = "digits", *, flip: bool = True, images_per_class: int = 10, trials: int = RunConfig.trials
+) -> RunConfig:
     """Return the settings for a data set; those of digits are made for a first look on two cores."""
     strategy = augment.FULL if flip and dataset not in NOT_MIRRORED else augment.NO_FLIP
     small = dataset == "digits"
     return RunConfig(
         dataset=dataset,
+        # Whoever asks for a few trials means all of them: a larger sample has to be asked for.
+        truth=max(1, min(RunConfig.truth, trials)),
         condense=Condensation(
             images_per_class=images_per_class,
             steps=200 if small else 1000,
@@ -115,23 +123,29 @@ def default_config(dataset: str = "digits", *, flip: bool = True, images_per_cla
     )
 
 
-def resolve(given: Mapping[str, Any], file: Path | None = None) -> RunConfig:
+def resolve(
+    given: Mapping[str, Any], file: Path | None = None, *, options: Mapping[str, str] | None = None
+) -> RunConfig:
     """Return the complete settings from a file and from explicit values, both over the defaults.
 
     given: nested mappings with the names of `RunConfig`'s fields, and `flip` (bool); None means not given.
+    options: what the user calls a setting, such as {"condense.steps": "--steps"}; told in mistakes.
+    A relative path in `given` starts at the working directory, one in the file at the file's folder.
     Raises ConfigError with all mistakes.
     """
-    read = _read_toml(file) if file is not None else {}
-    given = _without_none(given)
+    read = _anchored(_read_toml(file), file.parent) if file is not None else {}
+    given = _anchored(_without_none(given), Path())
     merged = _merged(read, given)
     flip = merged.pop("flip", True)
     dataset = merged.get("dataset", "digits")
     condense = merged.get("condense", {})
     images_per_class = condense.get("images_per_class", 10) if isinstance(condense, dict) else 10
+    trials = merged.get("trials", RunConfig.trials)
     base = default_config(
         dataset if isinstance(dataset, str) else "digits",
         flip=flip is not False,
         images_per_class=images_per_class if _is(images_per_class, int) else 10,
+        trials=trials if _is(trials, int) else RunConfig.trials,
     )
     if flip is False:
         # An explicit --no-flip also holds against a file that mirrors.
@@ -139,12 +153,43 @@ def resolve(given: Mapping[str, Any], file: Path | None = None) -> RunConfig:
             recipe = merged.get(name)
             if isinstance(recipe, dict) and isinstance(recipe.get("augmentation"), list):
                 recipe["augmentation"] = [o for o in recipe["augmentation"] if o != "flip"]
-    mistakes: list[str] = []
+    mistakes: list[tuple[str, str]] = []
+    if not _is(flip, bool):
+        mistakes.append(("flip", f"flip is {flip!r}; it must be true or false"))
     config = _filled(base, merged, "", mistakes)
     if mistakes:
-        source = f"{file}: " if file is not None else ""
-        raise ConfigError([f"{source}{mistake}" for mistake in mistakes])
+        explicit = _flat(given)
+
+        def told(path: str, mistake: str) -> str:
+            if path not in explicit:
+                return mistake if file is None else f"{file}: {mistake}"
+            option = (options or {}).get(path, path)
+            same = option.removeprefix("--").replace("-", "_") == path
+            return mistake.replace(path, option if same else f"{option} ({path})", 1)
+
+        raise ConfigError([told(path, mistake) for path, mistake in mistakes])
     return typing.cast("RunConfig", config)
+
+
+def _anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return `values` with the paths in `dataset` and `space` absolute; relative ones start at `folder`."""
+    anchored = dict(values)
+    for name in ("dataset", "space"):
+        if isinstance(value := values.get(name), str):
+            anchored[name] = _absolute(value, folder)
+    return anchored
+
+
+def _absolute(named: str, folder: Path) -> str:
+    kind, _, place = named.partition(":")
+    if place and kind in {"folder", "npz"}:
+        return f"{kind}:{_absolute_path(place, folder)}"
+    return _absolute_path(named, folder) if named.endswith(".py") else named
+
+
+def _absolute_path(path: str, folder: Path) -> str:
+    # Not Path.resolve: a link is the name that the user chose, and may come to point elsewhere.
+    return os.path.abspath(folder / os.path.expanduser(path))  # noqa: PTH100, PTH111
 
 
 def differences(ours: RunConfig, theirs: RunConfig) -> list[str]:
@@ -175,17 +220,19 @@ def _read_toml(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError([f"the configuration {file} does not exist"]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError([f"{file} is not a TOML file: {error}"]) from None
+        raise ConfigError([f"the configuration {file} does not exist; give the run.toml of a run"]) from None
+    except IsADirectoryError:
+        raise ConfigError([f"the configuration {file} is a folder; give the run.toml in it"]) from None
+    except OSError as error:
+        raise ConfigError([f"the configuration {file} cannot be read ({error.strerror})"]) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{file} is not a TOML file: {error}; mend it there"]) from None
 
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: _without_none(value) if isinstance(value, Mapping) else value
-        for name, value in values.items()
-        if value is not None
-    }
+    """Return nested values without None, and without the mappings that it leaves empty."""
+    inner = {name: _without_none(value) if isinstance(value, Mapping) else value for name, value in values.items()}
+    return {name: value for name, value in inner.items() if value is not None and value != {}}
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -203,25 +250,25 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _filled(base: Any, values: Mapping[str, Any], prefix: str, mistakes: list[str]) -> Any:
-    """Return the dataclass `base` with `values` in place, adding to `mistakes` what cannot be."""
+def _filled(base: Any, values: Mapping[str, Any], prefix: str, mistakes: list[tuple[str, str]]) -> Any:
+    """Return the dataclass `base` with `values` in place, adding (name, sentence) to `mistakes` for what cannot be."""
     known = {f.name: f for f in fields(base)}
     hints = typing.get_type_hints(type(base))
     changed: dict[str, Any] = {}
     for name, value in values.items():
         path = prefix + name
         if name not in known:
-            mistakes.append(f"unknown setting {path!r}{nearest(name, known)}")
+            mistakes.append((path, f"unknown setting {path!r}{nearest(name, known)}"))
             continue
         current = getattr(base, name)
         if is_dataclass(current):
             if isinstance(value, Mapping):
                 changed[name] = _filled(current, value, f"{path}.", mistakes)
             else:
-                mistakes.append(f"{path} is {value!r}; it must be a table [{path}]")
+                mistakes.append((path, f"{path} is {value!r}; it must be a table [{path}]"))
             continue
         if (mistake := _mistake(path, value, hints[name])) is not None:
-            mistakes.append(mistake)
+            mistakes.append((path, mistake))
             continue
         changed[name] = tuple(value) if isinstance(value, list) else value
         if hints[name] is float:
@@ -245,7 +292,11 @@ def _text_mistake(path: str, value: str) -> str | None:
         return f"device is {value!r}; it must be auto, cpu, cuda or cuda:N"
     if path in CHOICES and value not in CHOICES[path]:
         return f"{path} is {value!r}{nearest(value, CHOICES[path])}"
-    return None if value else f"{path} is empty; give a name"
+    if not value:
+        return f"{path} is empty; give a name"
+    if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in value):
+        return f"{path} is {value!r}, which is not UTF-8 and cannot be written down; give a name that is"
+    return None
 
 
 def _number_mistake(path: str, value: float) -> str | None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from nas_proxy.errors import RunFolderError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -20,11 +22,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_full(error):
             raise RunFolderError(
                 f"the disk is full: {path} could not be written; free some space and run the same command again"
             ) from None
         raise
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether the disk, or the user's share of it, is full."""
+    if isinstance(error, OSError):
+        return error.errno in FULL
+    return any(f"(os error {number})" in str(error) for number in FULL)  # safetensors has a class of its own
 
 
 def write_text(path: Path, text: str) -> None:

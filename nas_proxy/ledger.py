@@ -17,8 +17,9 @@ from pathlib import Path
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from nas_proxy.cost import Size
 from nas_proxy.errors import RunFolderError
@@ -94,6 +95,29 @@ def without_announcements() -> Iterator[None]:
             logger.removeFilter(silent)
 
 
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Raise what goes wrong in the database `path` meanwhile as a RunFolderError."""
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise RunFolderError(_explanation(path, error)) from None
+
+
+def _explanation(path: Path, error: BaseException) -> str:
+    while error.__cause__ is not None:  # SQLite knows the reason; SQLAlchemy and Optuna wrap it
+        error = error.__cause__
+    reason = str(error).split("\n", 1)[0]
+    if "is full" in reason:
+        return f"the disk is full: {path} could not be written; free some space and run the same command again"
+    if any(word in reason for word in ("readonly", "unable to open", "locked", "disk I/O")):
+        return f"{path} cannot be written ({reason}); see what hinders that and run the same command again"
+    return (
+        f"{path} is not a study database that this version of Optuna reads ({reason}); "
+        "move it away and run the same command again"
+    )
+
+
 class Ledger:
     """The studies of one run, in the SQLite file at `path`."""
 
@@ -102,11 +126,8 @@ class Ledger:
             self._storage = optuna.storages.RDBStorage(
                 f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}}
             )
-        except (DBAPIError, RuntimeError) as error:
-            raise RunFolderError(
-                f"{path} is not a study database that this version of Optuna reads ({_first_line(error)}); "
-                "move it away and run the same command again"
-            ) from None
+        except (SQLAlchemyError, RuntimeError) as error:
+            raise RunFolderError(_explanation(path, error)) from None
         self._studies: dict[str, optuna.Study] = {}
         self._open: dict[tuple[str, int], Trial] = {}
 
@@ -209,7 +230,3 @@ def _record(trial: FrozenTrial) -> Record:
         image_passes=told.get("image_passes", 0),
         reason=told.get("reason"),
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n", 1)[0]

@@ -1,8 +1,17 @@
 """How long work shows itself: stages with a bar and the remaining time, or nothing at all."""
 
 import contextlib
-from collections.abc import Iterator
-from typing import Protocol
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+# Without a terminal a stage tells where it stands this often, in seconds.
+EVERY = 60.0
 
 
 class Bar(Protocol):
@@ -39,39 +48,89 @@ SILENT: Progress = _Silent()
 
 
 class Terminal:
-    """Bars on stderr, by rich; without a terminal, a line at the end of each stage."""
+    """Bars on stderr, by rich; without a terminal, a line a minute and one at the end of each stage.
 
-    def __init__(self) -> None:
+    check: called whenever work has got on; it may raise to end the work.
+    """
+
+    def __init__(self, check: Callable[[], None] = lambda: None) -> None:
         from rich.console import Console
 
+        self.check = check
         self._console = Console(stderr=True)
 
     def say(self, text: str) -> None:
-        """Print a line, without interpreting markup."""
-        self._console.print(text, markup=False, highlight=False)
+        """Print a line, without interpreting markup; only a terminal has a width to wrap it at."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=not self._console.is_terminal)
 
     @contextlib.contextmanager
     def stage(self, title: str, total: int) -> Iterator[Bar]:
         """Show a bar with the time used and the time that is left."""
-        from rich import progress
+        if not self._console.is_terminal or self._console.is_dumb_terminal:
+            lines = _Lines(self, title, total)
+            yield lines
+            lines.tell()
+            return
+        with _bars(self._console) as bars:
+            yield _RichBar(self, bars, bars.add_task(title, total=total, note=""))
 
-        columns = (
-            progress.TextColumn("{task.description:<24}"),
-            progress.BarColumn(bar_width=30),
-            progress.MofNCompleteColumn(),
-            progress.TimeElapsedColumn(),
-            progress.TextColumn("left"),
-            progress.TimeRemainingColumn(),
-            progress.TextColumn("{task.fields[note]}", markup=False),
-        )
-        with progress.Progress(*columns, console=self._console) as bars:
-            task = bars.add_task(title, total=total, note="")
-            yield _RichBar(bars, task)
+
+class _Lines:
+    def __init__(self, terminal: Terminal, title: str, total: int) -> None:
+        self._terminal, self._title, self._total = terminal, title, total
+        self._done, self._note = 0, ""
+        self._start = self._told = time.monotonic()
+
+    def to(self, done: int, note: str = "") -> None:
+        self._terminal.check()
+        self._done, self._note = done, note
+        if time.monotonic() - self._told >= EVERY:
+            self.tell()
+
+    def tell(self) -> None:
+        self._told = time.monotonic()
+        note = f"; {self._note}" if self._note else ""
+        self._terminal.say(f"{self._title}: {self._done}/{self._total} in {_clock(self._told - self._start)}{note}")
 
 
 class _RichBar:
-    def __init__(self, bars: "object", task: "object") -> None:
-        self._bars, self._task = bars, task
+    def __init__(self, terminal: Terminal, bars: "Bars", task: "TaskID") -> None:
+        self._terminal, self._bars, self._task = terminal, bars, task
 
     def to(self, done: int, note: str = "") -> None:
-        self._bars.update(self._task, completed=done, note=note)  # type: ignore[attr-defined]
+        self._terminal.check()
+        self._bars.update(self._task, completed=done, note=note)
+
+
+def _bars(console: "Console") -> "Bars":
+    """Return columns that fit 80 characters; on a narrower terminal the note gives way and the times stay."""
+    from rich import progress
+    from rich.table import Column
+    from rich.text import Text
+
+    whole = Column(no_wrap=True)
+
+    class Times(progress.ProgressColumn):
+        def render(self, task: progress.Task) -> Text:
+            left = task.time_remaining
+            more = "" if task.finished or left is None else f" ({_clock(left)} left)"
+            return Text(_clock(task.elapsed or 0) + more)
+
+    class Note(progress.ProgressColumn):
+        def render(self, task: progress.Task) -> Text:
+            # The text is cut, but its column may wrap: rich narrows such columns first.
+            return Text(task.fields["note"], no_wrap=True, overflow="ellipsis")
+
+    return progress.Progress(
+        progress.TextColumn("{task.description:<23}", table_column=whole),
+        progress.BarColumn(bar_width=10, table_column=whole),
+        progress.MofNCompleteColumn(table_column=whole),
+        Times(table_column=whole),
+        Note(),
+        console=console,
+    )
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"

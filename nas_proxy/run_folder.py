@@ -20,6 +20,7 @@ import filelock
 
 from nas_proxy.config import RunConfig, differences, resolve, write_config
 from nas_proxy.errors import RunFolderError
+from nas_proxy.files import is_full
 
 OURS = (
     "run.toml",
@@ -50,24 +51,50 @@ class RunFolder:
         """Files that only a running command needs: checkpoints, and image sets that workers map into memory."""
         return self.path / ".work"
 
+    @property
+    def checkpoint(self) -> Path:
+        """The state of an unfinished condensation."""
+        return self.work / "condense.safetensors"
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder for this process; a process that dies lets it go. Raises RunFolderError when it is held."""
+        """Make the folder and hold it for this process; a process that dies lets it go.
+
+        A folder that was made here and stayed empty is removed. Raises RunFolderError when it is held by another
+        process or cannot be made or written.
+        """
         lock = filelock.FileLock(self.path / ".lock")
         try:
+            made = not self.path.exists()
+            if not made and not self.path.is_dir():
+                raise RunFolderError(f"{self.path} is a file; choose a folder with --out")
+            self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except filelock.Timeout:
             raise RunFolderError(
                 f"another nas-proxy is working in {self.path}; wait for it, or choose another folder with --out"
             ) from None
+        except OSError as error:
+            if is_full(error):
+                raise
+            raise RunFolderError(
+                f"the run folder {self.path} cannot be written ({error.strerror or error}); "
+                "choose another folder with --out"
+            ) from None
         try:
             yield
         finally:
             lock.release()
+            with contextlib.suppress(OSError):
+                if made and all(path.name == ".lock" for path in self.path.iterdir()):
+                    (self.path / ".lock").unlink(missing_ok=True)
+                    self.path.rmdir()
 
 
 def open_run(path: Path) -> RunFolder:
     """Return the run in `path`. Raises RunFolderError when there is none."""
+    if path.is_file():
+        raise RunFolderError(f"{path} is a file; give the run folder that it is in, such as {path.parent}")
     if not path.is_dir():
         raise RunFolderError(f"the run folder {path} does not exist; make one with: nas-proxy run --out {path}")
     if not (path / "run.toml").is_file():
@@ -81,20 +108,35 @@ def prepare_run(path: Path, config: RunConfig, *, overwrite: bool = False) -> Ru
     A larger `trials` or `truth` extends a run. Raises RunFolderError when the folder holds another run, unless
     `overwrite`, which removes that run's own files and nothing else.
     """
-    if path.exists() and not path.is_dir():
-        raise RunFolderError(f"{path} is a file; choose a folder with --out")
-    path.mkdir(parents=True, exist_ok=True)
     run = RunFolder(path, config)
     with run.lock():
-        if overwrite:
-            _remove_run(run)
-        if (path / "run.toml").exists():
-            _check_same(path, config, resolve({}, path / "run.toml"))
-        write_config(config, path / "run.toml")
+        claim(run, overwrite=overwrite)
     return run
 
 
-def _check_same(path: Path, config: RunConfig, existing: RunConfig) -> None:
+def claim(run: RunFolder, *, overwrite: bool = False) -> None:
+    """Do what `prepare_run` does, in a folder that is held already."""
+    if overwrite:
+        for name in OURS:
+            (run / name).unlink(missing_ok=True)
+        shutil.rmtree(run.work, ignore_errors=True)
+    check_same(run)
+    write_config(run.config, run / "run.toml")
+
+
+def check_same(run: RunFolder) -> None:
+    """Raise RunFolderError when the folder holds another run; one that has computed nothing yet does not count."""
+    path, config = run.path, run.config
+    if not (run / "run.toml").exists():
+        if found := [name for name in OURS if (run / name).exists()]:
+            raise RunFolderError(
+                f"{path} holds {found[0]} but no run.toml, so it may be no run; "
+                "choose another folder with --out, or replace such files with --overwrite"
+            )
+        return
+    if not any(file.exists() for file in (run / "proxy.safetensors", run / "study.db", run.checkpoint)):
+        return
+    existing = resolve({}, run / "run.toml")
     changed = differences(config, existing)
     smaller = [
         f"{name}: {getattr(existing, name)} → {getattr(config, name)}"
@@ -106,9 +148,3 @@ def _check_same(path: Path, config: RunConfig, existing: RunConfig) -> None:
             f"{path} holds another run ({'; '.join(changed + smaller)}); "
             "choose another folder with --out, or replace the run with --overwrite"
         )
-
-
-def _remove_run(run: RunFolder) -> None:
-    for name in OURS:
-        (run / name).unlink(missing_ok=True)
-    shutil.rmtree(run.work, ignore_errors=True)

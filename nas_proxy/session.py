@@ -12,7 +12,7 @@ from nas_proxy.cost import Size, measure
 from nas_proxy.data import Development, development
 from nas_proxy.errors import DeviceError, RunFolderError
 from nas_proxy.images import DataShape, ImageSet
-from nas_proxy.ledger import Candidate, Ledger
+from nas_proxy.ledger import Candidate, Ledger, explained
 from nas_proxy.progress import SILENT, Progress
 from nas_proxy.run_folder import RunFolder
 from nas_proxy.sources import Source, open_source
@@ -58,9 +58,9 @@ class Session:
                 self.source,
                 seed=self.config.seed,
                 limit=self.config.limit,
-                progress=lambda done, total: bar.to(0, f"{done}/{total} images"),
+                progress=lambda done, total: bar.to(0, f"{done}/{total} read"),
             )
-            bar.to(1, f"{len(found.train)} train, {len(found.validation)} validation images")
+            bar.to(1, f"{len(found.train)} train, {len(found.validation)} val")
         return found
 
     @property
@@ -162,18 +162,19 @@ class Session:
         made = vars(self)
         if "pool" in made:
             self.pool.__exit__(None, None, None)
-        if "ledger" in made:
-            self.ledger.close_interrupted()
+        # Before the ledger, which may need the space on a full disk.
         for path in made.get("_written", ()):
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.run.work.rmdir()
+        if "ledger" in made:
+            self.ledger.close_interrupted()
 
 
 @contextlib.contextmanager
 def open_session(run: RunFolder, progress: Progress = SILENT) -> Iterator[Session]:
     """Hold the run folder and work in it."""
-    with run.lock():
+    with run.lock(), explained(run / "study.db"):
         session = Session(run, progress)
         try:
             yield session

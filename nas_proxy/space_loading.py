@@ -70,20 +70,20 @@ def try_out(space: SearchSpace, shape: DataShape) -> None:
             except SpaceError:
                 raise
             except Exception as error:  # noqa: BLE001 (a user's code may raise anything)
-                reason = f"{space.key(architecture)} raises {type(error).__name__}: {error}"
+                reason = f"{space.key(architecture) or 'it'} raises {_reason(error)}"
             else:
                 return
     except SpaceError:
         raise
     except Exception as error:  # noqa: BLE001
-        reason = f"it raises {type(error).__name__}: {error}"
+        reason = f"it raises {_reason(error)}"
     raise SpaceError(f"the space {space.name!r} yields no network for images of {_size(shape)}: {reason}")
 
 
 def _check_network(space: SearchSpace, architecture: Architecture, network: nn.Module, shape: DataShape) -> None:
     if not isinstance(network, nn.Module):
         raise SpaceError(
-            f"the space {space.name!r} returned a {type(network).__name__} for {space.key(architecture)}; "
+            f"the space {space.name!r} returned a {type(network).__name__}{_for(space, architecture)}; "
             "it must return a torch.nn.Module"
         )
     with torch.no_grad():
@@ -91,8 +91,19 @@ def _check_network(space: SearchSpace, architecture: Architecture, network: nn.M
     if tuple(logits.shape) != (2, shape.classes):
         raise SpaceError(
             f"a network of the space {space.name!r} returned shape {tuple(logits.shape)} for 2 images of "
-            f"{_size(shape)} ({space.key(architecture)}); expected (2, {shape.classes})"
+            f"{_size(shape)}{_for(space, architecture)}; expected (2, {shape.classes})"
         )
+
+
+def _for(space: SearchSpace, architecture: Architecture) -> str:
+    key = space.key(architecture)
+    return f" ({key})" if key else ""
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of what a user's code raised; nas_proxy's own sentences as they are."""
+    first = (str(error).strip().splitlines() or [""])[0]
+    return first if isinstance(error, SpaceError) else f"{type(error).__name__}: {first}".removesuffix(": ")
 
 
 def _size(shape: DataShape) -> str:
@@ -107,7 +118,10 @@ def _module(spec: str) -> ModuleType:
     if path.suffix != ".py" and not path.exists():
         raise SpaceError(f"unknown search space {spec!r}{nearest(spec, built_in)}, or the path of a Python file")
     if not path.is_file():
-        raise SpaceError(f"the search space file {spec} does not exist")
+        raise SpaceError(
+            f"the search space file {spec} {'is a folder' if path.is_dir() else 'does not exist'}; "
+            f"give a Python file, or one of: {', '.join(built_in)}"
+        )
     return _imported(path.resolve())
 
 
@@ -124,9 +138,9 @@ def _imported(path: Path) -> ModuleType:
     sys.path.insert(0, str(path.parent))  # so that the file can import what lies beside it
     try:
         specification.loader.exec_module(module)
-    except Exception as error:  # noqa: BLE001 (a user's file may raise anything)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 (a user's file may raise anything)
         del sys.modules[name]
-        raise SpaceError(f"the search space file {path} does not import: {type(error).__name__}: {error}") from None
+        raise SpaceError(f"the search space file {path} does not import: {_reason(error)}") from None
     finally:
         sys.path.remove(str(path.parent))
     return module
@@ -138,5 +152,5 @@ def _called(spec: str, module: ModuleType, shape: DataShape) -> object:
     except SpaceError:
         raise
     except Exception as error:  # noqa: BLE001
-        raise SpaceError(f"space_for in {spec} raises {type(error).__name__}: {error}") from None
+        raise SpaceError(f"space_for in {spec} raises {_reason(error)}") from None
     return found

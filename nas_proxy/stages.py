@@ -16,26 +16,34 @@ from nas_proxy.images import ImageSet
 from nas_proxy.picture import write_grid
 from nas_proxy.progress import SILENT, Progress
 from nas_proxy.report import write_report
-from nas_proxy.run_folder import RunFolder, prepare_run
+from nas_proxy.run_folder import RunFolder, check_same, claim
 from nas_proxy.search import search
 from nas_proxy.session import Session, open_session
+from nas_proxy.space_loading import space_digest
 from nas_proxy.summary import write_ranking, write_tables
 from nas_proxy.trust import the_sample, train_controls, train_truth
+
+
+def check(session: Session) -> None:
+    """Find the user's mistakes in data, space and recipe before the long work, not after it."""
+    space_digest(session.config.space)  # finds and imports it, before the data, which may take a while
+    wanted = session.config.condense.images_per_class
+    smallest = min(len(members) for members in session.data.train.of_class())
+    if wanted > smallest:
+        raise ConfigError(
+            [
+                f"{wanted} images a class were asked for, but the smallest class has {smallest} "
+                f"training images; give --ipc {smallest} or less"
+            ]
+        )
+    session.space  # noqa: B018 (is tried out)
 
 
 def condense_stage(session: Session) -> None:
     """Make `proxy.safetensors` and `proxy.png`."""
     path = session.run / "proxy.safetensors"
     recipe = session.config.condense
-    smallest = min(len(members) for members in session.data.train.of_class())
-    if recipe.images_per_class > smallest:
-        raise ConfigError(
-            [
-                f"{recipe.images_per_class} images a class were asked for, but the smallest class has {smallest} "
-                f"training images; give --ipc {smallest} or less"
-            ]
-        )
-    session.space  # noqa: B018 (a broken space is reported before the long work, not after it)
+    check(session)
     if path.exists():
         session.proxy_path  # noqa: B018 (checks that it belongs to this data)
     else:
@@ -45,7 +53,7 @@ def condense_stage(session: Session) -> None:
                 recipe,
                 session.config.seed,
                 device=session.device,
-                checkpoint=session.run.work / "condense.safetensors",
+                checkpoint=session.run.checkpoint,
                 progress=lambda step, loss: bar.to(step, f"loss {loss:.3g}"),
             )
         metadata = {
@@ -65,6 +73,12 @@ def condense_stage(session: Session) -> None:
 def search_stage(session: Session) -> None:
     """Train the sample and the proposals on the condensed set."""
     session.proxy_path  # noqa: B018 (says "condense first" where it is missing)
+    trials, truth = session.config.trials, session.config.truth
+    if trials < truth:
+        session.progress.say(
+            f"--truth {truth} is more than --trials {trials}: all {truth} sampled architectures are trained, "
+            "and the search proposes none."
+        )
     try:
         search(session)
     finally:
@@ -108,6 +122,22 @@ def run_stages(run: RunFolder, names: tuple[str, ...] = tuple(STAGES), progress:
             STAGES[name](session)
 
 
+def run_all(config: RunConfig, out: Path | None, *, overwrite: bool = False, progress: Progress = SILENT) -> RunFolder:
+    """Do the run `config` in the folder `out`, or in `default_folder`, and return the folder.
+
+    Nothing in the folder is touched, or replaced, before the user's data and space have been found in order.
+    """
+    run = RunFolder(out or default_folder(config), config)
+    with open_session(run, progress) as session:
+        if not overwrite:
+            check_same(run)
+        check(session)
+        claim(run, overwrite=overwrite)
+        for stage in STAGES.values():
+            stage(session)
+    return run
+
+
 class FinishedRun:
     """A run that has been reported: its folder, settings and ranking."""
 
@@ -142,9 +172,8 @@ def run(
     """
     given = settings if config is not None else {"dataset": dataset, "space": space, **settings}
     resolved = resolve(given, None if config is None else Path(config))
-    folder = prepare_run(Path(out) if out is not None else default_folder(resolved), resolved, overwrite=overwrite)
-    run_stages(folder, progress=progress)
-    return FinishedRun(folder)
+    out = None if out is None else Path(out)
+    return FinishedRun(run_all(resolved, out, overwrite=overwrite, progress=progress))
 
 
 def default_folder(config: RunConfig) -> Path:

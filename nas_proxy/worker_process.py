@@ -4,6 +4,7 @@ Started as `python -m nas_proxy.worker_process PARENT_PID`; not meant to be star
 """
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -15,6 +16,10 @@ from nas_proxy.workers import Job, perform, read_message, write_message
 
 def main() -> None:
     """Serve jobs until stdin closes or the parent is gone."""
+    # Whoever ends the whole group of processes means the coordinating one, which then stops the workers; a training
+    # that died of the signal would be taken for one that fails.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(int(sys.argv[1]),), daemon=True).start()
     torch.set_num_threads(1)
     # What a candidate prints must not get between the answers.

@@ -109,7 +109,7 @@ class Pool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for worker in self._workers:
-            worker.stop()
+            worker.end()
 
     def run(self, jobs: Iterable[tuple[_Tag, Job]]) -> Iterator[tuple[_Tag, Outcome | Failure]]:
         """Perform the jobs, taking the next from `jobs` only when a worker is free."""
@@ -163,6 +163,7 @@ class _Worker:
     """A process that performs one job at a time, and the thread that waits for its answer."""
 
     def __init__(self) -> None:
+        self._ended = False
         self._process = self._launch()
 
     @staticmethod
@@ -190,11 +191,18 @@ class _Worker:
             answer = read_message(process.stdout)
         except (EOFError, OSError):
             code = process.wait()
+            if self._ended:
+                return Failure("the worker process was stopped")
             self.stop()
             self._process = self._launch()
             return Failure(_cause_of_death(code))
         assert isinstance(answer, Outcome | Failure)
         return answer
+
+    def end(self) -> None:
+        """Stop the process for good: its death is then no reason to start another."""
+        self._ended = True
+        self.stop()
 
     def stop(self) -> None:
         """End the process at once and free its pipes."""

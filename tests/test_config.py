@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_proxy.config import BOUNDS, CHOICES, POSITIVE, RunConfig, default_config, differences, resolve, to_dict, write_config
+from nas_proxy.config import (
+    BOUNDS,
+    CHOICES,
+    POSITIVE,
+    RunConfig,
+    default_config,
+    differences,
+    resolve,
+    to_dict,
+    write_config,
+)
 from nas_proxy.errors import ConfigError
 
 

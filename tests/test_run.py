@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import logging
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -323,6 +325,18 @@ def test_a_run_killed_in_each_stage_goes_on_and_ends_with_the_same_ranking(datas
     assert (states["state"] != "RUNNING").all()
     assert not states[states["state"] == "COMPLETE"].duplicated(["signal", "key", "draw"]).any()
     assert set(states[states["state"] == "FAIL"]["reason"]) <= {"interrupted"}
+
+
+def test_logging_and_warnings_stay_as_the_user_set_them(go, capfd):
+    def settings() -> list[object]:
+        loggers = [logging.getLogger(), logging.getLogger("optuna"), logging.getLogger("nas_proxy")]
+        return [(logger.level, list(logger.handlers), list(logger.filters)) for logger in loggers]
+
+    before = settings(), optuna.logging.get_verbosity(), warnings.filters[:], torch.get_num_threads()
+    go()
+    assert (settings(), optuna.logging.get_verbosity(), warnings.filters[:], torch.get_num_threads()) == before
+    told = capfd.readouterr()
+    assert told.out == told.err == ""
 
 
 def test_settings_are_frozen():

@@ -1,0 +1,165 @@
+"""Mistakes at the command line: one sentence on stderr with the value and what would work, exit code 2."""
+
+import json
+import os
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import blobs
+from nas_proxy import cli
+
+QUICK = ["--truth=4", "--trials=5", "--ipc=2", "--steps=2", "--epochs=1", "--truth-epochs=1", "--limit=20"]
+QUICK += ["--workers=1", "--device=cpu"]
+
+
+@pytest.fixture
+def nas_proxy(monkeypatch, capsys, tmp_path):
+    """Run the command line in this process, in an empty folder; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["nas-proxy", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+            sys.exit(0)
+        told = capsys.readouterr()
+        return int(end.value.code or 0), told.out, told.err
+
+    return call
+
+
+def write_images(folder, sizes=((8, 8),) * 4, classes=("a", "b")):
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for number, size in enumerate(sizes):
+            Image.new("L", size, 40 * number).save(folder / name / f"{number}.png")
+
+
+FLAGS = {
+    "--dataset digitz": "unknown data set 'digitz'; did you mean 'digits'?",
+    "--dataset folder:absent": "absent",
+    "--dataset npz:absent.npz": "absent.npz",
+    "--space convnets": "unknown search space 'convnets'; did you mean 'convnet'?",
+    "--space absent.py": "absent.py does not exist",
+    "--device cuda:99": "the device cuda:99 is not there; this machine has: cpu",
+    "--device gpu": "device is 'gpu'; it must be auto, cpu, cuda or cuda:N",
+    "--ipc 0": "--ipc (condense.images_per_class) is 0; it must be at least 1",
+    "--ipc 500": "500 images a class were asked for, but the smallest class has",
+    "--trials 0": "trials is 0; it must be at least 1",
+    "--truth -3": "truth is -3; it must be at least 1",
+    "--steps 0": "--steps (condense.steps) is 0; it must be at least 1",
+    "--epochs -1": "--epochs (proxy_training.epochs) is -1; it must be above 0",
+    "--truth-epochs 0": "--truth-epochs (full_training.epochs) is 0; it must be above 0",
+    "--limit 1": "limit is 1; it must be at least 3",
+    "--image-size 2": "image_size is 2; it must be between 4 and 1024",
+    "--workers -1": "workers is -1; it must be between 0 and 1024",
+    "--seed -1": "seed is -1; it must be between 0",
+    "--trials many": "trials is 'many'; it must be a whole number",
+    "--epochs nan": "must be finite",
+    "--config absent.toml": "the configuration absent.toml does not exist",
+}
+
+
+@pytest.mark.parametrize("flags", FLAGS)
+def test_a_wrong_option_gets_a_sentence(nas_proxy, tmp_path, flags):
+    code, out, err = nas_proxy("run", "--out", "out", *flags.split())
+    assert code == 2
+    assert out == ""
+    assert FLAGS[flags].replace("image_size", "image-size") in err.replace("image_size", "image-size")
+    assert "Traceback" not in err
+    assert not (tmp_path / "out" / "study.db").exists()
+
+
+def test_all_mistakes_of_a_configuration_are_told(nas_proxy, tmp_path):
+    (tmp_path / "wrong.toml").write_text('trails = 3\ntruth = 0\n[condense]\nsteps = "many"\n')
+    code, _, err = nas_proxy("run", "--config", "wrong.toml")
+    assert code == 2
+    for part in ("unknown setting 'trails'", "truth is 0", "condense.steps is 'many'"):
+        assert part in err
+
+
+def test_folders_of_images_that_cannot_be_used(nas_proxy, tmp_path):
+    (tmp_path / "empty").mkdir()
+    write_images(tmp_path / "sizes", sizes=((8, 8), (9, 8), (8, 8), (8, 8)))
+    write_images(tmp_path / "broken")
+    (tmp_path / "broken" / "a" / "9.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
+    for name, part in {"empty": "empty", "sizes": "--image-size", "broken": "9.png"}.items():
+        code, _, err = nas_proxy("run", "--dataset", f"folder:{name}", "--out", "out", *QUICK)
+        assert code == 2, err
+        assert part in err
+        assert "Traceback" not in err
+
+
+def test_spaces_that_cannot_be_used(nas_proxy, tmp_path):
+    for text, part in {
+        "import nothing_like_this": "ModuleNotFoundError",
+        "def space(trial):\n    return 3": "must return a torch.nn.Module",
+    }.items():
+        path = tmp_path / f"space{len(text)}.py"
+        path.write_text(text)
+        code, _, err = nas_proxy("run", "--space", path, "--out", "out")
+        assert code == 2
+        assert part in err
+
+
+@pytest.mark.parametrize("stage", ["condense", "search", "truth", "rank", "report"])
+def test_a_stage_needs_a_run(nas_proxy, tmp_path, stage):
+    (tmp_path / "nothing").mkdir()
+    for folder, part in {"absent": "does not exist", "nothing": "holds no run (it has no run.toml)"}.items():
+        code, _, err = nas_proxy(stage, folder)
+        assert code == 2
+        assert part in err
+        assert "nas-proxy run --out" in err
+
+
+def test_help_ends_in_examples_and_version_is_printed(nas_proxy):
+    assert nas_proxy("--version")[1].strip() == cli.__version__
+    for name in ("run", "condense", "search", "truth", "rank", "report", "datasets", "spaces"):
+        code, out, _ = nas_proxy(name, "--help")
+        assert code == 0
+        assert out.rsplit("Examples", 1)[1].count(f"nas-proxy {name}") == 2
+
+
+def test_lists_are_printed_and_are_json_when_asked(nas_proxy):
+    assert "folder:DIR" in nas_proxy("datasets")[1]
+    assert {row["name"] for row in json.loads(nas_proxy("spaces", "--json")[1])} >= {"convnet"}
+
+
+def test_a_run_prints_json_alone_and_mistakes_lose_nothing(nas_proxy, tmp_path):
+    images = blobs(per_class=30)
+    np.savez(tmp_path / "blobs.npz", images=images.images[:, 0].numpy(), labels=images.labels.numpy())
+    run = ("run", "--dataset", "npz:blobs.npz", "--out", "out", *QUICK)
+    code, out, err = nas_proxy(*run, "--json")
+    assert code == 0, err
+    assert json.loads(out)["n"] == 4
+    assert "Ground truth" in err
+    before = (tmp_path / "out" / "ranking.json").read_text()
+    code, _, err = nas_proxy(*run, "--seed", 3)
+    assert code == 2
+    assert "seed: 0 → 3" in err
+    assert "--overwrite" in err
+    assert (tmp_path / "out" / "ranking.json").read_text() == before
+    code, out, _ = nas_proxy("rank", "out")
+    assert code == 0
+    assert "Spearman" in out
+    (tmp_path / "out" / "study.db").write_bytes(b"SQLite format 3\0" + os.urandom(4000))
+    code, _, err = nas_proxy("search", "out")
+    assert code == 2
+    assert "study.db" in err
+    assert "Traceback" not in err
+
+
+def test_a_full_disk_gets_a_sentence(nas_proxy, monkeypatch):
+    from nas_proxy import stages
+
+    def full(*_args, **_options):
+        raise OSError(28, "No space left on device", "proxy.png")
+
+    monkeypatch.setattr(stages, "write_grid", full)
+    code, _, err = nas_proxy("run", "--out", "out", *QUICK)
+    assert code == 2
+    assert "the disk is full (proxy.png); free some space and run the same command again" in err
