@@ -26,7 +26,7 @@ from nas_proxy.convnet import deepest
 from nas_proxy.data import random_subset
 from nas_proxy.errors import RunFailedError
 from nas_proxy.files import atomic_path
-from nas_proxy.images import ImageSet
+from nas_proxy.images import ImageSet, quantised
 from nas_proxy.matching import Embedding, Engine, augmented, loss_and_gradient, open_engine
 from nas_proxy.seeds import torch_generator
 
@@ -36,8 +36,11 @@ PAPER_FEATURES = 128 * 4 * 4
 
 @dataclass(frozen=True)
 class Condensation:
-    """The recipe of a condensation; defaults are the paper's but for the number of steps.
+    """The recipe of a condensed set; defaults are the paper's but for the number of steps.
 
+    method: "dm" learns the images by distribution matching, as everything below says; "random", "herding" and
+        "kcenter" choose real images instead, see `nas_proxy.selection`.
+    source: a published set to be read instead, see `nas_proxy.exchange`; then nothing else applies.
     images_per_class: synthetic images a class.
     steps: each with a new embedding network (the paper: 20,000).
     learning_rate, momentum: of stochastic gradient descent on the images. The paper's rate is 1, and 10 for more
@@ -48,6 +51,8 @@ class Condensation:
     precision: of the convolutions, "float32" or "bfloat16"; see `nas_proxy.matching.Embedding`.
     """
 
+    method: str = "dm"
+    source: str | None = None
     images_per_class: int = 10
     steps: int = 20_000
     learning_rate: float = 1.0
@@ -135,7 +140,9 @@ def condense(
             saved = time.perf_counter()
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
-    return Condensed(_stored(state.images, labels, real), time.perf_counter() - started, tuple(losses))
+    return Condensed(
+        quantised(state.images.cpu(), labels.cpu(), real.classes), time.perf_counter() - started, tuple(losses)
+    )
 
 
 def _initial(real: ImageSet, recipe: Condensation, seed: int) -> _State:
@@ -186,16 +193,6 @@ def _finite(loss: float, step: int, recipe: Condensation) -> float:
             f"(now {recipe.learning_rate:g}) and run the same command again"
         )
     return loss
-
-
-def _stored(images: Tensor, labels: Tensor, real: ImageSet) -> ImageSet:
-    """Store as 8-bit images over the learnt range of each channel: the paper's images leave the range of real ones."""
-    images, channels = images.cpu(), images.shape[1]
-    low, high = images.amin((0, 2, 3)), images.amax((0, 2, 3))
-    scale = ((high - low) / 255).clamp_min(1e-6)
-    levels = ((images - low.view(-1, 1, 1)) / scale.view(-1, 1, 1)).round().clamp(0, 255).to(torch.uint8)
-    assert levels.shape[1] == channels
-    return ImageSet(levels, labels.cpu(), scale, low, real.classes)
 
 
 def _save(path: Path, identity: str, state: _State) -> None:

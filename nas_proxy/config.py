@@ -23,6 +23,7 @@ from nas_proxy.condensation import Condensation
 from nas_proxy.errors import ConfigError, nearest
 from nas_proxy.files import write_text
 from nas_proxy.matching import PRECISIONS
+from nas_proxy.selection import METHODS
 from nas_proxy.training import SCHEDULES, Recipe
 
 # Data sets whose classes change their meaning when mirrored.
@@ -90,10 +91,12 @@ BOUNDS: dict[str, tuple[float, float | None]] = {
 }
 # The values of settings that name one of a few things.
 CHOICES: dict[str, tuple[str, ...]] = {
+    "condense.method": ("dm", *METHODS),
     "condense.precision": PRECISIONS,
     "proxy_training.schedule": SCHEDULES,
     "full_training.schedule": SCHEDULES,
 }
+MOST_EPOCHS = 1_000_000
 # Numbers that must be above zero but may be fractions.
 POSITIVE = frozenset(
     {"condense.learning_rate"}
@@ -177,6 +180,9 @@ def _anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     for name in ("dataset", "space"):
         if isinstance(value := values.get(name), str):
             anchored[name] = _absolute(value, folder)
+    recipe = values.get("condense")
+    if isinstance(recipe, Mapping) and isinstance(source := recipe.get("source"), str) and source:
+        anchored["condense"] = {**recipe, "source": _absolute_path(source, folder)}
     return anchored
 
 
@@ -303,6 +309,8 @@ def _number_mistake(path: str, value: float) -> str | None:
     if not math.isfinite(value):
         return f"{path} is {value}; it must be finite"
     if path in POSITIVE:
+        if path.endswith(".epochs") and value > MOST_EPOCHS:  # a slip of the finger, which would fill the memory
+            return f"{path} is {value}; it must be at most {MOST_EPOCHS:,}"
         return None if value > 0 else f"{path} is {value}; it must be above 0"
     low, high = BOUNDS[path]
     if value < low or (high is not None and value > high):

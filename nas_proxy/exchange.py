@@ -20,11 +20,12 @@ from nas_proxy.picture import pixels
 EXPECTED = "`images` and `labels`, a pair of both, or the authors' {'data': [[images, labels], …]}"
 
 
-def read_set(path: Path, real: ImageSet) -> ImageSet:
+def read_set(path: Path, real: ImageSet, per_class: int | None = None) -> ImageSet:
     """Return the images of a published set as condensed images of the data `real`.
 
     8-bit images, and floats in [0, 1], are pixels. Other floats are taken to be normalised already, as the
-    published sets are, and are what the network sees. Of several sets in one file the last counts.
+    published sets are, and are what the network sees. Of several sets in one file the last counts. With `per_class`,
+    each class must have so many images.
     Raises DataError when the file cannot be read, or does not fit the classes or the size of `real`.
     """
     if not path.is_file():
@@ -39,6 +40,10 @@ def read_set(path: Path, real: ImageSet) -> ImageSet:
         )
     if len(labels) == 0 or int(labels.min()) < 0 or set(labels.tolist()) != set(range(len(real.classes))):
         raise DataError(f"the labels in {path} are not 0 to {len(real.classes) - 1}, each at least once")
+    counts = torch.bincount(labels)
+    if per_class is not None and bool((counts != per_class).any()):
+        has = int(counts[counts != per_class][0])
+        raise DataError(f"{path} holds {has} images of a class where {per_class} were asked for; give --ipc {has}")
     order = labels.argsort(stable=True)
     images, labels = images[order], labels[order]
     if not images.is_floating_point():

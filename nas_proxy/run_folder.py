@@ -65,6 +65,7 @@ class RunFolder:
         """
         lock = filelock.FileLock(self.path / ".lock")
         try:
+            str(self.path).encode()
             made = not self.path.exists()
             if not made and not self.path.is_dir():
                 raise RunFolderError(f"{self.path} is a file; choose a folder with --out")
@@ -73,6 +74,10 @@ class RunFolder:
         except filelock.Timeout:
             raise RunFolderError(
                 f"another nas-proxy is working in {self.path}; wait for it, or choose another folder with --out"
+            ) from None
+        except UnicodeEncodeError:
+            raise RunFolderError(
+                f"the name of the run folder {str(self.path)!r} is not UTF-8; choose another with --out"
             ) from None
         except OSError as error:
             if is_full(error):

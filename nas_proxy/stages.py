@@ -2,22 +2,26 @@
 
 import json
 import platform
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from nas_proxy._version import __version__
-from nas_proxy.condensation import condense
+from nas_proxy.condensation import Condensed, condense
 from nas_proxy.config import RunConfig, resolve
 from nas_proxy.environment import environment
 from nas_proxy.errors import ConfigError
+from nas_proxy.evaluation import NETWORKS, Evaluation, evaluate, paper_recipe
+from nas_proxy.exchange import read_set, write_folder
 from nas_proxy.images import ImageSet
 from nas_proxy.picture import write_grid
 from nas_proxy.progress import SILENT, Progress
 from nas_proxy.report import write_report
 from nas_proxy.run_folder import RunFolder, check_same, claim
 from nas_proxy.search import search
+from nas_proxy.selection import select
 from nas_proxy.session import Session, open_session
 from nas_proxy.space_loading import space_digest
 from nas_proxy.summary import write_ranking, write_tables
@@ -47,17 +51,9 @@ def condense_stage(session: Session) -> None:
     if path.exists():
         session.proxy_path  # noqa: B018 (checks that it belongs to this data)
     else:
-        with session.progress.stage("Condense", recipe.steps) as bar:
-            result = condense(
-                session.data.train,
-                recipe,
-                session.config.seed,
-                device=session.device,
-                checkpoint=session.run.checkpoint,
-                progress=lambda step, loss: bar.to(step, f"loss {loss:.3g}"),
-            )
+        result = _made(session)
         metadata = {
-            "method": "distribution matching",
+            "method": "file" if recipe.source is not None else recipe.method,
             "data": session.config.dataset,
             "data_fingerprint": session.data.fingerprint,
             "recipe": asdict(recipe),
@@ -68,6 +64,62 @@ def condense_stage(session: Session) -> None:
         }
         result.images.save(path, metadata)
     write_grid(ImageSet.load(path), session.data.train, session.run / "proxy.png")
+
+
+def _made(session: Session) -> Condensed:
+    """Learn, choose or read the images."""
+    recipe, train, seed = session.config.condense, session.data.train, session.config.seed
+    if recipe.source is None and recipe.method == "dm":
+        with session.progress.stage("Condense", recipe.steps) as bar:
+            return condense(
+                train,
+                recipe,
+                seed,
+                device=session.device,
+                checkpoint=session.run.checkpoint,
+                progress=lambda step, loss: bar.to(step, f"loss {loss:.3g}"),
+                say=session.progress.say,
+            )
+    start = time.perf_counter()
+    with session.progress.stage("Condense", 1) as bar:
+        if recipe.source is not None:
+            images = read_set(Path(recipe.source), train, recipe.images_per_class)
+        else:
+            images = select(
+                train,
+                recipe.images_per_class,
+                recipe.method,
+                seed,
+                width=recipe.width,
+                depth=recipe.depth,
+                augmentation=recipe.augmentation,
+                device=session.device,
+            )
+        bar.to(1)
+    return Condensed(images, time.perf_counter() - start, ())
+
+
+def evaluate_run(run: RunFolder, epochs: float, progress: Progress = SILENT) -> Evaluation:
+    """Train ConvNets on the condensed set of a run, and on random images, by the paper's recipe."""
+    with open_session(run, progress) as session, progress.stage("Evaluate", 2 * NETWORKS) as bar:
+        recipe = session.config.condense
+        return evaluate(
+            ImageSet.load(session.proxy_path),
+            session.data.train,
+            session.data.validation,
+            paper_recipe(epochs, recipe.augmentation),
+            session.config.seed,
+            width=recipe.width,
+            depth=recipe.depth,
+            device=session.device,
+            progress=bar.to,
+        )
+
+
+def export_images(run: RunFolder, folder: Path, progress: Progress = SILENT) -> None:
+    """Write the condensed images of a run as PNG files, a folder a class."""
+    with open_session(run, progress) as session:
+        write_folder(ImageSet.load(session.proxy_path), session.data.train, folder)
 
 
 def search_stage(session: Session) -> None:
@@ -122,8 +174,15 @@ def run_stages(run: RunFolder, names: tuple[str, ...] = tuple(STAGES), progress:
             STAGES[name](session)
 
 
-def run_all(config: RunConfig, out: Path | None, *, overwrite: bool = False, progress: Progress = SILENT) -> RunFolder:
-    """Do the run `config` in the folder `out`, or in `default_folder`, and return the folder.
+def run_all(
+    config: RunConfig,
+    out: Path | None,
+    *,
+    overwrite: bool = False,
+    progress: Progress = SILENT,
+    names: Iterable[str] = tuple(STAGES),
+) -> RunFolder:
+    """Do the stages `names` of the run `config` in the folder `out`, or in `default_folder`, and return the folder.
 
     Nothing in the folder is touched, or replaced, before the user's data and space have been found in order.
     """
@@ -133,8 +192,8 @@ def run_all(config: RunConfig, out: Path | None, *, overwrite: bool = False, pro
             check_same(run)
         check(session)
         claim(run, overwrite=overwrite)
-        for stage in STAGES.values():
-            stage(session)
+        for name in names:
+            STAGES[name](session)
     return run
 
 

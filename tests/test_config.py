@@ -71,7 +71,8 @@ def test_all_mistakes_are_told_together(tmp_path):
     path = tmp_path / "run.toml"
     path.write_text(
         'dataset = 3\ntrails = 9\ntruth = 0\ndevice = "gpu"\ncondense = 5\n'
-        '[proxy_training]\nepochs = 0\nlearning_rate = "5e-4"\naugmentation = ["flip", "blur"]\nmomentum = 1.5\nschedule = "cosin"\n'
+        '[proxy_training]\nepochs = 0\nlearning_rate = "5e-4"\naugmentation = ["flip", "blur"]\nmomentum = 1.5\n'
+        'schedule = "cosin"\n'
     )
     with pytest.raises(ConfigError) as caught:
         resolve({}, path)

@@ -6,10 +6,12 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from conftest import blobs
 from nas_proxy import cli
+from nas_proxy.images import ImageSet
 
 QUICK = ["--truth=4", "--trials=5", "--ipc=2", "--steps=2", "--epochs=1", "--truth-epochs=1", "--limit=20"]
 QUICK += ["--workers=1", "--device=cpu"]
@@ -60,6 +62,7 @@ FLAGS = {
     "--seed -1": "seed is -1; it must be between 0",
     "--trials many": "trials is 'many'; it must be a whole number",
     "--epochs nan": "must be finite",
+    "--epochs 1e300": "it must be at most 1,000,000",
     "--config absent.toml": "the configuration absent.toml does not exist",
 }
 
@@ -151,6 +154,37 @@ def test_a_run_prints_json_alone_and_mistakes_lose_nothing(nas_proxy, tmp_path):
     assert code == 2
     assert "study.db" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("method", ["dm", "random", "herding", "kcenter"])
+def test_condensed_sets_are_made_evaluated_and_exported(nas_proxy, tmp_path, method):
+    small = ("--dataset", "digits", "--limit", 12, "--ipc", 2, "--steps", 2, "--device", "cpu")
+    made = nas_proxy("condense", "set", *small, "--method", method, "--json")
+    assert made[0] == 0, made[2]
+    result = json.loads(made[1])
+    assert (result["method"], result["images"]) == (method, 20)
+    assert (result["seconds_per_step"] is None) == (method != "dm")
+    code, out, err = nas_proxy("condense", "set", "--evaluate", "--evaluate-epochs", 1, "--export", "png", "--json")
+    assert code == 0, err
+    judged = json.loads(out)
+    assert judged["seconds"] == result["seconds"]
+    assert all(0 <= judged[name] <= 1 for name in ("accuracy", "std", "random_accuracy", "random_std"))
+    assert len(list((tmp_path / "png").rglob("*.png"))) == 20
+    images = ImageSet.load(tmp_path / "set" / "proxy.safetensors")
+    np.savez(tmp_path / "published.npz", images=images.images.numpy(), labels=images.labels.numpy())
+    read = nas_proxy("condense", "other", *small, "--from", "published.npz", "--json")
+    assert json.loads(read[1])["method"] == "file"
+    assert torch.equal(ImageSet.load(tmp_path / "other" / "proxy.safetensors").images, images.images)
+
+
+def test_a_condensed_set_that_does_not_fit_gets_a_sentence(nas_proxy, tmp_path):
+    np.savez(tmp_path / "set.npz", images=np.zeros((20, 1, 8, 8), np.uint8), labels=np.arange(20) % 10)
+    code, _, err = nas_proxy("condense", "out", "--dataset", "digits", "--from", "set.npz", "--ipc", 5)
+    assert code == 2
+    assert "holds 2 images of a class where 5 were asked for; give --ipc 2" in err
+    code, _, err = nas_proxy("condense", "out", "--dataset", "digits", "--method", "herdin")
+    assert code == 2
+    assert "--method (condense.method) is 'herdin'; did you mean 'herding'?" in err
 
 
 def test_a_full_disk_gets_a_sentence(nas_proxy, monkeypatch):
