@@ -148,7 +148,7 @@ def condense_command(
     evaluate: Annotated[
         bool, typer.Option("--evaluate", help="Train ConvNets on the set and on random images.")
     ] = False,
-    evaluate_epochs: Annotated[float, typer.Option(help="Epochs of these trainings.", min=1)] = 1000.0,
+    evaluate_epochs: Annotated[float, typer.Option(help="Epochs of these trainings.", min=1, max=1e6)] = 1000.0,
     export: Annotated[Path | None, typer.Option(help="Write the images as PNG files into this folder.")] = None,
     as_json: Json = False,
 ) -> None:
