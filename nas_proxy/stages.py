@@ -12,7 +12,7 @@ from nas_proxy._version import __version__
 from nas_proxy.condensation import Condensed, condense
 from nas_proxy.config import RunConfig, resolve
 from nas_proxy.environment import environment
-from nas_proxy.errors import ConfigError
+from nas_proxy.errors import ConfigError, RunFolderError
 from nas_proxy.evaluation import NETWORKS, Evaluation, evaluate, paper_recipe
 from nas_proxy.exchange import read_set, write_folder
 from nas_proxy.images import ImageSet
@@ -148,6 +148,9 @@ def truth_stage(session: Session) -> None:
 
 def rank_stage(session: Session) -> None:
     """Train the controls and write `ranking.json`."""
+    the_sample(session)
+    if not session.ledger.records("truth"):
+        raise RunFolderError(f"nothing is fully trained yet; first run: nas-proxy truth {session.run.path}")
     train_controls(session)
     write_tables(session)
     write_ranking(session, environment(session.device, session.pool.count))

@@ -14,7 +14,7 @@ from nas_proxy.verdict import decimal, interval, label, verdict
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-REFERENCE = ROOT / "runs" / "digits-convnet"
+REFERENCE = ROOT / "runs" / "digits-reference"
 TINY = {
     "trials": 5,
     "truth": 4,
