@@ -51,8 +51,6 @@ class Condensation:
     precision: of the convolutions, "float32" or "bfloat16"; see `nas_proxy.matching.Embedding`.
     """
 
-    method: str = "dm"
-    source: str | None = None
     images_per_class: int = 10
     steps: int = 20_000
     learning_rate: float = 1.0
@@ -62,6 +60,8 @@ class Condensation:
     depth: int = 3
     augmentation: tuple[str, ...] = augment.FULL
     precision: str = "bfloat16"
+    method: str = "dm"
+    source: str | None = None
 
     def rate(self, features: int) -> float:
         """Return the step size for an embedding with so many features.
