@@ -83,8 +83,8 @@ def try_out(space: SearchSpace, shape: DataShape) -> None:
 def _check_network(space: SearchSpace, architecture: Architecture, network: nn.Module, shape: DataShape) -> None:
     if not isinstance(network, nn.Module):
         raise SpaceError(
-            f"the space {space.name!r} returned a {type(network).__name__}{_for(space, architecture)}; "
-            "it must return a torch.nn.Module"
+            f"the space {space.name!r} returned an object of type {type(network).__name__}"
+            f"{_for(space, architecture)}; it must return a torch.nn.Module"
         )
     with torch.no_grad():
         logits = network.eval()(torch.zeros(2, *shape[:3]))
