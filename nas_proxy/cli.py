@@ -24,6 +24,11 @@ SETTINGS = {
     "method": "condense.method",
     "from": "condense.source",
     "steps": "condense.steps",
+    "width": "condense.width",
+    "real_batch": "condense.real_batch",
+    "formation": "condense.formation",
+    "match": "condense.match",
+    "embed": "condense.embed",
     "epochs": "proxy_training.epochs",
     "truth_epochs": "full_training.epochs",
 }
@@ -59,6 +64,9 @@ def _numeric(text: str) -> Any:
     return typer.Option(help=text, parser=_number, metavar="N")
 
 
+FORMATION = "2: each stored image holds four of half the size."
+MATCH = "Match the last block of the embedding networks, or all."
+EMBED = "Embedding networks: convnet, or drawn from the search space."
 METHOD = "dm (distribution matching), random, herding or kcenter."
 Run = Annotated[Path, typer.Argument(help="The run folder.", metavar="RUN", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
@@ -97,6 +105,9 @@ def run_command(
     limit: Annotated[int | None, _numeric("At most so many images a class are used of the data.")] = None,
     image_size: Annotated[int | None, _numeric("Resize images to a square of so many pixels.")] = None,
     method: Annotated[str | None, typer.Option(help=METHOD)] = None,
+    formation: Annotated[int | None, _numeric(FORMATION)] = None,
+    match: Annotated[str | None, typer.Option(help=MATCH)] = None,
+    embed: Annotated[str | None, typer.Option(help=EMBED)] = None,
     no_flip: Annotated[bool, typer.Option("--no-flip", help="Never mirror images.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another run in the folder.")] = False,
     as_json: Json = False,
@@ -113,7 +124,14 @@ def run_command(
         "device": device,
         "workers": workers,
         "flip": False if no_flip else None,
-        "condense": {"method": method, "images_per_class": ipc, "steps": steps},
+        "condense": {
+            "method": method,
+            "images_per_class": ipc,
+            "steps": steps,
+            "formation": formation,
+            "match": match,
+            "embed": embed,
+        },
         "proxy_training": {"epochs": epochs},
         "full_training": {"epochs": truth_epochs},
     }
@@ -137,14 +155,21 @@ def run_command(
 def condense_command(
     run: Run,
     dataset: Annotated[str | None, typer.Option(help="Make the run, for this data set.")] = None,
+    space: Annotated[str | None, typer.Option(help="The search space of the run.")] = None,
     method: Annotated[str | None, typer.Option(help=METHOD)] = None,
     source: Annotated[Path | None, typer.Option("--from", help="Read a published .pt or .npz file instead.")] = None,
     ipc: Annotated[int | None, _numeric("Images a class.")] = None,
     steps: Annotated[int | None, _numeric("Steps of the condensation.")] = None,
+    width: Annotated[int | None, _numeric("Channels of the embedding ConvNet.")] = None,
+    real_batch: Annotated[int | None, _numeric("Real images a class and step.")] = None,
+    formation: Annotated[int | None, _numeric(FORMATION)] = None,
+    match: Annotated[str | None, typer.Option(help=MATCH)] = None,
+    embed: Annotated[str | None, typer.Option(help=EMBED)] = None,
     seed: Annotated[int | None, _numeric("All randomness derives from it.")] = None,
     limit: Annotated[int | None, _numeric("At most so many images a class are used of the data.")] = None,
     image_size: Annotated[int | None, _numeric("Resize images to a square of so many pixels.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    preview_every: Annotated[int | None, _numeric("Steps between pictures kept in RUN/previews.")] = None,
     evaluate: Annotated[
         bool, typer.Option("--evaluate", help="Train ConvNets on the set and on random images.")
     ] = False,
@@ -152,28 +177,46 @@ def condense_command(
     export: Annotated[Path | None, typer.Option(help="Write the images as PNG files into this folder.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make the condensed set of a run; with --dataset, make the run as well."""
+    """Make the condensed set of a run; with --dataset, make the run as well.
+
+    `torchrun --nproc-per-node K -m nas_proxy condense …` shares the classes between K processes, one a GPU.
+    """
     given = {
         "dataset": dataset,
+        "space": space,
         "seed": seed,
         "limit": limit,
         "image_size": image_size,
         "device": device,
+        "preview_every": preview_every,
         "condense": {
             "method": method,
             "source": None if source is None else str(source),
             "images_per_class": ipc,
             "steps": steps,
+            "width": width,
+            "real_batch": real_batch,
+            "formation": formation,
+            "match": match,
+            "embed": embed,
         },
     }
     with _at_work() as terminal:
+        from dataclasses import replace
+
         from nas_proxy.config import resolve
+        from nas_proxy.ranks import join
         from nas_proxy.run_folder import open_run
-        from nas_proxy.stages import evaluate_run, export_images, run_all
+        from nas_proxy.stages import assist, evaluate_run, export_images, run_all
 
         file = None if dataset is not None else open_run(run).path / "run.toml"
         settings = resolve(given, file, options=_options())
-        folder = run_all(settings, run, progress=terminal, names=("condense",))
+        ranks, chosen = join(settings.device)
+        settings = replace(settings, device=chosen)
+        if ranks.rank > 0:
+            assist(settings, run, ranks)
+            return
+        folder = run_all(settings, run, progress=terminal, names=("condense",), ranks=ranks)
         found = evaluate_run(folder, evaluate_epochs, terminal) if evaluate else None
         if export is not None:
             export_images(folder, export, terminal)
@@ -293,7 +336,7 @@ def _at_work() -> Iterator["Terminal"]:
 
 def _options() -> dict[str, str]:
     """Return what the settings are called on the command line."""
-    same = ("dataset", "space", "seed", "trials", "truth", "limit", "image_size", "device", "workers")
+    same = ("dataset", "space", "seed", "trials", "truth", "limit", "image_size", "device", "workers", "preview_every")
     return {path: f"--{name.replace('_', '-')}" for name, path in [*((n, n) for n in same), *SETTINGS.items()]}
 
 

@@ -20,9 +20,9 @@ import tomli_w
 
 from nas_proxy import augment
 from nas_proxy.condensation import Condensation
+from nas_proxy.embedding import PRECISIONS
 from nas_proxy.errors import ConfigError, nearest
 from nas_proxy.files import write_text
-from nas_proxy.matching import PRECISIONS
 from nas_proxy.selection import METHODS
 from nas_proxy.training import SCHEDULES, Recipe
 
@@ -42,7 +42,8 @@ class RunConfig:
     limit: at most so many images a class are used of the data; None for all.
     image_size: images are resized to this square; None leaves them as they are.
     device: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:N". workers: processes that train
-        candidates; 0 for one a core on the CPU and one on a GPU. Neither is part of a run's identity.
+        candidates; 0 for one a core on the CPU and one on a GPU. preview_every: steps of the condensation between
+        pictures of its images; 0 for none. None of them is part of a run's identity.
     condense: recipe of the condensed set. proxy_training: of candidates on it, and of the controls.
         full_training: of the ground truth.
     """
@@ -56,13 +57,14 @@ class RunConfig:
     image_size: int | None = None
     device: str = "auto"
     workers: int = 0
+    preview_every: int = 0
     condense: Condensation = field(default_factory=Condensation)
     proxy_training: Recipe = field(default_factory=lambda: Recipe(epochs=200))
     full_training: Recipe = field(default_factory=lambda: Recipe(epochs=50))
 
 
 # What may change between two commands in one folder: where it is computed, and how far it goes.
-NOT_IDENTITY = frozenset({"device", "workers", "trials", "truth"})
+NOT_IDENTITY = frozenset({"device", "workers", "preview_every", "trials", "truth"})
 
 # (lowest, highest) of every number; a bound of None is open.
 BOUNDS: dict[str, tuple[float, float | None]] = {
@@ -72,11 +74,13 @@ BOUNDS: dict[str, tuple[float, float | None]] = {
     "limit": (3, None),
     "image_size": (4, 1024),
     "workers": (0, 1024),
+    "preview_every": (0, None),
     "condense.images_per_class": (1, None),
     "condense.steps": (1, None),
     "condense.real_batch": (1, None),
     "condense.width": (1, None),
     "condense.depth": (1, 8),
+    "condense.formation": (1, 4),
     "condense.momentum": (0, 0.999),
     **{
         f"{recipe}.{name}": bounds
@@ -93,6 +97,8 @@ BOUNDS: dict[str, tuple[float, float | None]] = {
 CHOICES: dict[str, tuple[str, ...]] = {
     "condense.method": ("dm", *METHODS),
     "condense.precision": PRECISIONS,
+    "condense.match": ("last", "all"),
+    "condense.embed": ("convnet", "space"),
     "proxy_training.schedule": SCHEDULES,
     "full_training.schedule": SCHEDULES,
 }

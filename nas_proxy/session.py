@@ -14,6 +14,7 @@ from nas_proxy.errors import DeviceError, RunFolderError
 from nas_proxy.images import DataShape, ImageSet
 from nas_proxy.ledger import Candidate, Ledger, explained
 from nas_proxy.progress import SILENT, Progress
+from nas_proxy.ranks import ALONE, Ranks
 from nas_proxy.run_folder import RunFolder
 from nas_proxy.sources import Source, open_source
 from nas_proxy.space import Architecture, SearchSpace
@@ -39,10 +40,11 @@ def choose_device(name: str) -> str:
 class Session:
     """One command at work in one run folder; use `open_session`."""
 
-    def __init__(self, run: RunFolder, progress: Progress = SILENT) -> None:
+    def __init__(self, run: RunFolder, progress: Progress = SILENT, ranks: Ranks = ALONE) -> None:
         self.run = run
         self.config = run.config
         self.progress = progress
+        self.ranks = ranks
         self.device = choose_device(run.config.device)
 
     @functools.cached_property
@@ -74,6 +76,18 @@ class Session:
         space = load_space(self.config.space, self.shape)
         try_out(space, self.shape)
         return space
+
+    def stream(self) -> Iterator[Architecture]:
+        """Yield the architectures of the uniform sample in their order: those that may be ranked.
+
+        What served as an embedding network in the condensation is left out: the proxy was made with it.
+        """
+        path = self.run / "proxy.safetensors"
+        metadata = ImageSet.load_metadata(path) if path.exists() else {}
+        embedded = metadata.get("embedded", [])
+        assert isinstance(embedded, list)
+        known = frozenset(embedded)
+        return (a for a in self.space.sample(self.config.seed) if self.space.key(a) not in known)
 
     @functools.cached_property
     def ledger(self) -> Ledger:
@@ -172,10 +186,10 @@ class Session:
 
 
 @contextlib.contextmanager
-def open_session(run: RunFolder, progress: Progress = SILENT) -> Iterator[Session]:
+def open_session(run: RunFolder, progress: Progress = SILENT, ranks: Ranks = ALONE) -> Iterator[Session]:
     """Hold the run folder and work in it."""
     with run.lock(), explained(run / "study.db"):
-        session = Session(run, progress)
+        session = Session(run, progress, ranks)
         try:
             yield session
         finally:

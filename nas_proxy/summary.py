@@ -22,7 +22,7 @@ COMPUTED = ("params", "flops")
 def write_tables(session: Session) -> None:
     """Write trials.csv, truth.csv and scores.csv from what has been trained so far."""
     records = session.ledger.records("proxy")
-    sample = [r.key for r in sampled(session.space, session.config.seed, records, session.config.truth)]
+    sample = [r.key for r in sampled(session, records)]
     _write_csv(_trials(records, set(sample)), session.run / "trials.csv")
     truth = session.ledger.records("truth")
     if truth:

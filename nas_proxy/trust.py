@@ -28,7 +28,7 @@ BEST = 3
 def the_sample(session: Session) -> list[Record]:
     """Return the proxy's records of the uniform sample. Raises RunFolderError before the search is done."""
     session.proxy_path  # noqa: B018 (checks that the scores belong to this proxy and space)
-    found = sampled(session.space, session.config.seed, session.ledger.records("proxy"), session.config.truth)
+    found = sampled(session, session.ledger.records("proxy"))
     exhausted = session.space.size is not None and len(found) >= session.space.size
     if not found or (len(found) < session.config.truth and not exhausted and not _all_tried(session)):
         raise RunFolderError(
@@ -40,7 +40,7 @@ def the_sample(session: Session) -> list[Record]:
 
 def _all_tried(session: Session) -> bool:
     known = {r.key for r in session.ledger.records("proxy")}
-    return all(session.space.key(a) in known for a in session.space.sample(session.config.seed))
+    return all(session.space.key(a) in known for a in session.stream())
 
 
 def train_truth(session: Session) -> None:
@@ -91,14 +91,15 @@ def train_controls(session: Session) -> None:
         range(1),
         lambda _: session.train_path,
         lambda: session.validation_path,
-        compressed(config.proxy_training, len(ImageSet.load(session.proxy_path)), len(session.data.train)),
+        compressed(config.proxy_training, len(ImageSet.load(session.proxy_path).unpacked()), len(session.data.train)),
     )
 
 
 def random_set(session: Session, draw: int) -> ImageSet:
-    """Return as many random real images as the proxy has."""
-    draws = torch_generator(session.config.seed, "random", draw)
-    return random_subset(session.data.train, session.config.condense.images_per_class, draws)
+    """Return as many random real images as the proxy has, packed as the proxy's are."""
+    draws, recipe = torch_generator(session.config.seed, "random", draw), session.config.condense
+    several = recipe.images_per_class * recipe.formation**2
+    return random_subset(session.data.train, several, draws).packed(recipe.formation)
 
 
 def compressed(recipe: Recipe, proxy_images: int, images: int) -> Recipe:
