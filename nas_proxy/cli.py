@@ -205,18 +205,18 @@ def condense_command(
         from dataclasses import replace
 
         from nas_proxy.config import resolve
-        from nas_proxy.ranks import join
+        from nas_proxy.ranks import together
         from nas_proxy.run_folder import open_run
         from nas_proxy.stages import assist, evaluate_run, export_images, run_all
 
         file = None if dataset is not None else open_run(run).path / "run.toml"
         settings = resolve(given, file, options=_options())
-        ranks, chosen = join(settings.device)
-        settings = replace(settings, device=chosen)
-        if ranks.rank > 0:
-            assist(settings, run, ranks)
-            return
-        folder = run_all(settings, run, progress=terminal, names=("condense",), ranks=ranks)
+        with together(settings.device) as (ranks, chosen):
+            settings = replace(settings, device=chosen)
+            if ranks.rank > 0:
+                assist(settings, run, ranks)
+                return
+            folder = run_all(settings, run, progress=terminal, names=("condense",), ranks=ranks)
         found = evaluate_run(folder, evaluate_epochs, terminal) if evaluate else None
         if export is not None:
             export_images(folder, export, terminal)

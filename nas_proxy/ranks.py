@@ -4,8 +4,9 @@ Classes are independent of each other given the embedding network, so a rank has
 the others only to agree on where to begin, for the statistics of batch norm, and at the end.
 """
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,13 +63,15 @@ def launched() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def join(device: str) -> tuple[Ranks, str]:
-    """Meet the other processes that `torchrun` started; return this one's place and device.
+@contextlib.contextmanager
+def together(device: str) -> Iterator[tuple[Ranks, str]]:
+    """Meet the other processes that `torchrun` started; yield this one's place and device; part at the end.
 
     On GPUs each process takes the one of its local rank. Raises DeviceError when there are fewer GPUs than processes.
     """
     if not launched():
-        return ALONE, device
+        yield ALONE, device
+        return
     local = int(os.environ.get("LOCAL_RANK", "0"))
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     chosen = "cpu" if device == "cpu" or (device == "auto" and there == 0) else f"cuda:{local}"
@@ -78,7 +81,10 @@ def join(device: str) -> tuple[Ranks, str]:
         torch.cuda.set_device(local)
     # NCCL alone cannot send Python objects between processors.
     dist.init_process_group("gloo" if chosen == "cpu" else "cpu:gloo,cuda:nccl")
-    return Ranks(dist.get_rank(), dist.get_world_size()), chosen
+    yield Ranks(dist.get_rank(), dist.get_world_size()), chosen
+    # After a mistake nobody waits: torchrun ends the others.
+    dist.barrier()
+    dist.destroy_process_group()
 
 
 class JointBatchNorm(nn.Module):
