@@ -8,6 +8,7 @@ of the user's data and space come out absolute, so that a run goes on, and repea
 import dataclasses
 import math
 import os
+import re
 import tomllib
 import types
 import typing
@@ -190,7 +191,8 @@ def _absolute(named: str, folder: Path) -> str:
     kind, _, place = named.partition(":")
     if place and kind in {"folder", "npz"}:
         return f"{kind}:{_absolute_path(place, folder)}"
-    return _absolute_path(named, folder) if named.endswith(".py") else named
+    file = re.fullmatch(r"(.+\.py)(:[^:]*=[^:]*)?", named)  # a space's parameters come after a colon
+    return _absolute_path(file[1], folder) + (file[2] or "") if file else named
 
 
 def _absolute_path(path: str, folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -23,7 +24,7 @@ from nas_proxy.run_folder import RunFolder, check_same, claim
 from nas_proxy.search import search
 from nas_proxy.selection import select
 from nas_proxy.session import Session, open_session
-from nas_proxy.space_loading import space_digest
+from nas_proxy.space_loading import space_digest, split_spec
 from nas_proxy.summary import write_ranking, write_tables
 from nas_proxy.trust import the_sample, train_controls, train_truth
 
@@ -239,9 +240,10 @@ def run(
 
 
 def default_folder(config: RunConfig) -> Path:
-    """Return runs/<dataset>-<space>."""
-    names = (Path(name.split(":", 1)[-1]).stem or "data" for name in (config.dataset, config.space))
-    return Path("runs") / "-".join(names)
+    """Return runs/<dataset>-<space>, with the space's parameters where it has some."""
+    space, parameters = split_spec(config.space)
+    names = [Path(name).stem or "data" for name in (config.dataset.split(":", 1)[-1], space)]
+    return Path("runs") / "-".join([*names, *filter(None, [re.sub(r"[^\w.,=]", "_", parameters)])])
 
 
 def _torch_version() -> dict[str, str]:
