@@ -26,7 +26,7 @@ from nas_proxy.selection import select
 from nas_proxy.session import Session, open_session
 from nas_proxy.space_loading import space_digest, split_spec
 from nas_proxy.summary import write_ranking, write_tables
-from nas_proxy.trust import the_sample, train_controls, train_truth
+from nas_proxy.trust import the_sample, train_controls, train_truth, truth_of
 
 
 def check(session: Session) -> None:
@@ -139,10 +139,11 @@ def search_stage(session: Session) -> None:
 
 
 def truth_stage(session: Session) -> None:
-    """Train the ground truth."""
+    """Train the ground truth; there is nothing to train where a table holds it."""
     the_sample(session)
     try:
-        train_truth(session)
+        if session.truth_table is None:
+            train_truth(session)
     finally:
         write_tables(session)
 
@@ -150,7 +151,7 @@ def truth_stage(session: Session) -> None:
 def rank_stage(session: Session) -> None:
     """Train the controls and write `ranking.json`."""
     the_sample(session)
-    if not session.ledger.records("truth"):
+    if truth_of(session) is None:
         raise RunFolderError(f"nothing is fully trained yet; first run: nas-proxy truth {session.run.path}")
     train_controls(session)
     write_tables(session)
