@@ -96,6 +96,9 @@ def run_command(
     ipc: Annotated[int | None, _numeric("Synthetic images a class.")] = None,
     trials: Annotated[int | None, _numeric("Architectures trained on the proxy, the sample included.")] = None,
     truth: Annotated[int | None, _numeric("Architectures in the uniform sample, trained on all data.")] = None,
+    truth_table: Annotated[
+        str | None, typer.Option(help="Published accuracies in place of full training.", metavar="FILE[:COLUMN]")
+    ] = None,
     seed: Annotated[int | None, _numeric("All randomness derives from it.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     workers: Annotated[int | None, _numeric("Processes that train; 0: one a core, or one on a GPU.")] = None,
@@ -119,6 +122,7 @@ def run_command(
         "seed": seed,
         "trials": trials,
         "truth": truth,
+        "truth_table": truth_table,
         "limit": limit,
         "image_size": image_size,
         "device": device,
@@ -336,7 +340,8 @@ def _at_work() -> Iterator["Terminal"]:
 
 def _options() -> dict[str, str]:
     """Return what the settings are called on the command line."""
-    same = ("dataset", "space", "seed", "trials", "truth", "limit", "image_size", "device", "workers", "preview_every")
+    same = ["dataset", "space", "seed", "trials", "truth", "truth_table", "limit", "image_size", "device", "workers"]
+    same += ["preview_every"]
     return {path: f"--{name.replace('_', '-')}" for name, path in [*((n, n) for n in same), *SETTINGS.items()]}
 
 

@@ -8,6 +8,7 @@ of the user's data and space come out absolute, so that a run goes on, and repea
 import dataclasses
 import math
 import os
+import re
 import tomllib
 import types
 import typing
@@ -39,6 +40,7 @@ class RunConfig:
     seed: all randomness derives from it.
     trials: architectures trained on the proxy, the sample included.
     truth: architectures in the uniform sample, each trained on all data as well.
+    truth_table: published accuracies in place of full training, see `nas_proxy.truth_table`; None to train.
     limit: at most so many images a class are used of the data; None for all.
     image_size: images are resized to this square; None leaves them as they are.
     device: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:N". workers: processes that train
@@ -53,6 +55,7 @@ class RunConfig:
     seed: int = 0
     trials: int = 48
     truth: int = 24
+    truth_table: str | None = None
     limit: int | None = None
     image_size: int | None = None
     device: str = "auto"
@@ -186,6 +189,8 @@ def _anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     for name in ("dataset", "space"):
         if isinstance(value := values.get(name), str):
             anchored[name] = _absolute(value, folder)
+    if isinstance(table := values.get("truth_table"), str) and table:
+        anchored["truth_table"] = _absolute_path(table, folder)
     recipe = values.get("condense")
     if isinstance(recipe, Mapping) and isinstance(source := recipe.get("source"), str) and source:
         anchored["condense"] = {**recipe, "source": _absolute_path(source, folder)}
@@ -196,7 +201,8 @@ def _absolute(named: str, folder: Path) -> str:
     kind, _, place = named.partition(":")
     if place and kind in {"folder", "npz"}:
         return f"{kind}:{_absolute_path(place, folder)}"
-    return _absolute_path(named, folder) if named.endswith(".py") else named
+    file = re.fullmatch(r"(.+\.py)(:[^:]*=[^:]*)?", named)  # a space's parameters come after a colon
+    return _absolute_path(file[1], folder) + (file[2] or "") if file else named
 
 
 def _absolute_path(path: str, folder: Path) -> str:

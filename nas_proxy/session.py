@@ -20,6 +20,7 @@ from nas_proxy.sources import Source, open_source
 from nas_proxy.space import Architecture, SearchSpace
 from nas_proxy.space_loading import load_space, space_digest, try_out
 from nas_proxy.training import Outcome, Recipe
+from nas_proxy.truth_table import TruthTable, known_part, load_truth_table
 from nas_proxy.workers import Failure, Job, Pool
 
 
@@ -71,7 +72,7 @@ class Session:
         return self.data.train.shape
 
     @functools.cached_property
-    def space(self) -> SearchSpace:
+    def whole_space(self) -> SearchSpace:
         """The search space, tried out."""
         space = load_space(self.config.space, self.shape)
         try_out(space, self.shape)
@@ -88,6 +89,21 @@ class Session:
         assert isinstance(embedded, list)
         known = frozenset(embedded)
         return (a for a in self.space.sample(self.config.seed) if self.space.key(a) not in known)
+
+    @functools.cached_property
+    def truth_table(self) -> TruthTable | None:
+        """The published accuracies that stand for full training, where the user gave some."""
+        if self.config.truth_table is None:
+            return None
+        table = load_truth_table(self.config.truth_table, self.whole_space, self.shape.classes)
+        self.progress.say(f"Truth table: {'; '.join(table.remarks)}.")
+        return table
+
+    @functools.cached_property
+    def space(self) -> SearchSpace:
+        """The search space; with a truth table, the part of it that the table holds."""
+        table = self.truth_table
+        return self.whole_space if table is None else known_part(self.whole_space, table)
 
     @functools.cached_property
     def ledger(self) -> Ledger:
@@ -114,6 +130,8 @@ class Session:
             )
         self.ledger.bind("proxy", "space", space_digest(self.config.space))
         self.ledger.bind("proxy", "condensed set", ImageSet.load(path).fingerprint())
+        if self.truth_table is not None:
+            self.ledger.bind("proxy", "truth table", self.truth_table.fingerprint)
         return path
 
     def file(self, name: str, make: Callable[[], ImageSet]) -> Path:

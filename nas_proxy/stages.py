@@ -3,6 +3,7 @@
 import itertools
 import json
 import platform
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
@@ -25,9 +26,9 @@ from nas_proxy.run_folder import RunFolder, check_same, claim
 from nas_proxy.search import search
 from nas_proxy.selection import select
 from nas_proxy.session import Session, open_session
-from nas_proxy.space_loading import space_digest
+from nas_proxy.space_loading import space_digest, split_spec
 from nas_proxy.summary import write_ranking, write_tables
-from nas_proxy.trust import the_sample, train_controls, train_truth
+from nas_proxy.trust import the_sample, train_controls, train_truth, truth_of
 
 
 def check(session: Session) -> None:
@@ -97,7 +98,7 @@ def _made(session: Session) -> Condensed:
                 recipe,
                 seed,
                 device=session.device,
-                space=session.space,
+                space=session.whole_space,
                 exclude=to_be_ranked(session) if recipe.embed == "space" else (),
                 ranks=session.ranks,
                 checkpoint=session.run.checkpoint,
@@ -176,10 +177,11 @@ def search_stage(session: Session) -> None:
 
 
 def truth_stage(session: Session) -> None:
-    """Train the ground truth."""
+    """Train the ground truth; there is nothing to train where a table holds it."""
     the_sample(session)
     try:
-        train_truth(session)
+        if session.truth_table is None:
+            train_truth(session)
     finally:
         write_tables(session)
 
@@ -187,7 +189,7 @@ def truth_stage(session: Session) -> None:
 def rank_stage(session: Session) -> None:
     """Train the controls and write `ranking.json`."""
     the_sample(session)
-    if not session.ledger.records("truth"):
+    if truth_of(session) is None:
         raise RunFolderError(f"nothing is fully trained yet; first run: nas-proxy truth {session.run.path}")
     train_controls(session)
     write_tables(session)
@@ -278,9 +280,10 @@ def run(
 
 
 def default_folder(config: RunConfig) -> Path:
-    """Return runs/<dataset>-<space>."""
-    names = (Path(name.split(":", 1)[-1]).stem or "data" for name in (config.dataset, config.space))
-    return Path("runs") / "-".join(names)
+    """Return runs/<dataset>-<space>, with the space's parameters where it has some."""
+    space, parameters = split_spec(config.space)
+    names = [Path(name).stem or "data" for name in (config.dataset.split(":", 1)[-1], space)]
+    return Path("runs") / "-".join([*names, *filter(None, [re.sub(r"[^\w.,=]", "_", parameters)])])
 
 
 def _torch_version() -> dict[str, str]:
