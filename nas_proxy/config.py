@@ -19,7 +19,7 @@ from typing import Any
 
 import tomli_w
 
-from nas_proxy import augment
+from nas_proxy import augment, engine
 from nas_proxy.condensation import Condensation
 from nas_proxy.embedding import PRECISIONS
 from nas_proxy.errors import ConfigError, nearest
@@ -104,6 +104,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "condense.embed": ("convnet", "space"),
     "proxy_training.schedule": SCHEDULES,
     "full_training.schedule": SCHEDULES,
+    "proxy_training.precision": engine.PRECISIONS,
+    "full_training.precision": engine.PRECISIONS,
 }
 MOST_EPOCHS = 1_000_000
 # Numbers that must be above zero but may be fractions.
