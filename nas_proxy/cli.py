@@ -2,8 +2,6 @@
 
 import contextlib
 import io
-import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,26 +11,19 @@ import typer
 
 from nas_proxy._version import __version__
 from nas_proxy.exits import end_if_interrupted, explained
+from nas_proxy.options import METHOD, Json, Run
+from nas_proxy.options import examples as _examples
+from nas_proxy.options import numeric as _numeric
+from nas_proxy.options import option_names as _options
+from nas_proxy.printing import print_pairs as _print_pairs
+from nas_proxy.printing import print_ranking as _print_ranking
+from nas_proxy.printing import print_result as _print
+from nas_proxy.printing import rows as _rows
+from nas_proxy.printing import tell as _tell
 
 if TYPE_CHECKING:
     from nas_proxy.progress import Terminal
     from nas_proxy.run_folder import RunFolder
-
-# The options of `run` that are called otherwise than the setting.
-SETTINGS = {
-    "ipc": "condense.images_per_class",
-    "method": "condense.method",
-    "from": "condense.source",
-    "steps": "condense.steps",
-    "epochs": "proxy_training.epochs",
-    "truth_epochs": "full_training.epochs",
-}
-
-
-def _examples(*lines: str) -> str:
-    """Return an epilog with examples; an empty line keeps them on lines of their own."""
-    return "\n\n".join(["[bold]Examples[/bold]", *lines])
-
 
 app = typer.Typer(
     name="nas-proxy",
@@ -44,24 +35,6 @@ app = typer.Typer(
     help="Search neural architectures on a condensed data set, and see how far its ranking can be trusted.",
     epilog=_examples("nas-proxy run", "nas-proxy run --help"),
 )
-
-
-def _number(text: str) -> Any:
-    """Return a number where `text` is one; what is none gets its sentence with all other mistakes in settings."""
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(text)
-    return text
-
-
-def _numeric(text: str) -> Any:
-    """Return an option of `run` that takes a number."""
-    return typer.Option(help=text, parser=_number, metavar="N")
-
-
-METHOD = "dm (distribution matching), random, herding or kcenter."
-Run = Annotated[Path, typer.Argument(help="The run folder.", metavar="RUN", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -289,58 +262,6 @@ def _at_work() -> Iterator["Terminal"]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with contextlib.redirect_stdout(sys.stderr):
         yield Terminal(end_if_interrupted)
-
-
-def _options() -> dict[str, str]:
-    """Return what the settings are called on the command line."""
-    same = ("dataset", "space", "seed", "trials", "truth", "limit", "image_size", "device", "workers")
-    return {path: f"--{name.replace('_', '-')}" for name, path in [*((n, n) for n in same), *SETTINGS.items()]}
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    import pandas as pd
-
-    return pd.read_csv(path).to_dict("records")  # type: ignore[return-value]
-
-
-def _print_ranking(run: Path, *, as_json: bool) -> None:
-    text = (run / "ranking.json").read_text(encoding="utf-8")
-    if as_json:
-        _out(text)
-        return
-    from rich.console import Console
-
-    from nas_proxy.terminal import ranking_table
-
-    console = Console()
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = 100  # of the widest table; a pipe or a file has no width of its own
-    with console.capture() as captured:
-        console.print(ranking_table(json.loads(text)))
-    _out(captured.get())
-
-
-def _print(result: dict[str, Any], text: str, *, as_json: bool) -> None:
-    _out((json.dumps(result) if as_json else text) + "\n")
-
-
-def _print_pairs(pairs: list[tuple[str, str]], *, as_json: bool) -> None:
-    width = max(len(name) for name, _ in pairs)
-    rows = [{"name": name, "description": text} for name, text in pairs]
-    lines = [f"{name:<{width}}  {text}" for name, text in pairs]
-    _out((json.dumps(rows) if as_json else "\n".join(lines)) + "\n")
-
-
-def _out(text: str) -> None:
-    """Write a result to stdout; a reader that has seen enough, as `head` has, is no mistake."""
-    try:
-        typer.echo(text, nl=False)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _tell(text: str) -> None:
-    typer.echo(text, err=True)
 
 
 def main() -> None:

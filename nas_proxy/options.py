@@ -1,0 +1,46 @@
+"""The options that commands share, and what they are called where a mistake in one is told."""
+
+import contextlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+# The options of `run` that are called otherwise than the setting.
+SETTINGS = {
+    "ipc": "condense.images_per_class",
+    "method": "condense.method",
+    "from": "condense.source",
+    "steps": "condense.steps",
+    "epochs": "proxy_training.epochs",
+    "truth_epochs": "full_training.epochs",
+}
+
+
+def examples(*lines: str) -> str:
+    """Return an epilog with examples; an empty line keeps them on lines of their own."""
+    return "\n\n".join(["[bold]Examples[/bold]", *lines])
+
+
+def _number(text: str) -> Any:
+    """Return a number where `text` is one; what is none gets its sentence with all other mistakes in settings."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
+
+
+def numeric(text: str) -> Any:
+    """Return an option of `run` that takes a number."""
+    return typer.Option(help=text, parser=_number, metavar="N")
+
+
+METHOD = "dm (distribution matching), random, herding or kcenter."
+Run = Annotated[Path, typer.Argument(help="The run folder.", metavar="RUN", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
+
+
+def option_names() -> dict[str, str]:
+    """Return what the settings are called on the command line."""
+    same = ("dataset", "space", "seed", "trials", "truth", "limit", "image_size", "device", "workers")
+    return {path: f"--{name.replace('_', '-')}" for name, path in [*((n, n) for n in same), *SETTINGS.items()]}
