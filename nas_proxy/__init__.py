@@ -25,6 +25,7 @@ from nas_proxy.errors import (
 if TYPE_CHECKING:
     from nas_proxy.condensation import Condensation, Condensed, condense
     from nas_proxy.config import RunConfig
+    from nas_proxy.final import Final, load_final, train_final
     from nas_proxy.images import DataShape, ImageSet
     from nas_proxy.space import NOTHING, All, Architecture, Branch, Choice, SearchSpace, Space, repeat
     from nas_proxy.space_loading import load_space
@@ -35,6 +36,7 @@ else:
     _NAMES_OF = {
         "condensation": ("Condensation", "Condensed", "condense"),
         "config": ("RunConfig",),
+        "final": ("Final", "load_final", "train_final"),
         "images": ("DataShape", "ImageSet"),
         "space": ("NOTHING", "All", "Architecture", "Branch", "Choice", "SearchSpace", "Space", "repeat"),
         "space_loading": ("load_space",),
@@ -69,6 +71,7 @@ __all__ = [
     "DataError",
     "DataShape",
     "DeviceError",
+    "Final",
     "FinishedRun",
     "ImageSet",
     "NasProxyError",
@@ -83,8 +86,10 @@ __all__ = [
     "UserError",
     "__version__",
     "condense",
+    "load_final",
     "load_space",
     "repeat",
     "run",
     "train",
+    "train_final",
 ]

@@ -222,6 +222,41 @@ def report_command(run: Run, as_json: Json = False) -> None:
     _print({"path": str(path)}, str(path), as_json=as_json)
 
 
+@app.command(
+    "final",
+    epilog=_examples(
+        "nas-proxy final runs/digits-convnet",
+        "nas-proxy final runs/digits-convnet --rank 2 --epochs 20 --out runs/second",
+    ),
+)
+def final_command(
+    run: Run,
+    rank: Annotated[int | None, typer.Option(help="Place in the search; 1, the pick, if not given.")] = None,
+    key: Annotated[str | None, typer.Option(help="Key of an architecture that the search trained.")] = None,
+    epochs: Annotated[float | None, _numeric("Epochs; those of the run's full training if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; RUN/final if not given.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another network in the folder.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train the pick on all train and validation images, score it once on test, and export it."""
+    with _at_work() as terminal:
+        from nas_proxy.config import resolve
+        from nas_proxy.final import told_as_text, train_final
+        from nas_proxy.report import write_report
+        from nas_proxy.run_folder import open_run
+
+        folder = open_run(run)
+        given = {"full_training": {"epochs": epochs}}
+        recipe = resolve(given, folder / "run.toml", options={"full_training.epochs": "--epochs"}).full_training
+        found = train_final(folder, rank=rank, key=key, recipe=recipe, out=out, overwrite=overwrite, progress=terminal)
+        if out is None and (folder / "report.html").exists():
+            write_report(folder.path)
+    result = {**found.told, "folder": str(found.folder), "not_written": dict(found.not_written)}
+    _print(result, told_as_text(found), as_json=as_json)
+    for name, reason in found.not_written.items():
+        _tell(f"{found.folder / name} was not written: {reason}")
+
+
 @app.command("datasets", epilog=_examples("nas-proxy datasets", "nas-proxy datasets --json"))
 def datasets_command(as_json: Json = False) -> None:
     """List what --dataset takes."""

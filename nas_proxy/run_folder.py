@@ -8,6 +8,7 @@ truth.csv           a row for each fully trained architecture
 scores.csv          a row for each sampled architecture, a column for each signal
 ranking.json        how far the ranking can be trusted
 report.html         all of it, to read
+final/              a final network, see `nas_proxy.final`; its accuracy is not the search's
 """
 
 import contextlib
@@ -33,6 +34,7 @@ OURS = (
     "scores.csv",
     "ranking.json",
     "report.html",
+    *(f"final/{name}" for name in ("architecture.json", "model.safetensors", "model.pt2", "model.onnx", "load.py")),
 )
 
 
