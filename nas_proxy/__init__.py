@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from nas_proxy.config import RunConfig
     from nas_proxy.final import Final, load_final, train_final
     from nas_proxy.images import DataShape, ImageSet
+    from nas_proxy.objective import ProxyObjective
     from nas_proxy.space import NOTHING, All, Architecture, Branch, Choice, SearchSpace, Space, repeat
     from nas_proxy.space_loading import load_space
     from nas_proxy.stages import FinishedRun, run
@@ -38,6 +39,7 @@ else:
         "config": ("RunConfig",),
         "final": ("Final", "load_final", "train_final"),
         "images": ("DataShape", "ImageSet"),
+        "objective": ("ProxyObjective",),
         "space": ("NOTHING", "All", "Architecture", "Branch", "Choice", "SearchSpace", "Space", "repeat"),
         "space_loading": ("load_space",),
         "stages": ("FinishedRun", "run"),
@@ -76,6 +78,7 @@ __all__ = [
     "ImageSet",
     "NasProxyError",
     "Outcome",
+    "ProxyObjective",
     "Recipe",
     "RunConfig",
     "RunFailedError",

@@ -21,7 +21,7 @@ from nas_proxy.errors import NasProxyError
 from nas_proxy.files import atomic_path, write_text
 
 ONNX_PACKAGES = ("onnx", "onnxscript")
-INSTALL_LINE = "pip install 'nas-proxy[export]'"
+INSTALL_LINE = "pip install onnx onnxscript"
 # How far an exported program's logits may be from the network's, relative and absolute.
 TOLERANCE = 1e-3
 _T = TypeVar("_T")

@@ -241,7 +241,7 @@ def test_before_the_search_and_after_a_divergence(searched, tmp_path, dataset):
 def test_without_the_onnx_packages_the_rest_is_written(searched, monkeypatch):
     monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxscript" else name)
     found = train_final(searched)
-    assert found.not_written == {"model.onnx": "it needs onnxscript: pip install 'nas-proxy[export]'"}
+    assert found.not_written == {"model.onnx": "it needs onnxscript: pip install onnx onnxscript"}
     assert {path.name for path in found.folder.iterdir()} == set(NAMES) - {"model.onnx"}
     monkeypatch.undo()
     pytest.importorskip("onnxscript")
