@@ -11,7 +11,7 @@ import typer
 
 from nas_proxy._version import __version__
 from nas_proxy.exits import end_if_interrupted, explained
-from nas_proxy.options import METHOD, Json, Run
+from nas_proxy.options import ENQUEUE, METHOD, SAMPLER, Json, Run
 from nas_proxy.options import examples as _examples
 from nas_proxy.options import numeric as _numeric
 from nas_proxy.options import option_names as _options
@@ -61,6 +61,8 @@ def run_command(
     ipc: Annotated[int | None, _numeric("Synthetic images a class.")] = None,
     trials: Annotated[int | None, _numeric("Architectures trained on the proxy, the sample included.")] = None,
     truth: Annotated[int | None, _numeric("Architectures in the uniform sample, trained on all data.")] = None,
+    sampler: Annotated[str | None, typer.Option(help=SAMPLER)] = None,
+    enqueue: Annotated[Path | None, typer.Option(help=ENQUEUE)] = None,
     seed: Annotated[int | None, _numeric("All randomness derives from it.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     workers: Annotated[int | None, _numeric("Processes that train; 0: one a core, or one on a GPU.")] = None,
@@ -75,12 +77,13 @@ def run_command(
     as_json: Json = False,
 ) -> None:
     """Condense, search, train the ground truth, rank and report. Run it again to continue or to extend."""
-    given = {
+    given: dict[str, Any] = {
         "dataset": dataset,
         "space": space,
         "seed": seed,
         "trials": trials,
         "truth": truth,
+        "sampler": sampler,
         "limit": limit,
         "image_size": image_size,
         "device": device,
@@ -92,8 +95,11 @@ def run_command(
     }
     with _at_work() as terminal:
         from nas_proxy.config import resolve
+        from nas_proxy.enqueue import read_entries
         from nas_proxy.stages import run_all
 
+        if enqueue is not None:
+            given["enqueue"] = read_entries(enqueue)
         settings = resolve(given, config, options=_options())
         run = run_all(settings, out, overwrite=overwrite, progress=terminal)
     _print_ranking(run.path, as_json=as_json)
@@ -175,11 +181,26 @@ def condense_command(
 
 
 @app.command(
-    "search", epilog=_examples("nas-proxy search runs/digits-convnet", "nas-proxy search runs/digits-convnet --json")
+    "search",
+    epilog=_examples("nas-proxy search runs/digits-convnet", "nas-proxy search runs/digits-convnet --json"),
 )
-def search_command(run: Run, as_json: Json = False) -> None:
-    """Search on the condensed set of a run."""
-    folder = _do(run, "search")
+def search_command(
+    run: Run,
+    sampler: Annotated[str | None, typer.Option(help=SAMPLER)] = None,
+    enqueue: Annotated[Path | None, typer.Option(help=ENQUEUE)] = None,
+    as_json: Json = False,
+) -> None:
+    """Search on the condensed set of a run; how, can be changed until the first architecture is proposed."""
+    with _at_work() as terminal:
+        from nas_proxy.config import resolve
+        from nas_proxy.enqueue import read_entries
+        from nas_proxy.run_folder import open_run
+        from nas_proxy.stages import run_all
+
+        folder = open_run(run)
+        given = {"sampler": sampler, "enqueue": None if enqueue is None else read_entries(enqueue)}
+        settings = resolve(given, folder / "run.toml", options=_options())
+        run_all(settings, run, progress=terminal, names=("search",))
     trials = _rows(folder / "trials.csv")
     complete = [row for row in trials if row["state"] == "complete"]
     best = max(complete, key=lambda row: row["score"])

@@ -23,6 +23,7 @@ from nas_proxy.condensation import Condensation
 from nas_proxy.errors import ConfigError, nearest
 from nas_proxy.files import write_text
 from nas_proxy.matching import PRECISIONS
+from nas_proxy.proposals import SAMPLERS
 from nas_proxy.selection import METHODS
 from nas_proxy.training import SCHEDULES, Recipe
 
@@ -39,6 +40,8 @@ class RunConfig:
     seed: all randomness derives from it.
     trials: architectures trained on the proxy, the sample included.
     truth: architectures in the uniform sample, each trained on all data as well.
+    sampler: how the other architectures are proposed, one of `nas_proxy.proposals.SAMPLERS`.
+    enqueue: architectures that are proposed first, each a key or a JSON object; see `nas_proxy.enqueue`.
     limit: at most so many images a class are used of the data; None for all.
     image_size: images are resized to this square; None leaves them as they are.
     device: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:N". workers: processes that train
@@ -52,6 +55,8 @@ class RunConfig:
     seed: int = 0
     trials: int = 48
     truth: int = 24
+    sampler: str = "tpe"
+    enqueue: tuple[str, ...] = ()
     limit: int | None = None
     image_size: int | None = None
     device: str = "auto"
@@ -61,6 +66,8 @@ class RunConfig:
     full_training: Recipe = field(default_factory=lambda: Recipe(epochs=50))
 
 
+# What the proposals alone depend on: it may change until the first of them is trained.
+OF_PROPOSALS = frozenset({"sampler", "enqueue"})
 # What may change between two commands in one folder: where it is computed, and how far it goes.
 NOT_IDENTITY = frozenset({"device", "workers", "trials", "truth"})
 
@@ -91,6 +98,7 @@ BOUNDS: dict[str, tuple[float, float | None]] = {
 }
 # The values of settings that name one of a few things.
 CHOICES: dict[str, tuple[str, ...]] = {
+    "sampler": SAMPLERS,
     "condense.method": ("dm", *METHODS),
     "condense.precision": PRECISIONS,
     "proxy_training.schedule": SCHEDULES,
@@ -198,10 +206,10 @@ def _absolute_path(path: str, folder: Path) -> str:
     return os.path.abspath(folder / os.path.expanduser(path))  # noqa: PTH100, PTH111
 
 
-def differences(ours: RunConfig, theirs: RunConfig) -> list[str]:
-    """Return "name: theirs → ours" for each setting in which two runs are not the same run."""
+def differences(ours: RunConfig, theirs: RunConfig, *, free: frozenset[str] = frozenset()) -> list[str]:
+    """Return "name: theirs → ours" for each setting, but for those in `free`, in which two runs are not the same."""
     a, b = _flat(to_dict(ours)), _flat(to_dict(theirs))
-    names = sorted((set(a) | set(b)) - NOT_IDENTITY)
+    names = sorted((set(a) | set(b)) - NOT_IDENTITY - free)
     return [f"{name}: {b.get(name)!r} → {a.get(name)!r}" for name in names if a.get(name) != b.get(name)]
 
 
@@ -284,6 +292,8 @@ def _filled(base: Any, values: Mapping[str, Any], prefix: str, mistakes: list[tu
 
 def _mistake(path: str, value: Any, hint: Any) -> str | None:
     kind = _kind(hint)
+    if path == "enqueue":
+        return _entries_mistake(path, value)
     if kind is tuple:
         return _augmentation_mistake(path, value)
     if not _is(value, kind):
@@ -333,6 +343,12 @@ def _is(value: Any, kind: Any) -> bool:
     if kind is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+
+
+def _entries_mistake(path: str, value: Any) -> str | None:
+    if not isinstance(value, list | tuple) or not all(isinstance(entry, str) for entry in value):
+        return f"{path} is {value!r}; it must be a list of keys, or of architectures as JSON"
+    return None
 
 
 def _augmentation_mistake(path: str, value: Any) -> str | None:

@@ -35,6 +35,8 @@ def numeric(text: str) -> Any:
     return typer.Option(help=text, parser=_number, metavar="N")
 
 
+SAMPLER = "How architectures are proposed: tpe, random, grid, nsga2 or evolution."
+ENQUEUE = "Propose the architectures in this file first: a JSON list, or a key a line."
 METHOD = "dm (distribution matching), random, herding or kcenter."
 Run = Annotated[Path, typer.Argument(help="The run folder.", metavar="RUN", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
@@ -42,5 +44,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 
 def option_names() -> dict[str, str]:
     """Return what the settings are called on the command line."""
-    same = ("dataset", "space", "seed", "trials", "truth", "limit", "image_size", "device", "workers")
+    same = (
+        *("dataset", "space", "seed", "trials", "truth", "sampler", "enqueue"),
+        *("limit", "image_size", "device", "workers"),
+    )
     return {path: f"--{name.replace('_', '-')}" for name, path in [*((n, n) for n in same), *SETTINGS.items()]}

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import filelock
 
-from nas_proxy.config import RunConfig, differences, resolve, write_config
+from nas_proxy.config import OF_PROPOSALS, RunConfig, differences, resolve, write_config
 from nas_proxy.errors import RunFolderError
 from nas_proxy.files import is_full
 
@@ -145,6 +145,8 @@ def check_same(run: RunFolder) -> None:
         return
     existing = resolve({}, run / "run.toml")
     changed = differences(config, existing)
+    if changed and not differences(config, existing, free=OF_PROPOSALS) and not _has_proposals(run):
+        changed = []
     smaller = [
         f"{name}: {getattr(existing, name)} → {getattr(config, name)}"
         for name in ("trials", "truth")
@@ -155,3 +157,9 @@ def check_same(run: RunFolder) -> None:
             f"{path} holds another run ({'; '.join(changed + smaller)}); "
             "choose another folder with --out, or replace the run with --overwrite"
         )
+
+
+def _has_proposals(run: RunFolder) -> bool:
+    from nas_proxy.ledger import Ledger
+
+    return (run / "study.db").exists() and any(r.phase == "search" for r in Ledger(run / "study.db").records("proxy"))

@@ -10,6 +10,7 @@ import torch
 
 from nas_proxy.cost import Size, measure
 from nas_proxy.data import Development, development
+from nas_proxy.enqueue import architectures
 from nas_proxy.errors import DeviceError, RunFolderError
 from nas_proxy.images import DataShape, ImageSet
 from nas_proxy.ledger import Candidate, Ledger, explained
@@ -74,6 +75,11 @@ class Session:
         space = load_space(self.config.space, self.shape)
         try_out(space, self.shape)
         return space
+
+    @functools.cached_property
+    def enqueued(self) -> Sequence[Architecture]:
+        """The architectures to be proposed first. Raises ConfigError for an entry that names none."""
+        return architectures(self.space, self.config.enqueue)
 
     @functools.cached_property
     def ledger(self) -> Ledger:

@@ -18,6 +18,7 @@ from nas_proxy.exchange import read_set, write_folder
 from nas_proxy.images import ImageSet
 from nas_proxy.picture import write_grid
 from nas_proxy.progress import SILENT, Progress
+from nas_proxy.proposals import grid
 from nas_proxy.report import write_report
 from nas_proxy.run_folder import RunFolder, check_same, claim
 from nas_proxy.search import search
@@ -40,7 +41,23 @@ def check(session: Session) -> None:
                 f"training images; give --ipc {smallest} or less"
             ]
         )
-    session.space  # noqa: B018 (is tried out)
+    check_proposals(session)
+
+
+def check_proposals(session: Session) -> None:
+    """Find the mistakes in how architectures are proposed."""
+    config = session.config
+    if config.sampler == "grid":
+        grid(session.space)
+    room = max(0, config.trials - config.truth)
+    if len(session.enqueued) > room:
+        raise ConfigError(
+            [
+                f"--enqueue names {len(session.enqueued)} architectures, but --trials {config.trials} leaves room for "
+                f"{room} beside the sample of --truth {config.truth}; give --trials "
+                f"{config.truth + len(session.enqueued)} or more"
+            ]
+        )
 
 
 def condense_stage(session: Session) -> None:
