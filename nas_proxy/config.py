@@ -24,6 +24,7 @@ from nas_proxy.condensation import Condensation
 from nas_proxy.embedding import PRECISIONS
 from nas_proxy.errors import ConfigError, nearest
 from nas_proxy.files import write_text
+from nas_proxy.proposals import SAMPLERS
 from nas_proxy.selection import METHODS
 from nas_proxy.training import SCHEDULES, Recipe
 
@@ -36,18 +37,18 @@ DEVICES = ("auto", "cpu", "cuda")
 class RunConfig:
     """Everything that a run depends on.
 
-    dataset, space: what the user named; see `nas_proxy.sources` and `nas_proxy.space_loading`.
-    seed: all randomness derives from it.
-    trials: architectures trained on the proxy, the sample included.
-    truth: architectures in the uniform sample, each trained on all data as well.
-    truth_table: published accuracies in place of full training, see `nas_proxy.truth_table`; None to train.
-    limit: at most so many images a class are used of the data; None for all.
-    image_size: images are resized to this square; None leaves them as they are.
-    device: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:N". workers: processes that train
-        candidates; 0 for one a core on the CPU and one on a GPU. preview_every: steps of the condensation between
-        pictures of its images; 0 for none. None of them is part of a run's identity.
-    condense: recipe of the condensed set. proxy_training: of candidates on it, and of the controls.
-        full_training: of the ground truth.
+        dataset, space: what the user named; see `nas_proxy.sources` and `nas_proxy.space_loading`.
+        seed: all randomness derives from it.
+        trials: architectures trained on the proxy, the sample included.
+        truth: architectures in the uniform sample, each trained on all data as well.
+    from nas_proxy.proposals import SAMPLERS
+        limit: at most so many images a class are used of the data; None for all.
+        image_size: images are resized to this square; None leaves them as they are.
+        device: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:N". workers: processes that train
+            candidates; 0 for one a core on the CPU and one on a GPU. preview_every: steps of the condensation between
+            pictures of its images; 0 for none. None of them is part of a run's identity.
+        condense: recipe of the condensed set. proxy_training: of candidates on it, and of the controls.
+            full_training: of the ground truth.
     """
 
     dataset: str = "digits"
@@ -56,6 +57,8 @@ class RunConfig:
     trials: int = 48
     truth: int = 24
     truth_table: str | None = None
+    sampler: str = "tpe"
+    enqueue: tuple[str, ...] = ()
     limit: int | None = None
     image_size: int | None = None
     device: str = "auto"
@@ -66,6 +69,8 @@ class RunConfig:
     full_training: Recipe = field(default_factory=lambda: Recipe(epochs=50))
 
 
+# What the proposals alone depend on: it may change until the first of them is trained.
+OF_PROPOSALS = frozenset({"sampler", "enqueue"})
 # What may change between two commands in one folder: where it is computed, and how far it goes.
 NOT_IDENTITY = frozenset({"device", "workers", "preview_every", "trials", "truth"})
 
@@ -98,6 +103,7 @@ BOUNDS: dict[str, tuple[float, float | None]] = {
 }
 # The values of settings that name one of a few things.
 CHOICES: dict[str, tuple[str, ...]] = {
+    "sampler": SAMPLERS,
     "condense.method": ("dm", *METHODS),
     "condense.precision": PRECISIONS,
     "condense.match": ("last", "all"),
@@ -212,10 +218,10 @@ def _absolute_path(path: str, folder: Path) -> str:
     return os.path.abspath(folder / os.path.expanduser(path))  # noqa: PTH100, PTH111
 
 
-def differences(ours: RunConfig, theirs: RunConfig) -> list[str]:
-    """Return "name: theirs → ours" for each setting in which two runs are not the same run."""
+def differences(ours: RunConfig, theirs: RunConfig, *, free: frozenset[str] = frozenset()) -> list[str]:
+    """Return "name: theirs → ours" for each setting, but for those in `free`, in which two runs are not the same."""
     a, b = _flat(to_dict(ours)), _flat(to_dict(theirs))
-    names = sorted((set(a) | set(b)) - NOT_IDENTITY)
+    names = sorted((set(a) | set(b)) - NOT_IDENTITY - free)
     return [f"{name}: {b.get(name)!r} → {a.get(name)!r}" for name in names if a.get(name) != b.get(name)]
 
 
@@ -298,6 +304,8 @@ def _filled(base: Any, values: Mapping[str, Any], prefix: str, mistakes: list[tu
 
 def _mistake(path: str, value: Any, hint: Any) -> str | None:
     kind = _kind(hint)
+    if path == "enqueue":
+        return _entries_mistake(path, value)
     if kind is tuple:
         return _augmentation_mistake(path, value)
     if not _is(value, kind):
@@ -347,6 +355,12 @@ def _is(value: Any, kind: Any) -> bool:
     if kind is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+
+
+def _entries_mistake(path: str, value: Any) -> str | None:
+    if not isinstance(value, list | tuple) or not all(isinstance(entry, str) for entry in value):
+        return f"{path} is {value!r}; it must be a list of keys, or of architectures as JSON"
+    return None
 
 
 def _augmentation_mistake(path: str, value: Any) -> str | None:

@@ -8,6 +8,7 @@ truth.csv           a row for each fully trained architecture
 scores.csv          a row for each sampled architecture, a column for each signal
 ranking.json        how far the ranking can be trusted
 report.html         all of it, to read
+final/              a final network, see `nas_proxy.final`; its accuracy is not the search's
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import filelock
 
-from nas_proxy.config import RunConfig, differences, resolve, write_config
+from nas_proxy.config import OF_PROPOSALS, RunConfig, differences, resolve, write_config
 from nas_proxy.errors import RunFolderError
 from nas_proxy.files import is_full
 
@@ -33,6 +34,7 @@ OURS = (
     "scores.csv",
     "ranking.json",
     "report.html",
+    *(f"final/{name}" for name in ("architecture.json", "model.safetensors", "model.pt2", "model.onnx", "load.py")),
 )
 
 
@@ -148,6 +150,8 @@ def check_same(run: RunFolder) -> None:
         return
     existing = resolve({}, run / "run.toml")
     changed = differences(config, existing)
+    if changed and not differences(config, existing, free=OF_PROPOSALS) and not _has_proposals(run):
+        changed = []
     smaller = [
         f"{name}: {getattr(existing, name)} → {getattr(config, name)}"
         for name in ("trials", "truth")
@@ -158,3 +162,9 @@ def check_same(run: RunFolder) -> None:
             f"{path} holds another run ({'; '.join(changed + smaller)}); "
             "choose another folder with --out, or replace the run with --overwrite"
         )
+
+
+def _has_proposals(run: RunFolder) -> bool:
+    from nas_proxy.ledger import Ledger
+
+    return (run / "study.db").exists() and any(r.phase == "search" for r in Ledger(run / "study.db").records("proxy"))

@@ -10,6 +10,7 @@ import torch
 
 from nas_proxy.cost import Size, measure
 from nas_proxy.data import Development, development
+from nas_proxy.enqueue import architectures
 from nas_proxy.errors import DeviceError, RunFolderError
 from nas_proxy.images import DataShape, ImageSet
 from nas_proxy.ledger import Candidate, Ledger, explained
@@ -104,6 +105,11 @@ class Session:
         """The search space; with a truth table, the part of it that the table holds."""
         table = self.truth_table
         return self.whole_space if table is None else known_part(self.whole_space, table)
+
+    @functools.cached_property
+    def enqueued(self) -> Sequence[Architecture]:
+        """The architectures to be proposed first. Raises ConfigError for an entry that names none."""
+        return architectures(self.space, self.config.enqueue)
 
     @functools.cached_property
     def ledger(self) -> Ledger:

@@ -53,13 +53,16 @@ def load_space(spec: str, shape: DataShape) -> SearchSpace:
         found = module.space
     else:
         raise SpaceError(f"{spec} defines neither `space` nor `space_for(shape)`; README shows a 20-line example")
-    if callable(found) and not isinstance(found, Space):
+    return as_space(found, name, shape, f"`space` in {spec}")
+
+
+def as_space(found: object, name: str, shape: DataShape, called: str = "`space`") -> SearchSpace:
+    """Return a space or a function `space(trial)` as a search space, a function under `name`. Raises SpaceError."""
+    if isinstance(found, Space | FunctionSpace):
+        return found
+    if callable(found):
         return FunctionSpace(name, found, shape)
-    if not isinstance(found, Space):
-        raise SpaceError(
-            f"`space` in {spec} is a {type(found).__name__}; it must be a nas_proxy.Space or a function of a trial"
-        )
-    return found
+    raise SpaceError(f"{called} is a {type(found).__name__}; it must be a nas_proxy.Space or a function of a trial")
 
 
 def space_digest(spec: str) -> str:

@@ -20,6 +20,7 @@ from nas_proxy.exchange import read_set, write_folder
 from nas_proxy.images import ImageSet
 from nas_proxy.picture import write_grid
 from nas_proxy.progress import SILENT, Progress
+from nas_proxy.proposals import grid
 from nas_proxy.ranks import ALONE, Ranks
 from nas_proxy.report import write_report
 from nas_proxy.run_folder import RunFolder, check_same, claim
@@ -51,7 +52,23 @@ def check(session: Session) -> None:
                 f"{session.shape.width} pixels; leave it out, or resize them with --image-size"
             ]
         )
-    session.space  # noqa: B018 (is tried out)
+    check_proposals(session)
+
+
+def check_proposals(session: Session) -> None:
+    """Find the mistakes in how architectures are proposed."""
+    config = session.config
+    if config.sampler == "grid":
+        grid(session.space)
+    room = max(0, config.trials - config.truth)
+    if len(session.enqueued) > room:
+        raise ConfigError(
+            [
+                f"--enqueue names {len(session.enqueued)} architectures, but --trials {config.trials} leaves room for "
+                f"{room} beside the sample of --truth {config.truth}; give --trials "
+                f"{config.truth + len(session.enqueued)} or more"
+            ]
+        )
 
 
 def _packed(formation: int) -> str:

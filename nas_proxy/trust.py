@@ -3,10 +3,12 @@
 Truth is full training of the sample and of the search's best, with two seeds, scored on test; or the published
 accuracies of a table, and then nothing is trained for it, and its cost is not known. The controls cost
 as many image passes as a proxy training: *random* real images (three draws), and all images for a short time
-(*early_stop*). This is the only module that opens the test images.
+(*early_stop*). This is the only module that opens the test images; a final network is scored on them here, and
+only its accuracy leaves.
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +22,7 @@ from nas_proxy.ledger import Candidate, Record
 from nas_proxy.search import best_first, sampled
 from nas_proxy.seeds import derive, torch_generator
 from nas_proxy.session import Session
-from nas_proxy.training import Outcome, Recipe
+from nas_proxy.training import Fitted, Outcome, Recipe, accuracy
 from nas_proxy.workers import Failure, Job
 
 SEEDS = 2
@@ -88,10 +90,7 @@ def train_truth(session: Session) -> None:
     keys = {r.key for r in sample}
     records = session.ledger.records("proxy")
     searched = [r for r in best_first(records)[:BEST] if r.key not in keys]
-    test = functools.partial(
-        held_out_test, session.source, session.data, seed=session.config.seed, limit=session.config.limit
-    )
-    evaluation: Callable[[], Path] = functools.cache(lambda: session.file("test", test))
+    evaluation: Callable[[], Path] = functools.cache(lambda: session.file("test", lambda: _test_images(session)))
     _train_draws(
         session,
         "Ground truth",
@@ -102,6 +101,18 @@ def train_truth(session: Session) -> None:
         evaluation,
         session.config.full_training,
     )
+
+
+def score_on_test(session: Session, final: Fitted) -> tuple[float | None, int]:
+    """Return the accuracy of a trained network on the test images, None when it diverged, and their number."""
+    test = _test_images(session)
+    if not all(math.isfinite(loss) for loss in final.losses):
+        return None, len(test)
+    return accuracy(final.network, test.to(session.device)), len(test)
+
+
+def _test_images(session: Session) -> ImageSet:
+    return held_out_test(session.source, session.data, seed=session.config.seed, limit=session.config.limit)
 
 
 def train_controls(session: Session) -> None:
