@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nas_proxy import cli_watch
 from nas_proxy._version import __version__
+from nas_proxy.cli_parts import Json, Run
+from nas_proxy.cli_parts import examples as _examples
+from nas_proxy.cli_parts import out as _out
+from nas_proxy.cli_parts import print_result as _print
+from nas_proxy.cli_parts import tell as _tell
 from nas_proxy.exits import end_if_interrupted, explained
 
 if TYPE_CHECKING:
@@ -27,11 +33,6 @@ SETTINGS = {
     "epochs": "proxy_training.epochs",
     "truth_epochs": "full_training.epochs",
 }
-
-
-def _examples(*lines: str) -> str:
-    """Return an epilog with examples; an empty line keeps them on lines of their own."""
-    return "\n\n".join(["[bold]Examples[/bold]", *lines])
 
 
 app = typer.Typer(
@@ -60,8 +61,6 @@ def _numeric(text: str) -> Any:
 
 
 METHOD = "dm (distribution matching), random, herding or kcenter."
-Run = Annotated[Path, typer.Argument(help="The run folder.", metavar="RUN", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -249,6 +248,17 @@ def report_command(run: Run, as_json: Json = False) -> None:
     _print({"path": str(path)}, str(path), as_json=as_json)
 
 
+app.command(
+    "status", epilog=_examples("nas-proxy status runs/digits-convnet", "nas-proxy status runs/digits-convnet --watch")
+)(cli_watch.status_command)
+app.command(
+    "dashboard",
+    epilog=_examples(
+        "nas-proxy dashboard runs/digits-convnet", "nas-proxy dashboard runs/digits-convnet --port 0 --no-browser"
+    ),
+)(cli_watch.dashboard_command)
+
+
 @app.command("datasets", epilog=_examples("nas-proxy datasets", "nas-proxy datasets --json"))
 def datasets_command(as_json: Json = False) -> None:
     """List what --dataset takes."""
@@ -320,27 +330,11 @@ def _print_ranking(run: Path, *, as_json: bool) -> None:
     _out(captured.get())
 
 
-def _print(result: dict[str, Any], text: str, *, as_json: bool) -> None:
-    _out((json.dumps(result) if as_json else text) + "\n")
-
-
 def _print_pairs(pairs: list[tuple[str, str]], *, as_json: bool) -> None:
     width = max(len(name) for name, _ in pairs)
     rows = [{"name": name, "description": text} for name, text in pairs]
     lines = [f"{name:<{width}}  {text}" for name, text in pairs]
     _out((json.dumps(rows) if as_json else "\n".join(lines)) + "\n")
-
-
-def _out(text: str) -> None:
-    """Write a result to stdout; a reader that has seen enough, as `head` has, is no mistake."""
-    try:
-        typer.echo(text, nl=False)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _tell(text: str) -> None:
-    typer.echo(text, err=True)
 
 
 def main() -> None:
