@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.trial import Trial, TrialState
 
 from nas_proxy import figures
 from nas_proxy.ledger import TRAINED, Ledger, Record, without_announcements
@@ -41,9 +42,10 @@ ATTRIBUTES = (
     ("losses", "mean training loss of each epoch"),
     ("diverged, reason", "the loss became infinite; why the training failed"),
 )
+PAGES = {"rank": ("proxy", "truth"), "signals": ("proxy",)}
 IMAGE = "proxy.png"
 ARTIFACT = "artifacts:"  # what Optuna puts before an artifact's id in the attributes of a study
-MOST_REASONS, REASON_LENGTH = 5, 160
+MOST_REASONS, REASON_LENGTH, MOST_NOTES = 5, 160, 50
 # Characters that Markdown gives a meaning inside a line.
 MARKUP = re.compile(r"([\\`*_\[\]<>|$~&!{}#])")
 
@@ -55,8 +57,9 @@ def annotate(run: Path, ledger: Ledger) -> None:
     for signal, study in studies.items():
         _name_metric(study, METRIC.get(signal, "validation accuracy"))
         _save_note(study, note(signal, found, studies, ledger.records(signal)))
+        _note_failures(study)
     for name, figure in _figures(found).items():
-        for signal in ("proxy", "truth"):
+        for signal in PAGES[name]:
             _save_figure(studies[signal], name, figure)
     if found.image is not None:
         _save_image(studies["proxy"], artifact_store(run), artifacts(run), run / IMAGE)
@@ -86,12 +89,14 @@ def note(signal: str, run: Run, studies: Mapping[str, optuna.Study], records: Se
         "",
         f"**{markdown(verdict(run.ranking))}**",
         "",
-        *_table(("run", ""), _settings(signal, run, records)),
+        *(f"- **{name}**: {value}" for name, value in _settings(signal, run, records)),
         "",
         *_failures(records),
         f"Other studies of this run: {_links(signal, studies)}. In the run folder: report.html.",
         "",
-        *_table(("attribute of a trial", "meaning"), _attributes(signal)),
+        "What the attributes of a trial mean:",
+        "",
+        *(f"- **{name}**: {meaning}" for name, meaning in _attributes(signal)),
     ]
     return "\n".join(lines) + "\n"
 
@@ -101,18 +106,15 @@ def markdown(text: object) -> str:
     return MARKUP.sub(r"\\\1", " ".join(str(text).split()))
 
 
-def _table(head: tuple[str, str], rows: Sequence[tuple[str, str]]) -> list[str]:
-    return [f"| {head[0]} | {head[1]} |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)]
-
-
 def _settings(signal: str, run: Run, records: Sequence[Record]) -> list[tuple[str, str]]:
     config, condense = run.config, part(run.config, "condense")
     recipe = part(config, "full_training" if signal == "truth" else "proxy_training")
     complete = [record for record in records if record.complete]
-    rows = [("folder", run.name)]
+    rows: list[tuple[str, object]] = [("folder", run.name)]
     rows += [(name, config[name]) for name in ("dataset", "space", "seed") if name in config]
     if condense:
         method = condense.get("source") or condense.get("method", "?")
+        method = "distribution matching" if method == "dm" else method
         rows.append(("condensed set", f"{condense.get('images_per_class', '?')} images a class, by {method}"))
     if "epochs" in recipe and signal != "early_stop":
         rows.append(("epochs of a training", recipe["epochs"]))
@@ -137,10 +139,10 @@ def _failures(records: Sequence[Record]) -> list[str]:
     counted = Counter(record.reason or "no score" for record in records if not record.complete)
     if not counted:
         return []
-    rows = [(str(times), markdown(reason[:REASON_LENGTH])) for reason, times in counted.most_common(MOST_REASONS)]
+    lines = [f"- {times} × {markdown(reason[:REASON_LENGTH])}" for reason, times in counted.most_common(MOST_REASONS)]
     if len(counted) > MOST_REASONS:
-        rows.append((str(sum(counted.values()) - sum(int(times) for times, _ in rows)), "other reasons"))
-    return [*_table(("failed", "reason"), rows), ""]
+        lines.append(f"- {len(counted) - MOST_REASONS} other reasons")
+    return ["Failed, each with the attribute `reason`:", "", *lines, ""]
 
 
 def _links(signal: str, studies: Mapping[str, optuna.Study]) -> str:
@@ -162,6 +164,18 @@ def _save_note(study: optuna.Study, body: str) -> None:
         save_note(study, body)
 
 
+def _note_failures(study: optuna.Study) -> None:
+    """Put the reason on top of the page of a failed trial, where attributes stand last and behind a scroll bar."""
+    from optuna_dashboard import save_note
+    from optuna_dashboard._note import note_ver_key
+
+    there = _system_attrs(study)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,))[:MOST_NOTES]:
+        if note_ver_key(trial._trial_id) not in there:  # a reason never changes
+            reason = markdown(trial.user_attrs.get("reason", "no score"))
+            save_note(Trial(study, trial._trial_id), f"Failed: {reason}\n")
+
+
 def _figures(run: Run) -> "dict[str, Figure]":
     """Return the figures of the study's page, by the id of their place; on white, since the page's theme is unknown."""
     found: dict[str, tuple[str, Figure]] = {}
@@ -175,7 +189,7 @@ def _figures(run: Run) -> "dict[str, Figure]":
 
 def _titled(figure: "Figure", title: str) -> "Figure":
     heading = {"text": title, "x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 8}}
-    return figure.update_layout(title=heading, paper_bgcolor="#ffffff", margin={"t": 72}, autosize=True)
+    return figure.update_layout(title=heading, paper_bgcolor="#ffffff", margin={"t": 72}, height=440)
 
 
 def _save_figure(study: optuna.Study, name: str, figure: "Figure") -> None:

@@ -189,7 +189,8 @@ def run_stages(run: RunFolder, names: tuple[str, ...] = tuple(STAGES), progress:
     with open_session(run, progress) as session:
         for name in names:
             STAGES[name](session)
-            annotated(session)
+            if name != "report":  # which adds nothing to the studies
+                annotated(session)
 
 
 def run_all(
@@ -212,7 +213,8 @@ def run_all(
         claim(run, overwrite=overwrite)
         for name in names:
             STAGES[name](session)
-            annotated(session)
+            if name != "report":  # which adds nothing to the studies
+                annotated(session)
     return run
 
 
