@@ -1,16 +1,15 @@
 """The command line. Results go to stdout, progress and mistakes to stderr; `nas_proxy.exits` has the exit codes."""
 
-import contextlib
 import io
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nas_proxy import cli_condense, cli_watch
 from nas_proxy._version import __version__
-from nas_proxy.exits import end_if_interrupted, explained
+from nas_proxy.exits import explained
 from nas_proxy.options import (
     EMBED,
     ENQUEUE,
@@ -24,10 +23,9 @@ from nas_proxy.options import (
     numeric,
     option_names,
 )
-from nas_proxy.printing import print_pairs, print_ranking, print_result, rows, tell
+from nas_proxy.printing import at_work, print_pairs, print_ranking, print_result, rows, tell
 
 if TYPE_CHECKING:
-    from nas_proxy.progress import Terminal
     from nas_proxy.run_folder import RunFolder
 
 app = typer.Typer(
@@ -112,7 +110,7 @@ def run_command(
         "proxy_training": {"epochs": epochs},
         "full_training": {"epochs": truth_epochs},
     }
-    with _at_work() as terminal:
+    with at_work() as terminal:
         from nas_proxy.config import resolve
         from nas_proxy.enqueue import read_entries
         from nas_proxy.stages import run_all
@@ -125,103 +123,13 @@ def run_command(
     tell(f"Report: {run / 'report.html'}")
 
 
-@app.command(
+app.command(
     "condense",
     epilog=examples(
         "nas-proxy condense runs/digits-convnet",
         "nas-proxy condense runs/herding --dataset digits --method herding --evaluate --evaluate-epochs 100",
     ),
-)
-def condense_command(
-    run: Run,
-    dataset: Annotated[str | None, typer.Option(help="Make the run, for this data set.")] = None,
-    space: Annotated[str | None, typer.Option(help="The search space of the run.")] = None,
-    method: Annotated[str | None, typer.Option(help=METHOD)] = None,
-    source: Annotated[Path | None, typer.Option("--from", help="Read a published .pt or .npz file instead.")] = None,
-    ipc: Annotated[int | None, numeric("Images a class.")] = None,
-    steps: Annotated[int | None, numeric("Steps of the condensation.")] = None,
-    width: Annotated[int | None, numeric("Channels of the embedding ConvNet.")] = None,
-    real_batch: Annotated[int | None, numeric("Real images a class and step.")] = None,
-    formation: Annotated[int | None, numeric(FORMATION)] = None,
-    match: Annotated[str | None, typer.Option(help=MATCH)] = None,
-    embed: Annotated[str | None, typer.Option(help=EMBED)] = None,
-    seed: Annotated[int | None, numeric("All randomness derives from it.")] = None,
-    limit: Annotated[int | None, numeric("At most so many images a class are used of the data.")] = None,
-    image_size: Annotated[int | None, numeric("Resize images to a square of so many pixels.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
-    preview_every: Annotated[int | None, numeric("Steps between pictures kept in RUN/previews.")] = None,
-    evaluate: Annotated[
-        bool, typer.Option("--evaluate", help="Train ConvNets on the set and on random images.")
-    ] = False,
-    evaluate_epochs: Annotated[float, typer.Option(help="Epochs of these trainings.", min=1, max=1e6)] = 1000.0,
-    export: Annotated[Path | None, typer.Option(help="Write the images as PNG files into this folder.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Make the condensed set of a run; with --dataset, make the run as well.
-
-    `torchrun --nproc-per-node K -m nas_proxy condense …` shares the classes between K processes, one a GPU.
-    """
-    given = {
-        "dataset": dataset,
-        "space": space,
-        "seed": seed,
-        "limit": limit,
-        "image_size": image_size,
-        "device": device,
-        "preview_every": preview_every,
-        "condense": {
-            "method": method,
-            "source": None if source is None else str(source),
-            "images_per_class": ipc,
-            "steps": steps,
-            "width": width,
-            "real_batch": real_batch,
-            "formation": formation,
-            "match": match,
-            "embed": embed,
-        },
-    }
-    with _at_work() as terminal:
-        from dataclasses import replace
-
-        from nas_proxy.config import resolve
-        from nas_proxy.ranks import together
-        from nas_proxy.run_folder import open_run
-        from nas_proxy.stages import assist, evaluate_run, export_images, run_all
-
-        file = None if dataset is not None else open_run(run).path / "run.toml"
-        settings = resolve(given, file, options=option_names())
-        with together(settings.device) as (ranks, chosen):
-            settings = replace(settings, device=chosen)
-            if ranks.rank > 0:
-                assist(settings, run, ranks)
-                return
-            folder = run_all(settings, run, progress=terminal, names=("condense",), ranks=ranks)
-        found = evaluate_run(folder, evaluate_epochs, terminal) if evaluate else None
-        if export is not None:
-            export_images(folder, export, terminal)
-    from nas_proxy.images import ImageSet
-
-    path = folder / "proxy.safetensors"
-    images, metadata = ImageSet.load(path), ImageSet.load_metadata(path)
-    seconds = float(str(metadata["seconds"]))
-    result: dict[str, Any] = {
-        "method": metadata["method"],
-        "images": len(images),
-        "classes": len(images.classes),
-        "seconds": seconds,
-        "seconds_per_step": seconds / settings.condense.steps if metadata["method"] == "dm" else None,
-        "stored_bytes": images.stored_bytes,
-        "path": str(path),
-        **({} if found is None else found.as_json()),
-    }
-    text = f"{len(images)} images of {len(images.classes)} classes in {path}"
-    if found is not None:
-        text += (
-            f"\nValidation accuracy of ConvNets trained on them: {found.accuracy:.1%} ± {found.std:.1%}; "
-            f"on random images: {found.random_accuracy:.1%} ± {found.random_std:.1%} (5 networks each)"
-        )
-    print_result(result, text, as_json=as_json)
+)(cli_condense.condense_command)
 
 
 @app.command(
@@ -235,7 +143,7 @@ def search_command(
     as_json: Json = False,
 ) -> None:
     """Search on the condensed set of a run; how, can be changed until the first architecture is proposed."""
-    with _at_work() as terminal:
+    with at_work() as terminal:
         from nas_proxy.config import resolve
         from nas_proxy.enqueue import read_entries
         from nas_proxy.run_folder import open_run
@@ -285,6 +193,17 @@ def report_command(run: Run, as_json: Json = False) -> None:
     print_result({"path": str(path)}, str(path), as_json=as_json)
 
 
+app.command(
+    "status", epilog=examples("nas-proxy status runs/digits-convnet", "nas-proxy status runs/digits-convnet --watch")
+)(cli_watch.status_command)
+app.command(
+    "dashboard",
+    epilog=examples(
+        "nas-proxy dashboard runs/digits-convnet", "nas-proxy dashboard runs/digits-convnet --port 0 --no-browser"
+    ),
+)(cli_watch.dashboard_command)
+
+
 @app.command(
     "final",
     epilog=examples(
@@ -302,7 +221,7 @@ def final_command(
     as_json: Json = False,
 ) -> None:
     """Train the pick on all train and validation images, score it once on test, and export it."""
-    with _at_work() as terminal:
+    with at_work() as terminal:
         from nas_proxy.config import resolve
         from nas_proxy.final import told_as_text, train_final
         from nas_proxy.report import write_report
@@ -340,26 +259,13 @@ def spaces_command(as_json: Json = False) -> None:
 
 
 def _do(run: Path, stage: str) -> "RunFolder":
-    with _at_work() as terminal:
+    with at_work() as terminal:
         from nas_proxy.run_folder import open_run
         from nas_proxy.stages import run_stages
 
         folder = open_run(run)
         run_stages(folder, (stage,), terminal)
     return folder
-
-
-@contextlib.contextmanager
-def _at_work() -> Iterator["Terminal"]:
-    """Yield where progress is shown; what the user's code prints meanwhile stays out of the results on stdout."""
-    import optuna
-
-    from nas_proxy.progress import Terminal
-
-    # The program's own log level; the library leaves logging alone.
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with contextlib.redirect_stdout(sys.stderr):
-        yield Terminal(end_if_interrupted)
 
 
 def main() -> None:
