@@ -193,8 +193,7 @@ def _names(space: SearchSpace) -> dict[str, bool]:
             f"the space {space.name} cannot list its architectures, which a truth table needs; "
             f"a nas_proxy.Space of at most {ENUMERABLE:,} would work"
         )
-    outcomes = map(space.choices.at, range(space.choices.size))
-    return {space.key(a): space.is_valid(a) for a in outcomes}
+    return {space.key(a): space.is_valid(a) for a in space.choices.outcomes()}
 
 
 def _check_keys(path: Path, keys: Sequence[str], names: Mapping[str, bool], space: str) -> None:
