@@ -251,7 +251,8 @@ def test_a_run_takes_its_truth_from_the_table(go):
         "architectures": 12,
         "fingerprint": ranking["truth"]["fingerprint"],
     }
-    assert ranking["subset"] == "uniform sample of the architectures in the truth table (6 of 12; it holds 12 of 14)"
+    sampled = "uniform sample of the 12 architectures in the truth table (6; it holds 12 of 14 of the space)"
+    assert ranking["subset"] == sampled
     repeated = ranking["signals"]["repeatability"]
     assert repeated["spearman"]["value"] == 1.0
     assert repeated["seconds"] is None and repeated["image_passes"] is None and repeated["stored_bytes"] is None
@@ -266,9 +267,10 @@ def test_one_column_gives_no_repeatability(go):
     run, _, _ = go
     finished = run(seeds=1)
     assert finished.ranking["signals"]["repeatability"]["spearman"]["value"] is None
-    assert truth_source(finished.ranking).endswith("(12 architectures, one seed); nothing was fully trained")
+    assert truth_source(finished.ranking).endswith("(12 architectures, one seed); nothing was fully trained here")
     page = report_html(read_run(finished.folder))
     assert "Full training has one seed" in page and "Seed 1" not in page
+    assert "averaged over its seeds" not in page and "dotted line" not in page and "by seed of" not in page
 
 
 def test_a_run_goes_on_and_grows_with_the_same_table_only(go):
