@@ -11,7 +11,7 @@ import typer
 
 from nas_proxy._version import __version__
 from nas_proxy.exits import end_if_interrupted, explained
-from nas_proxy.options import ENQUEUE, METHOD, SAMPLER, Json, Run
+from nas_proxy.options import EMBED, ENQUEUE, FORMATION, MATCH, METHOD, SAMPLER, Json, Run
 from nas_proxy.options import examples as _examples
 from nas_proxy.options import numeric as _numeric
 from nas_proxy.options import option_names as _options
@@ -63,6 +63,9 @@ def run_command(
     truth: Annotated[int | None, _numeric("Architectures in the uniform sample, trained on all data.")] = None,
     sampler: Annotated[str | None, typer.Option(help=SAMPLER)] = None,
     enqueue: Annotated[Path | None, typer.Option(help=ENQUEUE)] = None,
+    truth_table: Annotated[
+        str | None, typer.Option(help="Published accuracies in place of full training.", metavar="FILE[:COLUMN]")
+    ] = None,
     seed: Annotated[int | None, _numeric("All randomness derives from it.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     workers: Annotated[int | None, _numeric("Processes that train; 0: one a core, or one on a GPU.")] = None,
@@ -72,6 +75,9 @@ def run_command(
     limit: Annotated[int | None, _numeric("At most so many images a class are used of the data.")] = None,
     image_size: Annotated[int | None, _numeric("Resize images to a square of so many pixels.")] = None,
     method: Annotated[str | None, typer.Option(help=METHOD)] = None,
+    formation: Annotated[int | None, _numeric(FORMATION)] = None,
+    match: Annotated[str | None, typer.Option(help=MATCH)] = None,
+    embed: Annotated[str | None, typer.Option(help=EMBED)] = None,
     no_flip: Annotated[bool, typer.Option("--no-flip", help="Never mirror images.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another run in the folder.")] = False,
     as_json: Json = False,
@@ -84,12 +90,20 @@ def run_command(
         "trials": trials,
         "truth": truth,
         "sampler": sampler,
+        "truth_table": truth_table,
         "limit": limit,
         "image_size": image_size,
         "device": device,
         "workers": workers,
         "flip": False if no_flip else None,
-        "condense": {"method": method, "images_per_class": ipc, "steps": steps},
+        "condense": {
+            "method": method,
+            "images_per_class": ipc,
+            "steps": steps,
+            "formation": formation,
+            "match": match,
+            "embed": embed,
+        },
         "proxy_training": {"epochs": epochs},
         "full_training": {"epochs": truth_epochs},
     }
@@ -116,14 +130,21 @@ def run_command(
 def condense_command(
     run: Run,
     dataset: Annotated[str | None, typer.Option(help="Make the run, for this data set.")] = None,
+    space: Annotated[str | None, typer.Option(help="The search space of the run.")] = None,
     method: Annotated[str | None, typer.Option(help=METHOD)] = None,
     source: Annotated[Path | None, typer.Option("--from", help="Read a published .pt or .npz file instead.")] = None,
     ipc: Annotated[int | None, _numeric("Images a class.")] = None,
     steps: Annotated[int | None, _numeric("Steps of the condensation.")] = None,
+    width: Annotated[int | None, _numeric("Channels of the embedding ConvNet.")] = None,
+    real_batch: Annotated[int | None, _numeric("Real images a class and step.")] = None,
+    formation: Annotated[int | None, _numeric(FORMATION)] = None,
+    match: Annotated[str | None, typer.Option(help=MATCH)] = None,
+    embed: Annotated[str | None, typer.Option(help=EMBED)] = None,
     seed: Annotated[int | None, _numeric("All randomness derives from it.")] = None,
     limit: Annotated[int | None, _numeric("At most so many images a class are used of the data.")] = None,
     image_size: Annotated[int | None, _numeric("Resize images to a square of so many pixels.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    preview_every: Annotated[int | None, _numeric("Steps between pictures kept in RUN/previews.")] = None,
     evaluate: Annotated[
         bool, typer.Option("--evaluate", help="Train ConvNets on the set and on random images.")
     ] = False,
@@ -131,28 +152,46 @@ def condense_command(
     export: Annotated[Path | None, typer.Option(help="Write the images as PNG files into this folder.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make the condensed set of a run; with --dataset, make the run as well."""
+    """Make the condensed set of a run; with --dataset, make the run as well.
+
+    `torchrun --nproc-per-node K -m nas_proxy condense …` shares the classes between K processes, one a GPU.
+    """
     given = {
         "dataset": dataset,
+        "space": space,
         "seed": seed,
         "limit": limit,
         "image_size": image_size,
         "device": device,
+        "preview_every": preview_every,
         "condense": {
             "method": method,
             "source": None if source is None else str(source),
             "images_per_class": ipc,
             "steps": steps,
+            "width": width,
+            "real_batch": real_batch,
+            "formation": formation,
+            "match": match,
+            "embed": embed,
         },
     }
     with _at_work() as terminal:
+        from dataclasses import replace
+
         from nas_proxy.config import resolve
+        from nas_proxy.ranks import together
         from nas_proxy.run_folder import open_run
-        from nas_proxy.stages import evaluate_run, export_images, run_all
+        from nas_proxy.stages import assist, evaluate_run, export_images, run_all
 
         file = None if dataset is not None else open_run(run).path / "run.toml"
         settings = resolve(given, file, options=_options())
-        folder = run_all(settings, run, progress=terminal, names=("condense",))
+        with together(settings.device) as (ranks, chosen):
+            settings = replace(settings, device=chosen)
+            if ranks.rank > 0:
+                assist(settings, run, ranks)
+                return
+            folder = run_all(settings, run, progress=terminal, names=("condense",), ranks=ranks)
         found = evaluate_run(folder, evaluate_epochs, terminal) if evaluate else None
         if export is not None:
             export_images(folder, export, terminal)

@@ -8,6 +8,7 @@ of the user's data and space come out absolute, so that a run goes on, and repea
 import dataclasses
 import math
 import os
+import re
 import tomllib
 import types
 import typing
@@ -20,9 +21,9 @@ import tomli_w
 
 from nas_proxy import augment
 from nas_proxy.condensation import Condensation
+from nas_proxy.embedding import PRECISIONS
 from nas_proxy.errors import ConfigError, nearest
 from nas_proxy.files import write_text
-from nas_proxy.matching import PRECISIONS
 from nas_proxy.proposals import SAMPLERS
 from nas_proxy.selection import METHODS
 from nas_proxy.training import SCHEDULES, Recipe
@@ -42,10 +43,12 @@ class RunConfig:
     truth: architectures in the uniform sample, each trained on all data as well.
     sampler: how the other architectures are proposed, one of `nas_proxy.proposals.SAMPLERS`.
     enqueue: architectures that are proposed first, each a key or a JSON object; see `nas_proxy.enqueue`.
+    truth_table: published accuracies in place of full training, see `nas_proxy.truth_table`; None to train.
     limit: at most so many images a class are used of the data; None for all.
     image_size: images are resized to this square; None leaves them as they are.
     device: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:N". workers: processes that train
-        candidates; 0 for one a core on the CPU and one on a GPU. Neither is part of a run's identity.
+        candidates; 0 for one a core on the CPU and one on a GPU. preview_every: steps of the condensation between
+        pictures of its images; 0 for none. None of them is part of a run's identity.
     condense: recipe of the condensed set. proxy_training: of candidates on it, and of the controls.
         full_training: of the ground truth.
     """
@@ -57,10 +60,12 @@ class RunConfig:
     truth: int = 24
     sampler: str = "tpe"
     enqueue: tuple[str, ...] = ()
+    truth_table: str | None = None
     limit: int | None = None
     image_size: int | None = None
     device: str = "auto"
     workers: int = 0
+    preview_every: int = 0
     condense: Condensation = field(default_factory=Condensation)
     proxy_training: Recipe = field(default_factory=lambda: Recipe(epochs=200))
     full_training: Recipe = field(default_factory=lambda: Recipe(epochs=50))
@@ -69,7 +74,7 @@ class RunConfig:
 # What the proposals alone depend on: it may change until the first of them is trained.
 OF_PROPOSALS = frozenset({"sampler", "enqueue"})
 # What may change between two commands in one folder: where it is computed, and how far it goes.
-NOT_IDENTITY = frozenset({"device", "workers", "trials", "truth"})
+NOT_IDENTITY = frozenset({"device", "workers", "preview_every", "trials", "truth"})
 
 # (lowest, highest) of every number; a bound of None is open.
 BOUNDS: dict[str, tuple[float, float | None]] = {
@@ -79,11 +84,13 @@ BOUNDS: dict[str, tuple[float, float | None]] = {
     "limit": (3, None),
     "image_size": (4, 1024),
     "workers": (0, 1024),
+    "preview_every": (0, None),
     "condense.images_per_class": (1, None),
     "condense.steps": (1, None),
     "condense.real_batch": (1, None),
     "condense.width": (1, None),
     "condense.depth": (1, 8),
+    "condense.formation": (1, 4),
     "condense.momentum": (0, 0.999),
     **{
         f"{recipe}.{name}": bounds
@@ -101,6 +108,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "sampler": SAMPLERS,
     "condense.method": ("dm", *METHODS),
     "condense.precision": PRECISIONS,
+    "condense.match": ("last", "all"),
+    "condense.embed": ("convnet", "space"),
     "proxy_training.schedule": SCHEDULES,
     "full_training.schedule": SCHEDULES,
 }
@@ -188,6 +197,8 @@ def _anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     for name in ("dataset", "space"):
         if isinstance(value := values.get(name), str):
             anchored[name] = _absolute(value, folder)
+    if isinstance(table := values.get("truth_table"), str) and table:
+        anchored["truth_table"] = _absolute_path(table, folder)
     recipe = values.get("condense")
     if isinstance(recipe, Mapping) and isinstance(source := recipe.get("source"), str) and source:
         anchored["condense"] = {**recipe, "source": _absolute_path(source, folder)}
@@ -198,7 +209,8 @@ def _absolute(named: str, folder: Path) -> str:
     kind, _, place = named.partition(":")
     if place and kind in {"folder", "npz"}:
         return f"{kind}:{_absolute_path(place, folder)}"
-    return _absolute_path(named, folder) if named.endswith(".py") else named
+    file = re.fullmatch(r"(.+\.py)(:[^:]*=[^:]*)?", named)  # a space's parameters come after a colon
+    return _absolute_path(file[1], folder) + (file[2] or "") if file else named
 
 
 def _absolute_path(path: str, folder: Path) -> str:

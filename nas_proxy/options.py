@@ -12,6 +12,11 @@ SETTINGS = {
     "method": "condense.method",
     "from": "condense.source",
     "steps": "condense.steps",
+    "width": "condense.width",
+    "real_batch": "condense.real_batch",
+    "formation": "condense.formation",
+    "match": "condense.match",
+    "embed": "condense.embed",
     "epochs": "proxy_training.epochs",
     "truth_epochs": "full_training.epochs",
 }
@@ -37,6 +42,9 @@ def numeric(text: str) -> Any:
 
 SAMPLER = "How architectures are proposed: tpe, random, grid, nsga2 or evolution."
 ENQUEUE = "Propose the architectures in this file first: a JSON list, or a key a line."
+FORMATION = "2: each stored image holds four of half the size."
+MATCH = "Match the last block of the embedding networks, or all."
+EMBED = "Embedding networks: convnet, or drawn from the search space."
 METHOD = "dm (distribution matching), random, herding or kcenter."
 Run = Annotated[Path, typer.Argument(help="The run folder.", metavar="RUN", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
@@ -45,7 +53,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 def option_names() -> dict[str, str]:
     """Return what the settings are called on the command line."""
     same = (
-        *("dataset", "space", "seed", "trials", "truth", "sampler", "enqueue"),
-        *("limit", "image_size", "device", "workers"),
+        *("dataset", "space", "seed", "trials", "truth", "truth_table", "sampler", "enqueue"),
+        *("limit", "image_size", "device", "workers", "preview_every"),
     )
     return {path: f"--{name.replace('_', '-')}" for name, path in [*((n, n) for n in same), *SETTINGS.items()]}

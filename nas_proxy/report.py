@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 TRIALS = ("key", "index", "phase", "state", "score", "diverged", "params", "reason")
-TRUTH = ("key", "phase", "accuracy", "accuracy_0", "accuracy_1", "params", "flops")
+TRUTH = ("key", "phase", "accuracy", "params", "flops")
 SCORES = ("key", "random", "early_stop")
 TEXT = ("key", "phase", "state", "reason", "diverged")
 
@@ -110,6 +110,9 @@ def report_html(run: Run) -> str:
         final=_final(run.final),
         proxy=part(run.ranking, "signals", "proxy"),
         regret_words=_regret_words(run.ranking),
+        accuracy=_accuracy(run.ranking),
+        truth_source=verdict.truth_source(run.ranking),
+        seeds=figures.seed_columns(run.truth),
         cost=part(run.ranking, "cost"),
         signals=_signal_rows(run.ranking),
         notes=verdict.notes(run.ranking),
@@ -155,7 +158,7 @@ def _read_table(path: Path, columns: tuple[str, ...], stage: str, damaged: list[
         damaged.append((f"{path.name} cannot be read ({str(error).strip()})", stage))
         frame = pd.DataFrame()
     frame = frame.reindex(columns=[*columns, *(name for name in frame.columns if name not in columns)])
-    for name in columns:
+    for name in (*columns, *figures.seed_columns(frame)):
         if name in TEXT:
             frame[name] = frame[name].astype(object).where(frame[name].notna(), "")
         else:
@@ -211,7 +214,8 @@ def _figures(run: Run) -> dict[str, "Figure"]:
     found: dict[str, Figure] = {}
     if len(run.truth) and len(run.trials):
         key = part(run.ranking, "pick").get("key")
-        found["figure-score-against-truth"] = figures.score_against_truth(run.trials, run.truth, key)
+        accuracy = _accuracy(run.ranking).lower()
+        found["figure-score-against-truth"] = figures.score_against_truth(run.trials, run.truth, key, accuracy)
     if part(run.ranking, "signals"):
         found["figure-spearman-all"] = figures.spearman_bars(run.ranking, "spearman")
         found["figure-spearman-top-half"] = figures.spearman_bars(run.ranking, "spearman_top_half")
@@ -285,12 +289,18 @@ def _final(told: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _accuracy(ranking: Mapping[str, Any]) -> str:
+    """Return what the truth measures; a table may hold validation accuracy, which only its maker knows."""
+    return "Published accuracy" if verdict.truth_source(ranking) else "Test accuracy"
+
+
 def _regret_words(ranking: Mapping[str, Any]) -> str:
     regret = finite(part(ranking, "signals", "proxy").get("regret"))
     if regret is None:
         return ""
     if regret > 0:
-        return "below the best of all architectures trained in full"
+        known = "trained in full" if not verdict.truth_source(ranking) else "of this run with a published accuracy"
+        return f"below the best of all architectures {known}"
     return "no loss against the architecture that the other seed calls best"
 
 

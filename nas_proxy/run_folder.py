@@ -54,6 +54,11 @@ class RunFolder:
         return self.path / ".work"
 
     @property
+    def previews(self) -> Path:
+        """Pictures of an unfinished condensation."""
+        return self.path / "previews"
+
+    @property
     def checkpoint(self) -> Path:
         """The state of an unfinished condensation."""
         return self.work / "condense.safetensors"

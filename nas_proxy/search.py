@@ -12,7 +12,6 @@ from nas_proxy.ledger import Candidate, Record
 from nas_proxy.proposals import propose
 from nas_proxy.seeds import derive
 from nas_proxy.session import Session
-from nas_proxy.space import SearchSpace
 from nas_proxy.training import Outcome
 from nas_proxy.workers import Failure, Job
 
@@ -34,15 +33,16 @@ def best_first(records: Iterable[Record]) -> list[Record]:
     )
 
 
-def sampled(space: SearchSpace, seed: int, records: Sequence[Record], count: int) -> list[Record]:
-    """Return the records of the uniform sample: the first `count` of the stream whose training did not fail.
+def sampled(session: Session, records: Sequence[Record]) -> list[Record]:
+    """Return the records of the uniform sample: the first `truth` of the stream whose training did not fail.
 
     Ends early where the stream comes to an architecture that is not trained yet.
     """
     known = {r.key: r for r in records}
     found: list[Record] = []
-    for architecture in space.sample(seed):
-        record = known.get(space.key(architecture))
+    count = session.config.truth
+    for architecture in session.stream():
+        record = known.get(session.space.key(architecture))
         if record is None or len(found) == count:
             break
         if record.complete:
@@ -88,7 +88,7 @@ def _train_sample(session: Session, done: _Done) -> None:
         complete = 0
         missing: list[Candidate] = []
         # Failed architectures are passed over, so each wave takes as many further ones as the last one lost.
-        for index, architecture in enumerate(session.space.sample(session.config.seed)):
+        for index, architecture in enumerate(session.stream()):
             if complete + len(missing) == wanted:
                 break
             record = known.get(session.space.key(architecture))
