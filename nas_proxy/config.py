@@ -19,7 +19,7 @@ from typing import Any
 
 import tomli_w
 
-from nas_proxy import augment
+from nas_proxy import augment, engine
 from nas_proxy.condensation import Condensation
 from nas_proxy.embedding import PRECISIONS
 from nas_proxy.errors import ConfigError, nearest
@@ -37,20 +37,18 @@ DEVICES = ("auto", "cpu", "cuda")
 class RunConfig:
     """Everything that a run depends on.
 
-    dataset, space: what the user named; see `nas_proxy.sources` and `nas_proxy.space_loading`.
-    seed: all randomness derives from it.
-    trials: architectures trained on the proxy, the sample included.
-    truth: architectures in the uniform sample, each trained on all data as well.
-    sampler: how the other architectures are proposed, one of `nas_proxy.proposals.SAMPLERS`.
-    enqueue: architectures that are proposed first, each a key or a JSON object; see `nas_proxy.enqueue`.
-    truth_table: published accuracies in place of full training, see `nas_proxy.truth_table`; None to train.
-    limit: at most so many images a class are used of the data; None for all.
-    image_size: images are resized to this square; None leaves them as they are.
-    device: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:N". workers: processes that train
-        candidates; 0 for one a core on the CPU and one on a GPU. preview_every: steps of the condensation between
-        pictures of its images; 0 for none. None of them is part of a run's identity.
-    condense: recipe of the condensed set. proxy_training: of candidates on it, and of the controls.
-        full_training: of the ground truth.
+        dataset, space: what the user named; see `nas_proxy.sources` and `nas_proxy.space_loading`.
+        seed: all randomness derives from it.
+        trials: architectures trained on the proxy, the sample included.
+        truth: architectures in the uniform sample, each trained on all data as well.
+    from nas_proxy.proposals import SAMPLERS
+        limit: at most so many images a class are used of the data; None for all.
+        image_size: images are resized to this square; None leaves them as they are.
+        device: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:N". workers: processes that train
+            candidates; 0 for one a core on the CPU and one on a GPU. preview_every: steps of the condensation between
+            pictures of its images; 0 for none. None of them is part of a run's identity.
+        condense: recipe of the condensed set. proxy_training: of candidates on it, and of the controls.
+            full_training: of the ground truth.
     """
 
     dataset: str = "digits"
@@ -58,9 +56,9 @@ class RunConfig:
     seed: int = 0
     trials: int = 48
     truth: int = 24
+    truth_table: str | None = None
     sampler: str = "tpe"
     enqueue: tuple[str, ...] = ()
-    truth_table: str | None = None
     limit: int | None = None
     image_size: int | None = None
     device: str = "auto"
@@ -112,6 +110,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "condense.embed": ("convnet", "space"),
     "proxy_training.schedule": SCHEDULES,
     "full_training.schedule": SCHEDULES,
+    "proxy_training.precision": engine.PRECISIONS,
+    "full_training.precision": engine.PRECISIONS,
 }
 MOST_EPOCHS = 1_000_000
 # Numbers that must be above zero but may be fractions.

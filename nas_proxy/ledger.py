@@ -11,7 +11,7 @@ import contextlib
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,9 +145,7 @@ class Ledger:
 
     def records(self, signal: str) -> list[Record]:
         """Return the finished trainings of one signal: the sample first, then proposals, each in their order."""
-        trials = self.study(signal).get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
-        records = [_record(trial) for trial in trials if trial.user_attrs.get("reason") != INTERRUPTED]
-        return sorted(records, key=lambda r: (r.phase != "sample", r.index, r.draw))
+        return finished(self.study(signal).get_trials(deepcopy=False))
 
     def bind(self, signal: str, what: str, fingerprint: str) -> None:
         """Tie a study to what its scores depend on. Raises RunFolderError when it was begun with something else."""
@@ -209,6 +207,13 @@ class Ledger:
     def _fail(study: optuna.Study, trial: Trial, reason: str) -> None:
         trial.set_user_attr("reason", reason)
         study.tell(trial, state=TrialState.FAIL)
+
+
+def finished(trials: Iterable[FrozenTrial]) -> list[Record]:
+    """Return the finished trainings among the trials of a study, in the order of `Ledger.records`."""
+    ended = (trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.FAIL))
+    records = [_record(trial) for trial in ended if trial.user_attrs.get("reason") != INTERRUPTED]
+    return sorted(records, key=lambda r: (r.phase != "sample", r.index, r.draw))
 
 
 def _record(trial: FrozenTrial) -> Record:

@@ -1,12 +1,32 @@
-"""What the command line prints: results to stdout, as text or as JSON, and remarks to stderr."""
+"""What the command line shows: results on stdout, as text or as JSON; progress and remarks on stderr."""
 
+import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+from nas_proxy.exits import end_if_interrupted
+
+if TYPE_CHECKING:
+    from nas_proxy.progress import Terminal
+
+
+@contextlib.contextmanager
+def at_work() -> Iterator["Terminal"]:
+    """Yield where progress is shown; what the user's code prints meanwhile stays out of the results on stdout."""
+    import optuna
+
+    from nas_proxy.progress import Terminal
+
+    # The program's own log level; the library leaves logging alone.
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with contextlib.redirect_stdout(sys.stderr):
+        yield Terminal(end_if_interrupted)
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

@@ -275,6 +275,11 @@ def _pick(ranking: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _accuracy(ranking: Mapping[str, Any]) -> str:
+    """Return what the truth measures; a table may hold validation accuracy, which only its maker knows."""
+    return "Published accuracy" if verdict.truth_source(ranking) else "Test accuracy"
+
+
 def _final(told: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the section on the final network shows, {} where there is none."""
     if finite(told.get("final_accuracy")) is None:
@@ -287,11 +292,6 @@ def _final(told: Mapping[str, Any]) -> dict[str, Any]:
         "choices": [(name, _plain(value)) for name, value in part(told, "architecture").items()],
         "recipe": _entries(part(told, "recipe")),
     }
-
-
-def _accuracy(ranking: Mapping[str, Any]) -> str:
-    """Return what the truth measures; a table may hold validation accuracy, which only its maker knows."""
-    return "Published accuracy" if verdict.truth_source(ranking) else "Test accuracy"
 
 
 def _regret_words(ranking: Mapping[str, Any]) -> str:

@@ -9,9 +9,11 @@ scores.csv          a row for each sampled architecture, a column for each signa
 ranking.json        how far the ranking can be trusted
 report.html         all of it, to read
 final/              a final network, see `nas_proxy.final`; its accuracy is not the search's
+artifacts/          what the dashboard shows beside the studies
 """
 
 import contextlib
+import fcntl
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,6 +38,10 @@ OURS = (
     "report.html",
     *(f"final/{name}" for name in ("architecture.json", "model.safetensors", "model.pt2", "model.onnx", "load.py")),
 )
+
+
+# Seconds that a command tries to get the folder: more than a look at the lock takes, see `is_held`.
+PATIENCE = 0.5
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ class RunFolder:
             if not made and not self.path.is_dir():
                 raise RunFolderError(f"{self.path} is a file; choose a folder with --out")
             self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=PATIENCE)
         except filelock.Timeout:
             raise RunFolderError(
                 f"another nas-proxy is working in {self.path}; wait for it, or choose another folder with --out"
@@ -101,6 +107,17 @@ class RunFolder:
                 if made and all(path.name == ".lock" for path in self.path.iterdir()):
                     (self.path / ".lock").unlink(missing_ok=True)
                     self.path.rmdir()
+
+
+def is_held(path: Path) -> bool:
+    """Return whether a command is at work in the folder `path`, without holding it up."""
+    with contextlib.suppress(FileNotFoundError), (path / ".lock").open("rb") as file:
+        try:
+            # Shared: two that look at the same time do not take each other for a command.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def open_run(path: Path) -> RunFolder:
@@ -131,7 +148,8 @@ def claim(run: RunFolder, *, overwrite: bool = False) -> None:
     if overwrite:
         for name in OURS:
             (run / name).unlink(missing_ok=True)
-        shutil.rmtree(run.work, ignore_errors=True)
+        for folder in (run.work, run / "artifacts"):
+            shutil.rmtree(folder, ignore_errors=True)
     check_same(run)
     write_config(run.config, run / "run.toml")
 

@@ -152,6 +152,10 @@ class Session:
     def _written(self) -> set[Path]:
         return set()
 
+    @functools.cached_property
+    def _told(self) -> set[str]:
+        return set()
+
     @property
     def train_path(self) -> Path:
         """All training images, as a file."""
@@ -193,6 +197,9 @@ class Session:
 
         for number, result in self.pool.run(jobs()):
             self.ledger.finish(signal, number, result)
+            if isinstance(result, Outcome) and result.note and result.note not in self._told:
+                self._told.add(result.note)
+                self.progress.say(result.note)
             done(result)
 
     def close(self) -> None:

@@ -181,6 +181,7 @@ def export_images(run: RunFolder, folder: Path, progress: Progress = SILENT) -> 
 def search_stage(session: Session) -> None:
     """Train the sample and the proposals on the condensed set."""
     session.proxy_path  # noqa: B018 (says "condense first" where it is missing)
+    annotated(session)
     trials, truth = session.config.trials, session.config.truth
     if trials < truth:
         session.progress.say(
@@ -218,6 +219,19 @@ def report_stage(session: Session) -> None:
     write_report(session.run.path)
 
 
+def annotated(session: Session) -> None:
+    """Bring what the dashboard shows up to date; that this fails is told, and never costs a run."""
+    if not (session.run / "study.db").exists():
+        return
+    from nas_proxy.annotations import annotate
+
+    try:
+        annotate(session.run.path, session.ledger)
+    except Exception as error:  # noqa: BLE001 (notes and figures are a comfort; the results are in the folder)
+        reason = str(error).split("\n", 1)[0]
+        session.progress.say(f"The dashboard's notes and figures could not be written ({reason}).")
+
+
 STAGES: dict[str, Callable[[Session], None]] = {
     "condense": condense_stage,
     "search": search_stage,
@@ -232,6 +246,8 @@ def run_stages(run: RunFolder, names: tuple[str, ...] = tuple(STAGES), progress:
     with open_session(run, progress) as session:
         for name in names:
             STAGES[name](session)
+            if name != "report":  # which adds nothing to the studies
+                annotated(session)
 
 
 def run_all(
@@ -255,6 +271,8 @@ def run_all(
         claim(run, overwrite=overwrite)
         for name in names:
             STAGES[name](session)
+            if name != "report":  # which adds nothing to the studies
+                annotated(session)
     return run
 
 

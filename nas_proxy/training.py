@@ -1,18 +1,21 @@
 """The training contract: (network, data, recipe, seed) → learning curve, score and cost.
 
-`train` is the plain reference implementation. Faster engines must agree with it.
+There is one loop; how the arithmetic of its steps is done is a `nas_proxy.engine.Way`. In the way `PLAIN` it is the
+reference, plain PyTorch in float32, with which faster ways must agree.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_proxy import augment
+from nas_proxy.engine import PLAIN, Way, attempt, choose
 from nas_proxy.images import ImageSet
 from nas_proxy.seeds import derive, torch_generator
 
@@ -31,6 +34,7 @@ class Recipe:
     warm_up, schedule: the rate rises linearly over the first `warm_up` of the steps; then it falls to zero along a
         "cosine", or to a tenth at half of the steps ("step", the paper's).
     augmentation: names of operations of `nas_proxy.augment`, one of which is drawn for each step; () for none.
+    precision: "float32", "bfloat16", or "auto" for what `nas_proxy.engine.choose` finds fastest.
     """
 
     epochs: float
@@ -42,6 +46,7 @@ class Recipe:
     warm_up: float = 0.1
     schedule: str = "cosine"
     augmentation: tuple[str, ...] = augment.FULL
+    precision: str = "auto"
 
     def steps(self, images: int) -> int:
         """Return the number of steps on a set of so many images."""
@@ -74,6 +79,7 @@ class Outcome:
     diverged: whether a loss or a logit was not finite.
     seconds: wall time of training and evaluation.
     image_passes: images passed through the network in training, counted with repetition.
+    note: what the user should know of how the network was trained; mostly nothing.
     """
 
     score: float
@@ -81,6 +87,7 @@ class Outcome:
     diverged: bool
     seconds: float
     image_passes: int
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,12 +103,9 @@ def fit(
     build: Callable[[], nn.Module], data: ImageSet, recipe: Recipe, seed: int, device: torch.device | str = "cpu"
 ) -> Fitted:
     """Build a network and train it on `data`; see `train` for what is guaranteed and raised."""
-    device = torch.device(device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(derive(seed, "network"))
-        network = build().to(device)
-        losses, passes = _fit(network, data.to(device), recipe, seed)
-    return Fitted(network, losses, passes)
+    data = data.to(device)
+    way = choose(recipe.precision, data.shape, torch.device(device))
+    return attempt(lambda way: fit_in(way, build, data, recipe, seed), way)[0]
 
 
 def train(
@@ -118,9 +122,20 @@ def train(
     is left as it was. Raises what the network raises, and ValueError when its output has the wrong shape.
     """
     start = time.perf_counter()
-    fitted = fit(build, data, recipe, seed, device)
+    data, evaluation = data.to(device), evaluation.to(device)
+    way = choose(recipe.precision, data.shape, torch.device(device))
+    outcome, note = attempt(lambda way: train_in(way, build, data, evaluation, recipe, seed), way)
+    return replace(outcome, seconds=time.perf_counter() - start, note=note)
+
+
+def train_in(
+    way: Way, build: Callable[[], nn.Module], data: ImageSet, evaluation: ImageSet, recipe: Recipe, seed: int
+) -> Outcome:
+    """Do what `train` does in one way, on the device where the images are."""
+    start = time.perf_counter()
+    fitted = fit_in(way, build, data, recipe, seed)
     diverged = not all(math.isfinite(loss) for loss in fitted.losses)
-    score = None if diverged else accuracy(fitted.network, evaluation.to(device))
+    score = None if diverged else accuracy(fitted.network, evaluation, way)
     chance = 1 / len(data.classes)
     return Outcome(
         score=chance if score is None else score,
@@ -131,12 +146,21 @@ def train(
     )
 
 
-def _fit(network: nn.Module, data: ImageSet, recipe: Recipe, seed: int) -> tuple[tuple[float, ...], int]:
+def fit_in(way: Way, build: Callable[[], nn.Module], data: ImageSet, recipe: Recipe, seed: int) -> Fitted:
+    """Do what `fit` does in one way, on the device where the images are."""
+    device = data.images.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(derive(seed, "network"))
+        network = way.placed(build().to(device))
+        losses, passes = _fit(network, data, recipe, seed, way)
+    return Fitted(network, losses, passes)
+
+
+def _fit(network: nn.Module, data: ImageSet, recipe: Recipe, seed: int, way: Way) -> tuple[tuple[float, ...], int]:
     """Train in place; return the mean loss of each epoch and the image passes. Stops at a loss that is not finite."""
     draws = torch_generator(seed, "batches")
     steps, batch = recipe.steps(len(data)), recipe.batch(len(data))
     order = _order(len(data), steps * batch, draws).view(steps, batch).to(data.images.device)
-    epoch_ends = {math.ceil((e + 1) * len(data) / batch) for e in range(math.ceil(recipe.epochs))} | {steps}
     optimiser = torch.optim.SGD(
         network.parameters(),
         lr=recipe.learning_rate,
@@ -147,25 +171,30 @@ def _fit(network: nn.Module, data: ImageSet, recipe: Recipe, seed: int) -> tuple
     )
     network.train()
     losses: list[float] = []
-    pending: list[Tensor] = []
-    for step in range(steps):
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.rate(step, steps)
-        images = _augmented(data.decode(order[step]), recipe.augmentation, draws)
-        logits = network(images)
-        _check(logits, batch, len(data.classes))
-        loss = F.cross_entropy(logits, data.labels[order[step]])
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        pending.append(loss.detach())
-        if step + 1 in epoch_ends:
-            # The only host synchronisation, once an epoch.
-            losses.append(float(torch.stack(pending).mean()))
-            pending.clear()
-            if not math.isfinite(losses[-1]):
-                return tuple(losses), (step + 1) * batch
+    for epoch in _epochs(len(data), batch, steps, recipe.epochs):
+        augmented = _augmentation(len(epoch), batch, data, recipe.augmentation, draws)
+        pending: list[Tensor] = []
+        for step in epoch:
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.rate(step, steps)
+            logits = way.logits(network, augmented(data.decode(order[step]), step - epoch.start))
+            _check(logits, batch, len(data.classes))
+            loss = F.cross_entropy(logits, data.labels[order[step]])
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            pending.append(loss.detach())
+        # The only host synchronisation, once an epoch.
+        losses.append(float(torch.stack(pending).mean()))
+        if not math.isfinite(losses[-1]):
+            return tuple(losses), epoch.stop * batch
     return tuple(losses), steps * batch
+
+
+def _epochs(images: int, batch: int, steps: int, epochs: float) -> list[range]:
+    """Return the steps of each epoch: a step belongs to the epoch in which its first image does."""
+    ends = sorted({min(steps, math.ceil((e + 1) * images / batch)) for e in range(math.ceil(epochs))} | {steps})
+    return [range(start, end) for start, end in itertools.pairwise([0, *ends])]
 
 
 def _order(images: int, length: int, draws: torch.Generator) -> Tensor:
@@ -173,13 +202,24 @@ def _order(images: int, length: int, draws: torch.Generator) -> Tensor:
     return torch.cat([torch.randperm(images, generator=draws) for _ in range(-(-length // images))])[:length]
 
 
-def _augmented(images: Tensor, strategy: tuple[str, ...], draws: torch.Generator) -> Tensor:
-    """Apply one operation, drawn for the batch, with parameters drawn for each image."""
+def _augmentation(
+    steps: int, batch: int, data: ImageSet, strategy: tuple[str, ...], draws: torch.Generator
+) -> Callable[[Tensor, int], Tensor]:
+    """Return a function that augments the images of the `step`-th of an epoch's steps.
+
+    One operation is drawn for each step, its parameters for each image, all of them before the epoch begins.
+    """
     if not strategy:
-        return images
-    operation = augment.draw_operations(1, strategy, draws).expand(len(images))
-    height, width = images.shape[-2:]
-    return augment.apply(images, augment.draw(operation, strategy, height, width, draws).to(images.device))
+        return lambda images, step: images
+    _, height, width, _ = data.shape
+    chosen = augment.draw_operations(steps, strategy, draws)
+    names = [strategy[index] for index in chosen.tolist()]
+    rows = augment.draw(chosen.repeat_interleave(batch), strategy, height, width, draws).to(data.images.device)
+
+    def apply(images: Tensor, step: int) -> Tensor:
+        return augment.apply_one(images, names[step], rows.rows(slice(step * batch, (step + 1) * batch)))
+
+    return apply
 
 
 def _check(logits: Tensor, batch: int, classes: int) -> None:
@@ -188,14 +228,14 @@ def _check(logits: Tensor, batch: int, classes: int) -> None:
 
 
 @torch.no_grad()
-def accuracy(network: nn.Module, evaluation: ImageSet) -> float | None:
+def accuracy(network: nn.Module, evaluation: ImageSet, way: Way = PLAIN) -> float | None:
     """Return the fraction of images classified correctly, or None when a logit is not finite."""
     network.eval()
     right = torch.zeros((), device=evaluation.labels.device, dtype=torch.int64)
     finite = torch.ones((), device=evaluation.labels.device, dtype=torch.bool)
     for start in range(0, len(evaluation), EVALUATION_BATCH):
         batch = slice(start, start + EVALUATION_BATCH)
-        logits = network(evaluation.decode(batch))
+        logits = way.logits(network, evaluation.decode(batch))
         finite &= logits.isfinite().all()
         right += (logits.argmax(1) == evaluation.labels[batch]).sum()
     return int(right) / len(evaluation) if bool(finite) else None

@@ -121,3 +121,9 @@ def test_operations_are_drawn_evenly_and_nothing_else_is_used():
     assert len(counts) == 5
     assert bool((counts > 1050).all())
     assert "flip" not in augment.NO_FLIP
+
+
+@pytest.mark.parametrize("name", augment.FULL)
+def test_one_operation_alone_is_the_same(name):
+    draws = draws_of(name)
+    torch.testing.assert_close(augment.apply_one(images(), name, draws), augment.apply(images(), draws))

@@ -1,0 +1,137 @@
+"""Layers on the CPU in channels-last memory: the same functions as PyTorch's, computed without its slow paths.
+
+`ChannelsLast` is a context in which some calls of PyTorch's functional layers are answered by cheaper equivalents,
+whatever module makes them: networks are neither rewritten nor traced, and calls with other arguments go to PyTorch
+as they are. Results equal PyTorch's to rounding.
+
+What is slow, seen on one core for 50 maps in bfloat16, forward and backward: group norm of 128×32×32 with a group a
+channel (174 ms, here 11) and of 32×16×16 with four groups (3.2 ms, here 0.8), layer norm over 128×32×32 (22 ms, here
+10), and any layer whose gradient comes in another memory format than its input has, as it does after flattening.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+# Elements of one image's maps from which normalising image by image is worth its calls; below, copies are cheaper.
+LARGE_MAP = 1 << 15
+# Channels a group from which PyTorch's kernel is vectorised.
+WIDE_GROUP = 16
+
+
+def is_channels_last(maps: object) -> bool:
+    """Return whether `maps` is (n, c, h, w) in channels-last memory and not contiguous as well."""
+    return (
+        isinstance(maps, Tensor)
+        and maps.ndim == 4
+        and not maps.is_contiguous()
+        and maps.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+class ChannelsLast(TorchFunctionMode):
+    """The context; see the module."""
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Answer one call of PyTorch."""
+        replacement = _REPLACED.get(func)
+        if replacement is not None and args and is_channels_last(args[0]):
+            return replacement(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _group_norm(
+    maps: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    channels = maps.shape[1]
+    if channels >= WIDE_GROUP * num_groups:
+        return F.group_norm(maps, num_groups, weight, bias, eps)
+    if num_groups == channels and weight is not None and bias is not None and maps[:1].numel() >= LARGE_MAP:
+        normalised: Tensor = _InstanceNorm.apply(maps, weight, bias, eps)
+        return normalised
+    return _again(F.group_norm(_with_gradient_again(maps).contiguous(), num_groups, weight, bias, eps))
+
+
+class _InstanceNorm(torch.autograd.Function):
+    """Instance norm as batch norm of one image after another, whose kernels are fast and stay in the cache."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        parts = [torch.native_batch_norm(m, weight, bias, None, None, True, 0.0, eps) for m in torch.split(maps, 1)]
+        out, mean, inverse = (torch.cat([part[i] for part in parts]) for i in range(3))
+        ctx.save_for_backward(maps, weight, mean, inverse)
+        ctx.eps = eps
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        maps, weight, mean, inverse = ctx.saved_tensors
+        slope = _again(slope)
+        count = weight.numel()
+        each = zip(
+            torch.split(slope, 1), torch.split(maps, 1), mean.view(-1, count), inverse.view(-1, count), strict=True
+        )
+        parts = [
+            torch.ops.aten.native_batch_norm_backward(s, m, weight, None, None, a, b, True, ctx.eps, [True, True, True])
+            for s, m, a, b in each
+        ]
+        to_maps, to_weight, to_bias = ([part[i] for part in parts] for i in range(3))
+        return torch.cat(to_maps), torch.stack(to_weight).sum(0), torch.stack(to_bias).sum(0), None
+
+
+def _layer_norm(
+    maps: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    if len(normalized_shape) != 3:
+        return F.layer_norm(maps, list(normalized_shape), weight, bias, eps)
+    channels, height, width = normalized_shape
+    weight, bias = (p if p is None else p.permute(1, 2, 0) for p in (weight, bias))
+    rows = F.layer_norm(maps.permute(0, 2, 3, 1), [height, width, channels], weight, bias, eps)
+    return rows.permute(0, 3, 1, 2)
+
+
+def _flatten(maps: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+    return _with_gradient_again(maps).contiguous().flatten(start_dim, end_dim)
+
+
+def _view(maps: Tensor, *shape: Any, **named: Any) -> Tensor:
+    if named or any(isinstance(part, torch.dtype) for part in shape):
+        return maps.view(*shape, **named)
+    # A network that views its maps as rows is right in the usual memory format, so it must not fail in this one.
+    return _with_gradient_again(maps).contiguous().view(*shape)
+
+
+def _reshape(maps: Tensor, *shape: Any, **named: Any) -> Tensor:
+    return _with_gradient_again(maps).reshape(*shape, **named)
+
+
+def _with_gradient_again(maps: Tensor) -> Tensor:
+    if maps.requires_grad and maps.grad_fn is not None:
+        maps.register_hook(_again)  # type: ignore[no-untyped-call]
+    return maps
+
+
+def _again(maps: Tensor) -> Tensor:
+    return maps.contiguous(memory_format=torch.channels_last)
+
+
+_REPLACED: dict[Any, Callable[..., Tensor]] = {
+    F.group_norm: _group_norm,
+    F.layer_norm: _layer_norm,
+    torch.flatten: _flatten,
+    Tensor.flatten: _flatten,
+    Tensor.view: _view,
+    Tensor.reshape: _reshape,
+    torch.reshape: _reshape,
+}
