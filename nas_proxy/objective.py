@@ -64,7 +64,7 @@ class ProxyObjective:
             )
         self.device = choose_device(device)
         images = proxy if isinstance(proxy, ImageSet) else _condensed(Path(proxy), run)
-        self.proxy = images.to(self.device)
+        self.proxy = images.unpacked().to(self.device)
         if run is not None:
             space = run.config.space if space is None else space
             validation = run.data.validation if validation is None else validation

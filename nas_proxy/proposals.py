@@ -63,17 +63,20 @@ def grid(space: SearchSpace) -> Iterator[Architecture]:
 
     Outcome numbers advance by a step near the golden section of their count (an additive recurrence), coprime to it.
     """
-    if not isinstance(space, Space):
+    whole: object = space
+    while hasattr(whole, "whole"):  # a part of a space, as a truth table leaves it
+        whole = whole.whole
+    if not isinstance(whole, Space):
         raise ConfigError(
             [
                 f"--sampler grid needs a space made of choices, but {space.name!r} is a function of a trial, whose "
                 "architectures cannot be counted; take --sampler random"
             ]
         )
-    size = space.choices.size
+    size = whole.choices.size
     step = next(s for s in range(max(1, round(size * _GOLDEN)), size + 2) if math.gcd(s, size) == 1)
-    outcomes = (space.choices.at(number * step % size) for number in range(size))
-    return (architecture for architecture in outcomes if space.is_valid(architecture))
+    outcomes = (whole.choices.at(number * step % size) for number in range(size))
+    return (architecture for architecture in outcomes if space.suggest(FixedTrial(dict(architecture))) is not None)
 
 
 def _samplers(name: str, seed: int) -> list[BaseSampler]:

@@ -27,6 +27,7 @@ from nas_proxy.ledger import Record
 from nas_proxy.proposals import GENERATION, SAMPLERS, grid, propose
 from nas_proxy.run_folder import open_run, prepare_run
 from nas_proxy.stages import run_all, run_stages
+from nas_proxy.truth_table import KnownPart
 
 CHOICES = (
     Choice("depth", (1, 2, 3))
@@ -176,6 +177,8 @@ def test_a_grid_covers_the_space_evenly_from_the_start():
     assert [a["x"] for a in grid(Space("one", Choice("x", (4,)), None))] == [4]
     valid = Space("valid", SPACE.choices, None, valid=lambda a: a["depth"] == 2)
     assert {a["depth"] for a in grid(valid)} == {2}
+    some = frozenset(SPACE.key(a) for _, a in zip(range(7), SPACE.sample(0), strict=False))
+    assert {SPACE.key(a) for a in grid(KnownPart(SPACE, some))} == some
     with pytest.raises(ConfigError, match="--sampler grid needs a space made of choices, but 'f' is a function of a"):
         grid(FunctionSpace("f", lambda trial: nn.Identity(), DataShape(1, 8, 8, 3)))
 
@@ -236,11 +239,12 @@ def test_a_wrong_file_gets_a_sentence(tmp_path):
     path = tmp_path / "known"
     with pytest.raises(ConfigError, match="known of --enqueue does not exist; give a JSON list or a key a line"):
         read_entries(path)
-    for text, sentence in (
-        ("# nothing\n", "names no architecture"),
-        ("[1]", "lists 1; an entry is an object or a key"),
-        ("[{", "is not JSON"),
-    ):
+    sentences = {
+        "# nothing\n": "names no architecture",
+        "[1]": "lists 1; an entry is an object or",
+        "[{": "is not JSON",
+    }
+    for text, sentence in sentences.items():
         path.write_text(text)
         with pytest.raises(ConfigError, match=sentence):
             read_entries(path)
