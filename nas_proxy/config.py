@@ -42,7 +42,8 @@ class RunConfig:
     limit: at most so many images a class are used of the data; None for all.
     image_size: images are resized to this square; None leaves them as they are.
     device: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:N". workers: processes that train
-        candidates; 0 for one a core on the CPU and one on a GPU. Neither is part of a run's identity.
+        candidates; 0 for one a core on the CPU and one on a GPU. candidate_minutes: a candidate that trains longer
+        on the proxy is ended and counts as failed; None for no limit. None of these is part of a run's identity.
     condense: recipe of the condensed set. proxy_training: of candidates on it, and of the controls.
         full_training: of the ground truth.
     """
@@ -56,13 +57,14 @@ class RunConfig:
     image_size: int | None = None
     device: str = "auto"
     workers: int = 0
+    candidate_minutes: float | None = None
     condense: Condensation = field(default_factory=Condensation)
     proxy_training: Recipe = field(default_factory=lambda: Recipe(epochs=200))
     full_training: Recipe = field(default_factory=lambda: Recipe(epochs=50))
 
 
 # What may change between two commands in one folder: where it is computed, and how far it goes.
-NOT_IDENTITY = frozenset({"device", "workers", "trials", "truth"})
+NOT_IDENTITY = frozenset({"device", "workers", "candidate_minutes", "trials", "truth"})
 
 # (lowest, highest) of every number; a bound of None is open.
 BOUNDS: dict[str, tuple[float, float | None]] = {
@@ -101,7 +103,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 MOST_EPOCHS = 1_000_000
 # Numbers that must be above zero but may be fractions.
 POSITIVE = frozenset(
-    {"condense.learning_rate"}
+    {"condense.learning_rate", "candidate_minutes"}
     | {f"{recipe}.{name}" for recipe in ("proxy_training", "full_training") for name in ("epochs", "learning_rate")}
 )
 
@@ -279,7 +281,7 @@ def _filled(base: Any, values: Mapping[str, Any], prefix: str, mistakes: list[tu
             mistakes.append((path, mistake))
             continue
         changed[name] = tuple(value) if isinstance(value, list) else value
-        if hints[name] is float:
+        if _kind(hints[name]) is float:
             changed[name] = float(value)
     return dataclasses.replace(base, **changed)
 

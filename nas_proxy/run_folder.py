@@ -28,6 +28,8 @@ OURS = (
     "proxy.png",
     "study.db",
     "study.db-journal",
+    "study.db-wal",
+    "study.db-shm",
     "trials.csv",
     "truth.csv",
     "scores.csv",
