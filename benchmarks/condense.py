@@ -23,9 +23,10 @@ from torch import Tensor, nn
 
 from nas_proxy import condensation
 from nas_proxy.condensation import Condensation
+from nas_proxy.embedding import Embedding, Engine, open_engine
 from nas_proxy.environment import environment
 from nas_proxy.images import ImageSet, from_raw
-from nas_proxy.matching import Embedding, Engine, open_engine
+from nas_proxy.ranks import ALONE
 from nas_proxy.seeds import torch_generator
 
 CLASSES, SIZE, REAL, WIDTH, DEPTH = 10, 32, 256, 128, 3
@@ -100,12 +101,16 @@ def baseline(real: Tensor, synthetic: Tensor, ipc: int, recipe: Condensation) ->
 
 def engine_step(data: ImageSet, ipc: int, recipe: Condensation, engine: Engine) -> Callable[[int], None]:
     """Return a step of `nas_proxy.condense`."""
-    members = data.of_class()
-    state = condensation._initial(data, recipe, 0)
+    task = condensation.Task(data, tuple(data.of_class()), recipe, 0, data.images.device, ALONE)
+    state = condensation._initial(task)
+    networks = condensation.Networks(
+        lambda step: engine.draw(torch_generator(0, "condense", "network", step)),
+        recipe.rate(engine.embedding.features),
+    )
 
     def step(index: int) -> None:
         state.step = index
-        float(condensation._step(state, data, members, engine, recipe, 0))
+        float(condensation._step(state, task, networks))
 
     return step
 

@@ -25,7 +25,9 @@ from nas_proxy.errors import (
 if TYPE_CHECKING:
     from nas_proxy.condensation import Condensation, Condensed, condense
     from nas_proxy.config import RunConfig
+    from nas_proxy.final import Final, load_final, train_final
     from nas_proxy.images import DataShape, ImageSet
+    from nas_proxy.objective import ProxyObjective
     from nas_proxy.space import NOTHING, All, Architecture, Branch, Choice, SearchSpace, Space, repeat
     from nas_proxy.space_loading import load_space
     from nas_proxy.stages import FinishedRun, run
@@ -35,7 +37,9 @@ else:
     _NAMES_OF = {
         "condensation": ("Condensation", "Condensed", "condense"),
         "config": ("RunConfig",),
+        "final": ("Final", "load_final", "train_final"),
         "images": ("DataShape", "ImageSet"),
+        "objective": ("ProxyObjective",),
         "space": ("NOTHING", "All", "Architecture", "Branch", "Choice", "SearchSpace", "Space", "repeat"),
         "space_loading": ("load_space",),
         "stages": ("FinishedRun", "run"),
@@ -69,10 +73,12 @@ __all__ = [
     "DataError",
     "DataShape",
     "DeviceError",
+    "Final",
     "FinishedRun",
     "ImageSet",
     "NasProxyError",
     "Outcome",
+    "ProxyObjective",
     "Recipe",
     "RunConfig",
     "RunFailedError",
@@ -83,8 +89,10 @@ __all__ = [
     "UserError",
     "__version__",
     "condense",
+    "load_final",
     "load_space",
     "repeat",
     "run",
     "train",
+    "train_final",
 ]

@@ -174,3 +174,38 @@ def _colour(images: Tensor, draws: Draws) -> Tensor:
     images = (images - grey) * column(draws.saturation) + grey
     mean = images.mean((1, 2, 3), keepdim=True)
     return (images - mean) * column(draws.contrast) + mean
+
+
+def apply_same(images: Tensor, name: str, draws: Draws, row: int) -> Tensor:
+    """Augment images (n, c, h, w) of one class by the operation `name` with one row of parameters.
+
+    draws: on the CPU. The same as `apply` to rounding, at a fraction of its cost, because only that one
+    operation touches the images and its parameters are known.
+    """
+    _, _, height, width = images.shape
+    if name == "crop":
+        down, right = draws.shift[row].tolist()
+        return F.pad(images, (-right, right, -down, down))
+    if name == "cutout":
+        return images * _outside(draws.hole[row], height, width).to(images)
+    if name == "colour":
+        return _coloured(images, *(float(v[row]) for v in (draws.brightness, draws.saturation, draws.contrast)))
+    if name == "flip":
+        return images.flip(3) if draws.affine[row, 0, 0] < 0 else images
+    grid = F.affine_grid(draws.affine[row : row + 1].to(images.dtype), [1, 1, height, width], align_corners=False)
+    return F.grid_sample(images, grid.to(images.device).expand(len(images), -1, -1, -1), align_corners=False)
+
+
+def _outside(hole: Tensor, height: int, width: int) -> Tensor:
+    """Return 0 inside the square that is cut out and 1 elsewhere: (height, width)."""
+    ends = hole + cutout_size(height, width)
+    (top, left), (bottom, right) = hole.clamp_min(0).tolist(), ends.clamp_min(0).tolist()
+    mask = torch.ones(height, width)
+    mask[top:bottom, left:right] = 0
+    return mask
+
+
+def _coloured(images: Tensor, brightness: float, saturation: float, contrast: float) -> Tensor:
+    images = images + brightness
+    images = torch.lerp(images.mean(1, keepdim=True), images, saturation)
+    return torch.lerp(images.mean((1, 2, 3), keepdim=True), images, contrast)

@@ -1,38 +1,32 @@
 """The command line. Results go to stdout, progress and mistakes to stderr; `nas_proxy.exits` has the exit codes."""
 
-import contextlib
 import io
-import json
-import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nas_proxy import cli_condense, cli_watch
 from nas_proxy._version import __version__
-from nas_proxy.exits import end_if_interrupted, explained
+from nas_proxy.exits import explained
+from nas_proxy.options import (
+    EMBED,
+    ENQUEUE,
+    FORMATION,
+    MATCH,
+    METHOD,
+    SAMPLER,
+    Json,
+    Run,
+    examples,
+    numeric,
+    option_names,
+)
+from nas_proxy.printing import at_work, print_pairs, print_ranking, print_result, rows, tell
 
 if TYPE_CHECKING:
-    from nas_proxy.progress import Terminal
     from nas_proxy.run_folder import RunFolder
-
-# The options of `run` that are called otherwise than the setting.
-SETTINGS = {
-    "ipc": "condense.images_per_class",
-    "method": "condense.method",
-    "from": "condense.source",
-    "steps": "condense.steps",
-    "epochs": "proxy_training.epochs",
-    "truth_epochs": "full_training.epochs",
-}
-
-
-def _examples(*lines: str) -> str:
-    """Return an epilog with examples; an empty line keeps them on lines of their own."""
-    return "\n\n".join(["[bold]Examples[/bold]", *lines])
-
 
 app = typer.Typer(
     name="nas-proxy",
@@ -42,26 +36,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Search neural architectures on a condensed data set, and see how far its ranking can be trusted.",
-    epilog=_examples("nas-proxy run", "nas-proxy run --help"),
+    epilog=examples("nas-proxy run", "nas-proxy run --help"),
 )
-
-
-def _number(text: str) -> Any:
-    """Return a number where `text` is one; what is none gets its sentence with all other mistakes in settings."""
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(text)
-    return text
-
-
-def _numeric(text: str) -> Any:
-    """Return an option of `run` that takes a number."""
-    return typer.Option(help=text, parser=_number, metavar="N")
-
-
-METHOD = "dm (distribution matching), random, herding or kcenter."
-Run = Annotated[Path, typer.Argument(help="The run folder.", metavar="RUN", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -75,7 +51,7 @@ def _main(
 
 @app.command(
     "run",
-    epilog=_examples(
+    epilog=examples(
         "nas-proxy run",
         "nas-proxy run --trials 12 --truth 6 --epochs 20 --out runs/quick",
     ),
@@ -85,162 +61,130 @@ def run_command(
     space: Annotated[str | None, typer.Option(help="A built-in space, or the path of a Python file.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/<dataset>-<space> if not given.")] = None,
     config: Annotated[Path | None, typer.Option(help="Repeat the run of a run.toml.")] = None,
-    ipc: Annotated[int | None, _numeric("Synthetic images a class.")] = None,
-    trials: Annotated[int | None, _numeric("Architectures trained on the proxy, the sample included.")] = None,
-    truth: Annotated[int | None, _numeric("Architectures in the uniform sample, trained on all data.")] = None,
-    seed: Annotated[int | None, _numeric("All randomness derives from it.")] = None,
+    ipc: Annotated[int | None, numeric("Synthetic images a class.")] = None,
+    trials: Annotated[int | None, numeric("Architectures trained on the proxy, the sample included.")] = None,
+    truth: Annotated[int | None, numeric("Architectures in the uniform sample, trained on all data.")] = None,
+    truth_table: Annotated[
+        str | None, typer.Option(help="Published accuracies in place of full training.", metavar="FILE[:COLUMN]")
+    ] = None,
+    sampler: Annotated[str | None, typer.Option(help=SAMPLER)] = None,
+    enqueue: Annotated[Path | None, typer.Option(help=ENQUEUE)] = None,
+    seed: Annotated[int | None, numeric("All randomness derives from it.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
-    workers: Annotated[int | None, _numeric("Processes that train; 0: one a core, or one on a GPU.")] = None,
-    candidate_minutes: Annotated[float | None, _numeric("End a candidate that trains longer than this.")] = None,
-    steps: Annotated[int | None, _numeric("Steps of the condensation.")] = None,
-    epochs: Annotated[float | None, _numeric("Epochs of a training on the proxy.")] = None,
-    truth_epochs: Annotated[float | None, _numeric("Epochs of a full training.")] = None,
-    limit: Annotated[int | None, _numeric("At most so many images a class are used of the data.")] = None,
-    image_size: Annotated[int | None, _numeric("Resize images to a square of so many pixels.")] = None,
+    workers: Annotated[int | None, numeric("Processes that train; 0: one a core, or one on a GPU.")] = None,
+    candidate_minutes: Annotated[float | None, numeric("End a candidate that trains longer than this.")] = None,
+    steps: Annotated[int | None, numeric("Steps of the condensation.")] = None,
+    epochs: Annotated[float | None, numeric("Epochs of a training on the proxy.")] = None,
+    truth_epochs: Annotated[float | None, numeric("Epochs of a full training.")] = None,
+    limit: Annotated[int | None, numeric("At most so many images a class are used of the data.")] = None,
+    image_size: Annotated[int | None, numeric("Resize images to a square of so many pixels.")] = None,
     method: Annotated[str | None, typer.Option(help=METHOD)] = None,
+    formation: Annotated[int | None, numeric(FORMATION)] = None,
+    match: Annotated[str | None, typer.Option(help=MATCH)] = None,
+    embed: Annotated[str | None, typer.Option(help=EMBED)] = None,
     no_flip: Annotated[bool, typer.Option("--no-flip", help="Never mirror images.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another run in the folder.")] = False,
     as_json: Json = False,
 ) -> None:
     """Condense, search, train the ground truth, rank and report. Run it again to continue or to extend."""
-    given = {
+    given: dict[str, Any] = {
         "dataset": dataset,
         "space": space,
         "seed": seed,
         "trials": trials,
         "truth": truth,
+        "truth_table": truth_table,
+        "sampler": sampler,
         "limit": limit,
         "image_size": image_size,
         "device": device,
         "workers": workers,
         "candidate_minutes": candidate_minutes,
         "flip": False if no_flip else None,
-        "condense": {"method": method, "images_per_class": ipc, "steps": steps},
+        "condense": {
+            "method": method,
+            "images_per_class": ipc,
+            "steps": steps,
+            "formation": formation,
+            "match": match,
+            "embed": embed,
+        },
         "proxy_training": {"epochs": epochs},
         "full_training": {"epochs": truth_epochs},
     }
-    with _at_work() as terminal:
+    with at_work() as terminal:
         from nas_proxy.config import resolve
+        from nas_proxy.enqueue import read_entries
         from nas_proxy.stages import run_all
 
-        settings = resolve(given, config, options=_options())
+        if enqueue is not None:
+            given["enqueue"] = read_entries(enqueue)
+        settings = resolve(given, config, options=option_names())
         run = run_all(settings, out, overwrite=overwrite, progress=terminal)
-    _print_ranking(run.path, as_json=as_json)
-    _tell(f"Report: {run / 'report.html'}")
+    print_ranking(run.path, as_json=as_json)
+    tell(f"Report: {run / 'report.html'}")
 
 
-@app.command(
+app.command(
     "condense",
-    epilog=_examples(
+    epilog=examples(
         "nas-proxy condense runs/digits-convnet",
         "nas-proxy condense runs/herding --dataset digits --method herding --evaluate --evaluate-epochs 100",
     ),
-)
-def condense_command(
-    run: Run,
-    dataset: Annotated[str | None, typer.Option(help="Make the run, for this data set.")] = None,
-    method: Annotated[str | None, typer.Option(help=METHOD)] = None,
-    source: Annotated[Path | None, typer.Option("--from", help="Read a published .pt or .npz file instead.")] = None,
-    ipc: Annotated[int | None, _numeric("Images a class.")] = None,
-    steps: Annotated[int | None, _numeric("Steps of the condensation.")] = None,
-    seed: Annotated[int | None, _numeric("All randomness derives from it.")] = None,
-    limit: Annotated[int | None, _numeric("At most so many images a class are used of the data.")] = None,
-    image_size: Annotated[int | None, _numeric("Resize images to a square of so many pixels.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
-    evaluate: Annotated[
-        bool, typer.Option("--evaluate", help="Train ConvNets on the set and on random images.")
-    ] = False,
-    evaluate_epochs: Annotated[float, typer.Option(help="Epochs of these trainings.", min=1, max=1e6)] = 1000.0,
-    export: Annotated[Path | None, typer.Option(help="Write the images as PNG files into this folder.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Make the condensed set of a run; with --dataset, make the run as well."""
-    given = {
-        "dataset": dataset,
-        "seed": seed,
-        "limit": limit,
-        "image_size": image_size,
-        "device": device,
-        "condense": {
-            "method": method,
-            "source": None if source is None else str(source),
-            "images_per_class": ipc,
-            "steps": steps,
-        },
-    }
-    with _at_work() as terminal:
-        from nas_proxy.config import resolve
-        from nas_proxy.run_folder import open_run
-        from nas_proxy.stages import evaluate_run, export_images, run_all
-
-        file = None if dataset is not None else open_run(run).path / "run.toml"
-        settings = resolve(given, file, options=_options())
-        folder = run_all(settings, run, progress=terminal, names=("condense",))
-        found = evaluate_run(folder, evaluate_epochs, terminal) if evaluate else None
-        if export is not None:
-            export_images(folder, export, terminal)
-    from nas_proxy.images import ImageSet
-
-    path = folder / "proxy.safetensors"
-    images, metadata = ImageSet.load(path), ImageSet.load_metadata(path)
-    seconds = float(str(metadata["seconds"]))
-    result: dict[str, Any] = {
-        "method": metadata["method"],
-        "images": len(images),
-        "classes": len(images.classes),
-        "seconds": seconds,
-        "seconds_per_step": seconds / settings.condense.steps if metadata["method"] == "dm" else None,
-        "stored_bytes": images.stored_bytes,
-        "path": str(path),
-        **({} if found is None else found.as_json()),
-    }
-    text = f"{len(images)} images of {len(images.classes)} classes in {path}"
-    if found is not None:
-        text += (
-            f"\nValidation accuracy of ConvNets trained on them: {found.accuracy:.1%} ± {found.std:.1%}; "
-            f"on random images: {found.random_accuracy:.1%} ± {found.random_std:.1%} (5 networks each)"
-        )
-    _print(result, text, as_json=as_json)
+)(cli_condense.condense_command)
 
 
 @app.command(
-    "search", epilog=_examples("nas-proxy search runs/digits-convnet", "nas-proxy search runs/digits-convnet --json")
+    "search",
+    epilog=examples("nas-proxy search runs/digits-convnet", "nas-proxy search runs/digits-convnet --json"),
 )
-def search_command(run: Run, as_json: Json = False) -> None:
-    """Search on the condensed set of a run."""
-    folder = _do(run, "search")
-    trials = _rows(folder / "trials.csv")
+def search_command(
+    run: Run,
+    sampler: Annotated[str | None, typer.Option(help=SAMPLER)] = None,
+    enqueue: Annotated[Path | None, typer.Option(help=ENQUEUE)] = None,
+    as_json: Json = False,
+) -> None:
+    """Search on the condensed set of a run; how, can be changed until the first architecture is proposed."""
+    with at_work() as terminal:
+        from nas_proxy.config import resolve
+        from nas_proxy.enqueue import read_entries
+        from nas_proxy.run_folder import open_run
+        from nas_proxy.stages import run_all
+
+        folder = open_run(run)
+        given = {"sampler": sampler, "enqueue": None if enqueue is None else read_entries(enqueue)}
+        settings = resolve(given, folder / "run.toml", options=option_names())
+        run_all(settings, run, progress=terminal, names=("search",))
+    trials = rows(folder / "trials.csv")
     complete = [row for row in trials if row["state"] == "complete"]
     best = max(complete, key=lambda row: row["score"])
     result = {"trials": len(trials), "failed": len(trials) - len(complete), "best": best["key"], "score": best["score"]}
     text = (
         f"{len(complete)} architectures trained, {result['failed']} failed; best {best['key']} at {best['score']:.1%}"
     )
-    _print(result, text, as_json=as_json)
+    print_result(result, text, as_json=as_json)
 
 
 @app.command(
-    "truth", epilog=_examples("nas-proxy truth runs/digits-convnet", "nas-proxy truth runs/digits-convnet --json")
+    "truth", epilog=examples("nas-proxy truth runs/digits-convnet", "nas-proxy truth runs/digits-convnet --json")
 )
 def truth_command(run: Run, as_json: Json = False) -> None:
     """Train the sampled architectures and the search's best fully."""
-    truth = _rows(_do(run, "truth") / "truth.csv")
+    truth = rows(_do(run, "truth") / "truth.csv")
     best = max(truth, key=lambda row: row["accuracy"])
     result = {"architectures": len(truth), "best": best["key"], "accuracy": best["accuracy"]}
     text = f"{len(truth)} architectures fully trained; the best is {best['key']} at {best['accuracy']:.1%}"
-    _print(result, text, as_json=as_json)
+    print_result(result, text, as_json=as_json)
 
 
-@app.command(
-    "rank", epilog=_examples("nas-proxy rank runs/digits-convnet", "nas-proxy rank runs/digits-convnet --json")
-)
+@app.command("rank", epilog=examples("nas-proxy rank runs/digits-convnet", "nas-proxy rank runs/digits-convnet --json"))
 def rank_command(run: Run, as_json: Json = False) -> None:
     """Train the controls, and judge every signal by the ground truth."""
-    _print_ranking(_do(run, "rank").path, as_json=as_json)
+    print_ranking(_do(run, "rank").path, as_json=as_json)
 
 
 @app.command(
-    "report", epilog=_examples("nas-proxy report runs/digits-convnet", "nas-proxy report runs/digits-convnet --json")
+    "report", epilog=examples("nas-proxy report runs/digits-convnet", "nas-proxy report runs/digits-convnet --json")
 )
 def report_command(run: Run, as_json: Json = False) -> None:
     """Write report.html from what the run folder holds."""
@@ -248,101 +192,82 @@ def report_command(run: Run, as_json: Json = False) -> None:
     from nas_proxy.run_folder import open_run
 
     path = write_report(open_run(run).path)
-    _print({"path": str(path)}, str(path), as_json=as_json)
+    print_result({"path": str(path)}, str(path), as_json=as_json)
 
 
-@app.command("datasets", epilog=_examples("nas-proxy datasets", "nas-proxy datasets --json"))
+app.command(
+    "status", epilog=examples("nas-proxy status runs/digits-convnet", "nas-proxy status runs/digits-convnet --watch")
+)(cli_watch.status_command)
+app.command(
+    "dashboard",
+    epilog=examples(
+        "nas-proxy dashboard runs/digits-convnet", "nas-proxy dashboard runs/digits-convnet --port 0 --no-browser"
+    ),
+)(cli_watch.dashboard_command)
+
+
+@app.command(
+    "final",
+    epilog=examples(
+        "nas-proxy final runs/digits-convnet",
+        "nas-proxy final runs/digits-convnet --rank 2 --epochs 20 --out runs/second",
+    ),
+)
+def final_command(
+    run: Run,
+    rank: Annotated[int | None, typer.Option(help="Place in the search; 1, the pick, if not given.")] = None,
+    key: Annotated[str | None, typer.Option(help="Key of an architecture that the search trained.")] = None,
+    epochs: Annotated[float | None, numeric("Epochs; those of the run's full training if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; RUN/final if not given.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another network in the folder.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train the pick on all train and validation images, score it once on test, and export it."""
+    with at_work() as terminal:
+        from nas_proxy.config import resolve
+        from nas_proxy.final import told_as_text, train_final
+        from nas_proxy.report import write_report
+        from nas_proxy.run_folder import open_run
+
+        folder = open_run(run)
+        given = {"full_training": {"epochs": epochs}}
+        recipe = resolve(given, folder / "run.toml", options={"full_training.epochs": "--epochs"}).full_training
+        found = train_final(folder, rank=rank, key=key, recipe=recipe, out=out, overwrite=overwrite, progress=terminal)
+        if out is None and (folder / "report.html").exists():
+            write_report(folder.path)
+    result = {**found.told, "folder": str(found.folder), "not_written": dict(found.not_written)}
+    print_result(result, told_as_text(found), as_json=as_json)
+    for name, reason in found.not_written.items():
+        tell(f"{found.folder / name} was not written: {reason}")
+
+
+@app.command("datasets", epilog=examples("nas-proxy datasets", "nas-proxy datasets --json"))
 def datasets_command(as_json: Json = False) -> None:
     """List what --dataset takes."""
     from nas_proxy.sources import list_datasets
 
-    _print_pairs(list_datasets(), as_json=as_json)
+    print_pairs(list_datasets(), as_json=as_json)
 
 
-@app.command("spaces", epilog=_examples("nas-proxy spaces", "nas-proxy spaces --json"))
+@app.command("spaces", epilog=examples("nas-proxy spaces", "nas-proxy spaces --json"))
 def spaces_command(as_json: Json = False) -> None:
     """List the built-in search spaces."""
     from nas_proxy.space_loading import list_spaces
 
-    _print_pairs(
+    print_pairs(
         [*list_spaces(), ("FILE.py", "Your own: a file that defines `space`; see the README.")],
         as_json=as_json,
     )
 
 
 def _do(run: Path, stage: str) -> "RunFolder":
-    with _at_work() as terminal:
+    with at_work() as terminal:
         from nas_proxy.run_folder import open_run
         from nas_proxy.stages import run_stages
 
         folder = open_run(run)
         run_stages(folder, (stage,), terminal)
     return folder
-
-
-@contextlib.contextmanager
-def _at_work() -> Iterator["Terminal"]:
-    """Yield where progress is shown; what the user's code prints meanwhile stays out of the results on stdout."""
-    import optuna
-
-    from nas_proxy.progress import Terminal
-
-    # The program's own log level; the library leaves logging alone.
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with contextlib.redirect_stdout(sys.stderr):
-        yield Terminal(end_if_interrupted)
-
-
-def _options() -> dict[str, str]:
-    """Return what the settings are called on the command line."""
-    same = ("dataset", "space", "seed", "trials", "truth", "limit", "image_size", "device", "workers")
-    return {path: f"--{name.replace('_', '-')}" for name, path in [*((n, n) for n in same), *SETTINGS.items()]}
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    import pandas as pd
-
-    return pd.read_csv(path).to_dict("records")  # type: ignore[return-value]
-
-
-def _print_ranking(run: Path, *, as_json: bool) -> None:
-    text = (run / "ranking.json").read_text(encoding="utf-8")
-    if as_json:
-        _out(text)
-        return
-    from rich.console import Console
-
-    from nas_proxy.terminal import ranking_table
-
-    console = Console()
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = 100  # of the widest table; a pipe or a file has no width of its own
-    with console.capture() as captured:
-        console.print(ranking_table(json.loads(text)))
-    _out(captured.get())
-
-
-def _print(result: dict[str, Any], text: str, *, as_json: bool) -> None:
-    _out((json.dumps(result) if as_json else text) + "\n")
-
-
-def _print_pairs(pairs: list[tuple[str, str]], *, as_json: bool) -> None:
-    width = max(len(name) for name, _ in pairs)
-    rows = [{"name": name, "description": text} for name, text in pairs]
-    lines = [f"{name:<{width}}  {text}" for name, text in pairs]
-    _out((json.dumps(rows) if as_json else "\n".join(lines)) + "\n")
-
-
-def _out(text: str) -> None:
-    """Write a result to stdout; a reader that has seen enough, as `head` has, is no mistake."""
-    try:
-        typer.echo(text, nl=False)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _tell(text: str) -> None:
-    typer.echo(text, err=True)
 
 
 def main() -> None:

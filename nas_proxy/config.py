@@ -8,6 +8,7 @@ of the user's data and space come out absolute, so that a run goes on, and repea
 import dataclasses
 import math
 import os
+import re
 import tomllib
 import types
 import typing
@@ -20,9 +21,10 @@ import tomli_w
 
 from nas_proxy import augment, engine
 from nas_proxy.condensation import Condensation
+from nas_proxy.embedding import PRECISIONS
 from nas_proxy.errors import ConfigError, nearest
 from nas_proxy.files import write_text
-from nas_proxy.matching import PRECISIONS
+from nas_proxy.proposals import SAMPLERS
 from nas_proxy.selection import METHODS
 from nas_proxy.training import SCHEDULES, Recipe
 
@@ -43,7 +45,8 @@ class RunConfig:
     image_size: images are resized to this square; None leaves them as they are.
     device: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:N". workers: processes that train
         candidates; 0 for one a core on the CPU and one on a GPU. candidate_minutes: a candidate that trains longer
-        on the proxy is ended and counts as failed; None for no limit. None of these is part of a run's identity.
+        on the proxy is ended and counts as failed; None for no limit. preview_every: steps of the condensation
+        between pictures of its images; 0 for none. None of these is part of a run's identity.
     condense: recipe of the condensed set. proxy_training: of candidates on it, and of the controls.
         full_training: of the ground truth.
     """
@@ -53,18 +56,24 @@ class RunConfig:
     seed: int = 0
     trials: int = 48
     truth: int = 24
+    truth_table: str | None = None
+    sampler: str = "tpe"
+    enqueue: tuple[str, ...] = ()
     limit: int | None = None
     image_size: int | None = None
     device: str = "auto"
     workers: int = 0
     candidate_minutes: float | None = None
+    preview_every: int = 0
     condense: Condensation = field(default_factory=Condensation)
     proxy_training: Recipe = field(default_factory=lambda: Recipe(epochs=200))
     full_training: Recipe = field(default_factory=lambda: Recipe(epochs=50))
 
 
+# What the proposals alone depend on: it may change until the first of them is trained.
+OF_PROPOSALS = frozenset({"sampler", "enqueue"})
 # What may change between two commands in one folder: where it is computed, and how far it goes.
-NOT_IDENTITY = frozenset({"device", "workers", "candidate_minutes", "trials", "truth"})
+NOT_IDENTITY = frozenset({"device", "workers", "candidate_minutes", "preview_every", "trials", "truth"})
 
 # (lowest, highest) of every number; a bound of None is open.
 BOUNDS: dict[str, tuple[float, float | None]] = {
@@ -74,11 +83,13 @@ BOUNDS: dict[str, tuple[float, float | None]] = {
     "limit": (3, None),
     "image_size": (4, 1024),
     "workers": (0, 1024),
+    "preview_every": (0, None),
     "condense.images_per_class": (1, None),
     "condense.steps": (1, None),
     "condense.real_batch": (1, None),
     "condense.width": (1, None),
     "condense.depth": (1, 8),
+    "condense.formation": (1, 4),
     "condense.momentum": (0, 0.999),
     **{
         f"{recipe}.{name}": bounds
@@ -93,8 +104,11 @@ BOUNDS: dict[str, tuple[float, float | None]] = {
 }
 # The values of settings that name one of a few things.
 CHOICES: dict[str, tuple[str, ...]] = {
+    "sampler": SAMPLERS,
     "condense.method": ("dm", *METHODS),
     "condense.precision": PRECISIONS,
+    "condense.match": ("last", "all"),
+    "condense.embed": ("convnet", "space"),
     "proxy_training.schedule": SCHEDULES,
     "full_training.schedule": SCHEDULES,
     "proxy_training.precision": engine.PRECISIONS,
@@ -184,6 +198,8 @@ def _anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     for name in ("dataset", "space"):
         if isinstance(value := values.get(name), str):
             anchored[name] = _absolute(value, folder)
+    if isinstance(table := values.get("truth_table"), str) and table:
+        anchored["truth_table"] = _absolute_path(table, folder)
     recipe = values.get("condense")
     if isinstance(recipe, Mapping) and isinstance(source := recipe.get("source"), str) and source:
         anchored["condense"] = {**recipe, "source": _absolute_path(source, folder)}
@@ -194,7 +210,8 @@ def _absolute(named: str, folder: Path) -> str:
     kind, _, place = named.partition(":")
     if place and kind in {"folder", "npz"}:
         return f"{kind}:{_absolute_path(place, folder)}"
-    return _absolute_path(named, folder) if named.endswith(".py") else named
+    file = re.fullmatch(r"(.+\.py)(:[^:]*=[^:]*)?", named)  # a space's parameters come after a colon
+    return _absolute_path(file[1], folder) + (file[2] or "") if file else named
 
 
 def _absolute_path(path: str, folder: Path) -> str:
@@ -202,10 +219,10 @@ def _absolute_path(path: str, folder: Path) -> str:
     return os.path.abspath(folder / os.path.expanduser(path))  # noqa: PTH100, PTH111
 
 
-def differences(ours: RunConfig, theirs: RunConfig) -> list[str]:
-    """Return "name: theirs → ours" for each setting in which two runs are not the same run."""
+def differences(ours: RunConfig, theirs: RunConfig, *, free: frozenset[str] = frozenset()) -> list[str]:
+    """Return "name: theirs → ours" for each setting, but for those in `free`, in which two runs are not the same."""
     a, b = _flat(to_dict(ours)), _flat(to_dict(theirs))
-    names = sorted((set(a) | set(b)) - NOT_IDENTITY)
+    names = sorted((set(a) | set(b)) - NOT_IDENTITY - free)
     return [f"{name}: {b.get(name)!r} → {a.get(name)!r}" for name in names if a.get(name) != b.get(name)]
 
 
@@ -288,6 +305,8 @@ def _filled(base: Any, values: Mapping[str, Any], prefix: str, mistakes: list[tu
 
 def _mistake(path: str, value: Any, hint: Any) -> str | None:
     kind = _kind(hint)
+    if path == "enqueue":
+        return _entries_mistake(path, value)
     if kind is tuple:
         return _augmentation_mistake(path, value)
     if not _is(value, kind):
@@ -337,6 +356,12 @@ def _is(value: Any, kind: Any) -> bool:
     if kind is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+
+
+def _entries_mistake(path: str, value: Any) -> str | None:
+    if not isinstance(value, list | tuple) or not all(isinstance(entry, str) for entry in value):
+        return f"{path} is {value!r}; it must be a list of keys, or of architectures as JSON"
+    return None
 
 
 def _augmentation_mistake(path: str, value: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""Who may see which images: development data for condensation and search, test data for the ground truth.
+"""Who may see which images: development data for condensation, search and final training, test data for scoring.
 
 In: a `Source` and the run's seed. Out: `Development` (train and validation) and, by a separate call, the test
 images.
@@ -113,7 +113,7 @@ def held_out_test(
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> ImageSet:
-    """Read the test images; for the ground truth alone. Give it the seed and the limit of `development`."""
+    """Read the test images; for `nas_proxy.trust` alone. Give it the seed and the limit of `development`."""
     if source.has_test:
         return _own_part(source, "test", development.train, seed=seed, limit=limit, progress=progress)
     images, labels = source.read("train", _split_of(source, seed, limit).test, progress=progress)

@@ -15,9 +15,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from nas_proxy.embedding import has_bfloat16
 from nas_proxy.images import DataShape
 from nas_proxy.layers import ChannelsLast
-from nas_proxy.matching import has_bfloat16
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 # Pixels of an image below which a step's time is calls rather than arithmetic.

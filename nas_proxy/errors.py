@@ -3,7 +3,7 @@
 NasProxyError
 ├── UserError            a mistake that the user can mend; the command line prints it and exits with 2
 │   ├── ConfigError      wrong settings, all of them at once
-│   ├── DataError        a data set that is missing, empty or unreadable
+│   ├── DataError        a data set or a truth table that is missing, empty or unreadable
 │   ├── SpaceError       a search space that cannot be imported or used
 │   ├── DeviceError      a device that is not there
 │   └── RunFolderError   a run folder that is absent, foreign, damaged, full or in use
@@ -31,7 +31,7 @@ class ConfigError(UserError):
 
 
 class DataError(UserError):
-    """A data set that is missing, empty or unreadable."""
+    """A data set or a truth table that is missing, empty or unreadable."""
 
 
 class SpaceError(UserError):

@@ -58,16 +58,19 @@ def evaluate(
     device: torch.device | str = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Train five ConvNets on `images` and five on random images of the same number, each set another draw."""
-    per_class = len(images) // len(images.classes)
+    """Train five ConvNets on `images` and five on random images of the same number, each set another draw.
+
+    Where `images` hold several in one, the random images do so too.
+    """
+    per_class = len(images) * images.formation**2 // len(images.classes)
     shape = train_images.shape
     accuracies: dict[str, list[float]] = {"set": [], "random": []}
     for network in range(NETWORKS):
         drawn = random_subset(train_images, per_class, torch_generator(seed, "evaluate", network))
-        for name, data in (("set", images), ("random", drawn)):
+        for name, data in (("set", images), ("random", drawn.packed(images.formation))):
             outcome = train(
                 lambda: ConvNet(shape, depth=deepest(shape, depth), width=width),
-                data,
+                data.unpacked(),
                 validation,
                 recipe,
                 derive(seed, "evaluate", name, network),

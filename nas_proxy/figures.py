@@ -9,6 +9,7 @@ grid. Plotly is imported inside the functions because it is slow to import.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from textwrap import wrap
@@ -32,7 +33,7 @@ OTHER, PICK, FAILED = "#7f8a96", "#e0a100", "#c2566e"
 SAMPLE, SEARCH = "#2f81d6", "#12a08f"
 INK, GRID = "#454b54", "#e3e6ea"
 
-SEEDS = ["accuracy_0", "accuracy_1"]
+SEED = re.compile(r"accuracy_\d+")
 
 CONFIG: dict[str, Any] = {
     "responsive": True,
@@ -49,15 +50,18 @@ def plotly_script() -> str:
     return str(get_plotlyjs())
 
 
-def score_against_truth(trials: pd.DataFrame, truth: pd.DataFrame, pick: str | None = None) -> Figure:
+def score_against_truth(
+    trials: pd.DataFrame, truth: pd.DataFrame, pick: str | None = None, accuracy: str = "test accuracy"
+) -> Figure:
     """Return proxy score (x) against the mean test accuracy of full training (y), a point per architecture.
 
-    The vertical bar joins the two seeds of full training. `pick` is the key of the chosen architecture.
+    The vertical bar joins the seeds of full training. `pick` is the key of the chosen architecture,
+    `accuracy` what the truth measures.
     """
     scored = trials[usable(trials)].drop_duplicates("key")[["key", "score", "diverged"]]
     rows = truth[truth["accuracy"].notna()].drop_duplicates("key").merge(scored, on="key", how="inner")
     searched, diverged = rows["phase"] == "search", rows["diverged"].astype(bool)
-    figure = _figure("proxy score: validation accuracy, %", "truth: test accuracy, %", height=460)
+    figure = _figure("proxy score: validation accuracy, %", f"truth: {accuracy}, %", height=460)
     _add_points(figure, rows[~searched & ~diverged], "sampled", color=SAMPLE, symbol="circle", size=9)
     _add_points(figure, rows[searched & ~diverged], "found by the search", color=SEARCH, symbol="diamond", size=10)
     _add_points(figure, rows[diverged], "diverged on the proxy", color=FAILED, symbol="x", size=9)
@@ -203,6 +207,11 @@ def history(trials: pd.DataFrame) -> Figure:
     return figure
 
 
+def seed_columns(truth: pd.DataFrame) -> list[str]:
+    """Return the columns of `truth.csv` that hold a seed each, in their order."""
+    return [str(name) for name in truth.columns if SEED.fullmatch(str(name))]
+
+
 def usable(trials: pd.DataFrame) -> pd.Series[bool]:
     """Return which trials have a score that counts."""
     return (trials["state"] != "failed") & trials["score"].notna()
@@ -269,13 +278,14 @@ def _add_markers(
 
 def _add_points(figure: Figure, rows: pd.DataFrame, name: str, *, color: str, symbol: str, size: int) -> None:
     hover = []
+    columns = seed_columns(rows)
     for row in rows.to_dict("records"):
-        seeds = " and ".join(percent(row[name]) for name in SEEDS if finite(row[name]) is not None)
+        seeds = " and ".join(percent(row[name]) for name in columns if finite(row[name]) is not None)
         lines = [f"proxy score {percent(row['score'])}", f"truth {percent(row['accuracy'])}"]
         lines[1] += f" (seeds: {seeds})" if seeds else ""
         lines += [f"{count(row['params'])} parameters"] if finite(row["params"]) is not None else []
         hover.append(_hover(row["key"], *lines))
-    highest, lowest = rows[SEEDS].max(axis=1), rows[SEEDS].min(axis=1)
+    highest, lowest = rows[columns].max(axis=1), rows[columns].min(axis=1)
     spread = {
         "type": "data",
         "symmetric": False,

@@ -17,8 +17,11 @@ from torch import Tensor
 
 from nas_proxy.errors import RunFolderError
 from nas_proxy.files import atomic_path
+from nas_proxy.formation import decoded, packed
 
 FORMAT = "nas_proxy.images/1"
+# Metadata that is the set's own.
+OWN = ("format", "classes", "formation")
 
 
 class DataShape(NamedTuple):
@@ -39,6 +42,7 @@ class ImageSet:
     scale, offset: float32, (channels,); a network sees `images * scale + offset` (zero mean and unit variance
     a channel for real images, the learnt range for condensed ones).
     classes: the class names, in the order of the labels.
+    formation: how many images a stored one holds, down and across; see `nas_proxy.formation` and `unpacked`.
     """
 
     images: Tensor
@@ -46,6 +50,7 @@ class ImageSet:
     scale: Tensor
     offset: Tensor
     classes: tuple[str, ...]
+    formation: int = 1
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -69,6 +74,23 @@ class ImageSet:
         """Return the images at `index`, in that order."""
         return replace(self, images=self.images[index], labels=self.labels[index])
 
+    def unpacked(self) -> "ImageSet":
+        """Return the images that networks are trained on: formation², upsampled, for each stored one."""
+        if self.formation == 1:
+            return self
+        levels = decoded(self.images.float(), self.formation).round().to(torch.uint8)
+        return replace(self, images=levels, labels=self.labels.repeat_interleave(self.formation**2), formation=1)
+
+    def packed(self, formation: int) -> "ImageSet":
+        """Return the same images at 1/formation of their resolution, formation² in one; each class by itself.
+
+        The images must be in blocks, one a class, each of a multiple of formation².
+        """
+        if formation == 1:
+            return self
+        labels = self.labels[:: formation**2]
+        return replace(self, images=packed(self.images, formation), labels=labels, formation=formation)
+
     def to(self, device: torch.device | str) -> "ImageSet":
         """Return the same set on `device`."""
         tensors = {name: getattr(self, name).to(device) for name in ("images", "labels", "scale", "offset")}
@@ -80,7 +102,8 @@ class ImageSet:
 
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits that change with any pixel, label, class name or order."""
-        digest = hashlib.sha256(json.dumps([list(self.images.shape), list(self.classes)]).encode())
+        kind = [list(self.images.shape), list(self.classes)] + [self.formation] * (self.formation != 1)
+        digest = hashlib.sha256(json.dumps(kind).encode())
         digest.update(self.images.cpu().contiguous().numpy().data)
         digest.update(self.labels.cpu().contiguous().numpy().data)
         return digest.hexdigest()[:16]
@@ -88,7 +111,7 @@ class ImageSet:
     def save(self, path: Path, metadata: Mapping[str, object] | None = None) -> None:
         """Write a safetensors file at once or not at all; `metadata` values are stored as JSON."""
         tensors = {name: getattr(self, name).cpu().contiguous() for name in ("images", "labels", "scale", "offset")}
-        text = {"format": FORMAT, "classes": json.dumps(self.classes)}
+        text = {"format": FORMAT, "classes": json.dumps(self.classes), "formation": str(self.formation)}
         text |= {name: json.dumps(value) for name, value in (metadata or {}).items()}
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata=text)
@@ -106,7 +129,9 @@ class ImageSet:
             raise RunFolderError(
                 f"{path} is not a readable image file ({error}); delete it and run the same command again"
             ) from None
-        return ImageSet(**tensors, classes=tuple(json.loads(text["classes"])))
+        return ImageSet(
+            **tensors, classes=tuple(json.loads(text["classes"])), formation=int(text.get("formation", "1"))
+        )
 
     @staticmethod
     def load_metadata(path: Path) -> dict[str, object]:
@@ -120,7 +145,7 @@ class ImageSet:
             raise RunFolderError(
                 f"{path} is not a readable image file ({error}); delete it and run the same command again"
             ) from None
-        return {name: json.loads(value) for name, value in text.items() if name not in ("format", "classes")}
+        return {name: json.loads(value) for name, value in text.items() if name not in OWN}
 
 
 def _own_metadata(path: Path, metadata: Mapping[str, str] | None) -> Mapping[str, str]:

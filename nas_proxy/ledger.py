@@ -12,7 +12,7 @@ import logging
 import math
 import sqlite3
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,7 +144,7 @@ class Ledger:
             raise RunFolderError(_explanation(path, error)) from None
         self._studies: dict[str, optuna.Study] = {}
         self._open: dict[tuple[str, int], Trial] = {}
-        self._records: dict[str, dict[int, Record | None]] = {}
+        self._records: dict[str, dict[int, Record]] = {}
 
     def study(self, signal: str) -> optuna.Study:
         """Return the study of one trained signal, created when needed."""
@@ -160,14 +160,8 @@ class Ledger:
 
     def records(self, signal: str) -> list[Record]:
         """Return the finished trainings of one signal: the sample first, then proposals, each in their order."""
-        trials = self.study(signal).get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
-        known = self._records.setdefault(signal, {})
-        for trial in trials:
-            # What is finished does not change.
-            if trial.number not in known:
-                known[trial.number] = None if trial.user_attrs.get("reason") == INTERRUPTED else _record(trial)
-        records = [record for record in known.values() if record is not None]
-        return sorted(records, key=lambda r: (r.phase != "sample", r.index, r.draw))
+        # Records of finished trials are kept, since those do not change; see `finished`.
+        return finished(self.study(signal).get_trials(deepcopy=False), self._records.setdefault(signal, {}))
 
     def bind(self, signal: str, what: str, fingerprint: str) -> None:
         """Tie a study to what its scores depend on. Raises RunFolderError when it was begun with something else."""
@@ -237,6 +231,19 @@ class Ledger:
     def _fail(study: optuna.Study, trial: Trial, reason: str) -> None:
         trial.set_user_attr("reason", reason)
         study.tell(trial, state=TrialState.FAIL)
+
+
+def finished(trials: Iterable[FrozenTrial], known: dict[int, Record] | None = None) -> list[Record]:
+    """Return the finished trainings among the trials of a study, in the order of `Ledger.records`.
+
+    known: records by trial number that need not be made again; new ones are added.
+    """
+    known = {} if known is None else known
+    for trial in trials:
+        ended = trial.state in (TrialState.COMPLETE, TrialState.FAIL)
+        if ended and trial.number not in known and trial.user_attrs.get("reason") != INTERRUPTED:
+            known[trial.number] = _record(trial)
+    return sorted(known.values(), key=lambda r: (r.phase != "sample", r.index, r.draw))
 
 
 def _record(trial: FrozenTrial) -> Record:

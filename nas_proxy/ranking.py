@@ -43,6 +43,7 @@ CONTROL = "random"
 REPEATABILITY = "repeatability"
 TOP = 5
 ONE_SEED = "the truth has one seed, so no second full training is there to compare it with"
+ELSEWHERE = "the accuracies are published ones, and what they cost was not measured here"
 KENDALL_BOOTSTRAP_MOST = 300  # architectures; the bootstrap of Kendall's tau grows with their square
 
 
@@ -108,15 +109,16 @@ def rank(
     sample: Sequence[str],
     *,
     seed: int,
-    truth_seconds: float,
-    truth_image_passes: int,
-    truth_stored_bytes: int,
+    truth_seconds: float | None,
+    truth_image_passes: int | None,
+    truth_stored_bytes: int | None,
     resamples: int = RESAMPLES,
 ) -> dict[str, Row]:
     """Return one row a signal, in their order, and the row "repeatability": the truth as its own signal.
 
     truth: index: the architecture's key; one column of accuracies (fractions) a seed; rows beyond the sample
-    count for the regret alone. The signal named "random" is the control. Raises UserError as `ranked` does.
+    count for the regret alone. Its cost is None where it was trained elsewhere. The signal named "random" is
+    the control. Raises UserError as `ranked` does.
     """
     keys = ranked(signals, truth, sample)
     plan = Plan(len(keys), seed, resamples)
@@ -308,5 +310,6 @@ def _own_choice(seeds: int) -> Row:
     return row | ({"regret": 0.0} if seeds > 1 else {"regret": None, "regret_reason": ONE_SEED})
 
 
-def _cost(seconds: float, image_passes: int, stored_bytes: int) -> Row:
-    return {"seconds": seconds, "image_passes": image_passes, "stored_bytes": stored_bytes}
+def _cost(seconds: float | None, image_passes: int | None, stored_bytes: int | None) -> Row:
+    cost: Row = {"seconds": seconds, "image_passes": image_passes, "stored_bytes": stored_bytes}
+    return cost | {f"{name}_reason": ELSEWHERE for name, value in cost.items() if value is None}

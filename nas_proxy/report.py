@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 TRIALS = ("key", "index", "phase", "state", "score", "diverged", "params", "reason")
-TRUTH = ("key", "phase", "accuracy", "accuracy_0", "accuracy_1", "params", "flops")
+TRUTH = ("key", "phase", "accuracy", "params", "flops")
 SCORES = ("key", "random", "early_stop")
 TEXT = ("key", "phase", "state", "reason", "diverged")
 
@@ -47,6 +47,7 @@ class Run:
     name: the folder's name. config: `run.toml`. ranking: `ranking.json`, or {}.
     trials, truth, scores: the CSV files with all their columns, numbers finite or NaN; no rows when absent.
     image: the bytes of `proxy.png`, or None, and its width in pixels.
+    final: `final/architecture.json`, or {} where no final network was trained.
     missing: pairs of what is not there yet and the stage (the command) that makes it.
     damaged: pairs of a sentence about a file that cannot be read and the stage that makes it.
     """
@@ -58,6 +59,7 @@ class Run:
     truth: pd.DataFrame
     scores: pd.DataFrame
     image: tuple[bytes, int] | None
+    final: Mapping[str, Any]
     missing: tuple[tuple[str, str], ...]
     damaged: tuple[tuple[str, str], ...]
 
@@ -71,6 +73,7 @@ def read_run(run: Path) -> Run:
     truth = _read_table(run / "truth.csv", TRUTH, "truth", damaged)
     scores = _read_table(run / "scores.csv", SCORES, "rank", damaged)
     ranking = _read_ranking(run / "ranking.json", damaged)
+    final = _read_final(run / "final" / "architecture.json", damaged)
     stages = {
         "synthetic images": ("condense", image is not None),
         "proxy trials": ("search", len(trials) > 0),
@@ -79,7 +82,7 @@ def read_run(run: Path) -> Run:
     }
     broken = {stage for _, stage in damaged}
     missing = tuple((what, stage) for what, (stage, there) in stages.items() if not there and stage not in broken)
-    return Run(run.resolve().name, config, ranking, trials, truth, scores, image, missing, tuple(damaged))
+    return Run(run.resolve().name, config, ranking, trials, truth, scores, image, final, missing, tuple(damaged))
 
 
 def write_report(run: Path) -> Path:
@@ -104,8 +107,12 @@ def report_html(run: Run) -> str:
         head=head,
         evidence=evidence,
         pick=_pick(run.ranking),
+        final=_final(run.final),
         proxy=part(run.ranking, "signals", "proxy"),
         regret_words=_regret_words(run.ranking),
+        accuracy=_accuracy(run.ranking),
+        truth_source=verdict.truth_source(run.ranking),
+        seeds=figures.seed_columns(run.truth),
         cost=part(run.ranking, "cost"),
         signals=_signal_rows(run.ranking),
         notes=verdict.notes(run.ranking),
@@ -151,7 +158,7 @@ def _read_table(path: Path, columns: tuple[str, ...], stage: str, damaged: list[
         damaged.append((f"{path.name} cannot be read ({str(error).strip()})", stage))
         frame = pd.DataFrame()
     frame = frame.reindex(columns=[*columns, *(name for name in frame.columns if name not in columns)])
-    for name in columns:
+    for name in (*columns, *figures.seed_columns(frame)):
         if name in TEXT:
             frame[name] = frame[name].astype(object).where(frame[name].notna(), "")
         else:
@@ -173,6 +180,16 @@ def _read_ranking(path: Path, damaged: list[tuple[str, str]]) -> dict[str, Any]:
     if not part(found):
         damaged.append((f"{path.name} holds no ranking", "rank"))
     return part(found)
+
+
+def _read_final(path: Path, damaged: list[tuple[str, str]]) -> dict[str, Any]:
+    try:
+        return part(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError) as error:
+        damaged.append((f"final/{path.name} cannot be read ({error})", "final"))
+        return {}
 
 
 def _read_image(path: Path, damaged: list[tuple[str, str]]) -> tuple[bytes, int] | None:
@@ -197,7 +214,8 @@ def _figures(run: Run) -> dict[str, "Figure"]:
     found: dict[str, Figure] = {}
     if len(run.truth) and len(run.trials):
         key = part(run.ranking, "pick").get("key")
-        found["figure-score-against-truth"] = figures.score_against_truth(run.trials, run.truth, key)
+        accuracy = _accuracy(run.ranking).lower()
+        found["figure-score-against-truth"] = figures.score_against_truth(run.trials, run.truth, key, accuracy)
     if part(run.ranking, "signals"):
         found["figure-spearman-all"] = figures.spearman_bars(run.ranking, "spearman")
         found["figure-spearman-top-half"] = figures.spearman_bars(run.ranking, "spearman_top_half")
@@ -257,12 +275,32 @@ def _pick(ranking: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _accuracy(ranking: Mapping[str, Any]) -> str:
+    """Return what the truth measures; a table may hold validation accuracy, which only its maker knows."""
+    return "Published accuracy" if verdict.truth_source(ranking) else "Test accuracy"
+
+
+def _final(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the section on the final network shows, {} where there is none."""
+    if finite(told.get("final_accuracy")) is None:
+        return {}
+    names = ("key", "rank", "final_accuracy", "test_images", "search_score", "params", "seconds")
+    images = [(str(name), number) for name, number in part(told, "trained_on").items()]
+    return {
+        **{name: told.get(name) for name in names},
+        "images": images,
+        "choices": [(name, _plain(value)) for name, value in part(told, "architecture").items()],
+        "recipe": _entries(part(told, "recipe")),
+    }
+
+
 def _regret_words(ranking: Mapping[str, Any]) -> str:
     regret = finite(part(ranking, "signals", "proxy").get("regret"))
     if regret is None:
         return ""
     if regret > 0:
-        return "below the best of all architectures trained in full"
+        known = "trained in full" if not verdict.truth_source(ranking) else "of this run with a published accuracy"
+        return f"below the best of all architectures {known}"
     return "no loss against the architecture that the other seed calls best"
 
 

@@ -8,9 +8,12 @@ truth.csv           a row for each fully trained architecture
 scores.csv          a row for each sampled architecture, a column for each signal
 ranking.json        how far the ranking can be trusted
 report.html         all of it, to read
+final/              a final network, see `nas_proxy.final`; its accuracy is not the search's
+artifacts/          what the dashboard shows beside the studies
 """
 
 import contextlib
+import fcntl
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +21,7 @@ from pathlib import Path
 
 import filelock
 
-from nas_proxy.config import RunConfig, differences, resolve, write_config
+from nas_proxy.config import OF_PROPOSALS, RunConfig, differences, resolve, write_config
 from nas_proxy.errors import RunFolderError
 from nas_proxy.files import is_full
 
@@ -35,7 +38,12 @@ OURS = (
     "scores.csv",
     "ranking.json",
     "report.html",
+    *(f"final/{name}" for name in ("architecture.json", "model.safetensors", "model.pt2", "model.onnx", "load.py")),
 )
+
+
+# Seconds that a command tries to get the folder: more than a look at the lock takes, see `is_held`.
+PATIENCE = 0.5
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,11 @@ class RunFolder:
     def work(self) -> Path:
         """Files that only a running command needs: checkpoints, and image sets that workers map into memory."""
         return self.path / ".work"
+
+    @property
+    def previews(self) -> Path:
+        """Pictures of an unfinished condensation."""
+        return self.path / "previews"
 
     @property
     def checkpoint(self) -> Path:
@@ -72,7 +85,7 @@ class RunFolder:
             if not made and not self.path.is_dir():
                 raise RunFolderError(f"{self.path} is a file; choose a folder with --out")
             self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=PATIENCE)
         except filelock.Timeout:
             raise RunFolderError(
                 f"another nas-proxy is working in {self.path}; wait for it, or choose another folder with --out"
@@ -96,6 +109,17 @@ class RunFolder:
                 if made and all(path.name == ".lock" for path in self.path.iterdir()):
                     (self.path / ".lock").unlink(missing_ok=True)
                     self.path.rmdir()
+
+
+def is_held(path: Path) -> bool:
+    """Return whether a command is at work in the folder `path`, without holding it up."""
+    with contextlib.suppress(FileNotFoundError), (path / ".lock").open("rb") as file:
+        try:
+            # Shared: two that look at the same time do not take each other for a command.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def open_run(path: Path) -> RunFolder:
@@ -126,7 +150,8 @@ def claim(run: RunFolder, *, overwrite: bool = False) -> None:
     if overwrite:
         for name in OURS:
             (run / name).unlink(missing_ok=True)
-        shutil.rmtree(run.work, ignore_errors=True)
+        for folder in (run.work, run / "artifacts"):
+            shutil.rmtree(folder, ignore_errors=True)
     check_same(run)
     write_config(run.config, run / "run.toml")
 
@@ -145,6 +170,8 @@ def check_same(run: RunFolder) -> None:
         return
     existing = resolve({}, run / "run.toml")
     changed = differences(config, existing)
+    if changed and not differences(config, existing, free=OF_PROPOSALS) and not _has_proposals(run):
+        changed = []
     smaller = [
         f"{name}: {getattr(existing, name)} → {getattr(config, name)}"
         for name in ("trials", "truth")
@@ -155,3 +182,9 @@ def check_same(run: RunFolder) -> None:
             f"{path} holds another run ({'; '.join(changed + smaller)}); "
             "choose another folder with --out, or replace the run with --overwrite"
         )
+
+
+def _has_proposals(run: RunFolder) -> bool:
+    from nas_proxy.ledger import Ledger
+
+    return (run / "study.db").exists() and any(r.phase == "search" for r in Ledger(run / "study.db").records("proxy"))

@@ -1,4 +1,4 @@
-"""The search: a uniform sample of the space, then proposals by TPE, all trained on the condensed set.
+"""The search: a uniform sample of the space, then proposals by a sampler, all trained on the condensed set.
 
 The sample is for judging the proxy, and the proposals are for finding a good architecture. Proposals are made in
 rounds of fixed size from the scores of earlier rounds, each from (seed, number of the proposal), so neither the
@@ -8,21 +8,16 @@ number of workers nor a kill changes them.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-import optuna
-from optuna.trial import TrialState
-
 from nas_proxy.errors import RunFailedError
-from nas_proxy.ledger import Candidate, Record, without_announcements
+from nas_proxy.ledger import Candidate, Record
+from nas_proxy.proposals import propose
 from nas_proxy.seeds import derive
 from nas_proxy.session import Session
-from nas_proxy.space import Architecture, SearchSpace
 from nas_proxy.training import Outcome
 from nas_proxy.workers import Failure, Job
 
 # Proposals made from the same scores: more keep more workers busy, fewer make a better informed search.
 ROUND = 4
-# TPE proposes what it has already seen; after so many tries the next unseen random architecture is taken.
-TRIES = 20
 # A space in which most architectures fail is given up when failures outnumber the wanted sample this many times.
 FAILURES = 5
 
@@ -39,15 +34,16 @@ def best_first(records: Iterable[Record]) -> list[Record]:
     )
 
 
-def sampled(space: SearchSpace, seed: int, records: Sequence[Record], count: int) -> list[Record]:
-    """Return the records of the uniform sample: the first `count` of the stream whose training did not fail.
+def sampled(session: Session, records: Sequence[Record]) -> list[Record]:
+    """Return the records of the uniform sample: the first `truth` of the stream whose training did not fail.
 
     Ends early where the stream comes to an architecture that is not trained yet.
     """
     known = {r.key: r for r in records}
     found: list[Record] = []
-    for architecture in space.sample(seed):
-        record = known.get(space.key(architecture))
+    count = session.config.truth
+    for architecture in session.stream():
+        record = known.get(session.space.key(architecture))
         if record is None or len(found) == count:
             break
         if record.complete:
@@ -94,7 +90,7 @@ def _train_sample(session: Session, done: _Done) -> None:
         complete = 0
         missing: list[Candidate] = []
         # Failed architectures are passed over, so each wave takes as many further ones as the last one lost.
-        for index, architecture in enumerate(session.space.sample(session.config.seed)):
+        for index, architecture in enumerate(session.stream()):
             if complete + len(missing) == wanted:
                 break
             record = known.get(session.space.key(architecture))
@@ -124,6 +120,7 @@ def _all_failed(failures: Sequence[Record], complete: int) -> RunFailedError:
 
 def _train_proposals(session: Session, done: _Done) -> None:
     total = max(0, session.config.trials - session.config.truth)
+    sampler = session.config.sampler
     records = session.ledger.records("proxy")
     made = {r.index: r for r in records if r.phase == "search"}
     history = [r for r in records if r.phase == "sample"]
@@ -136,7 +133,14 @@ def _train_proposals(session: Session, done: _Done) -> None:
                 architecture = (
                     made[number].architecture
                     if number in made
-                    else propose(session.space, history, seen, derive(session.config.seed, "tpe", number))
+                    else propose(
+                        session.space,
+                        history,
+                        seen,
+                        derive(session.config.seed, sampler, number),
+                        sampler,
+                        session.enqueued,
+                    )
                 )
                 if architecture is None:
                     session.progress.say("Every architecture of the space has been trained; the search ends here.")
@@ -150,35 +154,3 @@ def _train_proposals(session: Session, done: _Done) -> None:
             if architecture is None:
                 return
         history += [made[number] for number in numbers if number in made]
-
-
-def propose(space: SearchSpace, history: Sequence[Record], seen: set[str], seed: int) -> Architecture | None:
-    """Return an architecture that is not in `seen`, by TPE from the scores in `history`; None when there is none.
-
-    A pure function of its arguments: the study in which TPE works lives in memory and holds nothing else.
-    """
-    study = _study_of(space, history, seed)
-    for _ in range(TRIES):
-        trial = study.ask()
-        architecture = space.suggest(trial)
-        if architecture is not None and space.key(architecture) not in seen:
-            return architecture
-        study.tell(trial, state=TrialState.FAIL)
-    unseen = (a for a in space.sample(derive(seed, "fallback")) if space.key(a) not in seen)
-    return next(unseen, None)
-
-
-def _study_of(space: SearchSpace, history: Sequence[Record], seed: int) -> optuna.Study:
-    sampler = optuna.samplers.TPESampler(seed=seed % 2**32, n_startup_trials=0)
-    with without_announcements():
-        study = optuna.create_study(sampler=sampler, direction="maximize")
-    for record in history:
-        if record.complete:
-            fixed = optuna.trial.FixedTrial(dict(record.architecture))
-            space.suggest(fixed)
-            study.add_trial(
-                optuna.trial.create_trial(
-                    params=dict(record.architecture), distributions=fixed.distributions, value=record.score
-                )
-            )
-    return study

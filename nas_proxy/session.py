@@ -10,15 +10,18 @@ import torch
 
 from nas_proxy.cost import Size, measure
 from nas_proxy.data import Development, development
+from nas_proxy.enqueue import architectures
 from nas_proxy.errors import DeviceError, RunFolderError
 from nas_proxy.images import DataShape, ImageSet
 from nas_proxy.ledger import Candidate, Ledger, explained
 from nas_proxy.progress import SILENT, Progress
+from nas_proxy.ranks import ALONE, Ranks
 from nas_proxy.run_folder import RunFolder
 from nas_proxy.sources import Source, open_source
 from nas_proxy.space import Architecture, SearchSpace
 from nas_proxy.space_loading import load_space, space_digest, try_out
 from nas_proxy.training import Outcome, Recipe
+from nas_proxy.truth_table import TruthTable, known_part, load_truth_table
 from nas_proxy.workers import Failure, Job, Pool
 
 
@@ -39,10 +42,11 @@ def choose_device(name: str) -> str:
 class Session:
     """One command at work in one run folder; use `open_session`."""
 
-    def __init__(self, run: RunFolder, progress: Progress = SILENT) -> None:
+    def __init__(self, run: RunFolder, progress: Progress = SILENT, ranks: Ranks = ALONE) -> None:
         self.run = run
         self.config = run.config
         self.progress = progress
+        self.ranks = ranks
         self.device = choose_device(run.config.device)
 
     @functools.cached_property
@@ -69,11 +73,43 @@ class Session:
         return self.data.train.shape
 
     @functools.cached_property
-    def space(self) -> SearchSpace:
+    def whole_space(self) -> SearchSpace:
         """The search space, tried out."""
         space = load_space(self.config.space, self.shape)
         try_out(space, self.shape)
         return space
+
+    def stream(self) -> Iterator[Architecture]:
+        """Yield the architectures of the uniform sample in their order: those that may be ranked.
+
+        What served as an embedding network in the condensation is left out: the proxy was made with it.
+        """
+        path = self.run / "proxy.safetensors"
+        metadata = ImageSet.load_metadata(path) if path.exists() else {}
+        embedded = metadata.get("embedded", [])
+        assert isinstance(embedded, list)
+        known = frozenset(embedded)
+        return (a for a in self.space.sample(self.config.seed) if self.space.key(a) not in known)
+
+    @functools.cached_property
+    def truth_table(self) -> TruthTable | None:
+        """The published accuracies that stand for full training, where the user gave some."""
+        if self.config.truth_table is None:
+            return None
+        table = load_truth_table(self.config.truth_table, self.whole_space, self.shape.classes)
+        self.progress.say(f"Truth table: {'; '.join(table.remarks)}.")
+        return table
+
+    @functools.cached_property
+    def space(self) -> SearchSpace:
+        """The search space; with a truth table, the part of it that the table holds."""
+        table = self.truth_table
+        return self.whole_space if table is None else known_part(self.whole_space, table)
+
+    @functools.cached_property
+    def enqueued(self) -> Sequence[Architecture]:
+        """The architectures to be proposed first. Raises ConfigError for an entry that names none."""
+        return architectures(self.space, self.config.enqueue)
 
     @functools.cached_property
     def ledger(self) -> Ledger:
@@ -100,6 +136,8 @@ class Session:
             )
         self.ledger.bind("proxy", "space", space_digest(self.config.space))
         self.ledger.bind("proxy", "condensed set", ImageSet.load(path).fingerprint())
+        if self.truth_table is not None:
+            self.ledger.bind("proxy", "truth table", self.truth_table.fingerprint)
         return path
 
     def file(self, name: str, make: Callable[[], ImageSet]) -> Path:
@@ -180,10 +218,10 @@ class Session:
 
 
 @contextlib.contextmanager
-def open_session(run: RunFolder, progress: Progress = SILENT) -> Iterator[Session]:
+def open_session(run: RunFolder, progress: Progress = SILENT, ranks: Ranks = ALONE) -> Iterator[Session]:
     """Hold the run folder and work in it."""
     with run.lock(), explained(run / "study.db"):
-        session = Session(run, progress)
+        session = Session(run, progress, ranks)
         try:
             yield session
         finally:

@@ -1,13 +1,20 @@
-"""From what the user names, a built-in space or a Python file, to a search space that has been tried out."""
+"""From what the user names, a built-in space or a Python file, to a search space that has been tried out.
+
+A name may set keyword parameters of the file's `space_for(shape, *, …)`: `nas_bench_201:cells=1,unique=true`. They
+are part of the space's identity. Their types are those of their defaults: whole numbers, numbers, true or false,
+and text.
+"""
 
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import itertools
 import pkgutil
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,31 +39,84 @@ def load_space(spec: str, shape: DataShape) -> SearchSpace:
     """Return the space `spec` for data of `shape`.
 
     spec: a name from `search_spaces`, or the path of a Python file that defines `space` (a `Space`, or a
-    function `space(trial)` or `space(trial, shape)` that returns a network) or `space_for(shape) -> Space`.
+    function `space(trial)` or `space(trial, shape)` that returns a network) or `space_for(shape) -> Space`;
+    then, after a colon, parameters of `space_for`.
     Raises SpaceError when there is no such space or it yields no network.
     """
-    module = _module(spec)
-    name = Path(spec).stem
+    named, given = split_spec(spec)
+    module = _module(named)
+    name = Path(named).stem
+    parameters = _parameters(named, module, given)
     if hasattr(module, "space_for"):
-        found = _called(spec, module, shape)
+        found = _called(named, module, shape, parameters)
     elif hasattr(module, "space"):
         found = module.space
     else:
         raise SpaceError(f"{spec} defines neither `space` nor `space_for(shape)`; README shows a 20-line example")
-    if callable(found) and not isinstance(found, Space):
+    return as_space(found, name, shape, f"`space` in {spec}")
+
+
+def as_space(found: object, name: str, shape: DataShape, called: str = "`space`") -> SearchSpace:
+    """Return a space or a function `space(trial)` as a search space, a function under `name`. Raises SpaceError."""
+    if isinstance(found, Space | FunctionSpace):
+        return found
+    if callable(found):
         return FunctionSpace(name, found, shape)
-    if not isinstance(found, Space):
-        raise SpaceError(
-            f"`space` in {spec} is a {type(found).__name__}; it must be a nas_proxy.Space or a function of a trial"
-        )
-    return found
+    raise SpaceError(f"{called} is a {type(found).__name__}; it must be a nas_proxy.Space or a function of a trial")
 
 
 def space_digest(spec: str) -> str:
-    """Return 16 hexadecimal digits that change with the file that defines the space."""
-    path = _module(spec).__file__
+    """Return 16 hexadecimal digits that change with the file that defines the space and with its parameters."""
+    named, given = split_spec(spec)
+    module = _module(named)
+    path = module.__file__
     assert path is not None
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    parameters = _parameters(named, module, given)
+    text = "".join(f"\n{name}={parameters[name]!r}" for name in sorted(parameters))
+    return hashlib.sha256(Path(path).read_bytes() + text.encode()).hexdigest()[:16]
+
+
+def split_spec(spec: str) -> tuple[str, str]:
+    """Return the name or path of a space and the text of its parameters: ("mine.py", "width=8,deep=true")."""
+    named, colon, given = spec.rpartition(":")
+    return (named, given) if colon and "=" in given and not Path(spec).exists() else (spec, "")
+
+
+def _parameters(named: str, module: ModuleType, given: str) -> dict[str, Any]:
+    """Return the values of "name=value,…". Raises SpaceError for a name or value that `space_for` does not take."""
+    known = _defaults(module)
+    parameters: dict[str, Any] = {}
+    for assignment in filter(None, given.split(",")):
+        name, _, text = assignment.partition("=")
+        if not known:
+            raise SpaceError(f"the space {named} takes no parameters, but {assignment} was given; leave it out")
+        if name not in known:
+            raise SpaceError(f"the space {named} has no parameter {name!r}{nearest(name, known)}")
+        if name in parameters:
+            raise SpaceError(f"the space {named} is given {name} twice; give it once")
+        parameters[name] = _value(named, name, text, known[name])
+    return parameters
+
+
+def _defaults(module: ModuleType) -> dict[str, Any]:
+    """Return the keyword parameters of a file's `space_for` and their defaults."""
+    if not callable(getattr(module, "space_for", None)):
+        return {}
+    signature = inspect.signature(module.space_for)
+    return {n: p.default for n, p in signature.parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def _value(named: str, name: str, text: str, default: object) -> Any:
+    kind = type(default)
+    if kind is bool and text in {"true", "false"}:
+        return text == "true"
+    if kind is not bool:
+        try:
+            return kind(text) if kind in {int, float} else text
+        except ValueError:
+            pass
+    wanted = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
+    raise SpaceError(f"the space {named} has {name}={text}; {name} must be {wanted}, such as {str(default).lower()}")
 
 
 def try_out(space: SearchSpace, shape: DataShape) -> None:
@@ -146,9 +206,9 @@ def _imported(path: Path) -> ModuleType:
     return module
 
 
-def _called(spec: str, module: ModuleType, shape: DataShape) -> object:
+def _called(spec: str, module: ModuleType, shape: DataShape, parameters: dict[str, Any]) -> object:
     try:
-        found: object = module.space_for(shape)
+        found: object = module.space_for(shape, **parameters)
     except SpaceError:
         raise
     except Exception as error:  # noqa: BLE001

@@ -1,15 +1,17 @@
 """The stages of a run, one by one and in a row; each does only what the run folder does not hold yet."""
 
+import itertools
 import json
 import platform
+import re
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from nas_proxy._version import __version__
-from nas_proxy.condensation import Condensed, condense
+from nas_proxy.condensation import Condensation, Condensed, condense
 from nas_proxy.config import RunConfig, resolve
 from nas_proxy.environment import environment
 from nas_proxy.errors import ConfigError, RunFolderError
@@ -18,29 +20,64 @@ from nas_proxy.exchange import read_set, write_folder
 from nas_proxy.images import ImageSet
 from nas_proxy.picture import write_grid
 from nas_proxy.progress import SILENT, Progress
+from nas_proxy.proposals import grid
+from nas_proxy.ranks import ALONE, Ranks
 from nas_proxy.report import write_report
 from nas_proxy.run_folder import RunFolder, check_same, claim
 from nas_proxy.search import search
 from nas_proxy.selection import select
 from nas_proxy.session import Session, open_session
-from nas_proxy.space_loading import space_digest
+from nas_proxy.space_loading import space_digest, split_spec
 from nas_proxy.summary import write_ranking, write_tables
-from nas_proxy.trust import the_sample, train_controls, train_truth
+from nas_proxy.trust import the_sample, train_controls, train_truth, truth_of
 
 
 def check(session: Session) -> None:
     """Find the user's mistakes in data, space and recipe before the long work, not after it."""
     space_digest(session.config.space)  # finds and imports it, before the data, which may take a while
-    wanted = session.config.condense.images_per_class
+    recipe = session.config.condense
+    wanted = recipe.images_per_class * recipe.formation**2
     smallest = min(len(members) for members in session.data.train.of_class())
     if wanted > smallest:
         raise ConfigError(
             [
-                f"{wanted} images a class were asked for, but the smallest class has {smallest} "
-                f"training images; give --ipc {smallest} or less"
+                f"{wanted} images a class were asked for{_packed(recipe.formation)}, but the smallest class has "
+                f"{smallest} training images; give --ipc {smallest // recipe.formation**2} or less"
             ]
         )
-    session.space  # noqa: B018 (is tried out)
+    if session.shape.height % recipe.formation or session.shape.width % recipe.formation:
+        raise ConfigError(
+            [
+                f"--formation {recipe.formation} divides images evenly, but these have {session.shape.height}×"
+                f"{session.shape.width} pixels; leave it out, or resize them with --image-size"
+            ]
+        )
+    check_proposals(session)
+
+
+def check_proposals(session: Session) -> None:
+    """Find the mistakes in how architectures are proposed."""
+    config = session.config
+    if config.sampler == "grid":
+        grid(session.space)
+    room = max(0, config.trials - config.truth)
+    if len(session.enqueued) > room:
+        raise ConfigError(
+            [
+                f"--enqueue names {len(session.enqueued)} architectures, but --trials {config.trials} leaves room for "
+                f"{room} beside the sample of --truth {config.truth}; give --trials "
+                f"{config.truth + len(session.enqueued)} or more"
+            ]
+        )
+
+
+def _packed(formation: int) -> str:
+    return f" ({formation**2} in each stored one)" if formation > 1 else ""
+
+
+def to_be_ranked(session: Session) -> frozenset[str]:
+    """Return the keys of the uniform sample, before anything is trained."""
+    return frozenset(session.space.key(a) for a in itertools.islice(session.stream(), session.config.truth))
 
 
 def condense_stage(session: Session) -> None:
@@ -48,6 +85,7 @@ def condense_stage(session: Session) -> None:
     path = session.run / "proxy.safetensors"
     recipe = session.config.condense
     check(session)
+    session.ranks.agree(not path.exists() and _learns(recipe))
     if path.exists():
         session.proxy_path  # noqa: B018 (checks that it belongs to this data)
     else:
@@ -60,6 +98,7 @@ def condense_stage(session: Session) -> None:
             "seed": session.config.seed,
             "seconds": round(result.seconds, 3),
             "losses": [round(loss, 6) for loss in result.losses],
+            "embedded": list(result.embedded),
             "versions": {"nas_proxy": __version__, "python": platform.python_version(), **_torch_version()},
         }
         result.images.save(path, metadata)
@@ -69,34 +108,51 @@ def condense_stage(session: Session) -> None:
 def _made(session: Session) -> Condensed:
     """Learn, choose or read the images."""
     recipe, train, seed = session.config.condense, session.data.train, session.config.seed
-    if recipe.source is None and recipe.method == "dm":
+    if _learns(recipe):
         with session.progress.stage("Condense", recipe.steps) as bar:
             return condense(
                 train,
                 recipe,
                 seed,
                 device=session.device,
+                space=session.whole_space,
+                exclude=to_be_ranked(session) if recipe.embed == "space" else (),
+                ranks=session.ranks,
                 checkpoint=session.run.checkpoint,
                 progress=lambda step, loss: bar.to(step, f"loss {loss:.3g}"),
+                preview=lambda step, images: write_grid(images, train, session.run.previews / f"step-{step:06d}.png"),
+                preview_every=session.config.preview_every,
                 say=session.progress.say,
             )
     start = time.perf_counter()
     with session.progress.stage("Condense", 1) as bar:
         if recipe.source is not None:
-            images = read_set(Path(recipe.source), train, recipe.images_per_class)
+            images = replace(read_set(Path(recipe.source), train, recipe.images_per_class), formation=recipe.formation)
         else:
             images = select(
                 train,
-                recipe.images_per_class,
+                recipe.images_per_class * recipe.formation**2,
                 recipe.method,
                 seed,
                 width=recipe.width,
                 depth=recipe.depth,
                 augmentation=recipe.augmentation,
                 device=session.device,
-            )
+            ).packed(recipe.formation)
         bar.to(1)
     return Condensed(images, time.perf_counter() - start, ())
+
+
+def _learns(recipe: Condensation) -> bool:
+    return recipe.source is None and recipe.method == "dm"
+
+
+def assist(config: RunConfig, out: Path, ranks: Ranks) -> None:
+    """Take part in the condensation of a process that holds the run folder, as one of several."""
+    session = Session(RunFolder(out, config), SILENT, ranks)
+    check(session)
+    if ranks.agree():
+        _made(session)
 
 
 def evaluate_run(run: RunFolder, epochs: float, progress: Progress = SILENT) -> Evaluation:
@@ -125,6 +181,7 @@ def export_images(run: RunFolder, folder: Path, progress: Progress = SILENT) -> 
 def search_stage(session: Session) -> None:
     """Train the sample and the proposals on the condensed set."""
     session.proxy_path  # noqa: B018 (says "condense first" where it is missing)
+    annotated(session)
     trials, truth = session.config.trials, session.config.truth
     if trials < truth:
         session.progress.say(
@@ -138,10 +195,11 @@ def search_stage(session: Session) -> None:
 
 
 def truth_stage(session: Session) -> None:
-    """Train the ground truth."""
+    """Train the ground truth; there is nothing to train where a table holds it."""
     the_sample(session)
     try:
-        train_truth(session)
+        if session.truth_table is None:
+            train_truth(session)
     finally:
         write_tables(session)
 
@@ -149,7 +207,7 @@ def truth_stage(session: Session) -> None:
 def rank_stage(session: Session) -> None:
     """Train the controls and write `ranking.json`."""
     the_sample(session)
-    if not session.ledger.records("truth"):
+    if truth_of(session) is None:
         raise RunFolderError(f"nothing is fully trained yet; first run: nas-proxy truth {session.run.path}")
     train_controls(session)
     write_tables(session)
@@ -159,6 +217,19 @@ def rank_stage(session: Session) -> None:
 def report_stage(session: Session) -> None:
     """Write `report.html`."""
     write_report(session.run.path)
+
+
+def annotated(session: Session) -> None:
+    """Bring what the dashboard shows up to date; that this fails is told, and never costs a run."""
+    if not (session.run / "study.db").exists():
+        return
+    from nas_proxy.annotations import annotate
+
+    try:
+        annotate(session.run.path, session.ledger)
+    except Exception as error:  # noqa: BLE001 (notes and figures are a comfort; the results are in the folder)
+        reason = str(error).split("\n", 1)[0]
+        session.progress.say(f"The dashboard's notes and figures could not be written ({reason}).")
 
 
 STAGES: dict[str, Callable[[Session], None]] = {
@@ -175,6 +246,8 @@ def run_stages(run: RunFolder, names: tuple[str, ...] = tuple(STAGES), progress:
     with open_session(run, progress) as session:
         for name in names:
             STAGES[name](session)
+            if name != "report":  # which adds nothing to the studies
+                annotated(session)
 
 
 def run_all(
@@ -184,19 +257,22 @@ def run_all(
     overwrite: bool = False,
     progress: Progress = SILENT,
     names: Iterable[str] = tuple(STAGES),
+    ranks: Ranks = ALONE,
 ) -> RunFolder:
     """Do the stages `names` of the run `config` in the folder `out`, or in `default_folder`, and return the folder.
 
     Nothing in the folder is touched, or replaced, before the user's data and space have been found in order.
     """
     run = RunFolder(out or default_folder(config), config)
-    with open_session(run, progress) as session:
+    with open_session(run, progress, ranks) as session:
         if not overwrite:
             check_same(run)
         check(session)
         claim(run, overwrite=overwrite)
         for name in names:
             STAGES[name](session)
+            if name != "report":  # which adds nothing to the studies
+                annotated(session)
     return run
 
 
@@ -239,9 +315,10 @@ def run(
 
 
 def default_folder(config: RunConfig) -> Path:
-    """Return runs/<dataset>-<space>."""
-    names = (Path(name.split(":", 1)[-1]).stem or "data" for name in (config.dataset, config.space))
-    return Path("runs") / "-".join(names)
+    """Return runs/<dataset>-<space>, with the space's parameters where it has some."""
+    space, parameters = split_spec(config.space)
+    names = [Path(name).stem or "data" for name in (config.dataset.split(":", 1)[-1], space)]
+    return Path("runs") / "-".join([*names, *filter(None, [re.sub(r"[^\w.,=]", "_", parameters)])])
 
 
 def _torch_version() -> dict[str, str]:

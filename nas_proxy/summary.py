@@ -11,10 +11,10 @@ from nas_proxy.cost import measure
 from nas_proxy.files import write_json, write_text
 from nas_proxy.images import ImageSet
 from nas_proxy.ledger import TRAINED, Record
-from nas_proxy.ranking import Signal, rank, ranked
+from nas_proxy.ranking import ELSEWHERE, Signal, rank, ranked
 from nas_proxy.search import best_first, sampled
 from nas_proxy.session import Session
-from nas_proxy.trust import DRAWS, SEEDS, the_sample
+from nas_proxy.trust import DRAWS, Truth, by_draw, the_sample, truth_of
 
 COMPUTED = ("params", "flops")
 
@@ -22,10 +22,10 @@ COMPUTED = ("params", "flops")
 def write_tables(session: Session) -> None:
     """Write trials.csv, truth.csv and scores.csv from what has been trained so far."""
     records = session.ledger.records("proxy")
-    sample = [r.key for r in sampled(session.space, session.config.seed, records, session.config.truth)]
+    sample = [r.key for r in sampled(session, records)]
     _write_csv(_trials(records, set(sample)), session.run / "trials.csv")
-    truth = session.ledger.records("truth")
-    if truth:
+    truth = truth_of(session)
+    if truth is not None:
         _write_csv(_truth(truth, set(sample)), session.run / "truth.csv")
     if sample:
         _write_csv(_scores(session, sample), session.run / "scores.csv")
@@ -62,29 +62,23 @@ def _phase(record: Record, sample: set[str]) -> str:
     return "sample" if record.key in sample or record.phase == "sample" else "search"
 
 
-def _truth(records: Sequence[Record], sample: set[str]) -> pd.DataFrame:
-    """Return a row a fully trained architecture, with the accuracy of each seed."""
-    scores = by_draw(records, SEEDS)
+def _truth(truth: Truth, sample: set[str]) -> pd.DataFrame:
+    """Return a row an architecture with a ground truth, with the accuracy of each seed, and what training it took."""
+    scores, records = truth.scores, truth.records
     first = {r.key: r for r in reversed(records)}
+    seconds = {"seconds": [round(sum(r.seconds for r in records if r.key == key), 4) for key in first]}
     frame = pd.DataFrame(
         {
             "key": list(first),
             "phase": [_phase(r, sample) for r in first.values()],
             "accuracy": [scores.loc[key].mean() for key in first],
-            **{f"accuracy_{draw}": [scores.loc[key, draw] for key in first] for draw in range(SEEDS)},
-            "seconds": [round(sum(r.seconds for r in records if r.key == key), 4) for key in first],
+            **{f"accuracy_{seed}": [scores.loc[key, seed] for key in first] for seed in scores.columns},
+            **(seconds if truth.trained else {}),
             "params": [r.params for r in first.values()],
             "flops": [r.flops for r in first.values()],
         }
     )
     return frame.sort_values("key", ignore_index=True)
-
-
-def by_draw(records: Iterable[Record], draws: int) -> pd.DataFrame:
-    """Return scores with a row a key and a column a draw; NaN where a training failed or is missing."""
-    frame = pd.DataFrame([(r.key, r.draw, r.score) for r in records], columns=["key", "draw", "score"])
-    table = frame.pivot_table(index="key", columns="draw", values="score", dropna=False, aggfunc="first")
-    return table.reindex(columns=range(draws)).astype(float)
 
 
 def _scores(session: Session, sample: Sequence[str]) -> pd.DataFrame:
@@ -106,34 +100,59 @@ def _scores(session: Session, sample: Sequence[str]) -> pd.DataFrame:
 def write_ranking(session: Session, environment: dict[str, object]) -> None:
     """Judge all signals by the ground truth and write ranking.json."""
     sample = the_sample(session)
-    records = {signal: session.ledger.records(signal) for signal in TRAINED}
-    truth = by_draw(records["truth"], SEEDS)
+    truth = truth_of(session)
+    assert truth is not None  # the stage has made sure
+    trained = [signal for signal in TRAINED if truth.trained or signal != "truth"]
+    records = {signal: session.ledger.records(signal) for signal in trained}
     pick = best_first(records["proxy"])[0]
     keys = [r.key for r in sample]
     signals = _signals(session, sample, records, pick.key)
     train = session.data.train
-    truth_cost = _cost(records["truth"], keys)
-    used = ranked(signals, truth, keys)
+    truth_cost = _cost(truth.records, keys)
+    used = ranked(signals, truth.scores, keys)
     rows = rank(
         signals,
-        truth,
+        truth.scores,
         keys,
         seed=session.config.seed,
-        truth_seconds=truth_cost["seconds"] / SEEDS,
-        truth_image_passes=truth_cost["image_passes"] // SEEDS,
-        truth_stored_bytes=train.stored_bytes,
+        truth_seconds=truth_cost["seconds"] / truth.seeds if truth.trained else None,
+        truth_image_passes=truth_cost["image_passes"] // truth.seeds if truth.trained else None,
+        truth_stored_bytes=train.stored_bytes if truth.trained else None,
     )
-    size = session.space.size
     ranking = {
         "n": len(used),
-        "subset": f"uniform sample of the space ({len(used)} of {size or 'unknown many'} architectures)",
+        "subset": _subset(session, len(used)),
+        "truth": _origin(session, truth),
         "signals": rows,
-        "pick": _pick(pick, truth, set(keys)),
-        "cost": _run_cost(session, records, keys),
+        "pick": _pick(pick, truth.scores, set(keys)),
+        "cost": _run_cost(session, records["proxy"], truth, keys),
         "failures": {name: sum(not r.complete for r in found) for name, found in records.items()},
         "environment": environment,
     }
     write_json(session.run / "ranking.json", ranking)
+
+
+def _subset(session: Session, n: int) -> str:
+    size, whole = session.space.size, session.whole_space.size
+    if session.truth_table is None or size is None or whole is None:
+        return f"uniform sample of the space ({n} of {size or 'unknown many'} architectures)"
+    held = "all" if size == whole else f"{size:,}"
+    return f"uniform sample of the architectures in the truth table ({n} of {size:,}; it holds {held} of {whole:,})"
+
+
+def _origin(session: Session, truth: Truth) -> dict[str, object]:
+    """Return where the truth comes from."""
+    table = session.truth_table
+    if table is None:
+        return {"source": "training", "seeds": truth.seeds}
+    return {
+        "source": "table",
+        "file": table.path.name,
+        "columns": list(table.columns),
+        "seeds": truth.seeds,
+        "architectures": len(table.scores),
+        "fingerprint": table.fingerprint,
+    }
 
 
 def _signals(session: Session, sample: Sequence[Record], records: dict[str, list[Record]], pick: str) -> list[Signal]:
@@ -188,16 +207,19 @@ def _pick(pick: Record, truth: pd.DataFrame, sample: set[str]) -> dict[str, obje
     }
 
 
-def _run_cost(session: Session, records: dict[str, list[Record]], keys: Sequence[str]) -> dict[str, object]:
+def _run_cost(session: Session, trained: Sequence[Record], truth: Truth, keys: Sequence[str]) -> dict[str, object]:
     """Return the seconds of the run, and the speed-up over training the sample fully with one seed."""
     condense = _condense_seconds(session)
-    proxy = _cost(records["proxy"], keys)["seconds"]
-    full = _cost(records["truth"], keys)["seconds"] / SEEDS
+    proxy = _cost(trained, keys)["seconds"]
+    if not truth.trained:
+        unknown = {"truth_seconds": None, "speedup": None, "speedup_reason": ELSEWHERE}
+        return {"condense_seconds": condense, "proxy_seconds": proxy, **unknown}
+    full = _cost(truth.records, keys)["seconds"] / truth.seeds
     speedup = full / (condense + proxy)
     return {
         "condense_seconds": condense,
         "proxy_seconds": proxy,
-        "truth_seconds": full * SEEDS,
+        "truth_seconds": full * truth.seeds,
         "speedup": speedup,
         "speedup_note": _speedup_note(speedup, condense, proxy / len(keys), full / len(keys)),
     }

@@ -23,6 +23,7 @@ from nas_proxy.verdict import (
     percent,
     points,
     speedup,
+    truth_source,
     verdict,
 )
 
@@ -34,6 +35,8 @@ def ranking_table(ranking: Mapping[str, Any]) -> Group:
         lines.append(_table(ranking))
     if ranking.get("subset"):
         lines.append(Text(f"n = {ranking.get('n', '?')}: {ranking['subset']}", style="dim"))
+    if truth_source(ranking):
+        lines.append(Text(f"Truth: {truth_source(ranking)}", style="dim"))
     lines += [
         Text(f"{'; '.join(where)} – {note}", style="dim") for note, where in notes(ranking, undefined_only=True).items()
     ]
@@ -75,7 +78,8 @@ def _pick(ranking: Mapping[str, Any]) -> str:
         return ""
     found = [f"Pick: {pick.get('key', '–')}"]
     if finite(pick.get("truth_mean")) is not None:
-        found.append(f"test accuracy {percent(pick['truth_mean'])}")
+        accuracy = "published accuracy" if truth_source(ranking) else "test accuracy"
+        found.append(f"{accuracy} {percent(pick['truth_mean'])}")
     factor = part(ranking, "cost").get("speedup")
     if finite(factor) is not None:
         found.append(f"speed-up {speedup(factor)}")

@@ -138,6 +138,21 @@ def architectures(number: object) -> str:
     return f"{number} architecture{'' if number == 1 else 's'}"
 
 
+def truth_source(ranking: Mapping[str, Any]) -> str:
+    """Return where the truth comes from when it was not trained here; "" otherwise."""
+    truth = part(ranking, "truth")
+    if truth.get("source") != "table":
+        return ""
+    columns = truth.get("columns")
+    named = ", ".join(map(str, columns)) if isinstance(columns, list) else UNDEFINED
+    seeds = truth.get("seeds")
+    several = f", {seeds} seeds" if seeds != 1 else ", one seed"
+    return (
+        f"published accuracies, {named} of {truth.get('file', UNDEFINED)} "
+        f"({architectures(truth.get('architectures'))}{several}); nothing was fully trained"
+    )
+
+
 def label(signal: str) -> str:
     """Return the name of a signal as a reader sees it."""
     return SIGNALS.get(signal, signal)

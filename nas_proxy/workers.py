@@ -84,7 +84,7 @@ def perform(job: Job) -> Outcome | Failure:
 @functools.lru_cache(maxsize=16)
 def _loaded(path: Path, written: int, device: str) -> ImageSet:
     del written  # a file that is written again is another file
-    return ImageSet.load(path).to(device)
+    return ImageSet.load(path).unpacked().to(device)
 
 
 def _image_set(path: Path, device: str) -> ImageSet:

@@ -1,7 +1,10 @@
-"""What many tests need: tiny images, a tiny space, and a folder of images."""
+"""What many tests need: tiny images, a tiny space, a folder of images, and a browser."""
 
 import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,6 +41,35 @@ def blobs(per_class: int = 12, classes: int = 3, channels: int = 1, size: int = 
 @pytest.fixture
 def images() -> ImageSet:
     return blobs()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """The system's Chromium, by Playwright."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        pytest.skip("no Chromium on the PATH")
+    with api.sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        running = playwright.chromium.launch(executable_path=program, args=arguments)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def screenshot() -> Callable[[Any, str], Path]:
+    """Keep a picture of a page for a person's eye, in tests/screenshots/ or where NAS_PROXY_SCREENSHOTS says."""
+    folder = Path(os.environ.get("NAS_PROXY_SCREENSHOTS") or Path(__file__).parent / "screenshots")
+
+    def keep(page: Any, name: str) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{name}.png"
+        page.screenshot(path=path, full_page=True)
+        return path
+
+    return keep
 
 
 TINY_SPACE = """

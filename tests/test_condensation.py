@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from conftest import blobs
-from nas_proxy import condensation, matching
+from nas_proxy import condensation, embedding
 from nas_proxy.condensation import Condensation, condense
 from nas_proxy.data import random_subset
+from nas_proxy.embedding import PRECISIONS, Embedding, open_engine
 from nas_proxy.errors import RunFailedError
 from nas_proxy.images import ImageSet
-from nas_proxy.matching import PRECISIONS, Embedding, loss_and_gradient, open_engine
+from nas_proxy.matching import loss_and_gradient
 from nas_proxy.picture import write_grid
 from nas_proxy.seeds import torch_generator
 
@@ -30,9 +31,9 @@ def test_matching_brings_class_means_together(precision):
     def distance(found: ImageSet) -> float:
         total = 0.0
         for seed in range(5):  # networks that were not used
-            weights = engine.embedding.weights(torch_generator(seed, "not used"))
-            loss, _ = loss_and_gradient(engine, weights, real.decode(), [40] * 3, found.decode(), [1] * 3)
-            total += float(loss)
+            network = engine.draw(torch_generator(seed, "not used"))
+            loss, _ = loss_and_gradient(network, real.decode(), [40] * 3, found.decode(), [1] * 3)
+            total += float(loss.sum())
         return total
 
     assert distance(result) < 0.75 * distance(start)
@@ -61,7 +62,7 @@ def test_the_same_seed_gives_the_same_images_with_8_bits(images):
 
 @pytest.mark.parametrize("compile_above", [1e13, 0.0], ids=["eager", "compiled"])
 def test_a_condensation_that_is_cut_off_goes_on_bit_equal(images, tmp_path, monkeypatch, compile_above):
-    monkeypatch.setitem(matching.COMPILE_ABOVE, "cpu", compile_above)
+    monkeypatch.setitem(embedding.COMPILE_ABOVE, "cpu", compile_above)
     monkeypatch.setattr(condensation, "CHECKPOINT_SECONDS", 0.0)
     recipe = dataclasses.replace(RECIPE, steps=25)
     whole = condense(images, recipe, 0)

@@ -7,9 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nas_proxy import augment, matching
+from nas_proxy import augment, embedding
+from nas_proxy.embedding import Embedding, open_engine
 from nas_proxy.images import DataShape
-from nas_proxy.matching import Embedding, augmented, loss_and_gradient, open_engine
+from nas_proxy.matching import loss_and_gradient
 from nas_proxy.seeds import torch_generator
 
 SHAPE = DataShape(2, 12, 8, 3)
@@ -50,9 +51,9 @@ def compiled():
     """Engines of both precisions, compiled once for all tests: shapes are those of `problem()`."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(matching.COMPILE_ABOVE, "cpu", 0.0)
+        patch.setitem(embedding.COMPILE_ABOVE, "cpu", 0.0)
         said = []
-        engines = {p: engine_of(p, say=said.append) for p in matching.PRECISIONS}
+        engines = {p: engine_of(p, say=said.append) for p in embedding.PRECISIONS}
     assert all(engine.compiled for engine in engines.values()), said
     return engines
 
@@ -69,32 +70,32 @@ def test_loss_and_gradient_equal_a_loop_over_classes_in_float64(precision, rows)
     data = problem()
     if precision == "float64":
         weights, data = [w.double() for w in weights], (data[0].double(), data[1], data[2].double(), data[3])
-    loss, gradient = loss_and_gradient(engine, engine.place(weights), *data)
+    loss, gradient = loss_and_gradient(engine.network(engine.place(weights)), *data)
     expected, expected_gradient = plain(weights, *data)
-    assert relative(loss, expected) < TOLERANCE[precision]
+    assert relative(loss.sum(), expected) < TOLERANCE[precision]
     assert relative(gradient, expected_gradient) < TOLERANCE[precision]
 
 
-@pytest.mark.parametrize("precision", matching.PRECISIONS)
+@pytest.mark.parametrize("precision", embedding.PRECISIONS)
 def test_the_compiled_engine_agrees_with_each_new_network(compiled, precision):
     engine, eager = compiled[precision], engine_of(precision)
     for seed in (1, 2):
         weights = engine.embedding.weights(torch_generator(seed))
-        loss, gradient = loss_and_gradient(engine, engine.place(weights), *problem())
+        loss, gradient = loss_and_gradient(engine.network(engine.place(weights)), *problem())
         expected, expected_gradient = plain(weights, *problem())
-        assert relative(loss, expected) < TOLERANCE[precision]
+        assert relative(loss.sum(), expected) < TOLERANCE[precision]
         assert relative(gradient, expected_gradient) < TOLERANCE[precision]
-        _, without = loss_and_gradient(eager, eager.place(weights), *problem())
+        _, without = loss_and_gradient(eager.network(eager.place(weights)), *problem())
         assert relative(gradient, without.double()) < TOLERANCE[precision]
 
 
 @pytest.mark.parametrize("is_compiled", [False, True], ids=["eager", "compiled"])
 def test_results_do_not_depend_on_the_number_of_threads(compiled, is_compiled):
     engine = compiled["bfloat16"] if is_compiled else dataclasses.replace(engine_of("bfloat16"), rows=2)
-    weights = engine.place(engine.embedding.weights(torch_generator(1)))
-    loss, gradient = loss_and_gradient(engine, weights, *problem())
+    network = engine.draw(torch_generator(1))
+    loss, gradient = loss_and_gradient(network, *problem())
     torch.set_num_threads(2)
-    other_loss, other = loss_and_gradient(engine, weights, *problem())
+    other_loss, other = loss_and_gradient(network, *problem())
     assert torch.get_num_threads() == 2
     assert torch.equal(loss, other_loss)
     assert torch.equal(gradient, other)
@@ -102,13 +103,14 @@ def test_results_do_not_depend_on_the_number_of_threads(compiled, is_compiled):
 
 def test_bfloat16_is_the_same_without_units_for_it(monkeypatch):
     with_units = engine_of("bfloat16")
-    monkeypatch.setattr(matching, "has_bfloat16", lambda device: False)
+    monkeypatch.setattr(embedding, "has_bfloat16", lambda device: False)
     without = engine_of("bfloat16")
     assert without.computed == torch.float32
     weights = with_units.embedding.weights(torch_generator(1))
-    losses = [float(loss_and_gradient(e, e.place(weights), *problem())[0]) for e in (with_units, without)]
+    losses = [float(loss_and_gradient(e.network(e.place(weights)), *problem())[0].sum()) for e in (with_units, without)]
     assert losses[0] == pytest.approx(losses[1], rel=0.01)
-    exact = float(loss_and_gradient(e := engine_of("float32"), e.place(weights), *problem())[0])
+    e = engine_of("float32")
+    exact = float(loss_and_gradient(e.network(e.place(weights)), *problem())[0].sum())
     assert exact not in losses
 
 
@@ -128,7 +130,10 @@ def test_a_machine_without_a_compiler_says_so_and_goes_on(monkeypatch):
     assert not engine.compiled
     weights = engine.embedding.weights(torch_generator(1))
     assert (
-        relative(loss_and_gradient(engine, engine.place(weights), *problem())[0], plain(weights, *problem())[0]) < 1e-5
+        relative(
+            loss_and_gradient(engine.network(engine.place(weights)), *problem())[0].sum(), plain(weights, *problem())[0]
+        )
+        < 1e-5
     )
 
 
@@ -143,7 +148,7 @@ def test_a_class_is_augmented_as_a_batch_would_be(name):
     draws = augment.draw(torch.full((n,), augment.FULL.index(name)), augment.FULL, 12, 8, torch_generator(0, name))
     images = torch.randn(3, 2, 12, 8, generator=torch_generator(1), dtype=torch.float64).requires_grad_()
     for row in range(n):
-        found = augmented(images, name, draws, row)
+        found = augment.apply_same(images, name, draws, row)
         expected = augment.apply(images, draws.rows(torch.full((3,), row)))
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
         weights = torch.randn(found.shape, generator=torch_generator(2), dtype=torch.float64)
@@ -154,7 +159,7 @@ def test_a_class_is_augmented_as_a_batch_would_be(name):
 def test_an_embedding_knows_its_features_and_its_work():
     engine = engine_of("float32", shape=FLAT)
     images = torch.randn(3, 1, 5, 5, generator=torch_generator(0))
-    found = engine.features(images, engine.embedding.weights(torch_generator(0)))
+    found = engine.draw(torch_generator(0)).embed(images)
     assert tuple(found.shape) == (3, engine.embedding.features) == (3, 8)
     # 5×5 pixels from 1 to 8 channels, then 2×2 pixels from 8 to 8.
     assert engine.embedding.multiply_adds == 9 * (25 * 8 + 4 * 64)
@@ -173,14 +178,16 @@ def test_weights_are_drawn_by_the_rule_of_a_convolution():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("steps", [1, 10**12], ids=["eager", "compiled"])
-@pytest.mark.parametrize("precision", matching.PRECISIONS)
+@pytest.mark.parametrize("precision", embedding.PRECISIONS)
 def test_a_gpu_agrees_with_the_loop_over_classes(precision, steps):
     engine = open_engine(Embedding(SHAPE, 8, 2, precision), "cuda", real=14, synthetic=6, steps=steps)
     assert engine.compiled == (steps > 1)
     weights = engine.embedding.weights(torch_generator(1))
     real, real_sizes, synthetic, sizes = problem()
-    loss, gradient = loss_and_gradient(engine, engine.place(weights), real.cuda(), real_sizes, synthetic.cuda(), sizes)
+    loss, gradient = loss_and_gradient(
+        engine.network(engine.place(weights)), real.cuda(), real_sizes, synthetic.cuda(), sizes
+    )
     expected, expected_gradient = plain(weights, *problem())
     # Float32 convolutions on a GPU may use TF32.
-    assert relative(loss.cpu(), expected) < 0.05
+    assert relative(loss.sum().cpu(), expected) < 0.05
     assert relative(gradient.cpu(), expected_gradient) < 0.05

@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -246,20 +244,6 @@ def test_a_cost_of_nothing_stands_left_of_every_cost() -> None:
     assert x["Parameters"] == x["FLOPs"] == figure.layout.xaxis.tickvals[0]
     assert x["Parameters"] < min(x["Proxy"], x["Early stop"], x["Full training"])
     assert figure.layout.xaxis.ticktext[:2] == ("none", "100k")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    program = next(filter(None, map(shutil.which, names)), None)
-    if program is None:
-        pytest.skip("no Chromium on the PATH")
-    with api.sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        running = playwright.chromium.launch(executable_path=program, args=arguments)
-        yield running
-        running.close()
 
 
 def opened(browser: Any, path: Path, **context: Any) -> tuple[Any, list[str]]:

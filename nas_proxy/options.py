@@ -1,0 +1,59 @@
+"""The options that commands share, and what they are called where a mistake in one is told."""
+
+import contextlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+# The options of `run` that are called otherwise than the setting.
+SETTINGS = {
+    "ipc": "condense.images_per_class",
+    "method": "condense.method",
+    "from": "condense.source",
+    "steps": "condense.steps",
+    "width": "condense.width",
+    "real_batch": "condense.real_batch",
+    "formation": "condense.formation",
+    "match": "condense.match",
+    "embed": "condense.embed",
+    "epochs": "proxy_training.epochs",
+    "truth_epochs": "full_training.epochs",
+}
+
+
+def examples(*lines: str) -> str:
+    """Return an epilog with examples; an empty line keeps them on lines of their own."""
+    return "\n\n".join(["[bold]Examples[/bold]", *lines])
+
+
+def _number(text: str) -> Any:
+    """Return a number where `text` is one; what is none gets its sentence with all other mistakes in settings."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
+
+
+def numeric(text: str) -> Any:
+    """Return an option of `run` that takes a number."""
+    return typer.Option(help=text, parser=_number, metavar="N")
+
+
+SAMPLER = "How architectures are proposed: tpe, random, grid, nsga2 or evolution."
+ENQUEUE = "Propose the architectures in this file first: a JSON list, or a key a line."
+FORMATION = "2: each stored image holds four of half the size."
+MATCH = "Match the last block of the embedding networks, or all."
+EMBED = "Embedding networks: convnet, or drawn from the search space."
+METHOD = "dm (distribution matching), random, herding or kcenter."
+Run = Annotated[Path, typer.Argument(help="The run folder.", metavar="RUN", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
+
+
+def option_names() -> dict[str, str]:
+    """Return what the settings are called on the command line."""
+    same = (
+        *("dataset", "space", "seed", "trials", "truth", "truth_table", "sampler", "enqueue"),
+        *("limit", "image_size", "device", "workers", "preview_every"),
+    )
+    return {path: f"--{name.replace('_', '-')}" for name, path in [*((n, n) for n in same), *SETTINGS.items()]}

@@ -1,0 +1,117 @@
+"""The dashboard of a small finished run, in a real browser; what a person should look at is kept as pictures."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import nas_proxy
+from conftest import blobs, write_space
+from nas_proxy.dashboard import application, serving
+from nas_proxy.verdict import verdict
+
+pytestmark = pytest.mark.browser
+Keep = Callable[[Any, str], Path]
+
+
+@pytest.fixture(scope="module")
+def finished(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> nas_proxy.FinishedRun:
+    del browser  # where there is none, nothing is trained
+    folder = tmp_path_factory.mktemp("browser")
+    images = blobs(per_class=30)
+    np.savez(folder / "blobs.npz", images=images.images[:, 0].numpy(), labels=images.labels.numpy())
+    return nas_proxy.run(
+        f"npz:{folder / 'blobs.npz'}",
+        str(write_space(folder / "tiny.py", (1, 2, 3, 4, 8))),
+        out=folder / "blobs-tiny",
+        trials=10,
+        truth=8,
+        workers=1,
+        device="cpu",
+        condense={"images_per_class": 2, "steps": 10, "width": 8},
+        proxy_training={"epochs": 4, "batch_size": 6},
+        full_training={"epochs": 2, "batch_size": 12},
+    )
+
+
+@pytest.fixture(scope="module")
+def address(finished: nas_proxy.FinishedRun) -> Iterator[str]:
+    with serving(application(finished.folder), "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture
+def page(browser: Any, address: str) -> Iterator[Any]:
+    """A page whose `wrong` collects errors, and requests that leave this machine."""
+    page = browser.new_page(viewport={"width": 1400, "height": 1000}, base_url=address)
+    page.wrong = []
+    page.on("console", lambda message: message.type in ("error", "warning") and page.wrong.append(message.text))
+    page.on("pageerror", lambda error: page.wrong.append(str(error)))
+    page.on(
+        "request", lambda request: request.url.startswith((address, "data:", "blob:")) or page.wrong.append(request.url)
+    )
+    yield page
+    page.close()
+
+
+def test_the_list_of_studies(page: Any, screenshot: Keep) -> None:
+    page.goto("/")
+    for name in ("Proxy", "Random images", "Early stop", "Full training"):
+        page.get_by_text(f"{name} · blobs-tiny").wait_for()
+    screenshot(page, "dashboard-studies")
+    assert page.wrong == []
+
+
+def test_the_page_of_the_proxy_shows_figures_and_images(page: Any, screenshot: Keep) -> None:
+    page.goto("/dashboard/studies/1")
+    rank, signals = (page.locator(f'[id="user-defined-plot:{name}"]') for name in ("rank", "signals"))
+    rank.locator(".points path").first.wait_for()
+    signals.get_by_text("full training repeats itself").wait_for()
+    image = page.locator('img[src^="/artifacts/1/"]')
+    image.wait_for()
+    assert image.evaluate("async image => { await image.decode(); return image.naturalWidth }") > 20
+    rank.locator(".points path").first.hover(force=True)
+    rank.locator(".hoverlayer text").filter(has_text="proxy score").first.wait_for()
+    page.mouse.move(0, 0)
+    page.get_by_text("validation accuracy").first.wait_for()
+    screenshot(page, "dashboard-proxy")
+    assert page.wrong == []
+
+
+def test_the_note_says_how_far_to_trust_the_run_and_links_its_studies(
+    page: Any, finished: nas_proxy.FinishedRun, screenshot: Keep
+) -> None:
+    page.goto("/dashboard/studies/1/note")
+    page.get_by_text(verdict(finished.ranking)).wait_for()
+    page.get_by_text("2 × ValueError: three is not a width").wait_for()
+    screenshot(page, "dashboard-note")
+    page.get_by_role("link", name="Full training").click()
+    page.wait_for_url("**/dashboard/studies/4")
+    page.get_by_text("Full training · blobs-tiny").first.wait_for()
+    page.locator('[id="user-defined-plot:rank"] .points path').first.wait_for()
+    assert page.wrong == []
+
+
+def test_the_page_of_a_failed_trial_gives_the_reason(page: Any, screenshot: Keep) -> None:
+    number = page.request.get("/api/studies/1").json()
+    failed = next(trial["number"] for trial in number["trials"] if trial["state"] == "Fail")
+    page.goto(f"/dashboard/studies/1/trials?numbers={failed}")
+    page.get_by_text("Failed: ValueError: three is not a width").wait_for()
+    screenshot(page, "dashboard-failed-trial")
+    assert page.wrong == []
+
+
+def test_a_write_is_refused(page: Any) -> None:
+    page.goto("/dashboard/studies/1")
+    asked = """async method => {
+        const answer = await fetch('/api/studies/1', {method, body: method == 'DELETE' ? null : '{}'})
+        return [answer.status, answer.headers.get('allow')]
+    }"""
+    for method in ("DELETE", "POST", "PUT"):
+        assert page.evaluate(asked, method) == [405, "GET, HEAD"]
+    assert len(page.request.get("/api/studies").json()["study_summaries"]) == 4

@@ -1,0 +1,82 @@
+"""Several processes that share the classes compute what one does; killed, they go on together."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from nas_proxy.checkpoint import State, remove, restored, save
+from nas_proxy.images import ImageSet
+from nas_proxy.ranks import Ranks
+
+HERE = Path(__file__).parent
+PATHS = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])}
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+@pytest.mark.parametrize("embed", ["convnet", "space"])
+def test_two_processes_agree_with_one_to_rounding(tmp_path, embed):
+    for name, launch in (("one", [sys.executable]), ("two", LAUNCH)):
+        command = [*launch, str(HERE / "condense_ranks.py"), embed, str(tmp_path / name)]
+        done = subprocess.run(command, env=PATHS, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one", "two"))
+    assert one[0].dtype == torch.float64
+    torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
+
+
+def test_the_ranks_share_all_classes_in_order():
+    for count, size in ((10, 3), (2, 2), (7, 1)):
+        shares = [Ranks(rank, size).own(count) for rank in range(size)]
+        assert [label for share in shares for label in share] == list(range(count))
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_processes_go_on_from_the_latest_step_that_all_have(tmp_path, monkeypatch):
+    ranks, path = Ranks(0, 2), tmp_path / "state.safetensors"
+    for step in (50, 100, 150):
+        save(path, "me", State(torch.full((1, 1, 2, 2), float(step)), torch.zeros(1, 1, 2, 2), step), ranks)
+    others = [50, 100]
+    monkeypatch.setattr(Ranks, "gathered", lambda self, steps: [steps, others])
+    assert restored(path, "me", ranks, torch.device("cpu")).step == 100
+    assert float(restored(path, "me", ranks, torch.device("cpu")).images[0, 0, 0, 0]) == 100
+    assert restored(path, "another", ranks, torch.device("cpu")) is None
+    others = [50]
+    assert restored(path, "me", ranks, torch.device("cpu")) is None
+    remove(path, ranks)
+    assert list(tmp_path.iterdir()) == []
+
+
+def condense(out, *more):
+    options = ["--dataset", "digits", "--steps", "120", "--width", "8", "--real-batch", "16", "--ipc", "2", "--json"]
+    return [*LAUNCH, "-m", "nas_proxy", "condense", str(out), *options, *more]
+
+
+def test_torchrun_condenses_and_goes_on_after_a_kill(tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    done = subprocess.run(condense(whole), env=PATHS, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["images"] == 20
+    process = subprocess.Popen(condense(cut), env=PATHS, start_new_session=True, stderr=subprocess.DEVNULL)
+    waited = time.monotonic() + 60
+    while not list(cut.glob(".work/*-1-of-2.safetensors")):
+        assert time.monotonic() < waited
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (cut / "proxy.safetensors").exists()
+    done = subprocess.run(condense(cut), env=PATHS, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    found, expected = (ImageSet.load(run / "proxy.safetensors") for run in (cut, whole))
+    assert found.fingerprint() == expected.fingerprint()
+    assert not list(cut.glob(".work/*"))
+    # Nothing is left to do: that is no reason to wait for each other.
+    done = subprocess.run(condense(cut), env=PATHS, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,175 @@
+"""Embedding networks drawn from a search space: features, batch statistics, the normalised loss, exclusion."""
+
+import pytest
+import torch
+from torch import nn
+
+from conftest import blobs
+from nas_proxy import Choice, Space
+from nas_proxy.condensation import Condensation, _limited, condense
+from nas_proxy.data import random_subset
+from nas_proxy.embedding import Embedding, open_engine
+from nas_proxy.errors import SpaceError
+from nas_proxy.matching import PAPER_SPREAD, Network, loss_and_gradient
+from nas_proxy.ranks import ALONE
+from nas_proxy.seeds import torch_generator
+from nas_proxy.space_embedding import Taps, open_space_embedding, with_batch_statistics
+from search_spaces.convnet import build, space_for
+
+OPTIONS = {"steps": 8, "per_class": (2, 2), "exclude": (), "seed": 0, "device": torch.device("cpu")}
+
+
+def problem(shape, real_sizes=(6, 9, 5), sizes=(2, 2, 2)):
+    draws = torch_generator(0, "problem")
+    real, synthetic = (torch.randn(sum(n), *shape[:3], generator=draws) for n in (real_sizes, sizes))
+    return real, list(real_sizes), synthetic, list(sizes)
+
+
+def plain(embed, real, real_sizes, synthetic, sizes):
+    """The normalised formula by a loop over classes, with joint forward passes: loss and gradient."""
+    synthetic = synthetic.clone().requires_grad_()
+    target, found = embed(real).split(real_sizes), embed(synthetic).split(sizes)
+    loss = sum((a.mean(0) - b.mean(0)).square().sum() for a, b in zip(target, found, strict=True))
+    spread = sum(a.var(0, correction=0).sum() for a in target) / len(target)
+    loss = loss * PAPER_SPREAD / spread.detach()
+    return loss.detach(), torch.autograd.grad(loss, synthetic)[0]
+
+
+class Residual(nn.Module):
+    def __init__(self, norm):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 6, 3, padding=1)
+        self.norm = nn.BatchNorm2d(6) if norm else nn.Identity()
+        self.act = nn.ReLU(inplace=True)
+        self.down = nn.Conv2d(6, 4, 3, stride=2, padding=1)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.drop = nn.Dropout(0.5)
+        self.classifier = nn.Linear(4, 3)
+
+    def forward(self, images):
+        maps = self.act(self.norm(self.conv(images)))
+        return self.classifier(self.drop(self.pool(self.down(maps + 1)).flatten(1)))
+
+
+def space_of(make):
+    return Space("own", Choice("x", tuple(range(8))), lambda architecture, shape: make())
+
+
+@pytest.mark.parametrize("norm", [True, False], ids=["batch norm", "no norm"])
+def test_loss_and_gradient_equal_a_plain_loop_over_classes(norm):
+    shape = blobs(channels=2).shape
+    options = {**OPTIONS, "per_class": (9, 2), "precision": "float64"}
+    family = open_space_embedding(space_of(lambda: Residual(norm)), shape, **options)
+    network = family.network(0, 1)
+    assert (network.joint is not None) == norm
+    real, real_sizes, synthetic, sizes = problem(shape)
+    data = real.double(), real_sizes, synthetic.double(), sizes
+    loss, gradient = loss_and_gradient(network, *data)
+    expected, expected_gradient = plain(network.embed, *data)
+    torch.testing.assert_close(loss.sum(), expected)
+    torch.testing.assert_close(gradient, expected_gradient)
+
+
+def test_the_normalised_loss_does_not_depend_on_the_scale_of_the_features():
+    weights = torch.randn(2 * 8 * 8, 5, generator=torch_generator(0))
+    data = problem(blobs(channels=2).shape)
+    small, large = (
+        loss_and_gradient(Network(lambda x, f=f: f * x.flatten(1) @ weights, 7, normalised=True), *data)
+        for f in (0.01, 30.0)
+    )
+    torch.testing.assert_close(small, large)
+
+
+def test_a_network_that_sees_nothing_moves_nothing():
+    data = problem(blobs(channels=2).shape)
+    for blind in (lambda x: torch.zeros(len(x), 3), lambda x: 0 * x.flatten(1)):
+        loss, gradient = loss_and_gradient(Network(blind, 7, normalised=True), *data)
+        assert float(loss.sum()) == 0
+        assert torch.equal(gradient, torch.zeros_like(data[2]))
+
+
+def test_features_are_the_last_maps_before_global_pooling():
+    module = Residual(norm=True).eval()
+    with_batch_statistics(module, ALONE)
+    images = torch.randn(4, 2, 8, 8, generator=torch_generator(0))
+    last = Taps(module, every_block=False).features(images)
+    assert tuple(last.shape) == (4, 4 * 4 * 4)
+    every = Taps(module, every_block=True).features(images)
+    # The maps at full resolution count as much as the last ones: 384 features at half their size.
+    assert tuple(every.shape) == (4, 6 * 8 * 8 + 64)
+    torch.testing.assert_close(every[:, 384:], last)
+    maps = module.act(module.norm(module.conv(images))).flatten(1)
+    torch.testing.assert_close(every[:, :384], maps * (64 / 384) ** 0.5)
+
+
+def test_a_network_without_maps_embeds_by_what_its_classifier_sees():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(128, 7), nn.ReLU(), nn.Linear(7, 3))
+    images = torch.randn(4, 2, 8, 8, generator=torch_generator(0))
+    torch.testing.assert_close(Taps(module, every_block=False).features(images), module[:3](images))
+
+
+def test_batch_norm_uses_the_batch_and_dropout_is_off():
+    module = Residual(norm=True)
+    assert with_batch_statistics(module, ALONE)
+    module.eval()
+    maps = module.norm(torch.randn(64, 6, 8, 8, generator=torch_generator(0)) * 3 + 5)
+    torch.testing.assert_close(maps.mean((0, 2, 3)), torch.zeros(6), atol=1e-5, rtol=0)
+    images = torch.randn(4, 2, 8, 8, generator=torch_generator(0))
+    assert torch.equal(module(images), module(images))
+
+
+def test_excluded_architectures_are_never_drawn(images):
+    convnet = space_for(images.shape)
+    keys = {convnet.key(a) for a in convnet.sample(0)}
+    exclude = set(sorted(keys)[: len(keys) - 3])
+    recipe = Condensation(images_per_class=1, steps=5, real_batch=4, embed="space")
+    found = condense(images, recipe, 0, space=convnet, exclude=exclude)
+    assert len(found.embedded) == 3
+    assert set(found.embedded) == keys - exclude
+    with pytest.raises(SpaceError, match=r"all architectures of the space 'convnet' are in the sample .*lower --truth"):
+        condense(images, recipe, 0, space=convnet, exclude=keys)
+
+
+def test_architectures_that_raise_are_passed_over():
+    made = []
+
+    def sometimes():
+        made.append(len(made))
+        if len(made) % 3:
+            raise ValueError("no")
+        return Residual(norm=True)
+
+    shape = blobs(channels=2).shape
+    family = open_space_embedding(space_of(sometimes), shape, **OPTIONS)
+    assert family.network(0, 0).embed(torch.zeros(2, *shape[:3])).shape == (2, 64)
+    broken = open_space_embedding(space_of(lambda: 1 / 0), shape, **OPTIONS)
+    with pytest.raises(
+        SpaceError, match="20 architectures of the space 'own' in a row cannot embed: ZeroDivisionError"
+    ):
+        broken.network(0, 0)
+
+
+@pytest.mark.parametrize("match", ["last", "all"])
+def test_a_set_made_with_the_space_matches_other_networks_too(match):
+    real = blobs(per_class=30, size=16)
+    recipe = Condensation(1, 60, learning_rate=0.05, real_batch=30, embed="space", match=match, augmentation=())
+    small = Space("small", space_for(real.shape).choices, build, valid=lambda a: a["width"] <= 16 and a["depth"] <= 2)
+    engine = open_engine(Embedding(real.shape, 32, 3), "cpu", real=90, synthetic=3, steps=1)
+
+    def distance(found):
+        networks = [engine.draw(torch_generator(seed, "not used")) for seed in range(5)]
+        return sum(loss_and_gradient(n, real.decode(), [30] * 3, found.decode(), [1] * 3)[0].sum() for n in networks)
+
+    start = random_subset(real, 1, torch_generator(0, "condense", "initial"))
+    assert distance(condense(real, recipe, 0, space=small).images) < 0.8 * distance(start)
+
+
+def test_a_step_never_overshoots():
+    # A parabola h·x²/2 with its gradient h·x: Polyak's step is 1/(2h), whatever h is.
+    x = torch.tensor([3.0, 4.0]).view(2, 1, 1, 1)
+    for steep in (torch.tensor([0.1, 0.2]), torch.tensor([1e3, 1e4])):
+        losses, gradient = steep * x.flatten().square() / 2, steep.view(2, 1, 1, 1) * x
+        rate = 2.0
+        moved = x - rate * _limited(gradient, losses, rate)
+        expected = x.flatten() * (1 - torch.minimum(rate * steep, torch.tensor(0.5)))
+        torch.testing.assert_close(moved.flatten(), expected)
