@@ -72,6 +72,7 @@ def run_command(
     seed: Annotated[int | None, numeric("All randomness derives from it.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     workers: Annotated[int | None, numeric("Processes that train; 0: one a core, or one on a GPU.")] = None,
+    candidate_minutes: Annotated[float | None, numeric("End a candidate that trains longer than this.")] = None,
     steps: Annotated[int | None, numeric("Steps of the condensation.")] = None,
     epochs: Annotated[float | None, numeric("Epochs of a training on the proxy.")] = None,
     truth_epochs: Annotated[float | None, numeric("Epochs of a full training.")] = None,
@@ -98,6 +99,7 @@ def run_command(
         "image_size": image_size,
         "device": device,
         "workers": workers,
+        "candidate_minutes": candidate_minutes,
         "flip": False if no_flip else None,
         "condense": {
             "method": method,

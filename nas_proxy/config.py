@@ -37,18 +37,18 @@ DEVICES = ("auto", "cpu", "cuda")
 class RunConfig:
     """Everything that a run depends on.
 
-        dataset, space: what the user named; see `nas_proxy.sources` and `nas_proxy.space_loading`.
-        seed: all randomness derives from it.
-        trials: architectures trained on the proxy, the sample included.
-        truth: architectures in the uniform sample, each trained on all data as well.
-    from nas_proxy.proposals import SAMPLERS
-        limit: at most so many images a class are used of the data; None for all.
-        image_size: images are resized to this square; None leaves them as they are.
-        device: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:N". workers: processes that train
-            candidates; 0 for one a core on the CPU and one on a GPU. preview_every: steps of the condensation between
-            pictures of its images; 0 for none. None of them is part of a run's identity.
-        condense: recipe of the condensed set. proxy_training: of candidates on it, and of the controls.
-            full_training: of the ground truth.
+    dataset, space: what the user named; see `nas_proxy.sources` and `nas_proxy.space_loading`.
+    seed: all randomness derives from it.
+    trials: architectures trained on the proxy, the sample included.
+    truth: architectures in the uniform sample, each trained on all data as well.
+    limit: at most so many images a class are used of the data; None for all.
+    image_size: images are resized to this square; None leaves them as they are.
+    device: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:N". workers: processes that train
+        candidates; 0 for one a core on the CPU and one on a GPU. candidate_minutes: a candidate that trains longer
+        on the proxy is ended and counts as failed; None for no limit. preview_every: steps of the condensation
+        between pictures of its images; 0 for none. None of these is part of a run's identity.
+    condense: recipe of the condensed set. proxy_training: of candidates on it, and of the controls.
+        full_training: of the ground truth.
     """
 
     dataset: str = "digits"
@@ -63,6 +63,7 @@ class RunConfig:
     image_size: int | None = None
     device: str = "auto"
     workers: int = 0
+    candidate_minutes: float | None = None
     preview_every: int = 0
     condense: Condensation = field(default_factory=Condensation)
     proxy_training: Recipe = field(default_factory=lambda: Recipe(epochs=200))
@@ -72,7 +73,7 @@ class RunConfig:
 # What the proposals alone depend on: it may change until the first of them is trained.
 OF_PROPOSALS = frozenset({"sampler", "enqueue"})
 # What may change between two commands in one folder: where it is computed, and how far it goes.
-NOT_IDENTITY = frozenset({"device", "workers", "preview_every", "trials", "truth"})
+NOT_IDENTITY = frozenset({"device", "workers", "candidate_minutes", "preview_every", "trials", "truth"})
 
 # (lowest, highest) of every number; a bound of None is open.
 BOUNDS: dict[str, tuple[float, float | None]] = {
@@ -116,7 +117,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 MOST_EPOCHS = 1_000_000
 # Numbers that must be above zero but may be fractions.
 POSITIVE = frozenset(
-    {"condense.learning_rate"}
+    {"condense.learning_rate", "candidate_minutes"}
     | {f"{recipe}.{name}" for recipe in ("proxy_training", "full_training") for name in ("epochs", "learning_rate")}
 )
 
@@ -297,7 +298,7 @@ def _filled(base: Any, values: Mapping[str, Any], prefix: str, mistakes: list[tu
             mistakes.append((path, mistake))
             continue
         changed[name] = tuple(value) if isinstance(value, list) else value
-        if hints[name] is float:
+        if _kind(hints[name]) is float:
             changed[name] = float(value)
     return dataclasses.replace(base, **changed)
 

@@ -216,7 +216,7 @@ def test_the_image_is_an_artifact_and_is_stored_once(run: Path) -> None:
 def hostile_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hostile")
     failing = {f"{HOSTILE} {number}": f"{HOSTILE} {number}" for number in range(8)}
-    fill(folder, {HOSTILE: 0.5, "a": 0.0, **failing})
+    fill(folder, {HOSTILE: 0.5, "a": 0.0, **failing}).close()
     return folder / "study.db"
 
 
