@@ -176,13 +176,13 @@ def test_watching_a_search_from_outside_disturbs_nothing(tmp_path: Path) -> None
     settings: dict[str, Any] = {
         "dataset": f"npz:{tmp_path / 'blobs.npz'}",
         "space": str(write_space(tmp_path / "tiny.py", (1, 2, 3, 4, 8))),
-        "trials": 8,
-        "truth": 6,
+        "trials": 5,
+        "truth": 4,
         "workers": 1,
         "device": "cpu",
         "condense": {"images_per_class": 2, "steps": 10, "width": 8},
-        "proxy_training": {"epochs": 20, "batch_size": 6},
-        "full_training": {"epochs": 5, "batch_size": 12},
+        "proxy_training": {"epochs": 5, "batch_size": 6},
+        "full_training": {"epochs": 2, "batch_size": 12},
     }
     folder = prepare_run(tmp_path / "run", resolve(settings))
     again = ["run", "--config", str(folder / "run.toml"), "--out", str(folder.path), "--json"]
