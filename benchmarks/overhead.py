@@ -7,7 +7,7 @@ own growth is reported beside it: the time Optuna takes for one proposal from a 
 
     python benchmarks/overhead.py
 
-The last line on stdout is one JSON object. Takes less than two minutes.
+The last line on stdout is one JSON object. Takes about two minutes where nothing else runs.
 """
 
 import argparse

@@ -1,6 +1,9 @@
 """The ledger: what it opens and closes is one file, read the same whenever it is read."""
 
 import sqlite3
+import subprocess
+import sys
+from pathlib import Path
 
 from optuna.distributions import CategoricalDistribution
 
@@ -57,3 +60,31 @@ def test_a_reader_is_no_reason_to_fail(tmp_path):
     ledger.close()
     reader.close()
     assert [r.score for r in Ledger(path).records("proxy")] == [0.5]
+
+
+HALF_WAY = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, str(Path(sys.argv[2])))
+from nas_proxy.ledger import Ledger
+from test_ledger import candidate, outcome
+ledger = Ledger(Path(sys.argv[1]))
+ledger.finish("proxy", ledger.begin("proxy", candidate(0), 0), outcome(0.5))
+ledger.begin("proxy", candidate(1), 0)
+print("begun", flush=True)
+time.sleep(600)
+"""
+
+
+def test_what_was_recorded_before_a_kill_is_there(tmp_path):
+    path = tmp_path / "study.db"
+    command = [sys.executable, "-c", HALF_WAY, str(path), str(Path(__file__).parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "begun\n"
+        process.kill()
+    ledger = Ledger(path)
+    ledger.close_interrupted()
+    assert [(r.key, r.score) for r in ledger.records("proxy")] == [("width=0", 0.5)]
+    assert ledger.begin("proxy", candidate(1), 0) == 2
+    ledger.close()
+    assert [p.name for p in tmp_path.iterdir()] == ["study.db"]
