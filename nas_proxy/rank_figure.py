@@ -41,15 +41,16 @@ def ranks_against_truth(trials: "pd.DataFrame", truth: "pd.DataFrame") -> "Figur
         "colorscale": [[0, FAILED], [0.5, "#b9bfc6"], [1, SAMPLE]],
         "line": {"color": GRID, "width": 1},
         "colorbar": {
-            "title": {"text": "proxy ranks it", "side": "right"},
+            **{"orientation": "h", "x": 0.5, "y": 1.02, "xanchor": "center", "yanchor": "bottom", "len": 0.9},
             "tickvals": [-most, 0, most],
-            "ticktext": ["lower", "alike", "higher"],
-            "thickness": 10,
+            "ticktext": ["lower", "proxy ranks it", "higher"],
+            "tickangle": 0,
+            "thickness": 8,
             "outlinewidth": 0,
         },
     }
     points = {"x": proxy.tolist(), "y": fully.tolist(), "mode": "markers", "hovertext": hover, "hoverinfo": "text"}
     figure.add_trace(go.Scatter(points, marker=marker, showlegend=False))
     edge = 0.04 * last
-    bounds = {"range": [last + edge, 1 - edge], "tickmode": "auto", "nticks": 8}
+    bounds = {"range": [last + edge, 1 - edge], "tick0": 1, "dtick": max(1, round(last / 6))}
     return figure.update_xaxes(bounds).update_yaxes(bounds)
