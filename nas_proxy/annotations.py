@@ -18,6 +18,7 @@ from optuna.trial import Trial, TrialState
 
 from nas_proxy import figures
 from nas_proxy.ledger import TRAINED, Ledger, Record, without_announcements
+from nas_proxy.rank_figure import ranks_against_truth
 from nas_proxy.report import Run, read_run
 from nas_proxy.verdict import decimal, finite, part, percent, verdict
 
@@ -180,8 +181,7 @@ def _figures(run: Run) -> "dict[str, Figure]":
     """Return the figures of the study's page, by the id of their place; on white, since the page's theme is unknown."""
     found: dict[str, tuple[str, Figure]] = {}
     if len(run.truth) and len(run.trials):
-        rank = figures.score_against_truth(run.trials, run.truth, part(run.ranking, "pick").get("key"))
-        found["rank"] = ("Proxy score against full training", rank)
+        found["rank"] = ("Where proxy and full training agree", ranks_against_truth(run.trials, run.truth))
     if part(run.ranking, "signals"):
         found["signals"] = ("How well each signal ranks, 95 % intervals", figures.spearman_bars(run.ranking))
     return {name: _titled(figure, title) for name, (title, figure) in found.items()}

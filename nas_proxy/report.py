@@ -27,6 +27,7 @@ from nas_proxy import figures, verdict
 from nas_proxy.errors import RunFolderError
 from nas_proxy.files import write_text
 from nas_proxy.importance import importances
+from nas_proxy.rank_figure import ranks_against_truth
 from nas_proxy.verdict import MEASURES, UNDEFINED, decimal, finite, interval, label, part
 
 if TYPE_CHECKING:
@@ -216,6 +217,7 @@ def _figures(run: Run) -> dict[str, "Figure"]:
     found: dict[str, Figure] = {}
     if len(run.truth) and len(run.trials):
         key = part(run.ranking, "pick").get("key")
+        found["figure-ranks"] = ranks_against_truth(run.trials, run.truth)
         accuracy = _accuracy(run.ranking).lower()
         found["figure-score-against-truth"] = figures.score_against_truth(run.trials, run.truth, key, accuracy)
     if part(run.ranking, "signals"):

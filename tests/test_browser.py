@@ -76,7 +76,7 @@ def test_the_page_of_the_proxy_shows_figures_and_images(page: Any, screenshot: K
     image.wait_for()
     assert image.evaluate("async image => { await image.decode(); return image.naturalWidth }") > 20
     rank.locator(".points path").first.hover(force=True)
-    rank.locator(".hoverlayer text").filter(has_text="proxy score").first.wait_for()
+    rank.locator(".hoverlayer text").filter(has_text="full training: rank").first.wait_for()
     page.mouse.move(0, 0)
     page.get_by_text("validation accuracy").first.wait_for()
     screenshot(page, "dashboard-proxy")

@@ -12,6 +12,7 @@ import pytest
 
 from nas_proxy import figures
 from nas_proxy.errors import RunFolderError
+from nas_proxy.rank_figure import ranks_against_truth
 from nas_proxy.report import read_run, report_html, write_report
 from nas_proxy.verdict import verdict_parts
 from odd_runs import (
@@ -210,6 +211,20 @@ def test_the_scatter_of_two_architectures() -> None:
     assert (pick.name, pick.marker.symbol, pick.x) == ("pick", "star", (75.0,))
 
 
+def test_the_rank_plot_of_four_architectures() -> None:
+    keys = ["a", "b", "<c>", "d"]
+    trials = pd.DataFrame({"key": [*keys, "e"], "state": "complete", "score": [0.9, 0.8, 0.8, 0.1, 0.5]})
+    truth = pd.DataFrame(
+        {"key": [*keys, "e"], "phase": ["sample"] * 4 + ["search"], "accuracy": [0.8, 0.9, 0.7, 0.6, 1]}
+    )
+    identity, points = ranks_against_truth(trials, truth).data
+    assert (identity.x, identity.y) == ((1, 4), (1, 4))
+    assert (points.x, points.y) == ((1, 2.5, 2.5, 4), (2, 1, 3, 4))
+    assert points.marker.color == (1, -1.5, 0.5, 0)  # full training's rank less the proxy's
+    assert (points.marker.cmin, points.marker.cmax) == (-1.5, 1.5)
+    assert points.hovertext[2] == "<b>&lt;c&gt;</b><br>proxy: rank 2.5, score 80.00 %<br>full training: rank 3, 70.00 %"
+
+
 def test_the_history_of_four_trials() -> None:
     best, sampled, searched, failed = figures.history(two_rows()[0]).data
     assert (best.x, best.y) == ((1, 2, 3), (50.0, 75.0, 75.0))
@@ -278,8 +293,8 @@ def test_an_odd_run_in_a_browser(build: Builder, tmp_path: Path, browser: Any) -
 def test_figures_answer_the_mouse_and_follow_the_theme(tmp_path: Path, browser: Any) -> None:
     ordinary(tmp_path)
     page, wrong = opened(browser, write_report(tmp_path), viewport={"width": 1200, "height": 900})
-    assert page.locator(".figure").count() == 6
-    for number in range(6):
+    assert page.locator(".figure").count() == 7
+    for number in range(7):
         assert page.locator(".figure").nth(number).locator(".points path").first.is_visible()
     page.locator("#figure-score-against-truth .points path").first.hover(force=True)
     hover = page.locator("#figure-score-against-truth .hoverlayer text").first
