@@ -42,7 +42,8 @@ class RunConfig:
         trials: architectures trained on the proxy, the sample included.
         truth: architectures in the uniform sample, each trained on all data as well.
     from nas_proxy.proposals import SAMPLERS
-        limit: at most so many images a class are used of the data; None for all.
+        max_params, max_flops: larger architectures are neither sampled nor proposed, see `nas_proxy.limits`.
+    limit: at most so many images a class are used of the data; None for all.
         image_size: images are resized to this square; None leaves them as they are.
         device: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:N". workers: processes that train
             candidates; 0 for one a core on the CPU and one on a GPU. preview_every: steps of the condensation between
@@ -59,6 +60,8 @@ class RunConfig:
     truth_table: str | None = None
     sampler: str = "tpe"
     enqueue: tuple[str, ...] = ()
+    max_params: int | None = None
+    max_flops: int | None = None
     limit: int | None = None
     image_size: int | None = None
     device: str = "auto"
@@ -79,6 +82,8 @@ BOUNDS: dict[str, tuple[float, float | None]] = {
     "seed": (0, 2**62),
     "trials": (1, None),
     "truth": (1, None),
+    "max_params": (1, None),
+    "max_flops": (1, None),
     "limit": (3, None),
     "image_size": (4, 1024),
     "workers": (0, 1024),
