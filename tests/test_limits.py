@@ -1,4 +1,4 @@
-"""Limits on size: they hold for the sample, the proposals and the pick, and the sample stays uniform."""
+"""Limits on size hold for the sample, the proposals and the pick; limits on the search end it early."""
 
 import numpy as np
 import pandas as pd
@@ -12,8 +12,11 @@ from nas_proxy.config import resolve
 from nas_proxy.cost import measure
 from nas_proxy.errors import ConfigError, RunFolderError, SpaceError
 from nas_proxy.images import DataShape
+from nas_proxy.ledger import Record
 from nas_proxy.limits import Limited, limited
 from nas_proxy.proposals import SAMPLERS, propose
+from nas_proxy.search import fruitless
+from nas_proxy.stages import run_all
 
 SHAPE = DataShape(1, 2, 2, 3)
 
@@ -81,3 +84,44 @@ def test_a_run_within_limits(tmp_path, tiny_space):
     with pytest.raises(ConfigError, match="max_params is 0; it must be at least 1"):
         resolve({"max_params": 0})
     assert measure(SPACE, {"a": 2, "b": 0}, SHAPE).params == 19
+
+
+def record(phase, score) -> Record:
+    return Record("", {}, phase, 0, 0, 1, 1, score)
+
+
+def test_fruitless_by_hand():
+    sample = [record("sample", 0.5), record("sample", 0.4)]
+    assert fruitless(sample) == 0
+    worse = [record("search", 0.5), record("search", None)]
+    assert fruitless([*sample, *worse]) == 2
+    assert fruitless([*sample, *worse, record("search", 0.6), record("search", 0.1)]) == 1
+
+
+def test_patience_and_hours_end_the_proposals_and_not_the_sample(tmp_path, tiny_space):
+    images = blobs(per_class=30)
+    np.savez(tmp_path / "blobs.npz", images=images.images[:, 0].numpy(), labels=images.labels.numpy())
+    base = {
+        "dataset": f"npz:{tmp_path / 'blobs.npz'}",
+        "space": str(tiny_space),
+        "trials": 13,
+        "truth": 3,
+        "workers": 1,
+        "device": "cpu",
+        "condense": {"images_per_class": 2, "steps": 2, "width": 8},
+        # So that all diverge, score as chance, and none is better than the first.
+        "proxy_training": {"epochs": 1, "batch_size": 6, "learning_rate": 1e30},
+    }
+
+    def keys(**settings) -> list[str]:
+        run = run_all(resolve({**base, **settings}), tmp_path / "run", names=("condense", "search"))
+        return list(pd.read_csv(run / "trials.csv")["key"])
+
+    # Proposals come in rounds of four.
+    assert len(keys(hours=1e-9)) == 3
+    short = keys(patience=4)
+    assert len(short) == 3 + 4
+    assert keys(patience=4) == short
+    longer = keys()
+    assert len(longer) == 13
+    assert longer[:7] == short
