@@ -37,21 +37,24 @@ DEVICES = ("auto", "cpu", "cuda")
 class RunConfig:
     """Everything that a run depends on.
 
-        dataset, space: what the user named; see `nas_proxy.sources` and `nas_proxy.space_loading`.
-        seed: all randomness derives from it.
-        trials: architectures trained on the proxy, the sample included.
-        truth: architectures in the uniform sample, each trained on all data as well.
-    from nas_proxy.proposals import SAMPLERS
-        patience: the search ends after so many proposals without a better one. hours: it proposes no more after so
+    dataset, space: what the user named; see `nas_proxy.sources` and `nas_proxy.space_loading`.
+    seed: all randomness derives from it.
+    trials: architectures trained on the proxy, the sample included.
+    truth: architectures in the uniform sample, each trained on all data as well.
+    sampler: how the other architectures are proposed, one of `nas_proxy.proposals.SAMPLERS`.
+    enqueue: architectures that are proposed first, each a key or a JSON object; see `nas_proxy.enqueue`.
+    truth_table: published accuracies in place of full training, see `nas_proxy.truth_table`; None to train.
+    patience: the search ends after so many proposals without a better one. hours: it proposes no more after so
         long; the same command goes on. None for neither. Neither is part of a run's identity.
     max_params, max_flops: larger architectures are neither sampled nor proposed, see `nas_proxy.limits`.
     limit: at most so many images a class are used of the data; None for all.
-        image_size: images are resized to this square; None leaves them as they are.
-        device: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:N". workers: processes that train
-            candidates; 0 for one a core on the CPU and one on a GPU. preview_every: steps of the condensation between
-            pictures of its images; 0 for none. None of them is part of a run's identity.
-        condense: recipe of the condensed set. proxy_training: of candidates on it, and of the controls.
-            full_training: of the ground truth.
+    image_size: images are resized to this square; None leaves them as they are.
+    device: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:N". workers: processes that train
+        candidates; 0 for one a core on the CPU and one on a GPU. candidate_minutes: a candidate that trains longer
+        on the proxy is ended and counts as failed; None for no limit. preview_every: steps of the condensation
+        between pictures of its images; 0 for none. None of these is part of a run's identity.
+    condense: recipe of the condensed set. proxy_training: of candidates on it, and of the controls.
+        full_training: of the ground truth.
     """
 
     dataset: str = "digits"
@@ -70,6 +73,7 @@ class RunConfig:
     image_size: int | None = None
     device: str = "auto"
     workers: int = 0
+    candidate_minutes: float | None = None
     preview_every: int = 0
     condense: Condensation = field(default_factory=Condensation)
     proxy_training: Recipe = field(default_factory=lambda: Recipe(epochs=200))
@@ -79,7 +83,9 @@ class RunConfig:
 # What the proposals alone depend on: it may change until the first of them is trained.
 OF_PROPOSALS = frozenset({"sampler", "enqueue"})
 # What may change between two commands in one folder: where it is computed, and how far it goes.
-NOT_IDENTITY = frozenset({"device", "workers", "preview_every", "trials", "truth", "patience", "hours"})
+NOT_IDENTITY = frozenset(
+    {"device", "workers", "candidate_minutes", "preview_every", "trials", "truth", "patience", "hours"}
+)
 
 # (lowest, highest) of every number; a bound of None is open.
 BOUNDS: dict[str, tuple[float, float | None]] = {
@@ -126,7 +132,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 MOST_EPOCHS = 1_000_000
 # Numbers that must be above zero but may be fractions.
 POSITIVE = frozenset(
-    {"hours", "condense.learning_rate"}
+    {"hours", "condense.learning_rate", "candidate_minutes"}
     | {f"{recipe}.{name}" for recipe in ("proxy_training", "full_training") for name in ("epochs", "learning_rate")}
 )
 
@@ -307,7 +313,7 @@ def _filled(base: Any, values: Mapping[str, Any], prefix: str, mistakes: list[tu
             mistakes.append((path, mistake))
             continue
         changed[name] = tuple(value) if isinstance(value, list) else value
-        if hints[name] is float:
+        if _kind(hints[name]) is float:
             changed[name] = float(value)
     return dataclasses.replace(base, **changed)
 

@@ -86,7 +86,8 @@ def serving(app: "WSGIApplication", host: str, port: int) -> Iterator[WSGIServer
 
 def serve(run: Path, *, host: str, port: int, writable: bool, browser: bool, say: Callable[[str], None]) -> None:
     """Serve the dashboard of a run until it is interrupted. Raises as `application` and `serving` do."""
-    with serving(application(run, writable=writable), host, port) as server:
+    app = application(run, writable=writable)
+    with contextlib.suppress(KeyboardInterrupt), serving(app, host, port) as server:
         address = f"http://{host}:{server.server_port}/dashboard"
         if not is_local(host):
             say(f"Warning: the dashboard has no login; whoever reaches {host}:{server.server_port} sees this run.")
@@ -96,8 +97,7 @@ def serve(run: Path, *, host: str, port: int, writable: bool, browser: bool, say
         if browser:
             with contextlib.suppress(webbrowser.Error):
                 webbrowser.open(address)
-        with contextlib.suppress(KeyboardInterrupt):
-            server.serve_forever()
+        server.serve_forever()
 
 
 def is_local(host: str) -> bool:

@@ -63,6 +63,8 @@ def _in_groups(column: Floats, counts: Floats) -> tuple[NDArray[np.intp], Floats
     """Return the group (value) of each architecture, ascending, and the counts of each group: (b, groups)."""
     values, group = np.unique(column, return_inverse=True)
     order = np.argsort(group, kind="stable")
+    if len(values) == len(column):  # no ties: every group is one architecture
+        return group, counts[:, order]
     starts = np.searchsorted(group[order], np.arange(len(values)))
     return group, np.add.reduceat(counts[:, order], starts, axis=1)
 

@@ -26,6 +26,7 @@ from PIL import Image
 from nas_proxy import figures, verdict
 from nas_proxy.errors import RunFolderError
 from nas_proxy.files import write_text
+from nas_proxy.importance import importances
 from nas_proxy.verdict import MEASURES, UNDEFINED, decimal, finite, interval, label, part
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def report_html(run: Run) -> str:
         image_width=run.image[1] * max(1, 800 // run.image[1]) if run.image else 0,
         architectures=_architectures(run),
         trained=run.truth["key"].nunique(),
+        importances=importances(run.trials),
         failures=_failures(run),
         failures_by_signal=part(run.ranking, "failures"),
         diverged=int((run.trials["diverged"] & figures.usable(run.trials)).sum()),

@@ -31,6 +31,8 @@ OURS = (
     "proxy.png",
     "study.db",
     "study.db-journal",
+    "study.db-wal",
+    "study.db-shm",
     "trials.csv",
     "truth.csv",
     "scores.csv",
@@ -185,4 +187,7 @@ def check_same(run: RunFolder) -> None:
 def _has_proposals(run: RunFolder) -> bool:
     from nas_proxy.ledger import Ledger
 
-    return (run / "study.db").exists() and any(r.phase == "search" for r in Ledger(run / "study.db").records("proxy"))
+    if not (run / "study.db").exists():
+        return False
+    with contextlib.closing(Ledger(run / "study.db")) as ledger:
+        return any(r.phase == "search" for r in ledger.records("proxy"))

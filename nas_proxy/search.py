@@ -7,6 +7,7 @@ number of workers nor a kill changes them.
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from nas_proxy.errors import RunFailedError
 from nas_proxy.ledger import Candidate, Record
@@ -74,7 +75,8 @@ def search(session: Session) -> None:
 def _job(session: Session, candidate: Candidate, draw: int) -> Job:
     seed = derive(session.config.seed, "proxy", candidate.key, draw)
     recipe = session.config.proxy_training
-    return session.job(candidate.architecture, session.proxy_path, session.validation_path, recipe, seed)
+    job = session.job(candidate.architecture, session.proxy_path, session.validation_path, recipe, seed)
+    return replace(job, minutes=session.config.candidate_minutes)
 
 
 def _train(session: Session, candidates: Sequence[Candidate], done: _Done) -> None:

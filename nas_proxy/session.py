@@ -216,6 +216,7 @@ class Session:
             self.run.work.rmdir()
         if "ledger" in made:
             self.ledger.close_interrupted()
+            self.ledger.close()
 
 
 @contextlib.contextmanager

@@ -44,6 +44,10 @@ class Choices:
         """Return outcome number `index`, 0 <= index < size."""
         raise NotImplementedError
 
+    def outcomes(self) -> Iterator[dict[str, Scalar]]:
+        """Yield every outcome in the order of its number; much faster than `at` for each."""
+        raise NotImplementedError
+
     def suggest(self, trial: optuna.trial.BaseTrial) -> dict[str, Scalar]:
         """Let an Optuna trial choose."""
         raise NotImplementedError
@@ -78,6 +82,11 @@ class All(Choices):
             chosen.append(part.at(digit))
         return {name: value for outcome in reversed(chosen) for name, value in outcome.items()}
 
+    def outcomes(self) -> Iterator[dict[str, Scalar]]:
+        """Yield every combination, the last part changing fastest."""
+        for chosen in itertools.product(*(list(part.outcomes()) for part in self.parts)):
+            yield {name: value for outcome in chosen for name, value in outcome.items()}
+
     def suggest(self, trial: optuna.trial.BaseTrial) -> dict[str, Scalar]:
         """Suggest the parts in order."""
         return {name: value for part in self.parts for name, value in part.suggest(trial).items()}
@@ -110,6 +119,11 @@ class Branch(Choices):
                 return {self.name: option, **choices.at(index)}
             index -= choices.size
         raise IndexError(index)
+
+    def outcomes(self) -> Iterator[dict[str, Scalar]]:
+        """Yield the outcomes of each option in turn."""
+        for option, choices in self.branches.items():
+            yield from ({self.name: option, **outcome} for outcome in choices.outcomes())
 
     def suggest(self, trial: optuna.trial.BaseTrial) -> dict[str, Scalar]:
         """Suggest the option as a categorical parameter, then what it opens."""
@@ -225,8 +239,7 @@ def _representatives(space: Space) -> tuple[int, ...] | range:
         return range(space.choices.size)
     if space not in _found:
         first: dict[str, int] = {}
-        for index in range(space.choices.size):
-            architecture = space.choices.at(index)
+        for index, architecture in enumerate(space.choices.outcomes()):
             if space.is_valid(architecture):
                 first.setdefault(space.key(architecture), index)
         _found[space] = tuple(first.values())

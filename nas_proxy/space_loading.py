@@ -31,8 +31,12 @@ TRIED = 8
 
 def list_spaces() -> list[tuple[str, str]]:
     """Return the built-in spaces as (name, first line of the docstring)."""
-    names = sorted(module.name for module in pkgutil.iter_modules(search_spaces.__path__))
-    return [(n, (importlib.import_module(f"search_spaces.{n}").__doc__ or "").split("\n")[0]) for n in names]
+    modules = [(name, importlib.import_module(f"search_spaces.{name}")) for name in _built_in()]
+    return [(name, (module.__doc__ or "").split("\n")[0]) for name, module in modules]
+
+
+def _built_in() -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules(search_spaces.__path__))
 
 
 def load_space(spec: str, shape: DataShape) -> SearchSpace:
@@ -171,7 +175,7 @@ def _size(shape: DataShape) -> str:
 
 
 def _module(spec: str) -> ModuleType:
-    built_in = [name for name, _ in list_spaces()]
+    built_in = _built_in()
     if spec in built_in:
         return importlib.import_module(f"search_spaces.{spec}")
     path = Path(spec)

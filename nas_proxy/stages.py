@@ -19,7 +19,7 @@ from nas_proxy.evaluation import NETWORKS, Evaluation, evaluate, paper_recipe
 from nas_proxy.exchange import read_set, write_folder
 from nas_proxy.images import ImageSet
 from nas_proxy.picture import write_grid
-from nas_proxy.progress import SILENT, Progress
+from nas_proxy.progress import SILENT, Bar, Progress
 from nas_proxy.proposals import grid
 from nas_proxy.ranks import ALONE, Ranks
 from nas_proxy.report import write_report
@@ -119,7 +119,7 @@ def _made(session: Session) -> Condensed:
                 exclude=to_be_ranked(session) if recipe.embed == "space" else (),
                 ranks=session.ranks,
                 checkpoint=session.run.checkpoint,
-                progress=lambda step, loss: bar.to(step, f"loss {loss:.3g}"),
+                progress=_shown(bar),
                 preview=lambda step, images: write_grid(images, train, session.run.previews / f"step-{step:06d}.png"),
                 preview_every=session.config.preview_every,
                 say=session.progress.say,
@@ -141,6 +141,20 @@ def _made(session: Session) -> Condensed:
             ).packed(recipe.formation)
         bar.to(1)
     return Condensed(images, time.perf_counter() - start, ())
+
+
+def _shown(bar: Bar) -> Callable[[int, float], None]:
+    """Return what shows the steps of a condensation: their number, loss and speed."""
+    first: list[tuple[int, float]] = []
+
+    def show(step: int, loss: float) -> None:
+        first.append((step, time.perf_counter()))
+        del first[1:]
+        begun, at = first[0]
+        speed = f", {(step - begun) / (time.perf_counter() - at):.3g} steps/s" if step > begun else ""
+        bar.to(step, f"loss {loss:.3g}{speed}")
+
+    return show
 
 
 def _learns(recipe: Condensation) -> bool:

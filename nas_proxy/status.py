@@ -131,7 +131,7 @@ def _stages(
 
     def seconds(signal: str, missing: int) -> float | None:
         # The controls cost as many image passes as the proxy.
-        known = records[signal] or (proxy if signal != "truth" else [])
+        known = [r for r in records[signal] or (proxy if signal != "truth" else []) if r.complete]
         if at_once is None or not known:
             return None
         return missing * sum(r.seconds for r in known) / len(known) / at_once

@@ -33,13 +33,16 @@ def _lines(status: Status) -> Iterator[str]:
 
 def _state(status: Status) -> str:
     if status.at_work:
-        trainings = f"{status.open_trainings} training{'' if status.open_trainings == 1 else 's'} open"
         left = "" if status.seconds_left is None else f", about {duration(status.seconds_left)} left"
-        return f"at work, {trainings}{left}"
+        return f"at work, {_trainings(status.open_trainings)} open{left}"
     if status.complete:
         return "done"
-    cut = f"; {status.open_trainings} trainings were cut off" if status.open_trainings else ""
+    cut = f"; {_trainings(status.open_trainings)} cut off" if status.open_trainings else ""
     return f"not done, and no command is at work{cut}"
+
+
+def _trainings(number: int) -> str:
+    return f"{number} training{'' if number == 1 else 's'}"
 
 
 def _stage(stage: Stage) -> str:

@@ -15,6 +15,7 @@ from nas_proxy.limits import limits_text
 from nas_proxy.ranking import ELSEWHERE, Signal, rank, ranked
 from nas_proxy.search import best_first, sampled
 from nas_proxy.session import Session
+from nas_proxy.space_loading import split_spec
 from nas_proxy.trust import DRAWS, Truth, by_draw, the_sample, truth_of
 
 COMPUTED = ("params", "flops")
@@ -138,10 +139,14 @@ def _subset(session: Session, n: int) -> str:
     if within := limits_text(config.max_params, config.max_flops):
         return f"uniform sample of the architectures {within} ({n} of an unknown number)"
     size, whole = session.space.size, session.whole_space.size
+    named, parameters = split_spec(session.config.space)
+    space = f"the space {Path(named).stem}:{parameters}" if parameters else "the space"
     if session.truth_table is None or size is None or whole is None:
-        return f"uniform sample of the space ({n} of {size or 'unknown many'} architectures)"
-    held = "all" if size == whole else f"{size:,}"
-    return f"uniform sample of the architectures in the truth table ({n} of {size:,}; it holds {held} of {whole:,})"
+        return f"uniform sample of {space} ({n} of {size or 'unknown many'} architectures)"
+    held = "all" if size == whole else f"{size:,} of"
+    return (
+        f"uniform sample of the {size:,} architectures in the truth table ({n}; it holds {held} {whole:,} of {space})"
+    )
 
 
 def _origin(session: Session, truth: Truth) -> dict[str, object]:

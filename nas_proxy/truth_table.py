@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -145,7 +147,7 @@ def _read(path: Path) -> tuple[list[str], pd.DataFrame]:
         frame = {".csv": _read_csv, ".json": _read_json, ".parquet": _read_parquet}[kind](path)
     except ImportError:
         raise DataError(f"reading {path} needs pyarrow; install it with: pip install 'nas-proxy[parquet]'") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError, pd.errors.ParserWarning) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(f"the truth table {path} cannot be read ({reason}); mend or replace it") from None
     column = next((name for name in KEYS if name in frame), None)
@@ -158,8 +160,10 @@ def _read(path: Path) -> tuple[list[str], pd.DataFrame]:
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
-    # As text: the code 00000100 is no number.
-    return pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # a row that is too long is a damaged file
+        # As text: the code 00000100 is no number. A row that is too short has NaN where it ends.
+        return pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
@@ -193,8 +197,7 @@ def _names(space: SearchSpace) -> dict[str, bool]:
             f"the space {space.name} cannot list its architectures, which a truth table needs; "
             f"a nas_proxy.Space of at most {ENUMERABLE:,} would work"
         )
-    outcomes = map(space.choices.at, range(space.choices.size))
-    return {space.key(a): space.is_valid(a) for a in outcomes}
+    return {space.key(a): space.is_valid(a) for a in space.choices.outcomes()}
 
 
 def _check_keys(path: Path, keys: Sequence[str], names: Mapping[str, bool], space: str) -> None:
@@ -223,7 +226,7 @@ def _columns(path: Path, frame: pd.DataFrame, wanted: str) -> tuple[str, ...]:
     for found in (["test_acc"], [name for name in known if re.fullmatch(r"accuracy_\d+", name)], ["accuracy"]):
         if found and set(found) <= set(known):
             return tuple(found)
-    numbers = [name for name in known if pd.to_numeric(frame[name], errors="coerce").notna().any()]
+    numbers = [name for name in known if any(_is_number(cell) for cell in frame[name])]
     if len(numbers) == 1:
         return (numbers[0],)
     raise DataError(
@@ -239,24 +242,47 @@ def _numbers(path: Path, frame: pd.DataFrame, columns: Sequence[str], keys: Sequ
 
 
 def _seeds(path: Path, column: pd.Series[Any], name: str, keys: Sequence[str]) -> Floats:
-    lists = [len(cell) for cell in column if isinstance(cell, list | np.ndarray)]
-    if lists:
-        if len(lists) < len(column) or len(set(lists)) > 1:
-            raise DataError(
-                f"the truth table {path} has rows with different numbers of seeds in {name!r}; "
-                "give every architecture as many"
-            )
-        column = pd.Series([value for cell in column for value in cell], dtype=object)
-    values = pd.to_numeric(column.replace("", None), errors="coerce").to_numpy(float)
-    odd = np.flatnonzero(np.isnan(values) & (column.notna() & (column.astype(str) != "")).to_numpy())
-    odd = np.union1d(odd, np.flatnonzero(np.isinf(values)))
-    width = lists[0] if lists else 1
-    if len(odd):
+    """Return the seeds in one column: a list in each row, or a number in each."""
+    rows = [list(cell) if isinstance(cell, list | np.ndarray) else [cell] for cell in column]
+    width = len(rows[0]) if rows else 1
+    if not width or any(len(row) != width for row in rows):
         raise DataError(
-            f"the truth table {path} has {column.iloc[odd[0]]!r} in {name!r} for {keys[odd[0] // width]!r}; "
-            "an accuracy is a number"
+            f"the truth table {path} has rows with different numbers of seeds in {name!r}; "
+            "give every architecture as many"
         )
-    return values.reshape(-1, width)
+    values = np.full((len(rows), width), np.nan)
+    for index, row in enumerate(rows):
+        for seed, cell in enumerate(row):
+            number = _number(cell)
+            if number is None:
+                raise DataError(
+                    f"the truth table {path} has {_short(cell)} in {name!r} for {keys[index]!r}; "
+                    "an accuracy is a number"
+                )
+            values[index, seed] = number
+    return values
+
+
+def _number(cell: object) -> float | None:
+    """Return a cell as a number, NaN where it is empty, None where it is anything else."""
+    if cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell)):
+        return math.nan
+    if isinstance(cell, bool) or not isinstance(cell, str | int | float | np.number):
+        return None
+    try:
+        number = float(cell)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _is_number(cell: object) -> bool:
+    return (number := _number(cell)) is not None and not math.isnan(number)
+
+
+def _short(cell: object) -> str:
+    text = repr(cell)
+    return text if len(text) <= 40 else text[:39] + "…"
 
 
 def _are_percentages(path: Path, scores: pd.DataFrame, columns: Sequence[str], classes: int) -> bool:

@@ -135,7 +135,7 @@ def architectures(number: object) -> str:
     """Return "24 architectures", "1 architecture"."""
     if finite(number) is None:
         return "an unknown number of architectures"
-    return f"{number} architecture{'' if number == 1 else 's'}"
+    return f"{number:,} architecture{'' if number == 1 else 's'}"
 
 
 def truth_source(ranking: Mapping[str, Any]) -> str:
@@ -149,7 +149,7 @@ def truth_source(ranking: Mapping[str, Any]) -> str:
     several = f", {seeds} seeds" if seeds != 1 else ", one seed"
     return (
         f"published accuracies, {named} of {truth.get('file', UNDEFINED)} "
-        f"({architectures(truth.get('architectures'))}{several}); nothing was fully trained"
+        f"({architectures(truth.get('architectures'))}{several}); nothing was fully trained here"
     )
 
 

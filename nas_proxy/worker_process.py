@@ -25,6 +25,7 @@ def main() -> None:
     # What a candidate prints must not get between the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    write_message(answers, "ready")
     while True:
         try:
             job = read_message(sys.stdin.buffer)

@@ -36,7 +36,10 @@ _Tag = TypeVar("_Tag")
 
 @dataclass(frozen=True)
 class Job:
-    """One training: `architecture` of the space `space` on the images in `data`, scored on those in `evaluation`."""
+    """One training: `architecture` of the space `space` on the images in `data`, scored on those in `evaluation`.
+
+    minutes: how long it may take before it is ended; None for as long as it likes.
+    """
 
     space: str
     architecture: Architecture
@@ -45,11 +48,12 @@ class Job:
     recipe: Recipe
     seed: int
     device: str
+    minutes: float | None = None
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A training that raised, ran out of memory or took its process down with it."""
+    """A training that raised, ran out of memory or time, or took its process down with it."""
 
     reason: str
 
@@ -95,7 +99,8 @@ def _space(spec: str, shape: DataShape) -> SearchSpace:
 class Pool:
     """`count` workers; use it as a context manager.
 
-    `run` yields (tag, result) in the order of completion. A worker that dies is replaced, and its job fails.
+    `run` yields (tag, result) in the order of completion. A worker that dies is replaced, and its job fails; so is
+    one whose job takes longer than it may, for which jobs with a limit run in a process even where `count` is 1.
     """
 
     def __init__(self, count: int) -> None:
@@ -113,16 +118,19 @@ class Pool:
 
     def run(self, jobs: Iterable[tuple[_Tag, Job]]) -> Iterator[tuple[_Tag, Outcome | Failure]]:
         """Perform the jobs, taking the next from `jobs` only when a worker is free."""
-        if self.count == 1:
-            with _one_thread():
-                for tag, job in jobs:
-                    yield tag, perform(job)
+        if self.count > 1:
+            yield from self._run_spread(iter(jobs))
             return
-        while len(self._workers) < self.count:
-            self._workers.append(_Worker())
-        yield from self._run_spread(iter(jobs))
+        with _one_thread():
+            for tag, job in jobs:
+                if job.minutes is None:
+                    yield tag, perform(job)
+                else:
+                    yield from self._run_spread(iter([(tag, job)]))
 
     def _run_spread(self, jobs: Iterator[tuple[_Tag, Job]]) -> Iterator[tuple[_Tag, Outcome | Failure]]:
+        while len(self._workers) < self.count:
+            self._workers.append(_Worker())
         done: queue.SimpleQueue[tuple[_Worker, _Tag, Outcome | Failure]] = queue.SimpleQueue()
         idle, busy = list(self._workers), 0
         while True:
@@ -164,6 +172,7 @@ class _Worker:
 
     def __init__(self) -> None:
         self._ended = False
+        self._ready = False
         self._process = self._launch()
 
     @staticmethod
@@ -186,18 +195,29 @@ class _Worker:
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
+        late = threading.Event()
         try:
-            write_message(process.stdin, job)
-            answer = read_message(process.stdout)
+            if not self._ready:
+                read_message(process.stdout)  # what a process loads before its first job is not the job's time
+                self._ready = True
+            with _ended_after(job.minutes, process, late):
+                write_message(process.stdin, job)
+                answer = read_message(process.stdout)
         except (EOFError, OSError):
-            code = process.wait()
-            if self._ended:
-                return Failure("the worker process was stopped")
-            self.stop()
-            self._process = self._launch()
-            return Failure(_cause_of_death(code))
+            answer = None
+        if answer is None or late.is_set():  # both, where the answer comes at the last moment
+            return self._replaced(f"took longer than {job.minutes:.3g} minutes" if late.is_set() else None)
         assert isinstance(answer, Outcome | Failure)
         return answer
+
+    def _replaced(self, reason: str | None) -> Failure:
+        """Start another process for one that is gone, and return why it went."""
+        code = self._process.wait()
+        if self._ended:
+            return Failure("the worker process was stopped")
+        self.stop()
+        self._ready, self._process = False, self._launch()
+        return Failure(reason or _cause_of_death(code))
 
     def end(self) -> None:
         """Stop the process for good: its death is then no reason to start another."""
@@ -212,6 +232,31 @@ class _Worker:
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
+
+
+@contextlib.contextmanager
+def _ended_after(minutes: float | None, process: "subprocess.Popen[bytes]", late: threading.Event) -> Iterator[None]:
+    """Kill the process and set `late` when this context lasts longer than `minutes`."""
+    if minutes is None:
+        yield
+        return
+    deciding, over = threading.Lock(), threading.Event()
+
+    def end() -> None:
+        with deciding:
+            if not over.is_set():
+                late.set()
+                process.kill()
+
+    timer = threading.Timer(60 * minutes, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        with deciding:  # an answer and the end of its time may come at once
+            over.set()
 
 
 def _cause_of_death(code: int) -> str:

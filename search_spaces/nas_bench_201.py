@@ -11,6 +11,7 @@ layer, 2 × their multiply-adds; the published figures are multiply-adds, and on
 import functools
 import itertools
 import re
+from collections.abc import Iterable
 
 from torch import Tensor, nn
 
@@ -56,15 +57,27 @@ def canonical(cell: Architecture | str) -> str:
 
     Zeros vanish from sums, skip connections from paths, the order of summands does not matter, the mean of a sum is
     the sum of the means, and the mean of a constant is the constant. A convolution of zero is such a constant, which
-    its batch norm learns, and not zero. Cells of one form
-    can be trained once, and the spread of their published accuracies is that of training again. They may differ in
-    parameters, where some serve no output.
+    its batch norm learns, and not zero. Cells of one form can be trained once, and the spread of their published
+    accuracies is that of training again (see `twins`). They may differ in parameters, where some serve no output.
     """
     architecture = parse(cell) if isinstance(cell, str) else cell
     terms: dict[int, list[str]] = {0: ["input"], 1: [], 2: [], 3: []}
     for source, target in EDGES:
         terms[target] += _applied(str(architecture[edge(source, target)]), terms[source])
     return "+".join(sorted(terms[3])) or "0"
+
+
+def twins(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Return two cells of each function that several of `names` compute: the first two.
+
+    The published accuracies of the first cells and of the second ones are then two full trainings of the same
+    architectures, and their rank correlation an estimate of repeatability. It can be too high: all cells were
+    trained with the same seed, and some twins drew the same initial weights.
+    """
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(canonical(name), []).append(name)
+    return [(first, second) for first, second, *_ in filter(lambda same: len(same) > 1, found.values())]
 
 
 def _applied(operation: str, terms: list[str]) -> list[str]:

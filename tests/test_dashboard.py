@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 
@@ -22,10 +23,13 @@ from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 
 from nas_proxy import storage as storage_module
 from nas_proxy.annotations import annotate, markdown
+from nas_proxy.config import RunConfig
 from nas_proxy.cost import Size
 from nas_proxy.dashboard import ServerError, application, is_local, read_only, serving
 from nas_proxy.errors import RunFolderError
 from nas_proxy.ledger import TRAINED, Candidate, Ledger
+from nas_proxy.run_folder import RunFolder
+from nas_proxy.stages import annotated as annotate_session
 from nas_proxy.storage import open_studies
 from nas_proxy.training import Outcome
 from nas_proxy.verdict import verdict
@@ -216,7 +220,7 @@ def test_the_image_is_an_artifact_and_is_stored_once(run: Path) -> None:
 def hostile_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hostile")
     failing = {f"{HOSTILE} {number}": f"{HOSTILE} {number}" for number in range(8)}
-    fill(folder, {HOSTILE: 0.5, "a": 0.0, **failing})
+    fill(folder, {HOSTILE: 0.5, "a": 0.0, **failing}).close()
     return folder / "study.db"
 
 
@@ -240,6 +244,20 @@ def test_an_odd_run_has_notes_and_a_second_time_writes_nothing(
     assert len(body) < 10_000
     for figure in get_plotly_graph_objects(attrs_of(study)).values():
         assert "<img" not in json.dumps(json.loads(figure), ensure_ascii=False)
+
+
+def test_that_notes_cannot_be_written_costs_no_run(run: Path) -> None:
+    told: list[str] = []
+    session: Any = SimpleNamespace(
+        run=RunFolder(run, RunConfig()), ledger=Ledger(run / "study.db"), progress=SimpleNamespace(say=told.append)
+    )
+    annotate_session(session)
+    assert told == []
+    shutil.rmtree(run / "artifacts")
+    (run / "artifacts").write_text("a file where a folder must be")
+    annotate_session(session)
+    (sentence,) = told
+    assert sentence.startswith("The dashboard's notes and figures could not be written (")
 
 
 @pytest.mark.parametrize("text", [HOSTILE, "a_b_c *d* `e` [f](g) <h> | $i$ ~~j~~ &amp; ![k](l)", "1. x", "# x"])
@@ -307,14 +325,8 @@ def test_an_address_that_cannot_be_served(served: str, run: Path) -> None:
 
 
 def test_local_addresses() -> None:
-    assert [
-        host for host in ("127.0.0.1", "localhost", "::1", "127.9.9.9", "0.0.0.0", "::", "a") if is_local(host)
-    ] == [
-        "127.0.0.1",
-        "localhost",
-        "::1",
-        "127.9.9.9",
-    ]
+    assert all(map(is_local, ("127.0.0.1", "localhost", "::1", "127.9.9.9")))
+    assert not any(map(is_local, ("0.0.0.0", "::", "example.org", "192.168.0.1", "")))
 
 
 def test_the_command_prints_the_address_warns_and_ends_quietly(run: Path) -> None:

@@ -63,6 +63,11 @@ FLAGS = {
     "--trials many": "trials is 'many'; it must be a whole number",
     "--epochs nan": "must be finite",
     "--epochs 1e300": "it must be at most 1,000,000",
+    "--formation 5": "--formation (condense.formation) is 5; it must be between 1 and 4",
+    "--formation 3 --ipc 1": "--formation 3 divides images evenly, but these have 8×8 pixels",
+    "--formation 2 --ipc 20": "80 images a class were asked for (4 in each stored one), but the smallest class has",
+    "--match every": "--match (condense.match) is 'every'",
+    "--embed nets": "--embed (condense.embed) is 'nets'; did you mean 'convnet'? known: convnet, space",
     "--config absent.toml": "the configuration absent.toml does not exist",
 }
 

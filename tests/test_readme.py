@@ -79,6 +79,9 @@ def test_the_tree_names_every_module():
     assert modules == named
 
 
-@pytest.mark.parametrize("name", ["CITATION.cff", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "runs/report.png"])
+FILES = ["CITATION.cff", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "runs/report.png", "runs/dashboard.png"]
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_what_it_links_to_is_there(name):
     assert (ROOT / name).is_file()

@@ -125,6 +125,7 @@ def test_the_page_shows_the_numbers(tmp_path: Path) -> None:
         "torch 2.11.0",
         "[space] name cnn widths [32, 64]",
         "nas-proxy run --config run.toml",
+        "depth 95 % width 4 % norm 1 %",
     ):
         assert expected in text
 

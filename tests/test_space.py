@@ -49,6 +49,13 @@ def test_every_outcome_is_another_architecture_with_another_key(value):
     assert len({space.key(o) for o in outcomes}) == len(outcomes)
 
 
+@given(choices())
+@settings(max_examples=60, deadline=None)
+def test_outcomes_come_in_the_order_of_their_numbers(value):
+    if value.size <= 2000:
+        assert list(value.outcomes()) == [value.at(index) for index in range(value.size)]
+
+
 @given(choices(), st.integers(0, 5))
 @settings(max_examples=40, deadline=None)
 def test_sampling_without_end_gives_the_whole_space_once(value, seed):

@@ -1,15 +1,18 @@
 """Embedding networks drawn from a search space: features, batch statistics, the normalised loss, exclusion."""
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
+import nas_proxy
 from conftest import blobs
 from nas_proxy import Choice, Space
 from nas_proxy.condensation import Condensation, _limited, condense
 from nas_proxy.data import random_subset
 from nas_proxy.embedding import Embedding, open_engine
 from nas_proxy.errors import SpaceError
+from nas_proxy.images import ImageSet
 from nas_proxy.matching import PAPER_SPREAD, Network, loss_and_gradient
 from nas_proxy.ranks import ALONE
 from nas_proxy.seeds import torch_generator
@@ -162,6 +165,27 @@ def test_a_set_made_with_the_space_matches_other_networks_too(match):
 
     start = random_subset(real, 1, torch_generator(0, "condense", "initial"))
     assert distance(condense(real, recipe, 0, space=small).images) < 0.8 * distance(start)
+
+
+def test_what_the_set_was_made_with_is_never_ranked(tiny_space, tmp_path):
+    settings = {
+        "trials": 4,
+        "limit": 20,
+        "device": "cpu",
+        "workers": 1,
+        "condense": {"embed": "space", "steps": 6, "images_per_class": 2, "real_batch": 4},
+        "proxy_training": {"epochs": 1},
+        "full_training": {"epochs": 1},
+    }
+    keys = []
+    for truth in (4, 7):  # the second extends the first
+        run = nas_proxy.run("digits", str(tiny_space), out=tmp_path / "run", truth=truth, **settings)
+        keys.append(set(pd.read_csv(run.folder / "scores.csv")["key"]))
+    embedded = ImageSet.load_metadata(tmp_path / "run" / "proxy.safetensors")["embedded"]
+    assert len(set(embedded)) == 6
+    assert [len(sample) for sample in keys] == [4, 7]
+    assert keys[0] < keys[1]
+    assert not keys[1] & set(embedded)
 
 
 def test_a_step_never_overshoots():

@@ -102,6 +102,9 @@ MISTAKES = {
         "has 101 in a for '01'; an accuracy is a fraction from 0 to 1 or a percentage up to 100"
     ),
     "key,a\n00,-1\n01,1\n": "has -1 in a for '00'; an accuracy is a fraction from 0 to 1 or a percentage up to 100",
+    "key,a\n00,0.5\n01,0.5,7\n": (
+        "cannot be read (Error tokenizing data. C error: Expected 2 fields in line 3, saw 3); mend or replace it"
+    ),
     "": "cannot be read (No columns to parse from file); mend or replace it",
 }
 
@@ -126,6 +129,23 @@ def test_a_wrong_column_gets_one_sentence(write, column, sentence):
     with pytest.raises(DataError) as caught:
         load(write("key,test,val\n00,1,1\n") + ":" + column)
     assert str(caught.value).endswith(sentence)
+
+
+CELLS = st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=3) | st.floats(0, 1)
+VALUES = CELLS | st.lists(CELLS, max_size=3) | st.dictionaries(st.text(max_size=2), CELLS, max_size=2)
+ROWS = st.dictionaries(st.sampled_from(["test_acc", "accuracy", "accuracy_0", "code", "x"]), VALUES, max_size=4)
+NAMED = st.dictionaries(st.sampled_from(["00", "01", "10"]), ROWS | VALUES, max_size=3)
+
+
+@given(NAMED | st.lists(ROWS, max_size=3) | VALUES, st.sampled_from(["", ":test_acc", ":accuracy_0,x"]))
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_json_gives_fractions_or_one_sentence(write, content, columns):
+    try:
+        scores = load(write(content, "table.json") + columns).scores.to_numpy()
+    except DataError as error:
+        assert "\n" not in str(error)
+    else:
+        assert scores.size and scores.min() >= 0 and scores.max() <= 1
 
 
 def test_wrong_json(write):
@@ -251,7 +271,8 @@ def test_a_run_takes_its_truth_from_the_table(go):
         "architectures": 12,
         "fingerprint": ranking["truth"]["fingerprint"],
     }
-    assert ranking["subset"] == "uniform sample of the architectures in the truth table (6 of 12; it holds 12 of 14)"
+    sampled = "uniform sample of the 12 architectures in the truth table (6; it holds 12 of 14 of the space)"
+    assert ranking["subset"] == sampled
     repeated = ranking["signals"]["repeatability"]
     assert repeated["spearman"]["value"] == 1.0
     assert repeated["seconds"] is None and repeated["image_passes"] is None and repeated["stored_bytes"] is None
@@ -266,9 +287,10 @@ def test_one_column_gives_no_repeatability(go):
     run, _, _ = go
     finished = run(seeds=1)
     assert finished.ranking["signals"]["repeatability"]["spearman"]["value"] is None
-    assert truth_source(finished.ranking).endswith("(12 architectures, one seed); nothing was fully trained")
+    assert truth_source(finished.ranking).endswith("(12 architectures, one seed); nothing was fully trained here")
     page = report_html(read_run(finished.folder))
     assert "Full training has one seed" in page and "Seed 1" not in page
+    assert "averaged over its seeds" not in page and "dotted line" not in page and "by seed of" not in page
 
 
 def test_a_run_goes_on_and_grows_with_the_same_table_only(go):

@@ -88,3 +88,47 @@ def alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return status.rsplit(")", 1)[1].split()[0] != "Z"
+
+
+SLEEPY = """
+import time
+
+from torch import nn
+
+from nas_proxy import Choice, Space
+
+
+class Sleepy(nn.Module):
+    def __init__(self, pixels, classes, seconds):
+        super().__init__()
+        self.linear, self.seconds = nn.Linear(pixels, classes), seconds
+
+    def forward(self, x):
+        time.sleep(self.seconds)
+        return self.linear(x.flatten(1))
+
+
+def build(architecture, shape):
+    pixels = shape.channels * shape.height * shape.width
+    return Sleepy(pixels, shape.classes, architecture["seconds"])
+
+
+space = Space("sleepy", Choice("seconds", (0.0, 600.0)), build)
+"""
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_candidate_that_hangs_is_ended_and_the_others_go_on(images, tmp_path, count):
+    space, path = tmp_path / "sleepy.py", tmp_path / "images.safetensors"
+    space.write_text(SLEEPY)
+    images.save(path)
+    recipe = Recipe(epochs=1, batch_size=8)
+    work = [
+        (i, Job(str(space), {"seconds": seconds}, path, path, recipe, 0, "cpu", minutes=0.15))
+        for i, seconds in enumerate((0.0, 600.0, 0.0, 0.0))
+    ]
+    with Pool(count) as pool:
+        results = dict(pool.run(work))
+        assert results[1] == Failure("took longer than 0.15 minutes")
+        assert all(isinstance(results[i], Outcome) for i in (0, 2, 3))
+        assert all(isinstance(result, Outcome) for _, result in pool.run(work[2:]))

@@ -1,0 +1,130 @@
+"""What a trial costs beyond its training: 5,000 trials of a uniform sample whose training does nothing.
+
+All else is what `nas-proxy search` does in one process, with SQLite: draw an architecture, measure its size, open a
+trial, load the images, close the trial with a score. `per_trial_ms` is the whole time by the number of trials;
+`growth` is the time of the last hundred trials, from one training to the next, by that of the first hundred. TPE's
+own growth is reported beside it: the time Optuna takes for one proposal from a hundred and from 5,000 scores.
+
+    python benchmarks/overhead.py
+
+The last line on stdout is one JSON object. Takes less than two minutes.
+"""
+
+import argparse
+import itertools
+import json
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from unittest import mock
+
+import optuna
+
+from nas_proxy import workers
+from nas_proxy.condensation import Condensation
+from nas_proxy.config import RunConfig
+from nas_proxy.environment import environment
+from nas_proxy.run_folder import prepare_run
+from nas_proxy.space_loading import load_space
+from nas_proxy.stages import run_stages
+from nas_proxy.training import Outcome
+
+HUNDRED = 100
+SPACE = """
+from torch import nn
+
+from nas_proxy import Choice, Space
+
+choices = Choice("first", range(1, 11)) & Choice("second", range(1, 11))
+choices = choices & Choice("third", range(1, 11)) & Choice("fourth", range(1, 11)) & Choice("act", ("relu", "tanh"))
+
+
+def build(architecture, shape):
+    width = architecture["first"]
+    pixels = shape.channels * shape.height * shape.width
+    return nn.Sequential(nn.Flatten(), nn.Linear(pixels, width), nn.ReLU(), nn.Linear(width, shape.classes))
+
+
+space = Space("many", choices, build)
+"""
+
+
+def trials(folder: Path, count: int) -> tuple[float, list[float]]:
+    """Return the seconds of a search, and the times at which its trainings began."""
+    space = folder / "many.py"
+    space.write_text(SPACE.replace("range(1, 11)", repr(tuple(range(1, 11)))))
+    config = RunConfig(
+        dataset="digits",
+        space=str(space),
+        trials=count,
+        truth=count,
+        workers=1,
+        device="cpu",
+        condense=Condensation(method="random"),
+    )
+    run = prepare_run(folder / "run", config)
+    run_stages(run, ("condense",))
+    begun: list[float] = []
+
+    def nothing(*_: object) -> Outcome:
+        begun.append(time.perf_counter())
+        return Outcome(score=len(begun) % 97 / 97, losses=(0.5,) * 200, diverged=False, seconds=0.0, image_passes=0)
+
+    with mock.patch.object(workers, "train", nothing):
+        start = time.perf_counter()
+        run_stages(run, ("search",))
+        return time.perf_counter() - start, begun
+
+
+def tpe(space_file: Path, scores: int) -> float:
+    """Return the median seconds of one proposal by Optuna's TPE from so many scores."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    space = load_space(str(space_file), (1, 8, 8, 10))  # type: ignore[arg-type]
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0), direction="maximize")
+    for number in range(scores):
+        trial = study.ask()
+        space.suggest(trial)
+        study.tell(trial, number % 97 / 97)
+    study.sampler = optuna.samplers.TPESampler(seed=0, n_startup_trials=0)
+    taken = []
+    for _ in range(10):
+        start = time.perf_counter()
+        space.suggest(study.ask())
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=5000, help="trials")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        seconds, begun = trials(Path(folder), options.count)
+        proposals = [tpe(Path(folder) / "many.py", scores) for scores in (HUNDRED, options.count)]
+    first, last = begun[HUNDRED] - begun[0], begun[-1] - begun[-1 - HUNDRED]
+    between = [1000 * (b - a) for a, b in itertools.pairwise(begun)]
+    facts = environment("cpu", 1)
+    result = {
+        "benchmark": "overhead",
+        "per_trial_ms": round(1000 * seconds / options.count, 3),
+        "growth": round(last / first, 3),
+        "first_hundred_ms": round(10 * first, 3),
+        "last_hundred_ms": round(10 * last, 3),
+        "between_trainings_ms": [round(q, 2) for q in statistics.quantiles(between, n=20)[::9]],
+        "tpe_proposal_ms": [round(1000 * value, 2) for value in proposals],
+        "tpe_growth": round(proposals[1] / proposals[0], 2),
+        "n": options.count,
+        "hardware": {k: facts[k] for k in ("device", "cpu", "cores")},
+        "versions": {
+            "python": platform.python_version(),
+            "optuna": optuna.__version__,
+            "nas_proxy": facts["nas_proxy"],
+        },
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
