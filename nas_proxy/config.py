@@ -41,6 +41,12 @@ class RunConfig:
     seed: all randomness derives from it.
     trials: architectures trained on the proxy, the sample included.
     truth: architectures in the uniform sample, each trained on all data as well.
+    sampler: how the other architectures are proposed, one of `nas_proxy.proposals.SAMPLERS`.
+    enqueue: architectures that are proposed first, each a key or a JSON object; see `nas_proxy.enqueue`.
+    truth_table: published accuracies in place of full training, see `nas_proxy.truth_table`; None to train.
+    patience: the search ends after so many proposals without a better one. hours: it proposes no more after so
+        long; the same command goes on. None for neither. Neither is part of a run's identity.
+    max_params, max_flops: larger architectures are neither sampled nor proposed, see `nas_proxy.limits`.
     limit: at most so many images a class are used of the data; None for all.
     image_size: images are resized to this square; None leaves them as they are.
     device: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:N". workers: processes that train
@@ -59,6 +65,10 @@ class RunConfig:
     truth_table: str | None = None
     sampler: str = "tpe"
     enqueue: tuple[str, ...] = ()
+    patience: int | None = None
+    hours: float | None = None
+    max_params: int | None = None
+    max_flops: int | None = None
     limit: int | None = None
     image_size: int | None = None
     device: str = "auto"
@@ -73,13 +83,18 @@ class RunConfig:
 # What the proposals alone depend on: it may change until the first of them is trained.
 OF_PROPOSALS = frozenset({"sampler", "enqueue"})
 # What may change between two commands in one folder: where it is computed, and how far it goes.
-NOT_IDENTITY = frozenset({"device", "workers", "candidate_minutes", "preview_every", "trials", "truth"})
+NOT_IDENTITY = frozenset(
+    {"device", "workers", "candidate_minutes", "preview_every", "trials", "truth", "patience", "hours"}
+)
 
 # (lowest, highest) of every number; a bound of None is open.
 BOUNDS: dict[str, tuple[float, float | None]] = {
     "seed": (0, 2**62),
     "trials": (1, None),
     "truth": (1, None),
+    "patience": (1, None),
+    "max_params": (1, None),
+    "max_flops": (1, None),
     "limit": (3, None),
     "image_size": (4, 1024),
     "workers": (0, 1024),
@@ -117,7 +132,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 MOST_EPOCHS = 1_000_000
 # Numbers that must be above zero but may be fractions.
 POSITIVE = frozenset(
-    {"condense.learning_rate", "candidate_minutes"}
+    {"hours", "condense.learning_rate", "candidate_minutes"}
     | {f"{recipe}.{name}" for recipe in ("proxy_training", "full_training") for name in ("epochs", "learning_rate")}
 )
 

@@ -3,7 +3,8 @@
 In: a trained network, and the scale and offset with which its images decode. Out: files.
 Guarantees: the programs take images as files hold them, uint8 (n, channels, height, width) from 0 to 255 with any
 n, and return logits, float32 (n, classes): scale and offset are inside, so that nobody can forget them. A program
-that does not give the network's own logits on real images is not written.
+that does not give the network's own logits on real images is not written (the ONNX one is tried where onnxruntime is
+installed).
 """
 
 import io
@@ -76,6 +77,8 @@ def write_onnx(network: Deployed, images: Tensor, path: Path) -> None:
     assert made is not None
     with atomic_path(path) as temporary:
         made.save(temporary, external_data=False)
+        if find_spec("onnxruntime") is not None:
+            _explained(lambda: _compare(_onnx_function(temporary), network, images))
 
 
 def _exported(network: Deployed, images: Tensor) -> torch.export.ExportedProgram:
@@ -92,11 +95,20 @@ def _explained(act: Callable[[], _T]) -> _T:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return act()
+    except ExportError:
+        raise
     except Exception as error:
         first = (str(error).strip().splitlines() or [""])[0]
         raise ExportError(f"{type(error).__name__}: {first}".removesuffix(": ")) from error
     finally:
         logger.setLevel(level)
+
+
+def _onnx_function(path: Path) -> Callable[[Tensor], Tensor]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
 @torch.no_grad()

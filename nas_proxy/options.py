@@ -53,7 +53,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 def option_names() -> dict[str, str]:
     """Return what the settings are called on the command line."""
     same = (
-        *("dataset", "space", "seed", "trials", "truth", "truth_table", "sampler", "enqueue"),
-        *("limit", "image_size", "device", "workers", "preview_every"),
+        *("dataset", "space", "seed", "trials", "truth", "truth_table", "sampler", "enqueue", "patience", "hours"),
+        *("max_params", "max_flops", "limit", "image_size", "device", "workers", "preview_every"),
     )
     return {path: f"--{name.replace('_', '-')}" for name, path in [*((n, n) for n in same), *SETTINGS.items()]}

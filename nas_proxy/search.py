@@ -5,6 +5,7 @@ rounds of fixed size from the scores of earlier rounds, each from (seed, number 
 number of workers nor a kill changes them.
 """
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
@@ -65,8 +66,9 @@ def search(session: Session) -> None:
             bar.to(min(trained, total), f"best {best:.1%}")
 
         bar.to(min(trained, total))
+        start = time.monotonic()
         _train_sample(session, done)
-        _train_proposals(session, done)
+        _train_proposals(session, done, start)
         bar.to(total, f"best {best:.1%}")
 
 
@@ -118,15 +120,39 @@ def _all_failed(failures: Sequence[Record], complete: int) -> RunFailedError:
     )
 
 
-def _train_proposals(session: Session, done: _Done) -> None:
+def fruitless(history: Iterable[Record]) -> int:
+    """Return how many proposals have been trained since the best score last rose."""
+    best, since = float("-inf"), 0
+    for record in history:
+        if record.score is not None and record.score > best:
+            best, since = record.score, 0
+        elif record.phase == "search":
+            since += 1
+    return since
+
+
+def _enough(session: Session, history: Sequence[Record], start: float) -> str | None:
+    """Return why no further architectures are proposed, None where they are."""
+    patience, hours = session.config.patience, session.config.hours
+    if patience is not None and (since := fruitless(history)) >= patience:
+        return f"No improvement in {since} proposals; the search ends here (--patience {patience})."
+    if hours is not None and time.monotonic() - start >= 3600 * hours:
+        return f"The search ends here after --hours {hours:g}; the same command goes on with it."
+    return None
+
+
+def _train_proposals(session: Session, done: _Done, start: float) -> None:
     total = max(0, session.config.trials - session.config.truth)
     sampler = session.config.sampler
     records = session.ledger.records("proxy")
     made = {r.index: r for r in records if r.phase == "search"}
     history = [r for r in records if r.phase == "sample"]
-    for start in range(0, total, ROUND):
-        numbers = range(start, min(start + ROUND, total))
+    for first in range(0, total, ROUND):
+        numbers = range(first, min(first + ROUND, total))
         if not all(number in made for number in numbers):
+            if (reason := _enough(session, history, start)) is not None:
+                session.progress.say(reason)
+                return
             seen = {r.key for r in history}
             candidates = []
             for number in numbers:

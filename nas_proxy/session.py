@@ -14,6 +14,7 @@ from nas_proxy.enqueue import architectures
 from nas_proxy.errors import DeviceError, RunFolderError
 from nas_proxy.images import DataShape, ImageSet
 from nas_proxy.ledger import Candidate, Ledger, explained
+from nas_proxy.limits import limited
 from nas_proxy.progress import SILENT, Progress
 from nas_proxy.ranks import ALONE, Ranks
 from nas_proxy.run_folder import RunFolder
@@ -102,9 +103,10 @@ class Session:
 
     @functools.cached_property
     def space(self) -> SearchSpace:
-        """The search space; with a truth table, the part of it that the table holds."""
-        table = self.truth_table
-        return self.whole_space if table is None else known_part(self.whole_space, table)
+        """The search space; the part of it that a truth table holds and that is within the limits on size."""
+        table, config = self.truth_table, self.config
+        known = self.whole_space if table is None else known_part(self.whole_space, table)
+        return limited(known, self.shape, config.max_params, config.max_flops)
 
     @functools.cached_property
     def enqueued(self) -> Sequence[Architecture]:

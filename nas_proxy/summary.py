@@ -11,6 +11,7 @@ from nas_proxy.cost import measure
 from nas_proxy.files import write_json, write_text
 from nas_proxy.images import ImageSet
 from nas_proxy.ledger import TRAINED, Record
+from nas_proxy.limits import limits_text
 from nas_proxy.ranking import ELSEWHERE, Signal, rank, ranked
 from nas_proxy.search import best_first, sampled
 from nas_proxy.session import Session
@@ -134,6 +135,9 @@ def write_ranking(session: Session, environment: dict[str, object]) -> None:
 
 
 def _subset(session: Session, n: int) -> str:
+    config = session.config
+    if within := limits_text(config.max_params, config.max_flops):
+        return f"uniform sample of the architectures {within} ({n} of an unknown number)"
     size, whole = session.space.size, session.whole_space.size
     named, parameters = split_spec(session.config.space)
     space = f"the space {Path(named).stem}:{parameters}" if parameters else "the space"

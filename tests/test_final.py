@@ -273,6 +273,17 @@ space = Space("branching", space.choices, lambda architecture, shape: Branching(
     assert load_final(found.folder)(torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).shape == (2, 3)
 
 
+def test_a_program_that_is_wrong_is_not_written(searched, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    wrong = export._onnx_function
+    monkeypatch.setattr(export, "_onnx_function", lambda path: lambda images: wrong(path)(images) + 1)
+    found = train_final(searched)
+    assert found.not_written == {
+        "model.onnx": "the program does not give the network's logits; it may depend on the number of images"
+    }
+    assert {path.name for path in found.folder.iterdir()} == set(NAMES) - {"model.onnx"}
+
+
 def test_loading(searched, tmp_path):
     found = train_final(searched)
     done = subprocess.run([sys.executable, found.folder / "load.py"], capture_output=True, text=True, check=True)

@@ -175,6 +175,14 @@ def test_images_of_no_run_need_space_and_validation(run, tmp_path):
         ProxyObjective(run, 5)
 
 
+def test_packed_images_are_trained_on_unpacked(run):
+    images = ImageSet.load(run / "proxy.safetensors")
+    packed = images.packed(2)
+    assert len(packed) < len(images)
+    objective = ProxyObjective(packed, "convnet", validation=blobs(), device="cpu")
+    assert len(objective.proxy) == len(packed.unpacked()) == 4 * len(packed)
+
+
 def test_marks_by_hand():
     # 12 images in batches of 6: two steps an epoch.
     assert _marks(Recipe(epochs=8, batch_size=6), 12, 3) == {4: 2, 8: 4, 12: 6}
