@@ -6,11 +6,9 @@ of the user's data and space come out absolute, so that a run goes on, and repea
 """
 
 import dataclasses
-import math
 import os
 import re
 import tomllib
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -19,18 +17,15 @@ from typing import Any
 
 import tomli_w
 
-from nas_proxy import augment, engine
+from nas_proxy import augment, bounds
+from nas_proxy.bounds import is_a, kind_of
 from nas_proxy.condensation import Condensation
-from nas_proxy.embedding import PRECISIONS
 from nas_proxy.errors import ConfigError, nearest
 from nas_proxy.files import write_text
-from nas_proxy.proposals import SAMPLERS
-from nas_proxy.selection import METHODS
-from nas_proxy.training import SCHEDULES, Recipe
+from nas_proxy.training import Recipe
 
 # Data sets whose classes change their meaning when mirrored.
 NOT_MIRRORED = frozenset({"digits", "mnist", "svhn"})
-DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -87,55 +82,6 @@ NOT_IDENTITY = frozenset(
     {"device", "workers", "candidate_minutes", "preview_every", "trials", "truth", "patience", "hours"}
 )
 
-# (lowest, highest) of every number; a bound of None is open.
-BOUNDS: dict[str, tuple[float, float | None]] = {
-    "seed": (0, 2**62),
-    "trials": (1, None),
-    "truth": (1, None),
-    "patience": (1, None),
-    "max_params": (1, None),
-    "max_flops": (1, None),
-    "limit": (3, None),
-    "image_size": (4, 1024),
-    "workers": (0, 1024),
-    "preview_every": (0, None),
-    "condense.images_per_class": (1, None),
-    "condense.steps": (1, None),
-    "condense.real_batch": (1, None),
-    "condense.width": (1, None),
-    "condense.depth": (1, 8),
-    "condense.formation": (1, 4),
-    "condense.momentum": (0, 0.999),
-    **{
-        f"{recipe}.{name}": bounds
-        for recipe in ("proxy_training", "full_training")
-        for name, bounds in {
-            "batch_size": (1, None),
-            "momentum": (0, 0.999),
-            "weight_decay": (0, None),
-            "warm_up": (0, 1),
-        }.items()
-    },
-}
-# The values of settings that name one of a few things.
-CHOICES: dict[str, tuple[str, ...]] = {
-    "sampler": SAMPLERS,
-    "condense.method": ("dm", *METHODS),
-    "condense.precision": PRECISIONS,
-    "condense.match": ("last", "all"),
-    "condense.embed": ("convnet", "space"),
-    "proxy_training.schedule": SCHEDULES,
-    "full_training.schedule": SCHEDULES,
-    "proxy_training.precision": engine.PRECISIONS,
-    "full_training.precision": engine.PRECISIONS,
-}
-MOST_EPOCHS = 1_000_000
-# Numbers that must be above zero but may be fractions.
-POSITIVE = frozenset(
-    {"hours", "condense.learning_rate", "candidate_minutes"}
-    | {f"{recipe}.{name}" for recipe in ("proxy_training", "full_training") for name in ("epochs", "learning_rate")}
-)
-
 
 def default_config(
     dataset: str = "digits", *, flip: bool = True, images_per_class: int = 10, trials: int = RunConfig.trials
@@ -180,8 +126,8 @@ def resolve(
     base = default_config(
         dataset if isinstance(dataset, str) else "digits",
         flip=flip is not False,
-        images_per_class=images_per_class if _is(images_per_class, int) else 10,
-        trials=trials if _is(trials, int) else RunConfig.trials,
+        images_per_class=images_per_class if is_a(images_per_class, int) else 10,
+        trials=trials if is_a(trials, int) else RunConfig.trials,
     )
     if flip is False:
         # An explicit --no-flip also holds against a file that mirrors.
@@ -190,7 +136,7 @@ def resolve(
             if isinstance(recipe, dict) and isinstance(recipe.get("augmentation"), list):
                 recipe["augmentation"] = [o for o in recipe["augmentation"] if o != "flip"]
     mistakes: list[tuple[str, str]] = []
-    if not _is(flip, bool):
+    if not is_a(flip, bool):
         mistakes.append(("flip", f"flip is {flip!r}; it must be true or false"))
     config = _filled(base, merged, "", mistakes)
     if mistakes:
@@ -309,80 +255,10 @@ def _filled(base: Any, values: Mapping[str, Any], prefix: str, mistakes: list[tu
             else:
                 mistakes.append((path, f"{path} is {value!r}; it must be a table [{path}]"))
             continue
-        if (mistake := _mistake(path, value, hints[name])) is not None:
-            mistakes.append((path, mistake))
+        if (wrong := bounds.mistake(path, value, hints[name])) is not None:
+            mistakes.append((path, wrong))
             continue
         changed[name] = tuple(value) if isinstance(value, list) else value
-        if _kind(hints[name]) is float:
+        if kind_of(hints[name]) is float:
             changed[name] = float(value)
     return dataclasses.replace(base, **changed)
-
-
-def _mistake(path: str, value: Any, hint: Any) -> str | None:
-    kind = _kind(hint)
-    if path == "enqueue":
-        return _entries_mistake(path, value)
-    if kind is tuple:
-        return _augmentation_mistake(path, value)
-    if not _is(value, kind):
-        return f"{path} is {value!r}; it must be {_NAMES[kind]}"
-    if kind is bool:
-        return None
-    return _text_mistake(path, value) if kind is str else _number_mistake(path, value)
-
-
-def _text_mistake(path: str, value: str) -> str | None:
-    if path == "device" and value not in DEVICES and not (value.startswith("cuda:") and value[5:].isdigit()):
-        return f"device is {value!r}; it must be auto, cpu, cuda or cuda:N"
-    if path in CHOICES and value not in CHOICES[path]:
-        return f"{path} is {value!r}{nearest(value, CHOICES[path])}"
-    if not value:
-        return f"{path} is empty; give a name"
-    if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in value):
-        return f"{path} is {value!r}, which is not UTF-8 and cannot be written down; give a name that is"
-    return None
-
-
-def _number_mistake(path: str, value: float) -> str | None:
-    if not math.isfinite(value):
-        return f"{path} is {value}; it must be finite"
-    if path in POSITIVE:
-        if path.endswith(".epochs") and value > MOST_EPOCHS:  # a slip of the finger, which would fill the memory
-            return f"{path} is {value}; it must be at most {MOST_EPOCHS:,}"
-        return None if value > 0 else f"{path} is {value}; it must be above 0"
-    low, high = BOUNDS[path]
-    if value < low or (high is not None and value > high):
-        allowed = f"at least {low}" if high is None else f"between {low} and {high}"
-        return f"{path} is {value}; it must be {allowed}"
-    return None
-
-
-_NAMES = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
-
-
-def _kind(hint: Any) -> Any:
-    """Return the one type of a field that is not None."""
-    if isinstance(hint, types.UnionType):
-        return next(arm for arm in typing.get_args(hint) if arm is not type(None))
-    return typing.get_origin(hint) or hint
-
-
-def _is(value: Any, kind: Any) -> bool:
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
-
-
-def _entries_mistake(path: str, value: Any) -> str | None:
-    if not isinstance(value, list | tuple) or not all(isinstance(entry, str) for entry in value):
-        return f"{path} is {value!r}; it must be a list of keys, or of architectures as JSON"
-    return None
-
-
-def _augmentation_mistake(path: str, value: Any) -> str | None:
-    if not isinstance(value, list | tuple):
-        return f"{path} is {value!r}; it must be a list of operations: {', '.join(augment.FULL)}"
-    unknown = [operation for operation in value if operation not in augment.FULL]
-    if unknown:
-        return f"{path} holds {unknown[0]!r}{nearest(str(unknown[0]), augment.FULL)}"
-    return None

@@ -6,10 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nas_proxy.bounds import BOUNDS, CHOICES, POSITIVE
 from nas_proxy.config import (
-    BOUNDS,
-    CHOICES,
-    POSITIVE,
     RunConfig,
     default_config,
     differences,
