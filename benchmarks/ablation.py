@@ -41,15 +41,19 @@ from nas_proxy.truth_table import known_part, load_truth_table
 from nas_proxy.workers import Failure, Job, Pool
 
 NETWORKS = 3  # that measure accuracy
-DRAWS = 2  # of random images
 TEACHER_EPOCHS = 30
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A kind of set. changes: of the recipe. soft: labelled by a teacher. stored: as "8-bit" or "float"."""
+    """A kind of set.
+
+    changes: of the recipe; None for random images. draws: of random images. soft: labelled by a teacher.
+    stored: as "8-bit" or "float".
+    """
 
     changes: dict[str, Any] | None
+    draws: int = 1
     soft: bool = False
     stored: str = "8-bit"
     formation: int = 1
@@ -57,11 +61,11 @@ class Variant:
 
 TOGETHER = {"formation": 2, "match": "all", "embed": "space"}
 VARIANTS = {
-    "random": Variant(None),
+    "random": Variant(None, draws=2),
     "dm": Variant({}),
     "space": Variant({"embed": "space"}),
     "formation": Variant({"formation": 2}),
-    "random_formation": Variant(None, formation=2),
+    "random_formation": Variant(None, draws=2, formation=2),
     "all_blocks": Variant({"match": "all"}),
     "together": Variant(TOGETHER),
     "soft": Variant({}, soft=True),
@@ -154,7 +158,7 @@ class Bench:
         o = self.options
         judge: Architecture = {"depth": 3, "width": 32, "norm": "instance", "activation": "relu", "pooling": "average"}
         for name, variant in VARIANTS.items():
-            for draw in range(DRAWS if variant.changes is None else 1):
+            for draw in range(variant.draws):
                 path = self.make(name, draw)
                 count = len(ImageSet.load(path).unpacked())
                 recipe = Recipe(epochs=o.passes / count, batch_size=64, learning_rate=o.learning_rate)
@@ -192,7 +196,7 @@ class Bench:
                 row = ranked[name]
                 found.setdefault(name, {})[way] = {k: row[k] for k in ("spearman", "minus_random")}
         for name, variant in VARIANTS.items():
-            draws = range(DRAWS if variant.changes is None else 1)
+            draws = range(variant.draws)
             judged = [self.done[f"{name}/{d}/judge{i}"]["score"] for d in draws for i in range(NETWORKS)]
             set_ = self.out / f"{name}0.safetensors"
             trained = [self.done[f"{name}/{d}/{key}"]["seconds"] for d in draws for key in self.cells]
@@ -206,7 +210,7 @@ class Bench:
         return found
 
     def scores(self, name: str, of: Callable[[Any], float]) -> pd.DataFrame:
-        draws = range(DRAWS if VARIANTS[name].changes is None else 1)
+        draws = range(VARIANTS[name].draws)
         columns = {draw: [of(self.done[f"{name}/{draw}/{key}"]) for key in self.cells] for draw in draws}
         return pd.DataFrame(columns, index=pd.Index(list(self.cells), name="key"), dtype=float)
 
