@@ -19,7 +19,7 @@ from typing import Any
 
 import tomli_w
 
-from nas_proxy import augment, engine
+from nas_proxy import augment, computed, engine
 from nas_proxy.condensation import Condensation
 from nas_proxy.embedding import PRECISIONS
 from nas_proxy.errors import ConfigError, nearest
@@ -47,6 +47,8 @@ class RunConfig:
         candidates; 0 for one a core on the CPU and one on a GPU. candidate_minutes: a candidate that trains longer
         on the proxy is ended and counts as failed; None for no limit. preview_every: steps of the condensation
         between pictures of its images; 0 for none. None of these is part of a run's identity.
+    signals: what the ranking of the proxy is compared with besides random images and early stopping, computed
+        without training; names of `nas_proxy.computed.NAMES`. It may change at any time, too.
     condense: recipe of the condensed set. proxy_training: of candidates on it, and of the controls.
         full_training: of the ground truth.
     """
@@ -65,6 +67,7 @@ class RunConfig:
     workers: int = 0
     candidate_minutes: float | None = None
     preview_every: int = 0
+    signals: tuple[str, ...] = computed.SIZES
     condense: Condensation = field(default_factory=Condensation)
     proxy_training: Recipe = field(default_factory=lambda: Recipe(epochs=200))
     full_training: Recipe = field(default_factory=lambda: Recipe(epochs=50))
@@ -72,8 +75,8 @@ class RunConfig:
 
 # What the proposals alone depend on: it may change until the first of them is trained.
 OF_PROPOSALS = frozenset({"sampler", "enqueue"})
-# What may change between two commands in one folder: where it is computed, and how far it goes.
-NOT_IDENTITY = frozenset({"device", "workers", "candidate_minutes", "preview_every", "trials", "truth"})
+# What may change between two commands in one folder: where it is computed, how far it goes, what is computed anew.
+NOT_IDENTITY = frozenset({"device", "workers", "candidate_minutes", "preview_every", "trials", "truth", "signals"})
 
 # (lowest, highest) of every number; a bound of None is open.
 BOUNDS: dict[str, tuple[float, float | None]] = {
@@ -307,6 +310,8 @@ def _mistake(path: str, value: Any, hint: Any) -> str | None:
     kind = _kind(hint)
     if path == "enqueue":
         return _entries_mistake(path, value)
+    if path == "signals":
+        return _signals_mistake(path, value)
     if kind is tuple:
         return _augmentation_mistake(path, value)
     if not _is(value, kind):
@@ -362,6 +367,16 @@ def _entries_mistake(path: str, value: Any) -> str | None:
     if not isinstance(value, list | tuple) or not all(isinstance(entry, str) for entry in value):
         return f"{path} is {value!r}; it must be a list of keys, or of architectures as JSON"
     return None
+
+
+def _signals_mistake(path: str, value: Any) -> str | None:
+    if not isinstance(value, list | tuple):
+        return f"{path} is {value!r}; it must be a list of names: {', '.join(computed.NAMES)}"
+    unknown = [name for name in value if name not in computed.NAMES]
+    if unknown:
+        return f"{path} holds {unknown[0]!r}{nearest(str(unknown[0]), computed.NAMES)}"
+    twice = [name for name in computed.NAMES if list(value).count(name) > 1]
+    return f"{path} holds {twice[0]!r} more than once; leave one" if twice else None
 
 
 def _augmentation_mistake(path: str, value: Any) -> str | None:

@@ -27,6 +27,9 @@ COLOURS = {
     "early_stop": "#8f67cf",
     "params": "#7f8a96",
     "flops": "#a3893a",
+    "synflow": "#3f9e58",
+    "jacob_cov": "#b56fb0",
+    "naswot": "#5f7fd9",
     "repeatability": "#c2566e",
 }
 OTHER, PICK, FAILED = "#7f8a96", "#e0a100", "#c2566e"

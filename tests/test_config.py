@@ -120,6 +120,22 @@ def test_only_what_makes_another_run_differs():
     assert "limit" not in to_dict(base)
 
 
+def test_the_computed_signals_are_named(tmp_path):
+    path = tmp_path / "run.toml"
+    write_config(resolve({"signals": ["synflow", "params"]}), path)
+    assert resolve({}, path).signals == ("synflow", "params")
+    assert resolve({}).signals == ("params", "flops")
+    assert differences(resolve({}, path), resolve({})) == []
+    for value, mistake in {
+        "synflow": "signals is 'synflow'; it must be a list of names: params, flops, synflow, jacob_cov, naswot",
+        ("synflw",): "signals holds 'synflw'; did you mean 'synflow'? known: flops, jacob_cov, naswot, params, synflow",
+        ("flops", "flops"): "signals holds 'flops' more than once; leave one",
+    }.items():
+        with pytest.raises(ConfigError) as caught:
+            resolve({"signals": value})
+        assert caught.value.mistakes == (mistake,)
+
+
 def test_many_images_a_class_take_the_papers_larger_rate():
     assert resolve({"condense": {"images_per_class": 50}}).condense.learning_rate == 1.0
     assert resolve({"condense": {"images_per_class": 51}}).condense.learning_rate == 10.0
