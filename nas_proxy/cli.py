@@ -11,6 +11,7 @@ from nas_proxy import cli_condense, cli_watch
 from nas_proxy._version import __version__
 from nas_proxy.exits import explained
 from nas_proxy.options import (
+    COMBINE,
     EMBED,
     ENQUEUE,
     FORMATION,
@@ -85,6 +86,7 @@ def run_command(
     match: Annotated[str | None, typer.Option(help=MATCH)] = None,
     embed: Annotated[str | None, typer.Option(help=EMBED)] = None,
     signals: Annotated[str | None, typer.Option(help=SIGNALS, metavar="NAMES")] = None,
+    combine: Annotated[str | None, typer.Option(help=COMBINE, metavar="NAMES")] = None,
     no_flip: Annotated[bool, typer.Option("--no-flip", help="Never mirror images.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another run in the folder.")] = False,
     as_json: Json = False,
@@ -104,6 +106,7 @@ def run_command(
         "workers": workers,
         "candidate_minutes": candidate_minutes,
         "signals": listed(signals),
+        "combine": listed(combine),
         "flip": False if no_flip else None,
         "condense": {
             "method": method,
@@ -187,20 +190,22 @@ def truth_command(run: Run, as_json: Json = False) -> None:
     epilog=examples(
         "nas-proxy rank runs/digits-convnet",
         "nas-proxy rank runs/digits-convnet --signals params,flops,synflow,jacob_cov,naswot",
+        "nas-proxy rank runs/digits-convnet --combine proxy,synflow",
     ),
 )
 def rank_command(
     run: Run,
     signals: Annotated[str | None, typer.Option(help=SIGNALS, metavar="NAMES")] = None,
+    combine: Annotated[str | None, typer.Option(help=COMBINE, metavar="NAMES")] = None,
     as_json: Json = False,
 ) -> None:
-    """Train the controls, compute the others, and judge every signal by the ground truth; --signals stays chosen."""
+    """Train the controls, compute the others, and judge every signal by the ground truth. Its options stay chosen."""
     with at_work() as terminal:
         from nas_proxy.config import resolve
         from nas_proxy.run_folder import open_run
         from nas_proxy.stages import run_all
 
-        given = {"signals": listed(signals)}
+        given = {"signals": listed(signals), "combine": listed(combine)}
         settings = resolve(given, open_run(run).path / "run.toml", options=option_names())
         run_all(settings, run, progress=terminal, names=("rank",))
     print_ranking(run, as_json=as_json)

@@ -2,7 +2,8 @@
 
 Parameters and FLOPs, and the scores of untrained networks (`nas_proxy.zero_cost`). An architecture without a score
 keeps its place in the ranking, so that all signals are judged on the same architectures: it counts as the lowest,
-as it would for whoever chose by that signal, and the signal's row says how many there are and why.
+as it would for whoever chose by that signal, and the signal's row says how many there are and why. From several
+signals, trained or not, comes one more: their mean rank.
 """
 
 import math
@@ -11,17 +12,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 
 from nas_proxy import zero_cost
 from nas_proxy.cost import measure
 from nas_proxy.images import DataShape, ImageSet
+from nas_proxy.ranking import Signal
 from nas_proxy.seeds import derive
 from nas_proxy.space import Architecture, SearchSpace
 from nas_proxy.zero_cost import Score
 
 SIZES = ("params", "flops")
 NAMES = (*SIZES, *zero_cost.SCORES)
+MEMBERS = ("proxy", "early_stop", *NAMES)
+"""What a mean rank can be of: signals whose cost is that of all that is known of them, so not three random draws."""
+
+COMBINED = "combined"
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,22 @@ def computed(
             progress(len(columns) * len(architectures) + len(scores))
         columns[name] = Column(tuple(scores), len(images) if name in zero_cost.NEED_IMAGES else 0)
     return columns
+
+
+def mean_rank(members: Sequence[Signal], keys: Sequence[str]) -> Signal:
+    """Return the signal that scores each of `keys` by the mean of its ranks by the members; it costs what they cost.
+
+    Ties share their mean rank. The members have one draw each and a finite score for every key.
+    """
+    ranks = [signal.scores.loc[list(keys)].iloc[:, 0].rank() for signal in members]
+    return Signal(
+        COMBINED,
+        pd.DataFrame({0: sum(ranks) / len(ranks)}),
+        sum(signal.seconds for signal in members),
+        sum(signal.image_passes for signal in members),
+        sum(signal.stored_bytes for signal in members),
+        note=f"the mean rank of {', '.join(signal.name for signal in members)}",
+    )
 
 
 def _score(

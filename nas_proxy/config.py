@@ -48,7 +48,8 @@ class RunConfig:
         on the proxy is ended and counts as failed; None for no limit. preview_every: steps of the condensation
         between pictures of its images; 0 for none. None of these is part of a run's identity.
     signals: what the ranking of the proxy is compared with besides random images and early stopping, computed
-        without training; names of `nas_proxy.computed.NAMES`. It may change at any time, too.
+        without training; names of `nas_proxy.computed.NAMES`. combine: signals whose mean rank is one more, of
+        `nas_proxy.computed.MEMBERS`; () for none. Both may change at any time, too.
     condense: recipe of the condensed set. proxy_training: of candidates on it, and of the controls.
         full_training: of the ground truth.
     """
@@ -68,6 +69,7 @@ class RunConfig:
     candidate_minutes: float | None = None
     preview_every: int = 0
     signals: tuple[str, ...] = computed.SIZES
+    combine: tuple[str, ...] = ()
     condense: Condensation = field(default_factory=Condensation)
     proxy_training: Recipe = field(default_factory=lambda: Recipe(epochs=200))
     full_training: Recipe = field(default_factory=lambda: Recipe(epochs=50))
@@ -76,7 +78,9 @@ class RunConfig:
 # What the proposals alone depend on: it may change until the first of them is trained.
 OF_PROPOSALS = frozenset({"sampler", "enqueue"})
 # What may change between two commands in one folder: where it is computed, how far it goes, what is computed anew.
-NOT_IDENTITY = frozenset({"device", "workers", "candidate_minutes", "preview_every", "trials", "truth", "signals"})
+NOT_IDENTITY = frozenset(
+    {"device", "workers", "candidate_minutes", "preview_every", "trials", "truth", "signals", "combine"}
+)
 
 # (lowest, highest) of every number; a bound of None is open.
 BOUNDS: dict[str, tuple[float, float | None]] = {
@@ -117,6 +121,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "proxy_training.precision": engine.PRECISIONS,
     "full_training.precision": engine.PRECISIONS,
 }
+# The values of settings that list signals.
+SIGNAL_NAMES = {"signals": computed.NAMES, "combine": computed.MEMBERS}
 MOST_EPOCHS = 1_000_000
 # Numbers that must be above zero but may be fractions.
 POSITIVE = frozenset(
@@ -310,7 +316,7 @@ def _mistake(path: str, value: Any, hint: Any) -> str | None:
     kind = _kind(hint)
     if path == "enqueue":
         return _entries_mistake(path, value)
-    if path == "signals":
+    if path in SIGNAL_NAMES:
         return _signals_mistake(path, value)
     if kind is tuple:
         return _augmentation_mistake(path, value)
@@ -370,13 +376,19 @@ def _entries_mistake(path: str, value: Any) -> str | None:
 
 
 def _signals_mistake(path: str, value: Any) -> str | None:
+    known = SIGNAL_NAMES[path]
     if not isinstance(value, list | tuple):
-        return f"{path} is {value!r}; it must be a list of names: {', '.join(computed.NAMES)}"
-    unknown = [name for name in value if name not in computed.NAMES]
+        return f"{path} is {value!r}; it must be a list of names: {', '.join(known)}"
+    unknown = [name for name in value if name not in known]
+    if path == "combine" and "random" in unknown:
+        return f"{path} holds 'random', which has several draws; known: {', '.join(sorted(known))}"
     if unknown:
-        return f"{path} holds {unknown[0]!r}{nearest(str(unknown[0]), computed.NAMES)}"
-    twice = [name for name in computed.NAMES if list(value).count(name) > 1]
-    return f"{path} holds {twice[0]!r} more than once; leave one" if twice else None
+        return f"{path} holds {unknown[0]!r}{nearest(str(unknown[0]), known)}"
+    twice = [name for name in known if list(value).count(name) > 1]
+    if twice:
+        return f"{path} holds {twice[0]!r} more than once; leave one"
+    alone = path == "combine" and len(value) == 1
+    return f"{path} holds {value[0]!r} alone; give at least two" if alone else None
 
 
 def _augmentation_mistake(path: str, value: Any) -> str | None:

@@ -46,6 +46,7 @@ FORMATION = "2: each stored image holds four of half the size."
 MATCH = "Match the last block of the embedding networks, or all."
 EMBED = "Embedding networks: convnet, or drawn from the search space."
 SIGNALS = "Computed controls: params, flops, synflow, jacob_cov, naswot, with commas between."
+COMBINE = "Add the mean rank of several: proxy, early_stop or computed ones, with commas between."
 METHOD = "dm (distribution matching), random, herding or kcenter."
 Run = Annotated[Path, typer.Argument(help="The run folder.", metavar="RUN", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
@@ -60,6 +61,6 @@ def option_names() -> dict[str, str]:
     """Return what the settings are called on the command line."""
     same = (
         *("dataset", "space", "seed", "trials", "truth", "truth_table", "sampler", "enqueue"),
-        *("limit", "image_size", "device", "workers", "preview_every", "signals"),
+        *("limit", "image_size", "device", "workers", "preview_every", "signals", "combine"),
     )
     return {path: f"--{name.replace('_', '-')}" for name, path in [*((n, n) for n in same), *SETTINGS.items()]}

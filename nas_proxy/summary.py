@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from nas_proxy.computed import SIZES, Column, computed
+from nas_proxy.computed import NAMES, SIZES, Column, computed, mean_rank
 from nas_proxy.files import write_json, write_text
 from nas_proxy.images import ImageSet
 from nas_proxy.ledger import TRAINED, Record
@@ -18,8 +18,8 @@ from nas_proxy.trust import DRAWS, Truth, by_draw, the_sample, truth_of
 
 
 def compute_signals(session: Session) -> dict[str, Column]:
-    """Score the uniform sample by each of the settings' `signals`."""
-    sample, names = the_sample(session), session.config.signals
+    """Score the uniform sample by each of the settings' `signals`, and by those to be combined."""
+    sample, names = the_sample(session), _names(session)
     with session.progress.stage("Signals", len(sample) * len(names)) as bar:
         return computed(
             names,
@@ -30,6 +30,11 @@ def compute_signals(session: Session) -> dict[str, Column]:
             device=session.device,
             progress=bar.to,
         )
+
+
+def _names(session: Session) -> tuple[str, ...]:
+    config = session.config
+    return tuple(dict.fromkeys([*config.signals, *(name for name in config.combine if name in NAMES)]))
 
 
 def write_tables(session: Session, columns: Mapping[str, Column] | None = None) -> None:
@@ -105,7 +110,7 @@ def _scores(session: Session, sample: Sequence[str], columns: Mapping[str, Colum
             "random": random.mean(axis=1).to_numpy(),
             **{f"random_{draw}": random[draw].to_numpy() for draw in range(DRAWS)},
             "early_stop": by_draw(session.ledger.records("early_stop"), 1).reindex(list(sample))[0].to_numpy(),
-            **{name: _values(name, [proxy[key] for key in sample], columns) for name in session.config.signals},
+            **{name: _values(name, [proxy[key] for key in sample], columns) for name in _names(session)},
         }
     )
 
@@ -129,6 +134,8 @@ def write_ranking(session: Session, environment: dict[str, object], columns: Map
     train = session.data.train
     truth_cost = _cost(truth.records, keys)
     used = ranked(signals, truth.scores, keys)
+    if session.config.combine:
+        signals.append(mean_rank([s for s in signals if s.name in session.config.combine], used))
     rows = rank(
         signals,
         truth.scores,

@@ -20,6 +20,7 @@ SIGNALS = {
     "synflow": "SynFlow",
     "jacob_cov": "Jacob_cov",
     "naswot": "NASWOT",
+    "combined": "Mean rank",
     "repeatability": "Full training",
 }
 

@@ -6,7 +6,9 @@ import json
 import math
 import random
 import re
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from typer.testing import CliRunner
 import nas_proxy
 from conftest import blobs, write_space
 from nas_proxy.cli import app
-from nas_proxy.computed import NAMES, Column, computed
+from nas_proxy.computed import NAMES, Column, computed, mean_rank
 from nas_proxy.config import resolve
 from nas_proxy.cost import measure
 from nas_proxy.images import DataShape, ImageSet
@@ -71,17 +73,25 @@ def test_what_is_computed_does_not_depend_on_what_else_is(tiny_space):
     assert other.values != everything["jacob_cov"].values
 
 
-@pytest.fixture
-def run(tmp_path):
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
     # With fewer units than images, no kernel of their codes would be regular.
-    space = write_space(tmp_path / "wide.py", (100, 120, 140, 160))
+    space = write_space(folder / "wide.py", (100, 120, 140, 160))
     images = blobs(per_class=60)
-    path = tmp_path / "blobs.npz"
+    path = folder / "blobs.npz"
     np.savez(path, images=images.images[:, 0].numpy(), labels=images.labels.numpy())
     settings: dict[str, Any] = {"trials": 6, "truth": 6, "workers": 1, "device": "cpu"}
     settings |= {"condense": {"method": "random", "images_per_class": 2}}
     settings |= {"proxy_training": {"epochs": 1}, "full_training": {"epochs": 1}}
-    return nas_proxy.run(f"npz:{path}", str(space), out=tmp_path / "run", **settings)
+    return nas_proxy.run(f"npz:{path}", str(space), out=folder / "run", **settings)
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of a finished run, and its ranking."""
+    shutil.copytree(finished.folder, tmp_path / "run")
+    return SimpleNamespace(folder=tmp_path / "run", ranking=finished.ranking)
 
 
 def test_rank_takes_other_signals_and_trains_nothing_again(run, monkeypatch):
@@ -132,6 +142,36 @@ def test_a_signal_without_any_score_is_undefined_with_its_reason():
     assert row["spearman"]["value"] is None
     assert row["spearman"]["reason"] == "naswot is constant over the 4 architectures"
     assert row["spearman_note"] == "4 of 4 have no score and count as the lowest (it has no weights)"
+
+
+def test_the_mean_rank_is_that_of_the_keys_alone_and_costs_what_its_members_cost():
+    def of(name: str, *values: float) -> Signal:
+        return Signal(name, pd.DataFrame({0: values}, index=list("abcde")), 2.0, 30, 4)
+
+    # Ranks 1 2.5 2.5 4 and 4 2 3 1; "e" is not to be ranked.
+    found = mean_rank([of("proxy", 0.1, 0.2, 0.2, 0.9, 0.15), of("flops", 9, 2, 5, 1, 7)], list("abcd"))
+    assert found.scores[0].to_dict() == {"a": 2.5, "b": 2.25, "c": 2.75, "d": 2.5}
+    assert (found.name, found.seconds, found.image_passes, found.stored_bytes) == ("combined", 4.0, 60, 8)
+    assert found.note == "the mean rank of proxy, flops"
+
+
+def test_rank_adds_the_mean_rank_of_several(run):
+    for names, rows in (("proxy,synflow", ["synflow", "combined"]), ("", [])):
+        arguments = ["rank", str(run.folder), "--combine", names, "--json"]
+        done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        assert done.exit_code == 0
+        signals = json.loads(done.stdout)["signals"]
+        assert list(signals) == ["proxy", "random", "early_stop", "params", "flops", *rows, "repeatability"]
+        assert {k: v for k, v in signals["proxy"].items() if k != "seconds"} == {
+            k: v for k, v in run.ranking["signals"]["proxy"].items() if k != "seconds"
+        }
+        if names:
+            scores, truth = (pd.read_csv(run.folder / f"{name}.csv").set_index("key") for name in ("scores", "truth"))
+            mean = scores["proxy"].rank() + scores["synflow"].rank()
+            accuracies = [truth.loc[mean.index, f"accuracy_{seed}"] for seed in (0, 1)]
+            expected = np.mean([spearmanr(mean, accuracy).statistic for accuracy in accuracies])
+            assert signals["combined"]["spearman"]["value"] == pytest.approx(expected)
+            assert signals["combined"]["spearman_note"] == "the mean rank of proxy, synflow"
 
 
 def published(count: int) -> list[tuple[str, float]]:

@@ -120,20 +120,30 @@ def test_only_what_makes_another_run_differs():
     assert "limit" not in to_dict(base)
 
 
-def test_the_computed_signals_are_named(tmp_path):
+def test_signals_are_named(tmp_path):
     path = tmp_path / "run.toml"
-    write_config(resolve({"signals": ["synflow", "params"]}), path)
+    write_config(resolve({"signals": ["synflow", "params"], "combine": ["proxy", "flops"]}), path)
     assert resolve({}, path).signals == ("synflow", "params")
-    assert resolve({}).signals == ("params", "flops")
+    assert resolve({}, path).combine == ("proxy", "flops")
+    assert (resolve({}).signals, resolve({}).combine) == (("params", "flops"), ())
     assert differences(resolve({}, path), resolve({})) == []
-    for value, mistake in {
-        "synflow": "signals is 'synflow'; it must be a list of names: params, flops, synflow, jacob_cov, naswot",
-        ("synflw",): "signals holds 'synflw'; did you mean 'synflow'? known: flops, jacob_cov, naswot, params, synflow",
-        ("flops", "flops"): "signals holds 'flops' more than once; leave one",
-    }.items():
-        with pytest.raises(ConfigError) as caught:
-            resolve({"signals": value})
-        assert caught.value.mistakes == (mistake,)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "mistake"),
+    [
+        ("signals", "synflow", "is 'synflow'; it must be a list of names: params, flops, synflow, jacob_cov, naswot"),
+        ("signals", ["synflw"], "holds 'synflw'; did you mean 'synflow'? known: flops, jacob_cov, naswot, params"),
+        ("signals", ["flops", "flops"], "holds 'flops' more than once; leave one"),
+        ("signals", ["proxy"], "holds 'proxy'; known: flops, jacob_cov"),
+        ("combine", ["proxy"], "holds 'proxy' alone; give at least two"),
+        ("combine", ["random", "flops"], "holds 'random', which has several draws; known: early_stop, flops"),
+    ],
+)
+def test_a_wrong_signal_gets_a_sentence(name, value, mistake):
+    with pytest.raises(ConfigError) as caught:
+        resolve({name: value})
+    assert caught.value.mistakes[0].startswith(f"{name} {mistake}")
 
 
 def test_many_images_a_class_take_the_papers_larger_rate():
