@@ -189,8 +189,7 @@ def truth_command(run: Run, as_json: Json = False) -> None:
     "rank",
     epilog=examples(
         "nas-proxy rank runs/digits-convnet",
-        "nas-proxy rank runs/digits-convnet --signals params,flops,synflow,jacob_cov,naswot",
-        "nas-proxy rank runs/digits-convnet --combine proxy,synflow",
+        "nas-proxy rank runs/digits-convnet --signals params,flops,synflow --combine proxy,synflow",
     ),
 )
 def rank_command(
