@@ -5,7 +5,7 @@ import types
 import typing
 from typing import Any
 
-from nas_proxy import augment, engine
+from nas_proxy import augment, computed, engine
 from nas_proxy.embedding import PRECISIONS
 from nas_proxy.errors import nearest
 from nas_proxy.proposals import SAMPLERS
@@ -55,6 +55,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "proxy_training.precision": engine.PRECISIONS,
     "full_training.precision": engine.PRECISIONS,
 }
+# The values of settings that list signals.
+SIGNAL_NAMES = {"signals": computed.NAMES, "combine": computed.MEMBERS}
 MOST_EPOCHS = 1_000_000
 # Numbers that must be above zero but may be fractions.
 POSITIVE = frozenset(
@@ -68,6 +70,8 @@ def mistake(path: str, value: Any, hint: Any) -> str | None:
     kind = kind_of(hint)
     if path == "enqueue":
         return _entries_mistake(path, value)
+    if path in SIGNAL_NAMES:
+        return _signals_mistake(path, value)
     if kind is tuple:
         return _augmentation_mistake(path, value)
     if not is_a(value, kind):
@@ -124,6 +128,22 @@ def _entries_mistake(path: str, value: Any) -> str | None:
     if not isinstance(value, list | tuple) or not all(isinstance(entry, str) for entry in value):
         return f"{path} is {value!r}; it must be a list of keys, or of architectures as JSON"
     return None
+
+
+def _signals_mistake(path: str, value: Any) -> str | None:
+    known = SIGNAL_NAMES[path]
+    if not isinstance(value, list | tuple):
+        return f"{path} is {value!r}; it must be a list of names: {', '.join(known)}"
+    unknown = [name for name in value if name not in known]
+    if path == "combine" and "random" in unknown:
+        return f"{path} holds 'random', which has several draws; known: {', '.join(sorted(known))}"
+    if unknown:
+        return f"{path} holds {unknown[0]!r}{nearest(str(unknown[0]), known)}"
+    twice = [name for name in known if list(value).count(name) > 1]
+    if twice:
+        return f"{path} holds {twice[0]!r} more than once; leave one"
+    alone = path == "combine" and len(value) == 1
+    return f"{path} holds {value[0]!r} alone; give at least two" if alone else None
 
 
 def _augmentation_mistake(path: str, value: Any) -> str | None:

@@ -11,15 +11,18 @@ from nas_proxy import cli_condense, cli_watch
 from nas_proxy._version import __version__
 from nas_proxy.exits import explained
 from nas_proxy.options import (
+    COMBINE,
     EMBED,
     ENQUEUE,
     FORMATION,
     MATCH,
     METHOD,
     SAMPLER,
+    SIGNALS,
     Json,
     Run,
     examples,
+    listed,
     numeric,
     option_names,
 )
@@ -86,6 +89,8 @@ def run_command(
     formation: Annotated[int | None, numeric(FORMATION)] = None,
     match: Annotated[str | None, typer.Option(help=MATCH)] = None,
     embed: Annotated[str | None, typer.Option(help=EMBED)] = None,
+    signals: Annotated[str | None, typer.Option(help=SIGNALS, metavar="NAMES")] = None,
+    combine: Annotated[str | None, typer.Option(help=COMBINE, metavar="NAMES")] = None,
     no_flip: Annotated[bool, typer.Option("--no-flip", help="Never mirror images.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another run in the folder.")] = False,
     as_json: Json = False,
@@ -108,6 +113,8 @@ def run_command(
         "device": device,
         "workers": workers,
         "candidate_minutes": candidate_minutes,
+        "signals": listed(signals),
+        "combine": listed(combine),
         "flip": False if no_flip else None,
         "condense": {
             "method": method,
@@ -186,10 +193,29 @@ def truth_command(run: Run, as_json: Json = False) -> None:
     print_result(result, text, as_json=as_json)
 
 
-@app.command("rank", epilog=examples("nas-proxy rank runs/digits-convnet", "nas-proxy rank runs/digits-convnet --json"))
-def rank_command(run: Run, as_json: Json = False) -> None:
-    """Train the controls, and judge every signal by the ground truth."""
-    print_ranking(_do(run, "rank").path, as_json=as_json)
+@app.command(
+    "rank",
+    epilog=examples(
+        "nas-proxy rank runs/digits-convnet",
+        "nas-proxy rank runs/digits-convnet --signals params,flops,synflow --combine proxy,synflow",
+    ),
+)
+def rank_command(
+    run: Run,
+    signals: Annotated[str | None, typer.Option(help=SIGNALS, metavar="NAMES")] = None,
+    combine: Annotated[str | None, typer.Option(help=COMBINE, metavar="NAMES")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train the controls, compute the others, and judge every signal by the ground truth. Its options stay chosen."""
+    with at_work() as terminal:
+        from nas_proxy.config import resolve
+        from nas_proxy.run_folder import open_run
+        from nas_proxy.stages import run_all
+
+        given = {"signals": listed(signals), "combine": listed(combine)}
+        settings = resolve(given, open_run(run).path / "run.toml", options=option_names())
+        run_all(settings, run, progress=terminal, names=("rank",))
+    print_ranking(run, as_json=as_json)
 
 
 @app.command(

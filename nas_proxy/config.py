@@ -17,7 +17,7 @@ from typing import Any
 
 import tomli_w
 
-from nas_proxy import augment, bounds
+from nas_proxy import augment, bounds, computed
 from nas_proxy.bounds import is_a, kind_of
 from nas_proxy.condensation import Condensation
 from nas_proxy.errors import ConfigError, nearest
@@ -48,6 +48,9 @@ class RunConfig:
         candidates; 0 for one a core on the CPU and one on a GPU. candidate_minutes: a candidate that trains longer
         on the proxy is ended and counts as failed; None for no limit. preview_every: steps of the condensation
         between pictures of its images; 0 for none. None of these is part of a run's identity.
+    signals: what the ranking of the proxy is compared with besides random images and early stopping, computed
+        without training; names of `nas_proxy.computed.NAMES`. combine: signals whose mean rank is one more, of
+        `nas_proxy.computed.MEMBERS`; () for none. Both may change at any time, too.
     condense: recipe of the condensed set. proxy_training: of candidates on it, and of the controls.
         full_training: of the ground truth.
     """
@@ -70,6 +73,8 @@ class RunConfig:
     workers: int = 0
     candidate_minutes: float | None = None
     preview_every: int = 0
+    signals: tuple[str, ...] = computed.SIZES
+    combine: tuple[str, ...] = ()
     condense: Condensation = field(default_factory=Condensation)
     proxy_training: Recipe = field(default_factory=lambda: Recipe(epochs=200))
     full_training: Recipe = field(default_factory=lambda: Recipe(epochs=50))
@@ -77,9 +82,10 @@ class RunConfig:
 
 # What the proposals alone depend on: it may change until the first of them is trained.
 OF_PROPOSALS = frozenset({"sampler", "enqueue"})
-# What may change between two commands in one folder: where it is computed, and how far it goes.
+# What may change between two commands in one folder: where it is computed, how far it goes, what is computed anew.
 NOT_IDENTITY = frozenset(
     {"device", "workers", "candidate_minutes", "preview_every", "trials", "truth", "patience", "hours"}
+    | {"signals", "combine"}
 )
 
 

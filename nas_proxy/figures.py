@@ -25,8 +25,11 @@ COLOURS = {
     "proxy": "#2f81d6",
     "random": "#d98118",
     "early_stop": "#8f67cf",
-    "params": "#7f8a96",
     "flops": "#a3893a",
+    "synflow": "#3f9e58",
+    "jacob_cov": "#b56fb0",
+    "naswot": "#5f7fd9",
+    "combined": "#12a08f",
     "repeatability": "#c2566e",
 }
 OTHER, PICK, FAILED = "#7f8a96", "#e0a100", "#c2566e"

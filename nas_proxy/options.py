@@ -45,9 +45,16 @@ ENQUEUE = "Propose the architectures in this file first: a JSON list, or a key a
 FORMATION = "2: each stored image holds four of half the size."
 MATCH = "Match the last block of the embedding networks, or all."
 EMBED = "Embedding networks: convnet, or drawn from the search space."
+SIGNALS = "Computed controls: params, flops, synflow, jacob_cov, naswot, with commas between."
+COMBINE = "Add the mean rank of several: proxy, early_stop or computed ones, with commas between."
 METHOD = "dm (distribution matching), random, herding or kcenter."
 Run = Annotated[Path, typer.Argument(help="The run folder.", metavar="RUN", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
+
+
+def listed(text: str | None) -> list[str] | None:
+    """Return the names in a text with commas between them; None for an option that was not given."""
+    return None if text is None else [name for name in map(str.strip, text.split(",")) if name]
 
 
 def option_names() -> dict[str, str]:
@@ -55,5 +62,6 @@ def option_names() -> dict[str, str]:
     same = (
         *("dataset", "space", "seed", "trials", "truth", "truth_table", "sampler", "enqueue", "patience", "hours"),
         *("max_params", "max_flops", "limit", "image_size", "device", "workers", "preview_every"),
+        *("signals", "combine"),
     )
     return {path: f"--{name.replace('_', '-')}" for name, path in [*((n, n) for n in same), *SETTINGS.items()]}

@@ -54,6 +54,7 @@ class Signal:
     scores: index: the architecture's key; one column a draw. Rows beyond the sample are ignored.
     seconds, image_passes, stored_bytes: cost of all scores together.
     pick: the key of the architecture that the signal chose; None for the best of the sample.
+    note: what a reader of its correlation should know of the scores.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Signal:
     image_passes: int
     stored_bytes: int
     pick: str | None = None
+    note: str | None = None
 
 
 class Pair(NamedTuple):
@@ -131,6 +133,7 @@ def rank(
     for signal in signals:
         rows[signal.name] = {
             **_agreement(draws[signal.name], plan),
+            **({} if signal.note is None else {"spearman_note": signal.note}),
             **_choice(signal, trained, keys),
             **_cost(signal.seconds, signal.image_passes, signal.stored_bytes),
             "minus_random": minus_control(signal.name, draws, control, plan).as_json(),

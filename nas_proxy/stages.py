@@ -28,7 +28,7 @@ from nas_proxy.search import search
 from nas_proxy.selection import select
 from nas_proxy.session import Session, open_session
 from nas_proxy.space_loading import space_digest, split_spec
-from nas_proxy.summary import write_ranking, write_tables
+from nas_proxy.summary import compute_signals, write_ranking, write_tables
 from nas_proxy.trust import the_sample, train_controls, train_truth, truth_of
 
 
@@ -219,13 +219,14 @@ def truth_stage(session: Session) -> None:
 
 
 def rank_stage(session: Session) -> None:
-    """Train the controls and write `ranking.json`."""
+    """Train the controls, compute the signals that need no training, and write `ranking.json`."""
     the_sample(session)
     if truth_of(session) is None:
         raise RunFolderError(f"nothing is fully trained yet; first run: nas-proxy truth {session.run.path}")
     train_controls(session)
-    write_tables(session)
-    write_ranking(session, environment(session.device, session.pool.count))
+    columns = compute_signals(session)
+    write_tables(session, columns)
+    write_ranking(session, environment(session.device, session.pool.count), columns)
 
 
 def report_stage(session: Session) -> None:

@@ -1,13 +1,12 @@
 """From the ledger to the files that people read: trials.csv, truth.csv, scores.csv and ranking.json."""
 
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from nas_proxy.cost import measure
+from nas_proxy.computed import NAMES, SIZES, Column, computed, mean_rank
 from nas_proxy.files import write_json, write_text
 from nas_proxy.images import ImageSet
 from nas_proxy.ledger import TRAINED, Record
@@ -18,11 +17,29 @@ from nas_proxy.session import Session
 from nas_proxy.space_loading import split_spec
 from nas_proxy.trust import DRAWS, Truth, by_draw, the_sample, truth_of
 
-COMPUTED = ("params", "flops")
+
+def compute_signals(session: Session) -> dict[str, Column]:
+    """Score the uniform sample by each of the settings' `signals`, and by those to be combined."""
+    sample, names = the_sample(session), _names(session)
+    with session.progress.stage("Signals", len(sample) * len(names)) as bar:
+        return computed(
+            names,
+            session.space,
+            [r.architecture for r in sample],
+            session.data.train,
+            session.config.seed,
+            device=session.device,
+            progress=bar.to,
+        )
 
 
-def write_tables(session: Session) -> None:
-    """Write trials.csv, truth.csv and scores.csv from what has been trained so far."""
+def _names(session: Session) -> tuple[str, ...]:
+    config = session.config
+    return tuple(dict.fromkeys([*config.signals, *(name for name in config.combine if name in NAMES)]))
+
+
+def write_tables(session: Session, columns: Mapping[str, Column] | None = None) -> None:
+    """Write trials.csv, truth.csv and scores.csv from what has been trained so far, and computed of the sample."""
     records = session.ledger.records("proxy")
     sample = [r.key for r in sampled(session, records)]
     _write_csv(_trials(records, set(sample)), session.run / "trials.csv")
@@ -30,7 +47,7 @@ def write_tables(session: Session) -> None:
     if truth is not None:
         _write_csv(_truth(truth, set(sample)), session.run / "truth.csv")
     if sample:
-        _write_csv(_scores(session, sample), session.run / "scores.csv")
+        _write_csv(_scores(session, sample, columns or {}), session.run / "scores.csv")
 
 
 def _write_csv(frame: pd.DataFrame, path: Path) -> None:
@@ -83,8 +100,8 @@ def _truth(truth: Truth, sample: set[str]) -> pd.DataFrame:
     return frame.sort_values("key", ignore_index=True)
 
 
-def _scores(session: Session, sample: Sequence[str]) -> pd.DataFrame:
-    """Return a row a sampled architecture and a column a signal; the controls are empty until they are trained."""
+def _scores(session: Session, sample: Sequence[str], columns: Mapping[str, Column]) -> pd.DataFrame:
+    """Return a row a sampled architecture and a column a signal; what is not trained or computed yet is empty."""
     proxy = {r.key: r for r in session.ledger.records("proxy")}
     random = by_draw(session.ledger.records("random"), DRAWS).reindex(list(sample))
     return pd.DataFrame(
@@ -94,12 +111,18 @@ def _scores(session: Session, sample: Sequence[str]) -> pd.DataFrame:
             "random": random.mean(axis=1).to_numpy(),
             **{f"random_{draw}": random[draw].to_numpy() for draw in range(DRAWS)},
             "early_stop": by_draw(session.ledger.records("early_stop"), 1).reindex(list(sample))[0].to_numpy(),
-            **{name: [getattr(proxy[key], name) for key in sample] for name in COMPUTED},
+            **{name: _values(name, [proxy[key] for key in sample], columns) for name in _names(session)},
         }
     )
 
 
-def write_ranking(session: Session, environment: dict[str, object]) -> None:
+def _values(name: str, sample: Sequence[Record], columns: Mapping[str, Column]) -> Sequence[float | None]:
+    if name in SIZES:  # whole numbers, known since the training
+        return [getattr(r, name) for r in sample]
+    return columns[name].values if name in columns else [None] * len(sample)
+
+
+def write_ranking(session: Session, environment: dict[str, object], columns: Mapping[str, Column]) -> None:
     """Judge all signals by the ground truth and write ranking.json."""
     sample = the_sample(session)
     truth = truth_of(session)
@@ -108,10 +131,12 @@ def write_ranking(session: Session, environment: dict[str, object]) -> None:
     records = {signal: session.ledger.records(signal) for signal in trained}
     pick = best_first(records["proxy"])[0]
     keys = [r.key for r in sample]
-    signals = _signals(session, sample, records, pick.key)
+    signals = _signals(session, sample, records, pick.key, columns)
     train = session.data.train
     truth_cost = _cost(truth.records, keys)
     used = ranked(signals, truth.scores, keys)
+    if session.config.combine:
+        signals.append(mean_rank([s for s in signals if s.name in session.config.combine], used))
     rows = rank(
         signals,
         truth.scores,
@@ -128,7 +153,10 @@ def write_ranking(session: Session, environment: dict[str, object]) -> None:
         "signals": rows,
         "pick": _pick(pick, truth.scores, set(keys)),
         "cost": _run_cost(session, records["proxy"], truth, keys),
-        "failures": {name: sum(not r.complete for r in found) for name, found in records.items()},
+        "failures": {
+            **{name: sum(not r.complete for r in found) for name, found in records.items()},
+            **{name: column.missing for name, column in columns.items() if name not in SIZES},
+        },
         "environment": environment,
     }
     write_json(session.run / "ranking.json", ranking)
@@ -164,7 +192,13 @@ def _origin(session: Session, truth: Truth) -> dict[str, object]:
     }
 
 
-def _signals(session: Session, sample: Sequence[Record], records: dict[str, list[Record]], pick: str) -> list[Signal]:
+def _signals(
+    session: Session,
+    sample: Sequence[Record],
+    records: dict[str, list[Record]],
+    pick: str,
+    columns: Mapping[str, Column],
+) -> list[Signal]:
     proxy = ImageSet.load(session.proxy_path)
     keys = [r.key for r in sample]
     condense_seconds = _condense_seconds(session)
@@ -179,15 +213,14 @@ def _signals(session: Session, sample: Sequence[Record], records: dict[str, list
         trained("proxy", 1, proxy.stored_bytes, condense_seconds, pick),
         trained("random", DRAWS, len(proxy) * session.data.train.stored_bytes // len(session.data.train)),
         trained("early_stop", 1, session.data.train.stored_bytes),
-        *(_computed(session, name, sample) for name in COMPUTED),
+        *(_computed(session, name, column, keys) for name, column in columns.items()),
     ]
 
 
-def _computed(session: Session, name: str, sample: Sequence[Record]) -> Signal:
-    start = time.perf_counter()
-    values = [getattr(measure(session.space, r.architecture, session.shape), name) for r in sample]
-    seconds = time.perf_counter() - start
-    return Signal(name, pd.DataFrame({0: values}, index=[r.key for r in sample], dtype=float), seconds, 0, 0)
+def _computed(session: Session, name: str, column: Column, keys: Sequence[str]) -> Signal:
+    scores = pd.DataFrame({0: column.ranked()}, index=list(keys), dtype=float)
+    stored = column.images * session.data.train.stored_bytes // len(session.data.train)
+    return Signal(name, scores, column.seconds, column.image_passes, stored, note=column.note())
 
 
 def _cost(records: Iterable[Record], keys: Iterable[str]) -> dict[str, Any]:

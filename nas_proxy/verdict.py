@@ -17,7 +17,19 @@ SIGNALS = {
     "early_stop": "Early stop",
     "params": "Parameters",
     "flops": "FLOPs",
+    "synflow": "SynFlow",
+    "jacob_cov": "Jacob_cov",
+    "naswot": "NASWOT",
+    "combined": "Mean rank",
     "repeatability": "Full training",
+}
+
+UNTRAINED = {
+    "params": "counting parameters alone",
+    "flops": "counting FLOPs alone",
+    "synflow": "SynFlow, without any training,",
+    "jacob_cov": "Jacob_cov, without any training,",
+    "naswot": "NASWOT, without any training,",
 }
 
 MEASURES = {
@@ -203,7 +215,7 @@ def verdict_parts(ranking: Mapping[str, Any]) -> tuple[str, str]:
         _spearman(spearman, over),
         _repeatability(ranking),
         _against_random(ranking),
-        _size_alone(ranking),
+        _untrained(ranking),
     ]
     return _judgement(ranking, spearman), "; ".join(filter(None, evidence))
 
@@ -259,11 +271,11 @@ def _against_random(ranking: Mapping[str, Any]) -> str:
     return f"against random images {interval(gain, sign=True)}: {outcome}"
 
 
-def _size_alone(ranking: Mapping[str, Any]) -> str:
+def _untrained(ranking: Mapping[str, Any]) -> str:
     """Counting parameters costs nothing: a proxy that does no better has earned nothing, and this says so."""
     proxy = finite(part(ranking, "signals", "proxy", "spearman").get("value"))
-    free = {name: finite(part(ranking, "signals", name, "spearman").get("value")) for name in ("params", "flops")}
+    free = {name: finite(part(ranking, "signals", name, "spearman").get("value")) for name in UNTRAINED}
     best, value = max(free.items(), key=lambda item: -2.0 if item[1] is None else item[1])
     if value is None or proxy is None or value < proxy:
         return ""
-    return f"counting {label(best) if best == 'flops' else 'parameters'} alone reaches {decimal(value)}"
+    return f"{UNTRAINED[best]} reaches {decimal(value)}"

@@ -119,6 +119,32 @@ def test_only_what_makes_another_run_differs():
     assert "limit" not in to_dict(base)
 
 
+def test_signals_are_named(tmp_path):
+    path = tmp_path / "run.toml"
+    write_config(resolve({"signals": ["synflow", "params"], "combine": ["proxy", "flops"]}), path)
+    assert resolve({}, path).signals == ("synflow", "params")
+    assert resolve({}, path).combine == ("proxy", "flops")
+    assert (resolve({}).signals, resolve({}).combine) == (("params", "flops"), ())
+    assert differences(resolve({}, path), resolve({})) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "mistake"),
+    [
+        ("signals", "synflow", "is 'synflow'; it must be a list of names: params, flops, synflow, jacob_cov, naswot"),
+        ("signals", ["synflw"], "holds 'synflw'; did you mean 'synflow'? known: flops, jacob_cov, naswot, params"),
+        ("signals", ["flops", "flops"], "holds 'flops' more than once; leave one"),
+        ("signals", ["proxy"], "holds 'proxy'; known: flops, jacob_cov"),
+        ("combine", ["proxy"], "holds 'proxy' alone; give at least two"),
+        ("combine", ["random", "flops"], "holds 'random', which has several draws; known: early_stop, flops"),
+    ],
+)
+def test_a_wrong_signal_gets_a_sentence(name, value, mistake):
+    with pytest.raises(ConfigError) as caught:
+        resolve({name: value})
+    assert caught.value.mistakes[0].startswith(f"{name} {mistake}")
+
+
 def test_many_images_a_class_take_the_papers_larger_rate():
     assert resolve({"condense": {"images_per_class": 50}}).condense.learning_rate == 1.0
     assert resolve({"condense": {"images_per_class": 51}}).condense.learning_rate == 10.0

@@ -106,6 +106,8 @@ def test_a_signal_that_costs_nothing_and_does_as_well_is_named() -> None:
     assert verdict(of).endswith("; counting FLOPs alone reaches 0.50.")
     of["signals"]["params"]["spearman"]["value"] = 0.6
     assert verdict(of).endswith("; counting parameters alone reaches 0.60.")
+    of["signals"]["synflow"] = {"spearman": estimate(0.7, 0.4, 0.9)}
+    assert verdict(of).endswith("; SynFlow, without any training, reaches 0.70.")
 
 
 def test_the_repeatability_limits_what_can_be_said() -> None:
