@@ -286,7 +286,7 @@ def test_what_cannot_be_shown_gets_a_sentence_and_no_database(tmp_path: Path, mo
             application(folder)
         assert path.read_bytes() == broken
     path.unlink()
-    fill(folder, {"a": 0.5})
+    fill(folder, {"a": 0.5}).close()
     monkeypatch.setattr(storage_module, "PATIENCE", 0.05)
     with sqlite3.connect(path, isolation_level=None) as writer:
         writer.execute("BEGIN EXCLUSIVE")
