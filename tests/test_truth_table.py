@@ -290,7 +290,7 @@ def test_one_column_gives_no_repeatability(go):
     assert truth_source(finished.ranking).endswith("(12 architectures, one seed); nothing was fully trained here")
     page = report_html(read_run(finished.folder))
     assert "Full training has one seed" in page and "Seed 1" not in page
-    assert "averaged over its seeds" not in page and "dotted line" not in page and "by seed of" not in page
+    assert "averaged over its seeds" not in page and "repeats itself at" not in page and "by seed of" not in page
 
 
 def test_a_run_goes_on_and_grows_with_the_same_table_only(go):
