@@ -10,6 +10,7 @@ ranking.json        how far the ranking can be trusted
 report.html         all of it, to read
 final/              a final network, see `nas_proxy.final`; its accuracy is not the search's
 artifacts/          what the dashboard shows beside the studies
+previews/           pictures of the images while they were learnt, where they were asked for
 """
 
 import contextlib
@@ -63,7 +64,7 @@ class RunFolder:
 
     @property
     def previews(self) -> Path:
-        """Pictures of an unfinished condensation."""
+        """Pictures of the images while they are learnt, "step-<steps done>.png"."""
         return self.path / "previews"
 
     @property
@@ -152,6 +153,8 @@ def claim(run: RunFolder, *, overwrite: bool = False) -> None:
             (run / name).unlink(missing_ok=True)
         for folder in (run.work, run / "artifacts"):
             shutil.rmtree(folder, ignore_errors=True)
+        for picture in run.previews.glob("step-*.png"):
+            picture.unlink()
     check_same(run)
     write_config(run.config, run / "run.toml")
 

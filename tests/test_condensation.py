@@ -9,6 +9,7 @@ import torch
 from conftest import blobs
 from nas_proxy import condensation, embedding
 from nas_proxy.condensation import Condensation, condense
+from nas_proxy.config import resolve
 from nas_proxy.data import random_subset
 from nas_proxy.embedding import PRECISIONS, Embedding, open_engine
 from nas_proxy.errors import RunFailedError
@@ -16,6 +17,7 @@ from nas_proxy.images import ImageSet
 from nas_proxy.matching import loss_and_gradient
 from nas_proxy.picture import write_grid
 from nas_proxy.seeds import torch_generator
+from nas_proxy.stages import run_all
 
 RECIPE = Condensation(images_per_class=2, steps=12, real_batch=8, width=8)
 
@@ -84,6 +86,17 @@ def test_a_condensation_that_is_cut_off_goes_on_bit_equal(images, tmp_path, monk
     assert rest.images.fingerprint() == whole.images.fingerprint()
     assert rest.losses == pytest.approx(whole.losses)
     assert not checkpoint.exists()
+
+
+def test_pictures_are_kept_on_the_way_and_go_with_the_run(tiny_space, tmp_path):
+    condense = {"images_per_class": 1, "steps": 5, "real_batch": 4, "width": 4}
+    given = {"space": str(tiny_space), "device": "cpu", "condense": condense, "preview_every": 2}
+    run = run_all(resolve(given), tmp_path / "run", names=("condense",))
+    pictures = sorted(run.previews.iterdir())
+    assert [path.name for path in pictures] == ["step-000002.png", "step-000004.png"]
+    assert pictures[0].read_bytes() != pictures[1].read_bytes()
+    run_all(resolve({**given, "preview_every": 0}), run.path, names=("condense",), overwrite=True)
+    assert list(run.previews.iterdir()) == []
 
 
 @pytest.mark.parametrize("damage", ["other recipe", "truncated"])
