@@ -23,22 +23,22 @@ from typing import Any
 import pandas as pd
 import torch
 
-from nas_proxy import condensation
-from nas_proxy.condensation import Condensation, Task, condense
-from nas_proxy.convnet import ConvNet
-from nas_proxy.data import Development, development, random_subset
+from nas_proxy.condensation import condense as condensation
+from nas_proxy.condensation.condense import Condensation, Task, condense
+from nas_proxy.condensation.ranks import ALONE
+from nas_proxy.data.images import ImageSet, quantised
+from nas_proxy.data.sources import open_source
+from nas_proxy.data.splits import Development, development, random_subset
 from nas_proxy.environment import environment
-from nas_proxy.images import ImageSet, quantised
-from nas_proxy.ranking import Signal, rank
-from nas_proxy.ranks import ALONE
+from nas_proxy.pipeline.session import choose_device
+from nas_proxy.ranking.signals import Signal, rank
+from nas_proxy.ranking.truth_table import known_part, load_truth_table
 from nas_proxy.seeds import derive, torch_generator
-from nas_proxy.session import choose_device
-from nas_proxy.sources import open_source
-from nas_proxy.space import Architecture
-from nas_proxy.space_loading import load_space
-from nas_proxy.training import Recipe, fit
-from nas_proxy.truth_table import known_part, load_truth_table
-from nas_proxy.workers import Failure, Job, Pool
+from nas_proxy.spaces.convnet import ConvNet
+from nas_proxy.spaces.loading import load_space
+from nas_proxy.spaces.space import Architecture
+from nas_proxy.training.train import Recipe, fit
+from nas_proxy.training.workers import Failure, Job, Pool
 
 NETWORKS = 3  # that measure accuracy
 TEACHER_EPOCHS = 30

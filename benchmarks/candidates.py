@@ -30,15 +30,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from nas_proxy.convnet import ConvNet
-from nas_proxy.engine import choose
+from nas_proxy.data.images import ImageSet, from_raw
 from nas_proxy.environment import environment
-from nas_proxy.images import ImageSet, from_raw
 from nas_proxy.seeds import torch_generator
-from nas_proxy.space import Architecture
-from nas_proxy.space_loading import load_space
-from nas_proxy.training import Outcome, Recipe
-from nas_proxy.workers import Job, Pool
+from nas_proxy.spaces.convnet import ConvNet
+from nas_proxy.spaces.loading import load_space
+from nas_proxy.spaces.space import Architecture
+from nas_proxy.training.train import Outcome, Recipe
+from nas_proxy.training.ways import choose
+from nas_proxy.training.workers import Job, Pool
 
 CLASSES, SIZE, IMAGES, EPOCHS = 10, 32, 500, 200
 WIDTHS = (32, 64, 128)

@@ -21,12 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_proxy import condensation
-from nas_proxy.condensation import Condensation
-from nas_proxy.embedding import Embedding, Engine, open_engine
+from nas_proxy.condensation import condense as condensation
+from nas_proxy.condensation.condense import Condensation
+from nas_proxy.condensation.embedding import Embedding, Engine, open_engine
+from nas_proxy.condensation.ranks import ALONE
+from nas_proxy.data.images import ImageSet, from_raw
 from nas_proxy.environment import environment
-from nas_proxy.images import ImageSet, from_raw
-from nas_proxy.ranks import ALONE
 from nas_proxy.seeds import torch_generator
 
 CLASSES, SIZE, REAL, WIDTH, DEPTH = 10, 32, 256, 128, 3

@@ -22,14 +22,14 @@ from unittest import mock
 
 import optuna
 
-from nas_proxy import workers
-from nas_proxy.condensation import Condensation
-from nas_proxy.config import RunConfig
+from nas_proxy.condensation.condense import Condensation
 from nas_proxy.environment import environment
-from nas_proxy.run_folder import prepare_run
-from nas_proxy.space_loading import load_space
-from nas_proxy.stages import run_stages
-from nas_proxy.training import Outcome
+from nas_proxy.pipeline.config import RunConfig
+from nas_proxy.pipeline.run_folder import prepare_run
+from nas_proxy.pipeline.stages import run_stages
+from nas_proxy.spaces.loading import load_space
+from nas_proxy.training import workers
+from nas_proxy.training.train import Outcome
 
 HUNDRED = 100
 SPACE = """

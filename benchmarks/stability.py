@@ -16,17 +16,17 @@ import time
 
 import torch
 
-from nas_proxy import condensation
-from nas_proxy.condensation import Condensation, Task
-from nas_proxy.data import development
-from nas_proxy.embedding import Embedding, open_engine
+from nas_proxy.condensation import condense as condensation
+from nas_proxy.condensation.condense import Condensation, Task
+from nas_proxy.condensation.embedding import Embedding, open_engine
+from nas_proxy.condensation.matching import loss_and_gradient
+from nas_proxy.condensation.ranks import ALONE
+from nas_proxy.data.sources import open_source
+from nas_proxy.data.splits import development
 from nas_proxy.environment import environment
-from nas_proxy.matching import loss_and_gradient
-from nas_proxy.ranks import ALONE
+from nas_proxy.pipeline.session import choose_device
 from nas_proxy.seeds import torch_generator
-from nas_proxy.session import choose_device
-from nas_proxy.sources import open_source
-from nas_proxy.space_loading import load_space
+from nas_proxy.spaces.loading import load_space
 
 JUDGES = 3
 

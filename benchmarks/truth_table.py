@@ -23,11 +23,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from nas_proxy.data.images import DataShape
 from nas_proxy.environment import environment
-from nas_proxy.images import DataShape
-from nas_proxy.ranking import Signal, rank
-from nas_proxy.space_loading import load_space
-from nas_proxy.truth_table import known_part, load_truth_table
+from nas_proxy.ranking.signals import Signal, rank
+from nas_proxy.ranking.truth_table import known_part, load_truth_table
+from nas_proxy.spaces.loading import load_space
 
 SHAPE = DataShape(3, 32, 32, 10)
 

@@ -20,13 +20,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from nas_proxy.computed import NAMES, computed
-from nas_proxy.data import development
+from nas_proxy.data.images import DataShape, ImageSet
+from nas_proxy.data.sources import open_source
+from nas_proxy.data.splits import development
 from nas_proxy.environment import environment
-from nas_proxy.estimates import RESAMPLES, bootstrap_interval, spearman
-from nas_proxy.images import DataShape, ImageSet
-from nas_proxy.sources import open_source
-from nas_proxy.space_loading import load_space
+from nas_proxy.ranking.computed import NAMES, computed
+from nas_proxy.ranking.estimates import RESAMPLES, bootstrap_interval, spearman
+from nas_proxy.spaces.loading import load_space
 from search_spaces.nas_bench_201 import parse
 
 SHAPE = DataShape(3, 32, 32, 10)

@@ -23,35 +23,33 @@ from nas_proxy.errors import (
 )
 
 if TYPE_CHECKING:
-    from nas_proxy.condensation import Condensation, Condensed, condense
-    from nas_proxy.config import RunConfig
-    from nas_proxy.final import Final, load_final, train_final
-    from nas_proxy.images import DataShape, ImageSet
-    from nas_proxy.objective import ProxyObjective
-    from nas_proxy.space import NOTHING, All, Architecture, Branch, Choice, SearchSpace, Space, repeat
-    from nas_proxy.space_loading import load_space
-    from nas_proxy.stages import FinishedRun, run
-    from nas_proxy.training import Outcome, Recipe, train
+    from nas_proxy.condensation.condense import Condensation, Condensed, condense
+    from nas_proxy.data.images import DataShape, ImageSet
+    from nas_proxy.pipeline.config import RunConfig
+    from nas_proxy.pipeline.stages import FinishedRun, run
+    from nas_proxy.search.final import Final, load_final, train_final
+    from nas_proxy.search.objective import ProxyObjective
+    from nas_proxy.spaces.loading import load_space
+    from nas_proxy.spaces.space import NOTHING, All, Architecture, Branch, Choice, SearchSpace, Space, repeat
+    from nas_proxy.training.train import Outcome, Recipe, train
 else:
     # Hidden from type checkers, which would take any name whatsoever for one of this package's.
     _NAMES_OF = {
-        "condensation": ("Condensation", "Condensed", "condense"),
-        "config": ("RunConfig",),
-        "final": ("Final", "load_final", "train_final"),
-        "images": ("DataShape", "ImageSet"),
-        "objective": ("ProxyObjective",),
-        "space": ("NOTHING", "All", "Architecture", "Branch", "Choice", "SearchSpace", "Space", "repeat"),
-        "space_loading": ("load_space",),
-        "stages": ("FinishedRun", "run"),
-        "training": ("Outcome", "Recipe", "train"),
+        "condensation.condense": ("Condensation", "Condensed", "condense"),
+        "data.images": ("DataShape", "ImageSet"),
+        "pipeline.config": ("RunConfig",),
+        "pipeline.stages": ("FinishedRun", "run"),
+        "search.final": ("Final", "load_final", "train_final"),
+        "search.objective": ("ProxyObjective",),
+        "spaces.loading": ("load_space",),
+        "spaces.space": ("NOTHING", "All", "Architecture", "Branch", "Choice", "SearchSpace", "Space", "repeat"),
+        "training.train": ("Outcome", "Recipe", "train"),
     }
 
     def __getattr__(name):
         from importlib import import_module
 
         for module, names in _NAMES_OF.items():
-            if name == module:
-                return import_module(f"nas_proxy.{module}")
             if name in names:
                 value = globals()[name] = getattr(import_module(f"nas_proxy.{module}"), name)
                 return value

@@ -1,5 +1,5 @@
 """`python -m nas_proxy` is `nas-proxy`."""
 
-from nas_proxy.cli import main
+from nas_proxy.cli.app import main
 
 main()

@@ -5,9 +5,9 @@ Zhao & Bilen, "Dataset Condensation with Distribution Matching", WACV 2023: dept
 less than one pixel (8×8: 3), which leaves 540 architectures for 8×8 images.
 """
 
-from nas_proxy.convnet import ACTIVATIONS, NORMS, POOLINGS, ConvNet, deepest
-from nas_proxy.images import DataShape
-from nas_proxy.space import Architecture, Choice, Space
+from nas_proxy.data.images import DataShape
+from nas_proxy.spaces.convnet import ACTIVATIONS, NORMS, POOLINGS, ConvNet, deepest
+from nas_proxy.spaces.space import Architecture, Choice, Space
 
 
 def build(architecture: Architecture, shape: DataShape) -> ConvNet:

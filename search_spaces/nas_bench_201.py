@@ -15,9 +15,9 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
+from nas_proxy.data.images import DataShape
 from nas_proxy.errors import SpaceError
-from nas_proxy.images import DataShape
-from nas_proxy.space import All, Architecture, Choice, Space
+from nas_proxy.spaces.space import All, Architecture, Choice, Space
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 # From node, to node, in the order in which the published names list them.

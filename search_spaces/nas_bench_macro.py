@@ -9,8 +9,8 @@ number, which counts multiply-adds.
 
 from torch import Tensor, nn
 
-from nas_proxy.images import DataShape
-from nas_proxy.space import All, Architecture, Choice, Space
+from nas_proxy.data.images import DataShape
+from nas_proxy.spaces.space import All, Architecture, Choice, Space
 
 # Digit of the code: (kernel, expansion).
 BLOCKS = {"1": (3, 3), "2": (5, 6)}

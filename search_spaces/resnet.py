@@ -10,9 +10,9 @@ stages as leave 2×2 pixels, and below 28 pixels the widths shrink (8×8 pixels:
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation, SqueezeExcitation
 
+from nas_proxy.data.images import DataShape
 from nas_proxy.errors import SpaceError
-from nas_proxy.images import DataShape
-from nas_proxy.space import NOTHING, Architecture, Branch, Choice, Space, repeat
+from nas_proxy.spaces.space import NOTHING, Architecture, Branch, Choice, Space, repeat
 
 ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU, "hardswish": nn.Hardswish}
 BOTTLENECK = 2  # the channels of a bottleneck's middle are 1 / 2 of its output's

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 
 from conftest import blobs
-from nas_proxy.condensation import Condensation, Task, _initial, _open_networks, _step
-from nas_proxy.ranks import Ranks, together
-from nas_proxy.space import Space
+from nas_proxy.condensation.condense import Condensation, Task, _initial, _open_networks, _step
+from nas_proxy.condensation.ranks import Ranks, together
+from nas_proxy.spaces.space import Space
 from search_spaces.convnet import build, space_for
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from nas_proxy.images import ImageSet, from_raw
+from nas_proxy.data.images import ImageSet, from_raw
 from nas_proxy.seeds import torch_generator
 
 

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nas_proxy.arrays import as_raw, resized
+from nas_proxy.data.arrays import as_raw, resized
+from nas_proxy.data.sources import open_source
 from nas_proxy.errors import DataError
-from nas_proxy.sources import open_source
 
 LABELS = np.array([0, 1, 0, 1])
 relaxed = settings(deadline=None, max_examples=50)  # a busy machine is no failure

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from nas_proxy import augment
+from nas_proxy.data import augment
 from nas_proxy.seeds import torch_generator
 
 

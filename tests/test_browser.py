@@ -10,8 +10,8 @@ import pytest
 
 import nas_proxy
 from conftest import blobs, write_space
-from nas_proxy.dashboard import application, serving
-from nas_proxy.verdict import verdict
+from nas_proxy.dashboard.server import application, serving
+from nas_proxy.report.verdict import verdict
 
 pytestmark = pytest.mark.browser
 Keep = Callable[[Any, str], Path]

@@ -20,14 +20,14 @@ from typer.testing import CliRunner
 
 import nas_proxy
 from conftest import blobs, write_space
-from nas_proxy.cli import app
-from nas_proxy.computed import NAMES, Column, computed, mean_rank
-from nas_proxy.config import resolve
-from nas_proxy.cost import measure
-from nas_proxy.images import DataShape, ImageSet
-from nas_proxy.ranking import Signal, rank
-from nas_proxy.space_loading import load_space
-from nas_proxy.zero_cost import IMAGES, Score
+from nas_proxy.cli.app import app
+from nas_proxy.data.images import DataShape, ImageSet
+from nas_proxy.pipeline.config import resolve
+from nas_proxy.ranking.computed import NAMES, Column, computed, mean_rank
+from nas_proxy.ranking.signals import Signal, rank
+from nas_proxy.ranking.zero_cost import IMAGES, Score
+from nas_proxy.spaces.cost import measure
+from nas_proxy.spaces.loading import load_space
 from search_spaces.nas_bench_201 import EDGES, edge, parse
 
 PUBLIC = Path(__file__).parents[2] / "shared" / "data" / "benchmarks" / "nas_bench_201_public.csv"

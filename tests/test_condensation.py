@@ -7,17 +7,18 @@ import pytest
 import torch
 
 from conftest import blobs
-from nas_proxy import condensation, embedding
-from nas_proxy.condensation import Condensation, condense
-from nas_proxy.config import resolve
-from nas_proxy.data import random_subset
-from nas_proxy.embedding import PRECISIONS, Embedding, open_engine
+from nas_proxy.condensation import condense as condensation
+from nas_proxy.condensation import embedding
+from nas_proxy.condensation.condense import Condensation, condense
+from nas_proxy.condensation.embedding import PRECISIONS, Embedding, open_engine
+from nas_proxy.condensation.matching import loss_and_gradient
+from nas_proxy.data.images import ImageSet
+from nas_proxy.data.picture import write_grid
+from nas_proxy.data.splits import random_subset
 from nas_proxy.errors import RunFailedError
-from nas_proxy.images import ImageSet
-from nas_proxy.matching import loss_and_gradient
-from nas_proxy.picture import write_grid
+from nas_proxy.pipeline.config import resolve
+from nas_proxy.pipeline.stages import run_all
 from nas_proxy.seeds import torch_generator
-from nas_proxy.stages import run_all
 
 RECIPE = Condensation(images_per_class=2, steps=12, real_batch=8, width=8)
 

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_proxy.bounds import BOUNDS, CHOICES, POSITIVE
-from nas_proxy.config import (
+from nas_proxy.errors import ConfigError
+from nas_proxy.pipeline.bounds import BOUNDS, CHOICES, POSITIVE
+from nas_proxy.pipeline.config import (
     RunConfig,
     default_config,
     differences,
@@ -15,7 +16,6 @@ from nas_proxy.config import (
     to_dict,
     write_config,
 )
-from nas_proxy.errors import ConfigError
 
 
 def flat(config, prefix=""):

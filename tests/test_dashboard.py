@@ -21,19 +21,19 @@ from optuna.trial import TrialState
 from optuna_dashboard import get_note
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 
-from nas_proxy import storage as storage_module
-from nas_proxy.annotations import annotate, markdown
-from nas_proxy.config import RunConfig
-from nas_proxy.cost import Size
-from nas_proxy.dashboard import ServerError, application, is_local, read_only, serving
+from nas_proxy.dashboard import storage as storage_module
+from nas_proxy.dashboard.annotations import annotate, markdown
+from nas_proxy.dashboard.server import ServerError, application, is_local, read_only, serving
+from nas_proxy.dashboard.storage import open_studies
 from nas_proxy.errors import RunFolderError
-from nas_proxy.ledger import TRAINED, Candidate, Ledger
-from nas_proxy.run_folder import RunFolder
-from nas_proxy.stages import annotated as annotate_session
-from nas_proxy.storage import open_studies
-from nas_proxy.training import Outcome
-from nas_proxy.verdict import verdict
-from nas_proxy.workers import Failure
+from nas_proxy.pipeline.config import RunConfig
+from nas_proxy.pipeline.ledger import TRAINED, Candidate, Ledger
+from nas_proxy.pipeline.run_folder import RunFolder
+from nas_proxy.pipeline.stages import annotated as annotate_session
+from nas_proxy.report.verdict import verdict
+from nas_proxy.spaces.cost import Size
+from nas_proxy.training.train import Outcome
+from nas_proxy.training.workers import Failure
 from odd_runs import HOSTILE, ODD_RUNS, Builder, get_ranking, ordinary
 
 

@@ -6,11 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas_proxy import data
-from nas_proxy.data import development, held_out_test, random_subset, split
+from nas_proxy.data import splits as data
+from nas_proxy.data.images import from_raw
+from nas_proxy.data.sources import Source, open_source
+from nas_proxy.data.splits import development, held_out_test, random_subset, split
 from nas_proxy.errors import DataError
-from nas_proxy.images import from_raw
-from nas_proxy.sources import Source, open_source
 
 CLASSES = tuple("abcde")
 relaxed = settings(deadline=None, max_examples=50)  # a busy machine is no failure

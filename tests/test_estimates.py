@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from nas_proxy import estimates
-from nas_proxy.estimates import (
+from nas_proxy.ranking import estimates
+from nas_proxy.ranking.estimates import (
     Interval,
     best_part,
     bootstrap_interval,

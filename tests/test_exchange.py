@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from conftest import blobs
+from nas_proxy.condensation.evaluation import evaluate, paper_recipe
+from nas_proxy.condensation.exchange import read_set, write_folder
+from nas_proxy.condensation.selection import METHODS, farthest_first, herd, select
+from nas_proxy.data.images import quantised
 from nas_proxy.errors import DataError
-from nas_proxy.evaluation import evaluate, paper_recipe
-from nas_proxy.exchange import read_set, write_folder
-from nas_proxy.images import quantised
 from nas_proxy.seeds import torch_generator
-from nas_proxy.selection import METHODS, farthest_first, herd, select
 
 REAL = blobs(channels=3)
 

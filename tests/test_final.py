@@ -15,18 +15,19 @@ import torch
 
 import nas_proxy
 from conftest import blobs
-from nas_proxy import export, final, trust
-from nas_proxy.cli import main
-from nas_proxy.config import resolve
-from nas_proxy.data import development, held_out_test
+from nas_proxy.cli.app import main
+from nas_proxy.data.sources import open_source
+from nas_proxy.data.splits import development, held_out_test
 from nas_proxy.errors import ConfigError, RunFailedError, RunFolderError, SpaceError
-from nas_proxy.final import NAMES, load_final, train_final
-from nas_proxy.report import write_report
-from nas_proxy.run_folder import open_run, prepare_run
-from nas_proxy.search import best_first
-from nas_proxy.session import open_session
-from nas_proxy.sources import open_source
-from nas_proxy.stages import run_stages
+from nas_proxy.pipeline.config import resolve
+from nas_proxy.pipeline.run_folder import open_run, prepare_run
+from nas_proxy.pipeline.session import open_session
+from nas_proxy.pipeline.stages import run_stages
+from nas_proxy.ranking import trust
+from nas_proxy.report.page import write_report
+from nas_proxy.search import export, final
+from nas_proxy.search.candidates import best_first
+from nas_proxy.search.final import NAMES, load_final, train_final
 
 SETTINGS = {
     "trials": 5,
@@ -161,8 +162,8 @@ def test_the_test_images_are_opened_once_after_the_training_and_not_again(search
 
 def test_only_trust_names_the_function_that_opens_test():
     package = Path(nas_proxy.__file__).parent
-    naming = {path.name for path in package.glob("*.py") if "held_out_test" in path.read_text(encoding="utf-8")}
-    assert naming == {"data.py", "trust.py"}
+    naming = {path.name for path in package.rglob("*.py") if "held_out_test" in path.read_text(encoding="utf-8")}
+    assert naming == {"splits.py", "trust.py"}
 
 
 @pytest.mark.usefixtures("no_onnx")

@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from nas_proxy import folders
+from nas_proxy.data import folders
+from nas_proxy.data.sources import open_source
 from nas_proxy.errors import DataError
-from nas_proxy.sources import open_source
 
 
 def save(path: Path, image: Image.Image | int | tuple[int, ...] = 0, size: tuple[int, int] = (4, 4)) -> Path:

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from conftest import blobs
-from nas_proxy.condensation import Condensation, condense
-from nas_proxy.data import random_subset
-from nas_proxy.evaluation import evaluate, paper_recipe
-from nas_proxy.formation import decoded, packed
-from nas_proxy.images import ImageSet
+from nas_proxy.condensation.condense import Condensation, condense
+from nas_proxy.condensation.evaluation import evaluate, paper_recipe
+from nas_proxy.condensation.formation import decoded, packed
+from nas_proxy.data.images import ImageSet
+from nas_proxy.data.splits import random_subset
 from nas_proxy.seeds import torch_generator
 
 
@@ -74,8 +74,8 @@ def test_random_images_are_packed_the_same_way_for_comparison(monkeypatch):
         sizes.append(len(images))
         return train(build, images, evaluation, recipe, seed, device)
 
-    from nas_proxy import evaluation
-    from nas_proxy.training import train
+    from nas_proxy.condensation import evaluation
+    from nas_proxy.training.train import train
 
     monkeypatch.setattr(evaluation, "train", counted)
     stored = random_subset(data, 8, torch_generator(0)).packed(2)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nas_proxy.importance import LEAST, importances
+from nas_proxy.report.importance import LEAST, importances
 
 
 def trials(**columns: object) -> pd.DataFrame:

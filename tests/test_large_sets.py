@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas_proxy import condensation
-from nas_proxy.condensation import Condensation, condense
-from nas_proxy.images import ImageSet
+from nas_proxy.condensation import condense as condensation
+from nas_proxy.condensation.condense import Condensation, condense
+from nas_proxy.data.images import ImageSet
 
 PIXELS, CLASSES, COUNT = 64, 4, 40_000
 RECIPE = Condensation(images_per_class=1, steps=20, real_batch=8, width=8)
@@ -21,8 +21,8 @@ from pathlib import Path
 
 import torch
 
-from nas_proxy.condensation import Condensation, condense
-from nas_proxy.images import ImageSet
+from nas_proxy.condensation.condense import Condensation, condense
+from nas_proxy.data.images import ImageSet
 
 
 def own():

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from nas_proxy import layers
-from nas_proxy.layers import ChannelsLast, is_channels_last
 from nas_proxy.seeds import torch_generator
+from nas_proxy.training import layers
+from nas_proxy.training.layers import ChannelsLast, is_channels_last
 
 
 def maps(n: int, channels: int, height: int, width: int) -> torch.Tensor:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from optuna.distributions import CategoricalDistribution
 
-from nas_proxy.cost import Size
-from nas_proxy.ledger import Candidate, Ledger
-from nas_proxy.training import Outcome
-from nas_proxy.workers import Failure
+from nas_proxy.pipeline.ledger import Candidate, Ledger
+from nas_proxy.spaces.cost import Size
+from nas_proxy.training.train import Outcome
+from nas_proxy.training.workers import Failure
 
 
 def candidate(index: int) -> Candidate:
@@ -66,7 +66,7 @@ HALF_WAY = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, str(Path(sys.argv[2])))
-from nas_proxy.ledger import Ledger
+from nas_proxy.pipeline.ledger import Ledger
 from test_ledger import candidate, outcome
 ledger = Ledger(Path(sys.argv[1]))
 ledger.finish("proxy", ledger.begin("proxy", candidate(0), 0), outcome(0.5))

@@ -8,15 +8,15 @@ from torch import nn
 import nas_proxy
 from conftest import blobs
 from nas_proxy import Choice, Space
-from nas_proxy.config import resolve
-from nas_proxy.cost import measure
+from nas_proxy.data.images import DataShape
 from nas_proxy.errors import ConfigError, RunFolderError, SpaceError
-from nas_proxy.images import DataShape
-from nas_proxy.ledger import Record
-from nas_proxy.limits import Limited, limited
-from nas_proxy.proposals import SAMPLERS, propose
-from nas_proxy.search import fruitless
-from nas_proxy.stages import run_all
+from nas_proxy.pipeline.config import resolve
+from nas_proxy.pipeline.ledger import Record
+from nas_proxy.pipeline.stages import run_all
+from nas_proxy.search.candidates import fruitless
+from nas_proxy.search.proposals import SAMPLERS, propose
+from nas_proxy.spaces.cost import measure
+from nas_proxy.spaces.limits import Limited, limited
 
 SHAPE = DataShape(1, 2, 2, 3)
 

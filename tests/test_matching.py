@@ -7,10 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nas_proxy import augment, embedding
-from nas_proxy.embedding import Embedding, open_engine
-from nas_proxy.images import DataShape
-from nas_proxy.matching import loss_and_gradient
+from nas_proxy.condensation import embedding
+from nas_proxy.condensation.embedding import Embedding, open_engine
+from nas_proxy.condensation.matching import loss_and_gradient
+from nas_proxy.data import augment
+from nas_proxy.data.images import DataShape
 from nas_proxy.seeds import torch_generator
 
 SHAPE = DataShape(2, 12, 8, 3)

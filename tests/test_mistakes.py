@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from conftest import blobs
-from nas_proxy import cli
-from nas_proxy.images import ImageSet
+from nas_proxy.cli import app as cli
+from nas_proxy.data.images import ImageSet
 
 QUICK = ["--truth=4", "--trials=5", "--ipc=2", "--steps=2", "--epochs=1", "--truth-epochs=1", "--limit=20"]
 QUICK += ["--workers=1", "--device=cpu"]
@@ -194,7 +194,7 @@ def test_a_condensed_set_that_does_not_fit_gets_a_sentence(nas_proxy, tmp_path):
 
 
 def test_a_full_disk_gets_a_sentence(nas_proxy, monkeypatch):
-    from nas_proxy import stages
+    from nas_proxy.pipeline import stages
 
     def full(*_args, **_options):
         raise OSError(28, "No space left on device", "proxy.png")

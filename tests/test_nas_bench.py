@@ -13,8 +13,8 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from nas_proxy import DataShape, SpaceError, load_space
-from nas_proxy.cost import measure
-from nas_proxy.space_loading import try_out
+from nas_proxy.spaces.cost import measure
+from nas_proxy.spaces.loading import try_out
 from search_spaces import nas_bench_201, nas_bench_macro
 from search_spaces.nas_bench_201 import OPERATIONS, arch_str, canonical, parse, published_structure
 

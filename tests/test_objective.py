@@ -13,14 +13,14 @@ from torch import nn
 import nas_proxy
 from conftest import TINY_SPACE, blobs
 from nas_proxy import Choice, ProxyObjective, Space
-from nas_proxy.config import resolve
+from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import RunFolderError, SpaceError
-from nas_proxy.images import ImageSet
-from nas_proxy.objective import _marks
-from nas_proxy.run_folder import prepare_run
+from nas_proxy.pipeline.config import resolve
+from nas_proxy.pipeline.run_folder import prepare_run
+from nas_proxy.pipeline.stages import run_stages
+from nas_proxy.search.objective import _marks
 from nas_proxy.seeds import derive
-from nas_proxy.stages import run_stages
-from nas_proxy.training import Recipe, train
+from nas_proxy.training.train import Recipe, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 SETTINGS = {
@@ -105,7 +105,7 @@ def test_a_pruner_ends_bad_trials(run):
 
 def test_an_architecture_that_comes_again_is_not_trained_again(run, monkeypatch):
     calls = []
-    monkeypatch.setattr("nas_proxy.objective.train", lambda *a: calls.append(1) or train(*a))
+    monkeypatch.setattr("nas_proxy.search.objective.train", lambda *a: calls.append(1) or train(*a))
     study = new_study()
     for _ in range(3):
         study.enqueue_trial({"width": 2, "act": "relu"})

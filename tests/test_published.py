@@ -12,8 +12,8 @@ import pytest
 import scipy.io
 import torchvision.datasets
 
+from nas_proxy.data.sources import open_source
 from nas_proxy.errors import DataError
-from nas_proxy.sources import open_source
 
 
 @pytest.fixture(autouse=True)

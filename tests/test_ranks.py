@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas_proxy.checkpoint import State, remove, restored, save
-from nas_proxy.images import ImageSet
-from nas_proxy.ranks import Ranks
+from nas_proxy.condensation.checkpoint import State, remove, restored, save
+from nas_proxy.condensation.ranks import Ranks
+from nas_proxy.data.images import ImageSet
 
 HERE = Path(__file__).parent
 PATHS = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])}

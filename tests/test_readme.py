@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import nas_proxy
-from nas_proxy.images import DataShape
-from nas_proxy.space_loading import load_space, try_out
-from nas_proxy.verdict import decimal, interval, label, verdict
+from nas_proxy.data.images import DataShape
+from nas_proxy.pipeline.config import differences, resolve
+from nas_proxy.report.verdict import decimal, interval, label, verdict
+from nas_proxy.spaces.loading import load_space, try_out
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -68,15 +69,20 @@ def test_the_table_is_that_of_the_reference_run():
 
 
 def test_the_reference_run_is_the_default_run():
-    config = nas_proxy.config.resolve({}, REFERENCE / "run.toml")
-    assert nas_proxy.config.differences(config, nas_proxy.config.resolve({})) == []
+    config = resolve({}, REFERENCE / "run.toml")
+    assert differences(config, resolve({})) == []
 
 
 def test_the_tree_names_every_module():
     tree = README.split("## What is where")[1]
-    named = set(re.findall(r"\b(\w+\.py)\b", tree))
-    modules = {path.name for path in (ROOT / "nas_proxy").glob("*.py") if not path.name.startswith("_")}
-    assert modules == named
+    named, folder = set(), ""
+    for line in tree.splitlines():
+        if found := re.match(r" {6}(\w+/) ", line):
+            folder = found[1]
+        names = re.findall(r"\b(\w+\.py)\b", line)
+        named |= {folder + name if line.startswith(" " * 8) else name for name in names}
+    modules = {path.relative_to(ROOT / "nas_proxy").as_posix() for path in (ROOT / "nas_proxy").rglob("*.py")}
+    assert {path for path in modules if not path.split("/")[-1].startswith("_")} == named
 
 
 FILES = ["CITATION.cff", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "runs/report.png", "runs/dashboard.png"]

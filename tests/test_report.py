@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nas_proxy import figures
 from nas_proxy.errors import RunFolderError
-from nas_proxy.rank_figure import ranks_against_truth
-from nas_proxy.report import read_run, report_html, write_report
-from nas_proxy.verdict import verdict_parts
+from nas_proxy.report import figures
+from nas_proxy.report.page import read_run, report_html, write_report
+from nas_proxy.report.rank_figure import ranks_against_truth
+from nas_proxy.report.verdict import verdict_parts
 from odd_runs import (
     HOSTILE,
     ODD_RUNS,

@@ -20,12 +20,12 @@ from scipy.stats import spearmanr
 
 import nas_proxy
 from conftest import blobs, write_space
-from nas_proxy import trust
-from nas_proxy.config import resolve
+from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import ConfigError, RunFailedError, RunFolderError
-from nas_proxy.images import ImageSet
-from nas_proxy.run_folder import open_run, prepare_run
-from nas_proxy.stages import run_stages
+from nas_proxy.pipeline.config import resolve
+from nas_proxy.pipeline.run_folder import open_run, prepare_run
+from nas_proxy.pipeline.stages import run_stages
+from nas_proxy.ranking import trust
 
 SETTINGS = {
     "trials": 12,

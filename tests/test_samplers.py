@@ -16,18 +16,18 @@ from torch import nn
 
 from conftest import blobs, write_space
 from nas_proxy import Branch, Choice, Space
-from nas_proxy.cli import main
-from nas_proxy.config import resolve
-from nas_proxy.enqueue import architectures, read_entries
+from nas_proxy.cli.app import main
+from nas_proxy.data.images import DataShape
 from nas_proxy.errors import ConfigError, RunFolderError
-from nas_proxy.evolution import RegularisedEvolutionSampler
-from nas_proxy.function_space import FunctionSpace
-from nas_proxy.images import DataShape
-from nas_proxy.ledger import Record
-from nas_proxy.proposals import GENERATION, SAMPLERS, grid, propose
-from nas_proxy.run_folder import open_run, prepare_run
-from nas_proxy.stages import run_all, run_stages
-from nas_proxy.truth_table import KnownPart
+from nas_proxy.pipeline.config import resolve
+from nas_proxy.pipeline.ledger import Record
+from nas_proxy.pipeline.run_folder import open_run, prepare_run
+from nas_proxy.pipeline.stages import run_all, run_stages
+from nas_proxy.ranking.truth_table import KnownPart
+from nas_proxy.search.enqueue import architectures, read_entries
+from nas_proxy.search.evolution import RegularisedEvolutionSampler
+from nas_proxy.search.proposals import GENERATION, SAMPLERS, grid, propose
+from nas_proxy.spaces.function_space import FunctionSpace
 
 CHOICES = (
     Choice("depth", (1, 2, 3))

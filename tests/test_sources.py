@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from nas_proxy.data.published import default_cache
+from nas_proxy.data.sources import list_datasets, open_source
 from nas_proxy.errors import DataError
-from nas_proxy.published import default_cache
-from nas_proxy.sources import list_datasets, open_source
 
 
 def message(dataset: str, **options: int) -> str:

@@ -13,9 +13,9 @@ from scipy.stats import chisquare
 from torch import nn
 
 from nas_proxy import NOTHING, Branch, Choice, DataShape, Space, SpaceError, load_space, repeat
-from nas_proxy.function_space import FunctionSpace
-from nas_proxy.space import Choices
-from nas_proxy.space_loading import list_spaces, try_out
+from nas_proxy.spaces.function_space import FunctionSpace
+from nas_proxy.spaces.loading import list_spaces, try_out
+from nas_proxy.spaces.space import Choices
 
 SHAPE = DataShape(1, 8, 8, 10)
 

@@ -8,15 +8,15 @@ from torch import nn
 import nas_proxy
 from conftest import blobs
 from nas_proxy import Choice, Space
-from nas_proxy.condensation import Condensation, _limited, condense
-from nas_proxy.data import random_subset
-from nas_proxy.embedding import Embedding, open_engine
+from nas_proxy.condensation.condense import Condensation, _limited, condense
+from nas_proxy.condensation.embedding import Embedding, open_engine
+from nas_proxy.condensation.matching import PAPER_SPREAD, Network, loss_and_gradient
+from nas_proxy.condensation.ranks import ALONE
+from nas_proxy.condensation.space_embedding import Taps, open_space_embedding, with_batch_statistics
+from nas_proxy.data.images import ImageSet
+from nas_proxy.data.splits import random_subset
 from nas_proxy.errors import SpaceError
-from nas_proxy.images import ImageSet
-from nas_proxy.matching import PAPER_SPREAD, Network, loss_and_gradient
-from nas_proxy.ranks import ALONE
 from nas_proxy.seeds import torch_generator
-from nas_proxy.space_embedding import Taps, open_space_embedding, with_batch_statistics
 from search_spaces.convnet import build, space_for
 
 OPTIONS = {"steps": 8, "per_class": (2, 2), "exclude": (), "seed": 0, "device": torch.device("cpu")}

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from nas_proxy import DataShape, SpaceError, load_space
-from nas_proxy.config import resolve
-from nas_proxy.space_loading import space_digest, split_spec
-from nas_proxy.stages import default_folder
+from nas_proxy.pipeline.config import resolve
+from nas_proxy.pipeline.stages import default_folder
+from nas_proxy.spaces.loading import space_digest, split_spec
 
 SHAPE = DataShape(1, 8, 8, 10)
 FILE = """

@@ -14,16 +14,16 @@ import pytest
 from typer.testing import CliRunner
 
 from conftest import blobs, write_space
-from nas_proxy.cli import app
-from nas_proxy.config import resolve
-from nas_proxy.cost import Size
+from nas_proxy.cli.app import app
+from nas_proxy.dashboard.status import Stage, Status, Watcher
+from nas_proxy.dashboard.status_text import status_text
 from nas_proxy.errors import RunFolderError
-from nas_proxy.ledger import Candidate, Ledger
-from nas_proxy.run_folder import RunFolder, is_held, prepare_run
-from nas_proxy.status import Stage, Status, Watcher
-from nas_proxy.status_text import status_text
-from nas_proxy.training import Outcome
-from nas_proxy.workers import Failure
+from nas_proxy.pipeline.config import resolve
+from nas_proxy.pipeline.ledger import Candidate, Ledger
+from nas_proxy.pipeline.run_folder import RunFolder, is_held, prepare_run
+from nas_proxy.spaces.cost import Size
+from nas_proxy.training.train import Outcome
+from nas_proxy.training.workers import Failure
 
 WIDTH = {"width": optuna.distributions.IntDistribution(1, 99)}
 

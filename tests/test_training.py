@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from conftest import blobs
-from nas_proxy.training import Recipe, accuracy, train
+from nas_proxy.training.train import Recipe, accuracy, train
 
 RECIPE = Recipe(epochs=6, batch_size=8)
 

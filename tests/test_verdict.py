@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from nas_proxy import verdict as words
-from nas_proxy.terminal import ranking_table
-from nas_proxy.verdict import verdict
+from nas_proxy.report import verdict as words
+from nas_proxy.report.terminal import ranking_table
+from nas_proxy.report.verdict import verdict
 from odd_runs import HOSTILE, interval, ranking_of, trials_of
 
 UNKNOWN = {"value": None, "low": None, "high": None, "reason": "all scores are equal"}

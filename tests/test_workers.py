@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from nas_proxy.training import Outcome, Recipe
-from nas_proxy.workers import Failure, Job, Pool
+from nas_proxy.training.train import Outcome, Recipe
+from nas_proxy.training.workers import Failure, Job, Pool
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_workers_end_with_their_parent(tmp_path, jobs):
     script = tmp_path / "parent.py"
     script.write_text(
         "import pickle, sys\n"
-        "from nas_proxy.workers import Pool\n"
+        "from nas_proxy.training.workers import Pool\n"
         "pool = Pool(2)\n"
         "work = pickle.load(open(sys.argv[1], 'rb'))\n"
         "for _ in pool.run(work[:2]):\n"

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from conftest import blobs
-from nas_proxy.zero_cost import IMAGES, JITTER, SCORES, NoScoreError, jacob_cov, naswot, score, some_images, synflow
+from nas_proxy.ranking.zero_cost import (
+    IMAGES,
+    JITTER,
+    SCORES,
+    NoScoreError,
+    jacob_cov,
+    naswot,
+    score,
+    some_images,
+    synflow,
+)
 
 
 def linear(weights: list[list[float]], bias: list[float] | None = None) -> nn.Linear:

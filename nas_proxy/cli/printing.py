@@ -1,0 +1,80 @@
+"""What the command line shows: results on stdout, as text or as JSON; progress and remarks on stderr."""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from nas_proxy.cli.exits import end_if_interrupted
+
+if TYPE_CHECKING:
+    from nas_proxy.progress import Terminal
+
+
+@contextlib.contextmanager
+def at_work() -> Iterator["Terminal"]:
+    """Yield where progress is shown; what the user's code prints meanwhile stays out of the results on stdout."""
+    import optuna
+
+    from nas_proxy.progress import Terminal
+
+    # The program's own log level; the library leaves logging alone.
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with contextlib.redirect_stdout(sys.stderr):
+        yield Terminal(end_if_interrupted)
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a CSV file."""
+    import pandas as pd
+
+    return pd.read_csv(path).to_dict("records")  # type: ignore[return-value]
+
+
+def print_ranking(run: Path, *, as_json: bool) -> None:
+    """Print the ranking of a run as a table, or `ranking.json` as it is."""
+    text = (run / "ranking.json").read_text(encoding="utf-8")
+    if as_json:
+        out(text)
+        return
+    from rich.console import Console
+
+    from nas_proxy.report.terminal import ranking_table
+
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 100  # of the widest table; a pipe or a file has no width of its own
+    with console.capture() as captured:
+        console.print(ranking_table(json.loads(text)))
+    out(captured.get())
+
+
+def print_result(result: dict[str, Any], text: str, *, as_json: bool) -> None:
+    """Print `result` as JSON, or `text`."""
+    out((json.dumps(result) if as_json else text) + "\n")
+
+
+def print_pairs(pairs: list[tuple[str, str]], *, as_json: bool) -> None:
+    """Print names and what they are."""
+    width = max(len(name) for name, _ in pairs)
+    rows = [{"name": name, "description": text} for name, text in pairs]
+    lines = [f"{name:<{width}}  {text}" for name, text in pairs]
+    out((json.dumps(rows) if as_json else "\n".join(lines)) + "\n")
+
+
+def out(text: str) -> None:
+    """Write a result to stdout; a reader that has seen enough, as `head` has, is no mistake."""
+    try:
+        typer.echo(text, nl=False)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def tell(text: str) -> None:
+    """Write a remark to stderr."""
+    typer.echo(text, err=True)

@@ -1,0 +1,331 @@
+"""Dataset condensation by distribution matching: from a real set to a few synthetic images a class.
+
+Source: Zhao & Bilen, "Dataset Condensation with Distribution Matching", WACV 2023. In many randomly drawn,
+never trained networks, each class of the synthetic set S is given the mean feature of the real class T:
+
+    min_S  E_θ  Σ_c ‖ mean_{x∈T_c} ψ_θ(A(x, ω_c)) − mean_{s∈S_c} ψ_θ(A(s, ω_c)) ‖²
+
+with ψ_θ the flattened last feature map and A differentiable Siamese augmentation, one draw ω_c a class and step.
+Step t draws everything from (seed, t), so a condensation that is cut off goes on where its checkpoint stands and
+ends with the same images. Classes are independent given θ, so several processes may have some of them each.
+"""
+
+import math
+import time
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nas_proxy.condensation.checkpoint import State, remove, restored, save
+from nas_proxy.condensation.embedding import Embedding, open_engine
+from nas_proxy.condensation.formation import decoded
+from nas_proxy.condensation.matching import Network, loss_and_gradient, spread
+from nas_proxy.condensation.ranks import ALONE, Ranks
+from nas_proxy.condensation.space_embedding import open_space_embedding
+from nas_proxy.data import augment
+from nas_proxy.data.images import ImageSet, quantised
+from nas_proxy.data.splits import random_subset
+from nas_proxy.errors import RunFailedError
+from nas_proxy.seeds import derive, torch_generator
+from nas_proxy.spaces.convnet import deepest
+from nas_proxy.spaces.space import SearchSpace
+
+CHECKPOINT_SECONDS = 2.0
+# Several processes save at the same steps, so that they can go on from a common one.
+CHECKPOINT_STEPS = 50
+REPORT_STEPS = 10
+PAPER_FEATURES = 128 * 4 * 4
+# A real set that takes more of a GPU's free memory than this stays where it is, and is read class by class.
+SHARE_OF_MEMORY = 0.5
+
+
+@dataclass(frozen=True)
+class Condensation:
+    """The recipe of a condensed set; defaults are the paper's but for the number of steps.
+
+    method: "dm" learns the images by distribution matching, as everything below says; "random", "herding" and
+        "kcenter" choose real images instead, see `nas_proxy.condensation.selection`.
+    source: a published set to be read instead, see `nas_proxy.condensation.exchange`; then nothing else applies.
+    images_per_class: synthetic images a class.
+    steps: each with a new embedding network (the paper: 20,000).
+    learning_rate, momentum: of stochastic gradient descent on the images. The paper's rate is 1, and 10 for more
+        than 50 images a class, for the 2,048 features of 32×32 images; see `rate`.
+    real_batch: real images a class and step.
+    width, depth: of the embedding ConvNet (instance norm, ReLU, average pooling).
+    augmentation: operations of `nas_proxy.data.augment`, one drawn a class and step.
+    precision: of the convolutions, "float32" or "bfloat16"; see `nas_proxy.condensation.embedding.Embedding`.
+    formation: images that a stored one holds, down and across; see `nas_proxy.condensation.formation`.
+    match: features of the "last" block of the embedding network, as in the paper, or of "all" blocks.
+    embed: embedding networks are ConvNets ("convnet", as in the paper) or drawn from the search "space".
+    """
+
+    images_per_class: int = 10
+    steps: int = 20_000
+    learning_rate: float = 1.0
+    momentum: float = 0.5
+    real_batch: int = 256
+    width: int = 128
+    depth: int = 3
+    augmentation: tuple[str, ...] = augment.FULL
+    precision: str = "bfloat16"
+    method: str = "dm"
+    source: str | None = None
+    formation: int = 1
+    match: str = "last"
+    embed: str = "convnet"
+
+    def rate(self, features: int) -> float:
+        """Return the step size for an embedding with so many features.
+
+        The loss is a sum over features, so its gradient grows with their number. The paper's rates belong to its
+        ConvNet on 32×32 images; for other sizes they are scaled so that the images move as far.
+        """
+        return self.learning_rate * PAPER_FEATURES / features
+
+
+@dataclass(frozen=True)
+class Condensed:
+    """A finished condensation.
+
+    images: all of them. seconds: wall time over all attempts. losses: of each tenth step.
+    embedded: keys of the architectures that served as embedding networks, where they came from the search space.
+    """
+
+    images: ImageSet
+    seconds: float
+    losses: tuple[float, ...]
+    embedded: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Where embedding networks come from.
+
+    draw: the network of a step. rate: the step size that suits them. limited: whether steps are kept short of where
+    the loss would be zero, because networks differ in how steep it is. embedded: the architectures' keys.
+    """
+
+    draw: Callable[[int], Network]
+    rate: float
+    limited: bool = False
+    embedded: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Task:
+    """What does not change from step to step. members: the indices of each class's real images."""
+
+    real: ImageSet
+    members: tuple[Tensor, ...]
+    recipe: Condensation
+    seed: int
+    device: torch.device
+    ranks: Ranks
+
+    @property
+    def own(self) -> range:
+        """The classes of this process."""
+        return self.ranks.own(len(self.members))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of images and gradients."""
+        return torch.float64 if self.recipe.precision == "float64" else torch.float32
+
+    @property
+    def per_class(self) -> tuple[int, int]:
+        """The most real and synthetic images of a class in a step."""
+        largest = max(map(len, self.members))
+        return min(largest, self.recipe.real_batch), self.recipe.images_per_class * self.recipe.formation**2
+
+
+def condense(
+    real: ImageSet,
+    recipe: Condensation,
+    seed: int,
+    *,
+    device: torch.device | str = "cpu",
+    space: SearchSpace | None = None,
+    exclude: Collection[str] = (),
+    ranks: Ranks = ALONE,
+    checkpoint: Path | None = None,
+    progress: Callable[[int, float], None] | None = None,
+    preview: Callable[[int, ImageSet], None] | None = None,
+    preview_every: int = 0,
+    say: Callable[[str], None] = lambda text: None,
+) -> Condensed:
+    """Learn `recipe.images_per_class` synthetic images for each class of `real`.
+
+    space, exclude: for `recipe.embed` "space": where networks are drawn from, and the keys that are not.
+    ranks: this process among several; each returns all images.
+    checkpoint: file in which the state is kept every few seconds and from which the work goes on; it is removed
+        at the end. A checkpoint of another data set, recipe or seed is ignored.
+    progress: called with (steps done, loss) now and then. preview: called with (steps done, images) every
+        `preview_every` steps. say: told, once, why the work is slower than it could be.
+    Raises RunFailedError when the loss is no longer finite; the last good checkpoint stays.
+    """
+    device = torch.device(device)
+    real = _placed(real, device)
+    task = Task(real, tuple(real.of_class()), recipe, seed, device, ranks)
+    identity = f"{real.fingerprint()} {asdict(recipe)} {seed} {ranks} {sorted(exclude)}"
+    state = restored(checkpoint, identity, ranks, device) or _initial(task)
+    networks = _open_networks(task, space, exclude, say)
+    started, saved = time.perf_counter() - state.seconds, time.perf_counter()
+    losses = state.losses.tolist()
+    while state.step < recipe.steps:
+        loss = _step(state, task, networks)
+        if state.step % REPORT_STEPS == 0 or state.step == recipe.steps:
+            # Instance norm maps images that have run away to a finite loss.
+            overflow = 0 * state.images.square().sum()
+            losses.append(_finite(float(loss + overflow), state.step, recipe))
+            if progress is not None:
+                progress(state.step, losses[-1])
+        if preview is not None and preview_every and state.step % preview_every == 0:
+            images = _gathered(state, task)
+            if ranks.rank == 0:
+                preview(state.step, images)
+        due = (
+            time.perf_counter() - saved > CHECKPOINT_SECONDS if ranks.size == 1 else state.step % CHECKPOINT_STEPS == 0
+        )
+        if checkpoint is not None and due:
+            state.losses, state.seconds = torch.tensor(losses), time.perf_counter() - started
+            save(checkpoint, identity, state, ranks)
+            saved = time.perf_counter()
+    images = _gathered(state, task)
+    total = torch.tensor(ranks.gathered(losses)).sum(0)
+    if checkpoint is not None:
+        remove(checkpoint, ranks)
+    return Condensed(images, time.perf_counter() - started, tuple(total.tolist()), networks.embedded)
+
+
+def _placed(real: ImageSet, device: torch.device) -> ImageSet:
+    """Return the real images on the device where they fit, else where they are."""
+    if device.type == "cuda" and real.stored_bytes > SHARE_OF_MEMORY * torch.cuda.mem_get_info(device)[0]:
+        return real
+    return real.to(device)
+
+
+def _initial(task: Task) -> State:
+    recipe = task.recipe
+    several = recipe.images_per_class * recipe.formation**2
+    chosen = random_subset(task.real, several, torch_generator(task.seed, "condense", "initial"))
+    own = slice(task.own.start * recipe.images_per_class, task.own.stop * recipe.images_per_class)
+    images = chosen.packed(recipe.formation).to(task.device).decode().to(task.dtype)[own].contiguous()
+    return State(images, torch.zeros_like(images))
+
+
+def _open_networks(
+    task: Task, space: SearchSpace | None, exclude: Collection[str], say: Callable[[str], None]
+) -> Networks:
+    recipe, shape = task.recipe, task.real.shape
+    if recipe.embed == "space":
+        if space is None:
+            raise ValueError("embedding networks from the search space need the space")
+        family = open_space_embedding(
+            space,
+            shape,
+            steps=recipe.steps,
+            per_class=task.per_class,
+            exclude=exclude,
+            seed=task.seed,
+            precision=recipe.precision,
+            every_block=recipe.match == "all",
+            device=task.device,
+            ranks=task.ranks,
+        )
+
+        def draw(step: int) -> Network:
+            return family.network(step, derive(task.seed, "condense", "network", step))
+
+        return Networks(draw, recipe.learning_rate, True, tuple(space.key(a) for a in family.architectures))
+    engine = open_engine(
+        Embedding(shape, recipe.width, deepest(shape, recipe.depth), recipe.precision, recipe.match == "all"),
+        task.device,
+        real=sum(min(len(task.members[label]), recipe.real_batch) for label in task.own),
+        synthetic=len(task.own) * task.per_class[1],
+        steps=recipe.steps,
+        say=say,
+    )
+    return Networks(
+        lambda step: engine.draw(torch_generator(task.seed, "condense", "network", step)),
+        recipe.rate(engine.embedding.features),
+    )
+
+
+def _step(state: State, task: Task, networks: Networks) -> Tensor:
+    """Take one step in place and return the loss, on the device."""
+    recipe, own = task.recipe, task.own
+    draws = torch_generator(task.seed, "condense", state.step)
+    # Every process draws for all classes, so that how many share them changes nothing.
+    chosen = [_some(index, recipe.real_batch, draws) for index in task.members]
+    change = _augmentation(task, draws)
+    real_images = spread(
+        lambda label: change(label, task.real.select(chosen[label]).to(task.device).decode().to(task.dtype)),
+        own,
+        task.device,
+    )
+    images = state.images.requires_grad_()
+    blocks = torch.split(decoded(images, recipe.formation), task.per_class[1])
+    synthetic = torch.cat([change(label, block) for label, block in zip(own, blocks, strict=True)])
+    loss, slope = loss_and_gradient(
+        networks.draw(state.step),
+        torch.cat(real_images),
+        [len(chosen[label]) for label in own],
+        synthetic.detach(),
+        [len(block) for block in blocks],
+    )
+    (gradient,) = torch.autograd.grad(synthetic, images, slope)
+    if networks.limited:
+        gradient = _limited(gradient, loss, networks.rate)
+    with torch.no_grad():
+        state.images = images.detach()
+        state.velocity.mul_(recipe.momentum).add_(gradient)
+        state.images.sub_(state.velocity, alpha=networks.rate)
+    state.step += 1
+    return loss.sum()
+
+
+def _limited(gradient: Tensor, losses: Tensor, rate: float) -> Tensor:
+    """Shorten the gradient (n, …) of each class so that a step of size `rate` does not overshoot.
+
+    A step never goes further than Polyak's, loss ÷ squared length of the gradient, which leads to where the
+    linearised loss is zero ("Introduction to Optimization", 1987). losses: (classes,).
+    """
+    length = gradient.view(len(losses), -1).square().sum(1)
+    factor = torch.where(length > 0, losses / (rate * length), 1.0).clamp(max=1.0)
+    return gradient * factor.repeat_interleave(len(gradient) // len(losses)).view(-1, 1, 1, 1)
+
+
+def _augmentation(task: Task, draws: torch.Generator) -> Callable[[int, Tensor], Tensor]:
+    """Draw one operation and its parameters for each class; return what applies them to images of a class."""
+    strategy = task.recipe.augmentation
+    if not strategy:
+        return lambda label, images: images
+    operations = augment.draw_operations(len(task.members), strategy, draws)
+    rows = augment.draw(operations, strategy, task.real.shape.height, task.real.shape.width, draws)
+    names = [strategy[operation] for operation in operations.tolist()]
+    return lambda label, images: augment.apply_same(images, names[label], rows, label)
+
+
+def _some(index: Tensor, at_most: int, draws: torch.Generator) -> Tensor:
+    """Return up to `at_most` of the indices, without repetition."""
+    return index[torch.randperm(len(index), generator=draws)[:at_most].to(index.device, non_blocking=True)]
+
+
+def _gathered(state: State, task: Task) -> ImageSet:
+    """Return the images of all classes, 8-bit."""
+    images = torch.cat(task.ranks.gathered(state.images.detach().cpu()))
+    labels = torch.arange(len(task.members)).repeat_interleave(task.recipe.images_per_class)
+    return replace(quantised(images.float(), labels, task.real.classes), formation=task.recipe.formation)
+
+
+def _finite(loss: float, step: int, recipe: Condensation) -> float:
+    if not math.isfinite(loss):
+        raise RunFailedError(
+            f"the matching loss is {loss} at step {step}; lower the learning rate of the images "
+            f"(now {recipe.learning_rate:g}) and run the same command again"
+        )
+    return loss

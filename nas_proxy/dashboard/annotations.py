@@ -1,0 +1,224 @@
+"""What a run's studies say of themselves in Optuna's dashboard: names, notes, figures, the condensed images.
+
+In: the run folder as `report.read_run` sees it, and the ledger, whose folder is held. Out: Markdown notes, metric
+names and Plotly figures in the storage, and `proxy.png` as an artifact of the proxy's study.
+Guarantees: what is up to date is not written again, so that a second call writes nothing; text of the user's is
+shown as it is and never as markup; no trial is touched.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.trial import Trial, TrialState
+
+from nas_proxy.pipeline.ledger import TRAINED, Ledger, Record, without_announcements
+from nas_proxy.report import figures
+from nas_proxy.report.page import Run, read_run
+from nas_proxy.report.rank_figure import ranks_against_truth
+from nas_proxy.report.verdict import decimal, finite, part, percent, verdict
+
+if TYPE_CHECKING:
+    from optuna.artifacts import FileSystemArtifactStore
+    from plotly.graph_objects import Figure
+
+NAMES = {"proxy": "Proxy", "random": "Random images", "early_stop": "Early stop", "truth": "Full training"}
+WHAT = {
+    "proxy": "Every candidate of the search, trained on the condensed images and scored on the validation images.",
+    "random": "The sampled architectures on as many random real images as the condensed set has, in several draws.",
+    "early_stop": "The sampled architectures on all images, for as many image passes as on the condensed set.",
+    "truth": "The sampled architectures and the search's best on all images, in two seeds, scored on the test images.",
+}
+METRIC = {"truth": "test accuracy"}
+DRAW = {"random": "which random images", "truth": "which seed of full training"}
+ATTRIBUTES = (
+    ("key", "the architecture"),
+    ("phase, index", "drawn uniformly (sample) or proposed (search), and its number there"),
+    ("params, flops", "trainable parameters; floating-point operations for one image"),
+    ("seconds, image_passes", "what the training cost"),
+    ("losses", "mean training loss of each epoch"),
+    ("diverged, reason", "the loss became infinite; why the training failed"),
+)
+PAGES = {"rank": ("proxy", "truth"), "signals": ("proxy",)}
+IMAGE = "proxy.png"
+ARTIFACT = "artifacts:"  # what Optuna puts before an artifact's id in the attributes of a study
+MOST_REASONS, REASON_LENGTH, MOST_NOTES = 5, 160, 50
+# Characters that Markdown gives a meaning inside a line.
+MARKUP = re.compile(r"([\\`*_\[\]<>|$~&!{}#])")
+
+
+def annotate(run: Path, ledger: Ledger) -> None:
+    """Bring everything that the dashboard shows of a run up to date. Raises RunFolderError without a `run.toml`."""
+    found = read_run(run)
+    studies = {signal: ledger.study(signal) for signal in TRAINED}
+    for signal, study in studies.items():
+        _name_metric(study, METRIC.get(signal, "validation accuracy"))
+        _save_note(study, note(signal, found, studies, ledger.records(signal)))
+        _note_failures(study)
+    for name, figure in _figures(found).items():
+        for signal in PAGES[name]:
+            _save_figure(studies[signal], name, figure)
+    if found.image is not None:
+        _save_image(studies["proxy"], artifact_store(run), artifacts(run), run / IMAGE)
+
+
+def shown_names(run: Path) -> dict[str, str]:
+    """Return the names of a run's studies as a reader sees them, by the names in the storage."""
+    return {signal: f"{name} · {run.resolve().name}" for signal, name in NAMES.items()}
+
+
+def artifacts(run: Path) -> Path:
+    """Return the folder of a run's artifacts."""
+    return run / "artifacts"
+
+
+def artifact_store(run: Path) -> "FileSystemArtifactStore":
+    """Return the store of a run's artifacts; its folder need not be there."""
+    from optuna.artifacts import FileSystemArtifactStore
+
+    return FileSystemArtifactStore(artifacts(run))
+
+
+def note(signal: str, run: Run, studies: Mapping[str, optuna.Study], records: Sequence[Record]) -> str:
+    """Return the note of one study, as Markdown."""
+    lines = [
+        WHAT[signal],
+        "",
+        f"**{markdown(verdict(run.ranking))}**",
+        "",
+        *(f"- **{name}**: {value}" for name, value in _settings(signal, run, records)),
+        "",
+        *_failures(records),
+        f"Other studies of this run: {_links(signal, studies)}. In the run folder: report.html.",
+        "",
+        "What the attributes of a trial mean:",
+        "",
+        *(f"- **{name}**: {meaning}" for name, meaning in _attributes(signal)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def markdown(text: object) -> str:
+    """Return Markdown that reads as `text`, on one line."""
+    return MARKUP.sub(r"\\\1", " ".join(str(text).split()))
+
+
+def _settings(signal: str, run: Run, records: Sequence[Record]) -> list[tuple[str, str]]:
+    config, condense = run.config, part(run.config, "condense")
+    recipe = part(config, "full_training" if signal == "truth" else "proxy_training")
+    complete = [record for record in records if record.complete]
+    rows: list[tuple[str, object]] = [("folder", run.name)]
+    rows += [(name, config[name]) for name in ("dataset", "space", "seed") if name in config]
+    if condense:
+        method = condense.get("source") or condense.get("method", "?")
+        method = "distribution matching" if method == "dm" else method
+        rows.append(("condensed set", f"{condense.get('images_per_class', '?')} images a class, by {method}"))
+    if "epochs" in recipe and signal != "early_stop":
+        rows.append(("epochs of a training", recipe["epochs"]))
+    rows.append(("trainings", f"{len(complete)} complete, {len(records) - len(complete)} failed"))
+    best = max(complete, key=lambda record: record.score or 0.0, default=None)
+    if best is not None:
+        rows.append(("best", f"{percent(best.score)}: {best.key}"))
+    spearman = part(run.ranking, "signals", "repeatability" if signal == "truth" else signal, "spearman")
+    if finite(spearman.get("value")) is not None:
+        against = "with itself" if signal == "truth" else "with full training"
+        low, high = decimal(spearman.get("low")), decimal(spearman.get("high"))
+        rows.append((f"Spearman {against}", f"{decimal(spearman['value'])}, 95 % interval {low} to {high}"))
+    return [(name, markdown(value)) for name, value in rows]
+
+
+def _attributes(signal: str) -> list[tuple[str, str]]:
+    draw = [("draw", DRAW[signal])] if signal in DRAW else []
+    return [*ATTRIBUTES[:2], *draw, *ATTRIBUTES[2:]]
+
+
+def _failures(records: Sequence[Record]) -> list[str]:
+    counted = Counter(record.reason or "no score" for record in records if not record.complete)
+    if not counted:
+        return []
+    lines = [f"- {times} × {markdown(reason[:REASON_LENGTH])}" for reason, times in counted.most_common(MOST_REASONS)]
+    if len(counted) > MOST_REASONS:
+        lines.append(f"- {len(counted) - MOST_REASONS} other reasons")
+    return ["Failed, each with the attribute `reason`:", "", *lines, ""]
+
+
+def _links(signal: str, studies: Mapping[str, optuna.Study]) -> str:
+    return ", ".join(
+        f"[{NAMES[other]}](/dashboard/studies/{study._study_id})" for other, study in studies.items() if other != signal
+    )
+
+
+def _name_metric(study: optuna.Study, name: str) -> None:
+    if study.metric_names != [name]:
+        with without_announcements():
+            study.set_metric_names([name])
+
+
+def _save_note(study: optuna.Study, body: str) -> None:
+    from optuna_dashboard import get_note, save_note
+
+    if get_note(study) != body:
+        save_note(study, body)
+
+
+def _note_failures(study: optuna.Study) -> None:
+    """Put the reason on top of the page of a failed trial, where attributes stand last and behind a scroll bar."""
+    from optuna_dashboard import save_note
+    from optuna_dashboard._note import note_ver_key
+
+    there = _system_attrs(study)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,))[:MOST_NOTES]:
+        if note_ver_key(trial._trial_id) not in there:  # a reason never changes
+            reason = markdown(trial.user_attrs.get("reason", "no score"))
+            save_note(Trial(study, trial._trial_id), f"Failed: {reason}\n")
+
+
+def _figures(run: Run) -> "dict[str, Figure]":
+    """Return the figures of the study's page, by the id of their place; on white, since the page's theme is unknown."""
+    found: dict[str, tuple[str, Figure]] = {}
+    if len(run.truth) and len(run.trials):
+        found["rank"] = ("Where proxy and full training agree", ranks_against_truth(run.trials, run.truth))
+    if part(run.ranking, "signals"):
+        found["signals"] = ("How well each signal ranks, 95 % intervals", figures.spearman_bars(run.ranking))
+    return {name: _titled(figure, title) for name, (title, figure) in found.items()}
+
+
+def _titled(figure: "Figure", title: str) -> "Figure":
+    heading = {"text": title, "x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 8}}
+    return figure.update_layout(title=heading, paper_bgcolor="#ffffff", margin={"t": 72}, height=440)
+
+
+def _save_figure(study: optuna.Study, name: str, figure: "Figure") -> None:
+    from optuna_dashboard import save_plotly_graph_object
+    from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
+
+    if get_plotly_graph_objects(_system_attrs(study)).get(name) != figure.to_json():
+        save_plotly_graph_object(study, figure, graph_object_id=name)
+
+
+def _save_image(study: optuna.Study, store: "FileSystemArtifactStore", folder: Path, path: Path) -> None:
+    """Upload the picture unless the study has the very same; those that it had before go, as the dashboard does it."""
+    from optuna.artifacts import upload_artifact
+
+    content, same = path.read_bytes(), False
+    for attribute, told in _system_attrs(study).items():
+        meta = json.loads(told) if attribute.startswith(ARTIFACT) else None
+        if meta is None or meta["filename"] != path.name:
+            continue
+        stored = folder / meta["artifact_id"]
+        if not same and stored.is_file() and stored.read_bytes() == content:
+            same = True
+            continue
+        study._storage.set_study_system_attr(study._study_id, attribute, json.dumps(None))
+        stored.unlink(missing_ok=True)
+    if not same:
+        folder.mkdir(exist_ok=True)
+        upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=study)
+
+
+def _system_attrs(study: optuna.Study) -> dict[str, Any]:
+    return study._storage.get_study_system_attrs(study._study_id)

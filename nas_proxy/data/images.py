@@ -1,0 +1,180 @@
+"""Labelled images: one 8-bit tensor, its labels, and how it decodes into what a network sees.
+
+Real images and condensed images are the same type, so whatever trains on one trains on the other.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nas_proxy.condensation.formation import decoded, packed
+from nas_proxy.errors import RunFolderError
+from nas_proxy.files import atomic_path
+
+FORMAT = "nas_proxy.images/1"
+# Metadata that is the set's own.
+OWN = ("format", "classes", "formation")
+
+
+class DataShape(NamedTuple):
+    """What a network must fit: `channels` × `height` × `width` in, `classes` logits out."""
+
+    channels: int
+    height: int
+    width: int
+    classes: int
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """`n` labelled images of one size.
+
+    images: uint8, (n, channels, height, width).
+    labels: int64, (n,), in [0, len(classes)).
+    scale, offset: float32, (channels,); a network sees `images * scale + offset` (zero mean and unit variance
+    a channel for real images, the learnt range for condensed ones).
+    classes: the class names, in the order of the labels.
+    formation: how many images a stored one holds, down and across; see `unpacked`.
+    """
+
+    images: Tensor
+    labels: Tensor
+    scale: Tensor
+    offset: Tensor
+    classes: tuple[str, ...]
+    formation: int = 1
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def shape(self) -> DataShape:
+        """Channels, height, width and number of classes."""
+        _, channels, height, width = self.images.shape
+        return DataShape(channels, height, width, len(self.classes))
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the images as stored."""
+        return self.images.numel() * self.images.element_size()
+
+    def decode(self, index: Tensor | slice = slice(None)) -> Tensor:
+        """Return the images at `index` as a network sees them: float32, (len(index), c, h, w)."""
+        return self.images[index] * self.scale.view(-1, 1, 1) + self.offset.view(-1, 1, 1)
+
+    def select(self, index: Tensor) -> "ImageSet":
+        """Return the images at `index`, in that order."""
+        return replace(self, images=self.images[index], labels=self.labels[index])
+
+    def unpacked(self) -> "ImageSet":
+        """Return the images that networks are trained on: formation², upsampled, for each stored one."""
+        if self.formation == 1:
+            return self
+        levels = decoded(self.images.float(), self.formation).round().to(torch.uint8)
+        return replace(self, images=levels, labels=self.labels.repeat_interleave(self.formation**2), formation=1)
+
+    def packed(self, formation: int) -> "ImageSet":
+        """Return the same images at 1/formation of their resolution, formation² in one; each class by itself.
+
+        The images must be in blocks, one a class, each of a multiple of formation².
+        """
+        if formation == 1:
+            return self
+        labels = self.labels[:: formation**2]
+        return replace(self, images=packed(self.images, formation), labels=labels, formation=formation)
+
+    def to(self, device: torch.device | str) -> "ImageSet":
+        """Return the same set on `device`."""
+        tensors = {name: getattr(self, name).to(device) for name in ("images", "labels", "scale", "offset")}
+        return replace(self, **tensors)
+
+    def of_class(self) -> list[Tensor]:
+        """Return, for each class, the indices of its images."""
+        return [torch.nonzero(self.labels == c).flatten() for c in range(len(self.classes))]
+
+    def fingerprint(self) -> str:
+        """Return 16 hexadecimal digits that change with any pixel, label, class name or order."""
+        kind = [list(self.images.shape), list(self.classes)] + [self.formation] * (self.formation != 1)
+        digest = hashlib.sha256(json.dumps(kind).encode())
+        digest.update(self.images.cpu().contiguous().numpy().data)
+        digest.update(self.labels.cpu().contiguous().numpy().data)
+        return digest.hexdigest()[:16]
+
+    def save(self, path: Path, metadata: Mapping[str, object] | None = None) -> None:
+        """Write a safetensors file at once or not at all; `metadata` values are stored as JSON."""
+        tensors = {name: getattr(self, name).cpu().contiguous() for name in ("images", "labels", "scale", "offset")}
+        text = {"format": FORMAT, "classes": json.dumps(self.classes), "formation": str(self.formation)}
+        text |= {name: json.dumps(value) for name, value in (metadata or {}).items()}
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata=text)
+
+    @staticmethod
+    def load(path: Path) -> "ImageSet":
+        """Read (memory-map) a file written by `save`. Raises RunFolderError for anything else."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                text = _own_metadata(path, file.metadata())
+                tensors = {name: file.get_tensor(name) for name in ("images", "labels", "scale", "offset")}
+        except FileNotFoundError:
+            raise RunFolderError(f"{path} does not exist; condense first") from None
+        except (SafetensorError, OSError) as error:
+            raise RunFolderError(
+                f"{path} is not a readable image file ({error}); delete it and run the same command again"
+            ) from None
+        return ImageSet(
+            **tensors, classes=tuple(json.loads(text["classes"])), formation=int(text.get("formation", "1"))
+        )
+
+    @staticmethod
+    def load_metadata(path: Path) -> dict[str, object]:
+        """Return the metadata given to `save`. Raises RunFolderError as `load` does."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                text = _own_metadata(path, file.metadata())
+        except FileNotFoundError:
+            raise RunFolderError(f"{path} does not exist; condense first") from None
+        except (SafetensorError, OSError) as error:
+            raise RunFolderError(
+                f"{path} is not a readable image file ({error}); delete it and run the same command again"
+            ) from None
+        return {name: json.loads(value) for name, value in text.items() if name not in OWN}
+
+
+def _own_metadata(path: Path, metadata: Mapping[str, str] | None) -> Mapping[str, str]:
+    found = (metadata or {}).get("format")
+    if metadata is None or found != FORMAT:
+        raise RunFolderError(
+            f"{path} was not written by nas_proxy (format {found!r}, expected {FORMAT!r}); "
+            "move it away and run the same command again"
+        )
+    return metadata
+
+
+def from_raw(images: Tensor, labels: Tensor, classes: tuple[str, ...], like: ImageSet | None = None) -> ImageSet:
+    """Wrap uint8 images (n, c, h, w); they decode to zero mean and unit variance a channel, or as `like` does."""
+    if like is not None:
+        return ImageSet(images, labels, like.scale, like.offset, classes)
+    # One channel at a time: a float copy of a whole data set would need eight times its memory.
+    flat = [images[:, channel].double() for channel in range(images.shape[1])]
+    mean = torch.stack([channel.mean() for channel in flat])
+    std = torch.stack([channel.std(correction=0) for channel in flat]).clamp_min(1.0)
+    return ImageSet(images, labels, (1 / std).float(), (-mean / std).float(), classes)
+
+
+def quantised(images: Tensor, labels: Tensor, classes: tuple[str, ...]) -> ImageSet:
+    """Wrap float images (n, c, h, w), as a network sees them, as 8-bit images over the range of each channel.
+
+    Learnt images leave the range of real ones, so the range is theirs; the error is at most half of a 255th of it.
+    """
+    low, high = images.amin((0, 2, 3)), images.amax((0, 2, 3))
+    scale = ((high - low) / 255).clamp_min(1e-6)
+    levels = ((images - low.view(-1, 1, 1)) / scale.view(-1, 1, 1)).round().clamp(0, 255).to(torch.uint8)
+    return ImageSet(levels, labels, scale, low, classes)

@@ -1,0 +1,118 @@
+"""Data sets by name.
+
+In: a name such as `cifar10`, `folder:DIR` or `npz:FILE`.
+Out: a `Source`, whose parts are read one at a time as uint8 images and int64 labels.
+Guarantees: reading one part opens the images of that part only, or fails with one DataError sentence; the
+same files give the same images in the same order.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nas_proxy.data.arrays import ArrayPart, open_npz
+from nas_proxy.data.folders import Progress, open_folder
+from nas_proxy.data.published import PUBLISHED, default_cache, open_published
+from nas_proxy.errors import DataError, nearest
+
+Part = Literal["train", "validation", "test"]
+
+
+class StoredPart(Protocol):
+    """One part of a source; it knows where its own images are, not where those of other parts are."""
+
+    def labels(self) -> Tensor:
+        """Return int64, (n,)."""
+
+    def images(self, index: Tensor, progress: Progress | None = None) -> Tensor:
+        """Return the images at `index`: uint8, (len(index), c, h, w)."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set: its class names in the order of the labels, and the parts that it has of its own."""
+
+    name: str
+    classes: tuple[str, ...]
+    parts: Mapping[str, StoredPart] = field(repr=False, compare=False)
+
+    @property
+    def has_test(self) -> bool:
+        """Whether test images are kept apart; if not, they are to be split from `train`."""
+        return "test" in self.parts
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether validation images are kept apart; if not, they are to be split from `train`."""
+        return "validation" in self.parts
+
+    def labels(self, part: Part) -> Tensor:
+        """Return the labels of a part, int64, (n,), without decoding an image file."""
+        return self._part(part).labels()
+
+    def read(
+        self, part: Part, index: Tensor | None = None, *, progress: Progress | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return images, uint8, (n, c, h, w), and labels, int64, (n,), of a part, or of it at `index`.
+
+        `progress` is called with the number of images read and their total. Raises DataError for unreadable
+        data and for a part that the source lacks.
+        """
+        stored = self._part(part)
+        labels = stored.labels()
+        chosen = torch.arange(len(labels)) if index is None else index
+        return stored.images(chosen, progress), labels[chosen]
+
+    def _part(self, part: Part) -> StoredPart:
+        if part not in self.parts:
+            raise DataError(f"{self.name} has no {part} part of its own; it has {', '.join(self.parts)}")
+        return self.parts[part]
+
+
+def list_datasets() -> list[tuple[str, str]]:
+    """Return the known names, each with a description of one line."""
+    return [
+        ("digits", "1,797 handwritten digits, 8×8, grey, 10 classes; needs no download"),
+        *((name, f"{published.about}; downloaded once") for name, published in PUBLISHED.items()),
+        ("folder:DIR", "image files in DIR/train/<class> and DIR/test/<class>, or in DIR/<class>"),
+        ("npz:FILE", "arrays train_images, train_labels, test_images, test_labels, or images, labels"),
+    ]
+
+
+def open_source(dataset: str, *, image_size: int | None = None, cache: Path | None = None) -> Source:
+    """Open a data set by name; a published one is downloaded into `cache` (`default_cache()`) if absent.
+
+    `image_size`: cut each image to its centred square and resize that to so many pixels. Raises DataError for
+    an unknown name, a layout that cannot be used and a failed download.
+    """
+    if image_size is not None and image_size < 1:
+        raise DataError(f"the image size {image_size} is not a number of pixels; give 1 or more, for example 32")
+    kind, colon, place = dataset.partition(":")
+    if colon and kind in ("folder", "npz"):
+        if not place:
+            raise DataError(f"{dataset!r} names no place; give {'folder:DIR' if kind == 'folder' else 'npz:FILE'}")
+        path = Path(place).expanduser()
+        if kind == "folder":
+            return Source(dataset, *open_folder(path, image_size))
+        return Source(dataset, *open_npz(path, image_size))
+    if dataset == "digits":
+        return _digits(image_size)
+    if dataset in PUBLISHED:
+        return Source(dataset, *open_published(dataset, image_size, cache or default_cache()))
+    raise DataError(f"unknown data set {dataset!r}{nearest(dataset, [name for name, _ in list_datasets()])}")
+
+
+def _digits(image_size: int | None) -> Source:
+    """Scikit-learn's copy of the test set of the UCI handwritten digits (Alpaydin and Kaynak, 1998)."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    raw = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    labels = torch.from_numpy(bunch.target.astype(np.int64))
+    part = ArrayPart("digits", lambda: labels, lambda: raw, image_size)
+    return Source("digits", tuple(map(str, bunch.target_names)), {"train": part})

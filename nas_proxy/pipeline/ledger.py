@@ -1,0 +1,267 @@
+"""The record of all trainings: Optuna studies in the run's one storage.
+
+Each trained signal (proxy, random, early_stop, truth) is a study; a trial is an architecture and a draw: which
+random images, or which seed of full training. Everything that resumes, counts or reports reads it from here.
+
+One process at a time writes (see `RunFolder.lock`), so a trial found running at the start was cut off: it is
+closed as failed with the reason "interrupted", which counts for nothing, and its training is done again.
+"""
+
+import contextlib
+import logging
+import math
+import sqlite3
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
+from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from nas_proxy.errors import RunFolderError
+from nas_proxy.spaces.cost import Size
+from nas_proxy.spaces.space import Architecture
+from nas_proxy.training.train import Outcome
+from nas_proxy.training.workers import Failure
+
+TRAINED = ("proxy", "random", "early_stop", "truth")
+INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An architecture to be trained.
+
+    phase: "sample" (uniform) or "search" (proposed).
+    index: its position in the sample's stream, or its number among the proposals.
+    distributions: Optuna's, of the architecture's parameters.
+    """
+
+    key: str
+    architecture: Architecture
+    phase: str
+    index: int
+    size: Size
+    distributions: Mapping[str, BaseDistribution]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished training. `score`, `loss_sum`, … are None where it failed, `reason` where it did not.
+
+    draw: which random images, or which seed of full training; 0 for other signals.
+    score: accuracy, a fraction. loss_sum: the sum of the epochs' mean training losses.
+    """
+
+    key: str
+    architecture: Architecture
+    phase: str
+    index: int
+    draw: int
+    params: int
+    flops: int
+    score: float | None = None
+    loss_sum: float | None = None
+    diverged: bool = False
+    seconds: float = 0.0
+    image_passes: int = 0
+    reason: str | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the training ended with a score."""
+        return self.score is not None
+
+
+@contextlib.contextmanager
+def without_announcements() -> Iterator[None]:
+    """Make a study without Optuna telling so; its loggers and the user's warnings stay as they are set."""
+    loggers = [logging.getLogger(f"optuna.storages.{name}") for name in ("_in_memory", "_rdb.storage")]
+
+    def silent(record: logging.LogRecord) -> bool:
+        return record.levelno > logging.INFO
+
+    for logger in loggers:
+        logger.addFilter(silent)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(silent)
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Raise what goes wrong in the database `path` meanwhile as a RunFolderError."""
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise RunFolderError(_explanation(path, error)) from None
+
+
+def _explanation(path: Path, error: BaseException) -> str:
+    while error.__cause__ is not None:  # SQLite knows the reason; SQLAlchemy and Optuna wrap it
+        error = error.__cause__
+    reason = str(error).split("\n", 1)[0]
+    if "is full" in reason:
+        return f"the disk is full: {path} could not be written; free some space and run the same command again"
+    if any(word in reason for word in ("readonly", "unable to open", "locked", "disk I/O")):
+        return f"{path} cannot be written ({reason}); see what hinders that and run the same command again"
+    return (
+        f"{path} is not a study database that this version of Optuna reads ({reason}); "
+        "move it away and run the same command again"
+    )
+
+
+class _Connection(sqlite3.Connection):
+    """A connection that need not wait for the disk at each of a trial's six transactions.
+
+    A killed process loses nothing, as ever; a machine that loses power loses the last trainings and no more.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.execute("PRAGMA journal_mode = WAL")
+        self.execute("PRAGMA synchronous = NORMAL")
+
+
+class Ledger:
+    """The studies of one run, in the SQLite file at `path`."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._storage = optuna.storages.RDBStorage(
+                f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60, "factory": _Connection}}
+            )
+        except (SQLAlchemyError, RuntimeError) as error:
+            raise RunFolderError(_explanation(path, error)) from None
+        self._studies: dict[str, optuna.Study] = {}
+        self._open: dict[tuple[str, int], Trial] = {}
+        self._records: dict[str, dict[int, Record]] = {}
+
+    def study(self, signal: str) -> optuna.Study:
+        """Return the study of one trained signal, created when needed."""
+        if signal not in self._studies:
+            with without_announcements():
+                study = optuna.create_study(
+                    storage=self._storage, study_name=signal, direction="maximize", load_if_exists=True
+                )
+                if study.metric_names is None:
+                    study.set_metric_names(["accuracy"])
+            self._studies[signal] = study
+        return self._studies[signal]
+
+    def records(self, signal: str) -> list[Record]:
+        """Return the finished trainings of one signal: the sample first, then proposals, each in their order."""
+        # Records of finished trials are kept, since those do not change; see `finished`.
+        return finished(self.study(signal).get_trials(deepcopy=False), self._records.setdefault(signal, {}))
+
+    def bind(self, signal: str, what: str, fingerprint: str) -> None:
+        """Tie a study to what its scores depend on. Raises RunFolderError when it was begun with something else."""
+        study = self.study(signal)
+        before = study.user_attrs.get(what)
+        if before is None:
+            study.set_user_attr(what, fingerprint)
+        elif before != fingerprint:
+            raise RunFolderError(
+                f"the {what} has changed since the trainings of this run (fingerprint {before}, now {fingerprint}); "
+                "restore it, or start again with --overwrite"
+            )
+
+    def close_interrupted(self) -> None:
+        """Close the trials that a killed run left open."""
+        for signal in set(optuna.get_all_study_names(self._storage)).intersection(TRAINED):
+            study = self.study(signal)
+            for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                self._fail(study, Trial(study, trial._trial_id), INTERRUPTED)
+
+    def begin(self, signal: str, candidate: Candidate, draw: int) -> int:
+        """Open a trial and return its number."""
+        study = self.study(signal)
+        template = optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            params=dict(candidate.architecture),
+            distributions=dict(candidate.distributions),
+            user_attrs={
+                "key": candidate.key,
+                "phase": candidate.phase,
+                "index": candidate.index,
+                "draw": draw,
+                "params": candidate.size.params,
+                "flops": candidate.size.flops,
+            },
+        )
+        # One transaction for the whole trial, where ask() and suggest would take one for each parameter. What
+        # Study.add_trial does, but for the identity of the trial, which it does not return.
+        trial = Trial(study, study._storage.create_new_trial(study._study_id, template_trial=template))
+        self._open[signal, trial.number] = trial
+        return trial.number
+
+    def finish(self, signal: str, number: int, result: Outcome | Failure) -> None:
+        """Close a trial with its score or with the reason of its failure."""
+        study, trial = self.study(signal), self._open.pop((signal, number))
+        if isinstance(result, Failure):
+            self._fail(study, trial, result.reason)
+            return
+        trial.set_user_attr("seconds", round(result.seconds, 4))
+        trial.set_user_attr("image_passes", result.image_passes)
+        # JSON has no infinity: the curve of a diverged training ends where it diverged.
+        trial.set_user_attr("losses", [round(loss, 5) for loss in result.losses if math.isfinite(loss)])
+        if result.diverged:
+            trial.set_user_attr("diverged", True)
+        study.tell(trial, result.score)
+
+    def close(self) -> None:
+        """Leave one file that can be read, copied and kept anywhere; where others read it now, they leave it."""
+        engine = self._storage.engine
+        self._storage.scoped_session.remove()
+        engine.dispose()
+        with contextlib.suppress(SQLAlchemyError, sqlite3.Error), contextlib.closing(engine.raw_connection()) as last:
+            last.execute("PRAGMA journal_mode = DELETE")
+        engine.dispose()
+
+    @staticmethod
+    def _fail(study: optuna.Study, trial: Trial, reason: str) -> None:
+        trial.set_user_attr("reason", reason)
+        study.tell(trial, state=TrialState.FAIL)
+
+
+def finished(trials: Iterable[FrozenTrial], known: dict[int, Record] | None = None) -> list[Record]:
+    """Return the finished trainings among the trials of a study, in the order of `Ledger.records`.
+
+    known: records by trial number that need not be made again; new ones are added.
+    """
+    known = {} if known is None else known
+    for trial in trials:
+        ended = trial.state in (TrialState.COMPLETE, TrialState.FAIL)
+        if ended and trial.number not in known and trial.user_attrs.get("reason") != INTERRUPTED:
+            known[trial.number] = _record(trial)
+    return sorted(known.values(), key=lambda r: (r.phase != "sample", r.index, r.draw))
+
+
+def _record(trial: FrozenTrial) -> Record:
+    told = trial.user_attrs
+    losses: list[float] = told.get("losses", [])
+    diverged = bool(told.get("diverged", False))
+    return Record(
+        key=told["key"],
+        architecture=trial.params,
+        phase=told["phase"],
+        index=told["index"],
+        draw=told["draw"],
+        params=told["params"],
+        flops=told["flops"],
+        score=trial.value,
+        loss_sum=None if diverged or not losses else sum(losses),
+        diverged=diverged,
+        seconds=told.get("seconds", 0.0),
+        image_passes=told.get("image_passes", 0),
+        reason=told.get("reason"),
+    )

@@ -1,0 +1,1 @@
+"""How far to trust the proxy: ground truth, controls, signals without training, correlations with intervals."""

@@ -1,0 +1,125 @@
+"""Signals that are computed and not trained: architectures in, a score of each by each signal out, higher for better.
+
+Parameters and FLOPs, and the scores of untrained networks (`zero_cost.py`). An architecture without a score
+keeps its place in the ranking, so that all signals are judged on the same architectures: it counts as the lowest,
+as it would for whoever chose by that signal, and the signal's row says how many there are and why. From several
+signals, trained or not, comes one more: their mean rank.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from nas_proxy.data.images import DataShape, ImageSet
+from nas_proxy.ranking import zero_cost
+from nas_proxy.ranking.signals import Signal
+from nas_proxy.ranking.zero_cost import Score
+from nas_proxy.seeds import derive
+from nas_proxy.spaces.cost import measure
+from nas_proxy.spaces.space import Architecture, SearchSpace
+
+SIZES = ("params", "flops")
+NAMES = (*SIZES, *zero_cost.SCORES)
+MEMBERS = ("proxy", "early_stop", *NAMES)
+"""What a mean rank can be of: signals whose cost is that of all that is known of them, so not three random draws."""
+
+COMBINED = "combined"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A score of every architecture, in their order, by one signal that sees so many `images` of the data."""
+
+    scores: tuple[Score, ...]
+    images: int = 0
+
+    @property
+    def values(self) -> list[float]:
+        """The scores; NaN where there is none."""
+        return [score.value for score in self.scores]
+
+    @property
+    def seconds(self) -> float:
+        """What all scores took, building the networks included."""
+        return sum(score.seconds for score in self.scores)
+
+    @property
+    def image_passes(self) -> int:
+        """Images of the data passed through networks, counted with repetition."""
+        return self.images * len(self.scores)
+
+    @property
+    def missing(self) -> int:
+        """How many architectures have no score."""
+        return sum(math.isnan(value) for value in self.values)
+
+    def ranked(self) -> list[float]:
+        """Return the scores with a finite one, below all others, in place of each that is missing."""
+        finite = [value for value in self.values if not math.isnan(value)]
+        lowest = float(np.nextafter(min(finite, default=0.0), -math.inf))
+        return [lowest if math.isnan(value) else value for value in self.values]
+
+    def note(self) -> str | None:
+        """Return how many architectures have no score and the most frequent reason; None where all have one."""
+        reasons = Counter(score.reason for score in self.scores if score.reason is not None)
+        if not reasons:
+            return None
+        (reason, _), *others = reasons.most_common()
+        more = f", and {len(others)} more reason{'s' if len(others) > 1 else ''}" if others else ""
+        return f"{self.missing} of {len(self.scores)} have no score and count as the lowest ({reason}{more})"
+
+
+def computed(
+    names: Sequence[str],
+    space: SearchSpace,
+    architectures: Sequence[Architecture],
+    data: ImageSet,
+    seed: int,
+    *,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, Column]:
+    """Return a column for each of `names`, of `NAMES`.
+
+    data: training images, of which the scores see a few drawn by the seed. All scores of an architecture start from
+    the same initial weights. progress: told how many scores are done.
+    """
+    images = zero_cost.some_images(data, seed, device)
+    columns: dict[str, Column] = {}
+    for name in names:
+        scores: list[Score] = []
+        for architecture in architectures:
+            scores.append(_score(name, space, architecture, data.shape, images, seed))
+            progress(len(columns) * len(architectures) + len(scores))
+        columns[name] = Column(tuple(scores), len(images) if name in zero_cost.NEED_IMAGES else 0)
+    return columns
+
+
+def mean_rank(members: Sequence[Signal], keys: Sequence[str]) -> Signal:
+    """Return the signal that scores each of `keys` by the mean of its ranks by the members; it costs what they cost.
+
+    Ties share their mean rank. The members have one draw each and a finite score for every key.
+    """
+    ranks = [signal.scores.loc[list(keys)].iloc[:, 0].rank() for signal in members]
+    return Signal(
+        COMBINED,
+        pd.DataFrame({0: sum(ranks) / len(ranks)}),
+        sum(signal.seconds for signal in members),
+        sum(signal.image_passes for signal in members),
+        sum(signal.stored_bytes for signal in members),
+        note=f"the mean rank of {', '.join(signal.name for signal in members)}",
+    )
+
+
+def _score(
+    name: str, space: SearchSpace, architecture: Architecture, shape: DataShape, images: torch.Tensor, seed: int
+) -> Score:
+    if name in SIZES:
+        return zero_cost.attempted(lambda: float(getattr(measure(space, architecture, shape), name)))
+    own = derive(seed, "signals", space.key(architecture))
+    return zero_cost.score(name, lambda: space.build(architecture, shape), images, own)

@@ -1,0 +1,275 @@
+"""From the ledger to the files that people read: trials.csv, truth.csv, scores.csv and ranking.json."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nas_proxy.data.images import ImageSet
+from nas_proxy.files import write_json, write_text
+from nas_proxy.pipeline.ledger import TRAINED, Record
+from nas_proxy.pipeline.session import Session
+from nas_proxy.ranking.computed import NAMES, SIZES, Column, computed, mean_rank
+from nas_proxy.ranking.signals import ELSEWHERE, Signal, rank, ranked
+from nas_proxy.ranking.trust import DRAWS, Truth, by_draw, the_sample, truth_of
+from nas_proxy.search.candidates import best_first, sampled
+from nas_proxy.spaces.limits import limits_text
+from nas_proxy.spaces.loading import split_spec
+
+
+def compute_signals(session: Session) -> dict[str, Column]:
+    """Score the uniform sample by each of the settings' `signals`, and by those to be combined."""
+    sample, names = the_sample(session), _names(session)
+    with session.progress.stage("Signals", len(sample) * len(names)) as bar:
+        return computed(
+            names,
+            session.space,
+            [r.architecture for r in sample],
+            session.data.train,
+            session.config.seed,
+            device=session.device,
+            progress=bar.to,
+        )
+
+
+def _names(session: Session) -> tuple[str, ...]:
+    config = session.config
+    return tuple(dict.fromkeys([*config.signals, *(name for name in config.combine if name in NAMES)]))
+
+
+def write_tables(session: Session, columns: Mapping[str, Column] | None = None) -> None:
+    """Write trials.csv, truth.csv and scores.csv from what has been trained so far, and computed of the sample."""
+    records = session.ledger.records("proxy")
+    sample = [r.key for r in sampled(session, records)]
+    _write_csv(_trials(records, set(sample)), session.run / "trials.csv")
+    truth = truth_of(session)
+    if truth is not None:
+        _write_csv(_truth(truth, set(sample)), session.run / "truth.csv")
+    if sample:
+        _write_csv(_scores(session, sample, columns or {}), session.run / "scores.csv")
+
+
+def _write_csv(frame: pd.DataFrame, path: Path) -> None:
+    write_text(path, frame.to_csv(index=False))
+
+
+def _trials(records: Sequence[Record], sample: set[str]) -> pd.DataFrame:
+    """Return a row a candidate, in the order in which candidates were chosen."""
+    rows = [
+        {
+            "key": r.key,
+            "index": number,
+            "phase": _phase(r, sample),
+            "state": "complete" if r.complete else "failed",
+            "score": r.score,
+            "loss_sum": r.loss_sum,
+            "diverged": r.diverged,
+            "seconds": r.seconds,
+            "image_passes": r.image_passes,
+            "params": r.params,
+            "flops": r.flops,
+            "reason": r.reason,
+            **r.architecture,
+        }
+        for number, r in enumerate(records)
+    ]
+    return pd.DataFrame(rows)
+
+
+def _phase(record: Record, sample: set[str]) -> str:
+    return "sample" if record.key in sample or record.phase == "sample" else "search"
+
+
+def _truth(truth: Truth, sample: set[str]) -> pd.DataFrame:
+    """Return a row an architecture with a ground truth, with the accuracy of each seed, and what training it took."""
+    scores, records = truth.scores, truth.records
+    first = {r.key: r for r in reversed(records)}
+    seconds = {"seconds": [round(sum(r.seconds for r in records if r.key == key), 4) for key in first]}
+    frame = pd.DataFrame(
+        {
+            "key": list(first),
+            "phase": [_phase(r, sample) for r in first.values()],
+            "accuracy": [scores.loc[key].mean() for key in first],
+            **{f"accuracy_{seed}": [scores.loc[key, seed] for key in first] for seed in scores.columns},
+            **(seconds if truth.trained else {}),
+            "params": [r.params for r in first.values()],
+            "flops": [r.flops for r in first.values()],
+        }
+    )
+    return frame.sort_values("key", ignore_index=True)
+
+
+def _scores(session: Session, sample: Sequence[str], columns: Mapping[str, Column]) -> pd.DataFrame:
+    """Return a row a sampled architecture and a column a signal; what is not trained or computed yet is empty."""
+    proxy = {r.key: r for r in session.ledger.records("proxy")}
+    random = by_draw(session.ledger.records("random"), DRAWS).reindex(list(sample))
+    return pd.DataFrame(
+        {
+            "key": sample,
+            "proxy": [proxy[key].score for key in sample],
+            "random": random.mean(axis=1).to_numpy(),
+            **{f"random_{draw}": random[draw].to_numpy() for draw in range(DRAWS)},
+            "early_stop": by_draw(session.ledger.records("early_stop"), 1).reindex(list(sample))[0].to_numpy(),
+            **{name: _values(name, [proxy[key] for key in sample], columns) for name in _names(session)},
+        }
+    )
+
+
+def _values(name: str, sample: Sequence[Record], columns: Mapping[str, Column]) -> Sequence[float | None]:
+    if name in SIZES:  # whole numbers, known since the training
+        return [getattr(r, name) for r in sample]
+    return columns[name].values if name in columns else [None] * len(sample)
+
+
+def write_ranking(session: Session, environment: dict[str, object], columns: Mapping[str, Column]) -> None:
+    """Judge all signals by the ground truth and write ranking.json."""
+    sample = the_sample(session)
+    truth = truth_of(session)
+    assert truth is not None  # the stage has made sure
+    trained = [signal for signal in TRAINED if truth.trained or signal != "truth"]
+    records = {signal: session.ledger.records(signal) for signal in trained}
+    pick = best_first(records["proxy"])[0]
+    keys = [r.key for r in sample]
+    signals = _signals(session, sample, records, pick.key, columns)
+    train = session.data.train
+    truth_cost = _cost(truth.records, keys)
+    used = ranked(signals, truth.scores, keys)
+    if session.config.combine:
+        signals.append(mean_rank([s for s in signals if s.name in session.config.combine], used))
+    rows = rank(
+        signals,
+        truth.scores,
+        keys,
+        seed=session.config.seed,
+        truth_seconds=truth_cost["seconds"] / truth.seeds if truth.trained else None,
+        truth_image_passes=truth_cost["image_passes"] // truth.seeds if truth.trained else None,
+        truth_stored_bytes=train.stored_bytes if truth.trained else None,
+    )
+    ranking = {
+        "n": len(used),
+        "subset": _subset(session, len(used)),
+        "truth": _origin(session, truth),
+        "signals": rows,
+        "pick": _pick(pick, truth.scores, set(keys)),
+        "cost": _run_cost(session, records["proxy"], truth, keys),
+        "failures": {
+            **{name: sum(not r.complete for r in found) for name, found in records.items()},
+            **{name: column.missing for name, column in columns.items() if name not in SIZES},
+        },
+        "environment": environment,
+    }
+    write_json(session.run / "ranking.json", ranking)
+
+
+def _subset(session: Session, n: int) -> str:
+    config = session.config
+    if within := limits_text(config.max_params, config.max_flops):
+        return f"uniform sample of the architectures {within} ({n} of an unknown number)"
+    size, whole = session.space.size, session.whole_space.size
+    named, parameters = split_spec(session.config.space)
+    space = f"the space {Path(named).stem}:{parameters}" if parameters else "the space"
+    if session.truth_table is None or size is None or whole is None:
+        return f"uniform sample of {space} ({n} of {size or 'unknown many'} architectures)"
+    held = "all" if size == whole else f"{size:,} of"
+    return (
+        f"uniform sample of the {size:,} architectures in the truth table ({n}; it holds {held} {whole:,} of {space})"
+    )
+
+
+def _origin(session: Session, truth: Truth) -> dict[str, object]:
+    """Return where the truth comes from."""
+    table = session.truth_table
+    if table is None:
+        return {"source": "training", "seeds": truth.seeds}
+    return {
+        "source": "table",
+        "file": table.path.name,
+        "columns": list(table.columns),
+        "seeds": truth.seeds,
+        "architectures": len(table.scores),
+        "fingerprint": table.fingerprint,
+    }
+
+
+def _signals(
+    session: Session,
+    sample: Sequence[Record],
+    records: dict[str, list[Record]],
+    pick: str,
+    columns: Mapping[str, Column],
+) -> list[Signal]:
+    proxy = ImageSet.load(session.proxy_path)
+    keys = [r.key for r in sample]
+    condense_seconds = _condense_seconds(session)
+
+    def trained(name: str, draws: int, stored_bytes: int, extra: float = 0.0, pick: str | None = None) -> Signal:
+        # The cost is that of one draw: one is what a user of the signal would train.
+        cost = _cost(records[name], keys)
+        scores = by_draw(records[name], draws)
+        return Signal(name, scores, cost["seconds"] / draws + extra, cost["image_passes"] // draws, stored_bytes, pick)
+
+    return [
+        trained("proxy", 1, proxy.stored_bytes, condense_seconds, pick),
+        trained("random", DRAWS, len(proxy) * session.data.train.stored_bytes // len(session.data.train)),
+        trained("early_stop", 1, session.data.train.stored_bytes),
+        *(_computed(session, name, column, keys) for name, column in columns.items()),
+    ]
+
+
+def _computed(session: Session, name: str, column: Column, keys: Sequence[str]) -> Signal:
+    scores = pd.DataFrame({0: column.ranked()}, index=list(keys), dtype=float)
+    stored = column.images * session.data.train.stored_bytes // len(session.data.train)
+    return Signal(name, scores, column.seconds, column.image_passes, stored, note=column.note())
+
+
+def _cost(records: Iterable[Record], keys: Iterable[str]) -> dict[str, Any]:
+    counted = set(keys)
+    used = [r for r in records if r.key in counted]
+    return {"seconds": sum(r.seconds for r in used), "image_passes": sum(r.image_passes for r in used)}
+
+
+def _condense_seconds(session: Session) -> float:
+    seconds = ImageSet.load_metadata(session.proxy_path)["seconds"]
+    assert isinstance(seconds, (int, float))
+    return float(seconds)
+
+
+def _pick(pick: Record, truth: pd.DataFrame, sample: set[str]) -> dict[str, object]:
+    seeds = list(truth.loc[pick.key]) if pick.key in truth.index else []
+    known = bool(seeds) and all(v == v for v in seeds)  # noqa: PLR0124 (NaN differs from itself)
+    return {
+        "key": pick.key,
+        "architecture": dict(pick.architecture),
+        "phase": "sample" if pick.key in sample else "search",
+        "proxy_score": pick.score,
+        "truth": seeds if known else None,
+        "truth_mean": sum(seeds) / len(seeds) if known else None,
+        **({} if known else {"truth_reason": "its full training failed"}),
+    }
+
+
+def _run_cost(session: Session, trained: Sequence[Record], truth: Truth, keys: Sequence[str]) -> dict[str, object]:
+    """Return the seconds of the run, and the speed-up over training the sample fully with one seed."""
+    condense = _condense_seconds(session)
+    proxy = _cost(trained, keys)["seconds"]
+    if not truth.trained:
+        unknown = {"truth_seconds": None, "speedup": None, "speedup_reason": ELSEWHERE}
+        return {"condense_seconds": condense, "proxy_seconds": proxy, **unknown}
+    full = _cost(truth.records, keys)["seconds"] / truth.seeds
+    speedup = full / (condense + proxy)
+    return {
+        "condense_seconds": condense,
+        "proxy_seconds": proxy,
+        "truth_seconds": full * truth.seeds,
+        "speedup": speedup,
+        "speedup_note": _speedup_note(speedup, condense, proxy / len(keys), full / len(keys)),
+    }
+
+
+def _speedup_note(speedup: float, condense: float, proxy: float, full: float) -> str:
+    if proxy >= full:
+        return "a training on the proxy takes as long as full training here, so the proxy saves nothing"
+    pays = int(condense / (full - proxy)) + 1
+    start = "full training is so cheap here that the proxy does not pay yet; it pays" if speedup < 1 else "it pays"
+    return f"{start} from {pays} candidates on"

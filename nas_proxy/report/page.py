@@ -1,0 +1,345 @@
+"""The report of a run: its folder in, one HTML file out that needs nothing else.
+
+The file makes no request of any kind (its Content-Security-Policy forbids them), holds no date and no random
+identifier, so that the same folder and the same versions give the same bytes. A stage that has not run yet,
+or a file that cannot be read, leaves a note with the command that mends it; only a folder without a readable
+`run.toml` is refused.
+"""
+
+import base64
+import io
+import json
+import shlex
+import tomllib
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files as resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+from PIL import Image
+
+from nas_proxy.errors import RunFolderError
+from nas_proxy.files import write_text
+from nas_proxy.report import figures, verdict
+from nas_proxy.report.importance import importances
+from nas_proxy.report.rank_figure import ranks_against_truth
+from nas_proxy.report.verdict import MEASURES, UNDEFINED, decimal, finite, interval, label, part
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+TRIALS = ("key", "index", "phase", "state", "score", "diverged", "params", "reason")
+TRUTH = ("key", "phase", "accuracy", "params", "flops")
+SCORES = ("key", "random", "early_stop")
+TEXT = ("key", "phase", "state", "reason", "diverged")
+
+MOST_ROWS = 300
+"""Rows of the table of architectures, and reasons of failure, that a page shows."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds so far.
+
+    name: the folder's name. config: `run.toml`. ranking: `ranking.json`, or {}.
+    trials, truth, scores: the CSV files with all their columns, numbers finite or NaN; no rows when absent.
+    image: the bytes of `proxy.png`, or None, and its width in pixels.
+    final: `final/architecture.json`, or {} where no final network was trained.
+    missing: pairs of what is not there yet and the stage (the command) that makes it.
+    damaged: pairs of a sentence about a file that cannot be read and the stage that makes it.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    ranking: Mapping[str, Any]
+    trials: pd.DataFrame
+    truth: pd.DataFrame
+    scores: pd.DataFrame
+    image: tuple[bytes, int] | None
+    final: Mapping[str, Any]
+    missing: tuple[tuple[str, str], ...]
+    damaged: tuple[tuple[str, str], ...]
+
+
+def read_run(run: Path) -> Run:
+    """Read what a run folder holds. Raises RunFolderError where `run.toml` is absent or not TOML."""
+    config = _read_config(run / "run.toml")
+    damaged: list[tuple[str, str]] = []
+    image = _read_image(run / "proxy.png", damaged)
+    trials = _read_table(run / "trials.csv", TRIALS, "search", damaged)
+    truth = _read_table(run / "truth.csv", TRUTH, "truth", damaged)
+    scores = _read_table(run / "scores.csv", SCORES, "rank", damaged)
+    ranking = _read_ranking(run / "ranking.json", damaged)
+    final = _read_final(run / "final" / "architecture.json", damaged)
+    stages = {
+        "synthetic images": ("condense", image is not None),
+        "proxy trials": ("search", len(trials) > 0),
+        "full training": ("truth", len(truth) > 0),
+        "ranking": ("rank", bool(ranking)),
+    }
+    broken = {stage for _, stage in damaged}
+    missing = tuple((what, stage) for what, (stage, there) in stages.items() if not there and stage not in broken)
+    return Run(run.resolve().name, config, ranking, trials, truth, scores, image, final, missing, tuple(damaged))
+
+
+def write_report(run: Path) -> Path:
+    """Write `report.html` into the run folder, at once or not at all, and return its path."""
+    path = run / "report.html"
+    write_text(path, report_html(read_run(run)))
+    return path
+
+
+def report_html(run: Run) -> str:
+    """Return the report as one HTML document."""
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        name: getattr(verdict, name)
+        for name in ("percent", "points", "count", "size", "duration", "decimal", "speedup", "architectures")
+    }
+    template = environment.from_string(
+        resources("nas_proxy.report").joinpath("report.html.j2").read_text(encoding="utf-8")
+    )
+    head, evidence = verdict.verdict_parts(run.ranking)
+    return template.render(
+        run=run,
+        folder=shlex.quote(run.name),
+        head=head,
+        evidence=evidence,
+        pick=_pick(run.ranking),
+        final=_final(run.final),
+        proxy=part(run.ranking, "signals", "proxy"),
+        regret_words=_regret_words(run.ranking),
+        accuracy=_accuracy(run.ranking),
+        truth_source=verdict.truth_source(run.ranking),
+        seeds=figures.seed_columns(run.truth),
+        cost=part(run.ranking, "cost"),
+        signals=_signal_rows(run.ranking),
+        notes=verdict.notes(run.ranking),
+        methods=_methods(run.ranking),
+        half=finite(part(run.ranking, "signals", "proxy", "spearman_top_half").get("n")),
+        image=_data_uri(run.image),
+        image_width=run.image[1] * max(1, 800 // run.image[1]) if run.image else 0,
+        architectures=_architectures(run),
+        trained=run.truth["key"].nunique(),
+        importances=importances(run.trials),
+        failures=_failures(run),
+        failures_by_signal=part(run.ranking, "failures"),
+        diverged=int((run.trials["diverged"] & figures.usable(run.trials)).sum()),
+        environment=[(name, _plain(value)) for name, value in part(run.ranking, "environment").items()],
+        config=[(name, _entries(value)) for name, value in _tables(run.config).items()],
+        figures={name: json.loads(figure.to_json()) for name, figure in _figures(run).items()},
+        figure_config=figures.CONFIG,
+        # The one text that is not escaped: the library's own script.
+        plotly=Markup(figures.plotly_script()),
+    )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunFolderError(
+            f"{path.parent} holds no run (it has no run.toml); make one with: nas-proxy run --out {path.parent}"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RunFolderError(f"{path} is not readable TOML ({error}); restore it or start a new run") from None
+
+
+def _read_table(path: Path, columns: tuple[str, ...], stage: str, damaged: list[tuple[str, str]]) -> pd.DataFrame:
+    try:
+        with warnings.catch_warnings():
+            # A row that is too long is a damaged file, and pandas only warns of some of them.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            # As text, since a key may be called "NA", and a number may be anything.
+            frame = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False).fillna("")
+    except (FileNotFoundError, pd.errors.EmptyDataError):
+        frame = pd.DataFrame()
+    except (ValueError, pd.errors.ParserWarning) as error:
+        damaged.append((f"{path.name} cannot be read ({str(error).strip()})", stage))
+        frame = pd.DataFrame()
+    frame = frame.reindex(columns=[*columns, *(name for name in frame.columns if name not in columns)])
+    for name in (*columns, *figures.seed_columns(frame)):
+        if name in TEXT:
+            frame[name] = frame[name].astype(object).where(frame[name].notna(), "")
+        else:
+            numbers = pd.to_numeric(frame[name], errors="coerce").astype("float64")
+            frame[name] = numbers.where(numbers.abs() < float("inf"))
+    if "diverged" in columns:
+        frame["diverged"] = frame["diverged"].str.lower() == "true" if len(frame) else False
+    return frame
+
+
+def _read_ranking(path: Path, damaged: list[tuple[str, str]]) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError) as error:
+        damaged.append((f"{path.name} cannot be read ({error})", "rank"))
+        return {}
+    if not part(found):
+        damaged.append((f"{path.name} holds no ranking", "rank"))
+    return part(found)
+
+
+def _read_final(path: Path, damaged: list[tuple[str, str]]) -> dict[str, Any]:
+    try:
+        return part(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError) as error:
+        damaged.append((f"final/{path.name} cannot be read ({error})", "final"))
+        return {}
+
+
+def _read_image(path: Path, damaged: list[tuple[str, str]]) -> tuple[bytes, int] | None:
+    try:
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            image.load()
+            return content, image.width
+    except FileNotFoundError:
+        return None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        damaged.append((f"{path.name} cannot be read ({type(error).__name__})", "condense"))
+        return None
+
+
+def _data_uri(image: tuple[bytes, int] | None) -> str:
+    return f"data:image/png;base64,{base64.b64encode(image[0]).decode()}" if image else ""
+
+
+def _figures(run: Run) -> dict[str, "Figure"]:
+    """Return the figures that the folder has data for, by the id of their place in the page."""
+    found: dict[str, Figure] = {}
+    if len(run.truth) and len(run.trials):
+        key = part(run.ranking, "pick").get("key")
+        found["figure-ranks"] = ranks_against_truth(run.trials, run.truth)
+        accuracy = _accuracy(run.ranking).lower()
+        found["figure-score-against-truth"] = figures.score_against_truth(run.trials, run.truth, key, accuracy)
+    if part(run.ranking, "signals"):
+        found["figure-spearman-all"] = figures.spearman_bars(run.ranking, "spearman")
+        found["figure-spearman-top-half"] = figures.spearman_bars(run.ranking, "spearman_top_half")
+        found["figure-cost-seconds"] = figures.spearman_by_cost(run.ranking, "seconds")
+        found["figure-cost-image-passes"] = figures.spearman_by_cost(run.ranking, "image_passes")
+    if len(run.trials):
+        found["figure-history"] = figures.history(run.trials)
+    return found
+
+
+def _signal_rows(ranking: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for each signal: for each measure a value, a smaller line and the numbers of notes."""
+    numbers = {note: number for number, note in enumerate(verdict.notes(ranking), start=1)}
+    rows = []
+    for name in part(ranking, "signals"):
+        values = part(ranking, "signals", name)
+        cells = [
+            (*_cell(measure, values), [numbers[note] for note in verdict.notes_on(values, measure)])
+            for measure in MEASURES
+        ]
+        rows.append({"name": name, "label": label(name), "cells": cells})
+    return rows
+
+
+def _cell(measure: str, values: Mapping[str, Any]) -> tuple[str, str]:
+    value = values.get(measure)
+    formats = {"seconds": verdict.duration, "image_passes": verdict.count, "stored_bytes": verdict.size}
+    formats |= {"regret": verdict.points}
+    if measure in formats:
+        return formats[measure](value), ""
+    if measure == "precision_at_5":
+        chance = decimal(values.get("precision_at_5_chance"))
+        return decimal(value), "" if chance == UNDEFINED else f"chance {chance}"
+    estimate, _, bounds = interval(value, sign=measure == "minus_random").partition(" ")
+    return estimate, bounds
+
+
+def _methods(ranking: Mapping[str, Any]) -> list[str]:
+    """Return the methods of the intervals, each once."""
+    signals = [part(ranking, "signals", name) for name in part(ranking, "signals")]
+    found = [str(part(values, measure).get("method") or "") for values in signals for measure in MEASURES]
+    return [method for method in dict.fromkeys(found) if method]
+
+
+def _pick(ranking: Mapping[str, Any]) -> dict[str, Any]:
+    pick = part(ranking, "pick")
+    if not pick:
+        return {}
+    truth = pick.get("truth")
+    seeds = [value for value in truth if finite(value) is not None] if isinstance(truth, list) else []
+    choices = [(name, _plain(value)) for name, value in part(pick, "architecture").items()]
+    return {
+        **{"key": "", "phase": "", "proxy_score": None, "truth_mean": None},
+        **pick,
+        "seeds": seeds,
+        "choices": choices,
+    }
+
+
+def _accuracy(ranking: Mapping[str, Any]) -> str:
+    """Return what the truth measures; a table may hold validation accuracy, which only its maker knows."""
+    return "Published accuracy" if verdict.truth_source(ranking) else "Test accuracy"
+
+
+def _final(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the section on the final network shows, {} where there is none."""
+    if finite(told.get("final_accuracy")) is None:
+        return {}
+    names = ("key", "rank", "final_accuracy", "test_images", "search_score", "params", "seconds")
+    images = [(str(name), number) for name, number in part(told, "trained_on").items()]
+    return {
+        **{name: told.get(name) for name in names},
+        "images": images,
+        "choices": [(name, _plain(value)) for name, value in part(told, "architecture").items()],
+        "recipe": _entries(part(told, "recipe")),
+    }
+
+
+def _regret_words(ranking: Mapping[str, Any]) -> str:
+    regret = finite(part(ranking, "signals", "proxy").get("regret"))
+    if regret is None:
+        return ""
+    if regret > 0:
+        known = "trained in full" if not verdict.truth_source(ranking) else "of this run with a published accuracy"
+        return f"below the best of all architectures {known}"
+    return "no loss against the architecture that the other seed calls best"
+
+
+def _architectures(run: Run) -> list[dict[str, Any]]:
+    """Return a row for each architecture trained in full, the best first, with every score it has."""
+    rows = run.truth.drop_duplicates("key").sort_values("accuracy", ascending=False, kind="stable").head(MOST_ROWS)
+    scored = run.trials[figures.usable(run.trials)].drop_duplicates("key")[["key", "score"]]
+    others = run.scores.drop_duplicates("key")[["key", "random", "early_stop"]]
+    joined = rows.merge(scored, on="key", how="left").merge(others, on="key", how="left")
+    return [{str(name): value for name, value in row.items()} for row in joined.to_dict("records")]
+
+
+def _failures(run: Run) -> list[tuple[str, int, str]]:
+    """Return (reason, how many trials, one of the keys), the most frequent first."""
+    failed = run.trials[~figures.usable(run.trials)]
+    if failed.empty:
+        return []
+    groups = failed.assign(reason=failed["reason"].replace("", "no score")).groupby("reason", sort=True)["key"]
+    counted = [(str(reason), len(keys), str(keys.iloc[0])) for reason, keys in groups]
+    return sorted(counted, key=lambda group: -group[1])
+
+
+def _tables(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the tables of the configuration; entries outside any table come first, under no name."""
+    loose = {name: value for name, value in config.items() if not isinstance(value, Mapping)}
+    tables = {name: value for name, value in config.items() if isinstance(value, Mapping)}
+    return ({"": loose} if loose else {}) | tables
+
+
+def _entries(table: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(name, _plain(value)) for name, value in table.items()]
+
+
+def _plain(value: object) -> str:
+    """Return a value as a configuration file writes it, text without quotation marks."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

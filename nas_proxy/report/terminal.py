@@ -1,0 +1,96 @@
+"""A ranking as a table for the terminal: the object of `ranking.json` in, something that rich prints out.
+
+Every text is passed to rich as `Text`, so that a key such as `[bold]` is printed and not obeyed. The widest
+possible table fits 100 columns. Kendall, precision at 5 and remarks on values
+that are defined are left to the report.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from nas_proxy.report.verdict import (
+    count,
+    duration,
+    finite,
+    interval,
+    label,
+    notes,
+    part,
+    percent,
+    points,
+    speedup,
+    truth_source,
+    verdict,
+)
+
+
+def ranking_table(ranking: Mapping[str, Any]) -> Group:
+    """Return the table of signals, what is undefined and why, the pick, failures, and the verdict."""
+    lines: list[RenderableType] = []
+    if part(ranking, "signals"):
+        lines.append(_table(ranking))
+    if ranking.get("subset"):
+        lines.append(Text(f"n = {ranking.get('n', '?')}: {ranking['subset']}", style="dim"))
+    if truth_source(ranking):
+        lines.append(Text(f"Truth: {truth_source(ranking)}", style="dim"))
+    lines += [
+        Text(f"{'; '.join(where)} – {note}", style="dim") for note, where in notes(ranking, undefined_only=True).items()
+    ]
+    lines += [Text(line) for line in (_pick(ranking), _failures(ranking)) if line]
+    lines.append(Text(verdict(ranking), style="bold"))
+    return Group(*lines)
+
+
+def _table(ranking: Mapping[str, Any]) -> Table:
+    signals = {name: part(ranking, "signals", name) for name in part(ranking, "signals")}
+    rows = list(signals.values())
+    columns: dict[str, list[str]] = {
+        "Signal": [label(name) for name in signals],
+        "Spearman": _aligned([interval(values.get("spearman")) for values in rows]),
+        "Better half": _aligned([interval(values.get("spearman_top_half")) for values in rows]),
+        "Minus random": _aligned([interval(values.get("minus_random"), sign=True) for values in rows]),
+        "Regret": [points(values.get("regret")) for values in rows],
+        "Time": [duration(values.get("seconds")) for values in rows],
+        "Images": [count(values.get("image_passes")) for values in rows],
+    }
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    for heading in columns:
+        table.add_column(heading, justify="right" if heading in ("Regret", "Time", "Images") else "left")
+    for name, cells in zip(signals, zip(*columns.values(), strict=True), strict=True):
+        # The line that every signal is measured against is set apart from the signals.
+        table.add_row(*map(Text, cells), style={"proxy": "bold", "repeatability": "dim"}.get(name))
+    return table
+
+
+def _aligned(intervals: list[str]) -> list[str]:
+    """Pad the values before the brackets to one width, so that the points stand under each other."""
+    width = max(len(text.partition(" ")[0]) for text in intervals)
+    return [f"{value:>{width}}{space}{rest}" for value, space, rest in (text.partition(" ") for text in intervals)]
+
+
+def _pick(ranking: Mapping[str, Any]) -> str:
+    pick = part(ranking, "pick")
+    if not pick:
+        return ""
+    found = [f"Pick: {pick.get('key', '–')}"]
+    if finite(pick.get("truth_mean")) is not None:
+        accuracy = "published accuracy" if truth_source(ranking) else "test accuracy"
+        found.append(f"{accuracy} {percent(pick['truth_mean'])}")
+    factor = part(ranking, "cost").get("speedup")
+    if finite(factor) is not None:
+        found.append(f"speed-up {speedup(factor)}")
+    return "; ".join(found)
+
+
+def _failures(ranking: Mapping[str, Any]) -> str:
+    failed = {name: number for name, number in part(ranking, "failures").items() if number}
+    names = {"truth": "full training"}
+    return (
+        "Failed: " + ", ".join(f"{names.get(name, label(name).lower())} {number}" for name, number in failed.items())
+        if failed
+        else ""
+    )

@@ -1,0 +1,1 @@
+"""Which architectures to train on the proxy, and what becomes of the best."""

@@ -1,0 +1,182 @@
+"""The search: a uniform sample of the space, then proposals by a sampler, all trained on the condensed set.
+
+The sample is for judging the proxy, and the proposals are for finding a good architecture. Proposals are made in
+rounds of fixed size from the scores of earlier rounds, each from (seed, number of the proposal), so neither the
+number of workers nor a kill changes them.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from nas_proxy.errors import RunFailedError
+from nas_proxy.pipeline.ledger import Candidate, Record
+from nas_proxy.pipeline.session import Session
+from nas_proxy.search.proposals import propose
+from nas_proxy.seeds import derive
+from nas_proxy.training.train import Outcome
+from nas_proxy.training.workers import Failure, Job
+
+# Proposals made from the same scores: more keep more workers busy, fewer make a better informed search.
+ROUND = 4
+# A space in which most architectures fail is given up when failures outnumber the wanted sample this many times.
+FAILURES = 5
+
+_Done = Callable[[Outcome | Failure], None]
+
+
+def best_first(records: Iterable[Record]) -> list[Record]:
+    """Return the completed records, best score first; ties go to the lower sum of losses, then to the key."""
+    complete = [r for r in records if r.complete]
+    infinite = float("inf")
+    return sorted(
+        complete,
+        key=lambda r: (-(r.score or 0.0), infinite if r.loss_sum is None else r.loss_sum, r.key),
+    )
+
+
+def sampled(session: Session, records: Sequence[Record]) -> list[Record]:
+    """Return the records of the uniform sample: the first `truth` of the stream whose training did not fail.
+
+    Ends early where the stream comes to an architecture that is not trained yet.
+    """
+    known = {r.key: r for r in records}
+    found: list[Record] = []
+    count = session.config.truth
+    for architecture in session.stream():
+        record = known.get(session.space.key(architecture))
+        if record is None or len(found) == count:
+            break
+        if record.complete:
+            found.append(record)
+    return found
+
+
+def search(session: Session) -> None:
+    """Train the sample and the proposals that are not trained yet. Raises RunFailedError when everything fails."""
+    total = max(session.config.trials, session.config.truth)
+    with session.progress.stage("Search", total) as bar:
+        trained = len(session.ledger.records("proxy"))
+        best = max((r.score for r in session.ledger.records("proxy") if r.score is not None), default=0.0)
+
+        def done(result: Outcome | Failure) -> None:
+            nonlocal trained, best
+            trained += 1
+            best = max(best, result.score if isinstance(result, Outcome) else 0.0)
+            bar.to(min(trained, total), f"best {best:.1%}")
+
+        bar.to(min(trained, total))
+        start = time.monotonic()
+        _train_sample(session, done)
+        _train_proposals(session, done, start)
+        bar.to(total, f"best {best:.1%}")
+
+
+def _job(session: Session, candidate: Candidate, draw: int) -> Job:
+    seed = derive(session.config.seed, "proxy", candidate.key, draw)
+    recipe = session.config.proxy_training
+    job = session.job(candidate.architecture, session.proxy_path, session.validation_path, recipe, seed)
+    return replace(job, minutes=session.config.candidate_minutes)
+
+
+def _train(session: Session, candidates: Sequence[Candidate], done: _Done) -> None:
+    tasks = [(candidate, 0) for candidate in candidates]
+    session.train_all("proxy", tasks, lambda candidate, draw: _job(session, candidate, draw), done)
+
+
+def _train_sample(session: Session, done: _Done) -> None:
+    wanted = session.config.truth
+    while True:
+        records = session.ledger.records("proxy")
+        known = {r.key: r for r in records}
+        complete = 0
+        missing: list[Candidate] = []
+        # Failed architectures are passed over, so each wave takes as many further ones as the last one lost.
+        for index, architecture in enumerate(session.stream()):
+            if complete + len(missing) == wanted:
+                break
+            record = known.get(session.space.key(architecture))
+            if record is None:
+                missing.append(session.candidate(architecture, "sample", index))
+            elif record.complete:
+                complete += 1
+        if not missing:
+            break
+        failures = [r for r in records if not r.complete and r.phase == "sample"]
+        if len(failures) > FAILURES * wanted:
+            raise _all_failed(failures, complete)
+        _train(session, missing, done)
+        if complete == 0 and not any(r.complete for r in session.ledger.records("proxy")):
+            raise _all_failed([r for r in session.ledger.records("proxy") if not r.complete], 0)
+    if complete < wanted:
+        session.progress.say(f"The space has only {complete} architectures that can be trained; all are in the sample.")
+
+
+def _all_failed(failures: Sequence[Record], complete: int) -> RunFailedError:
+    last = failures[-1]
+    return RunFailedError(
+        f"{'all' if complete == 0 else 'nearly all'} {len(failures)} candidates failed; "
+        f"the last one, {last.key}, with: {last.reason}"
+    )
+
+
+def fruitless(history: Iterable[Record]) -> int:
+    """Return how many proposals have been trained since the best score last rose."""
+    best, since = float("-inf"), 0
+    for record in history:
+        if record.score is not None and record.score > best:
+            best, since = record.score, 0
+        elif record.phase == "search":
+            since += 1
+    return since
+
+
+def _enough(session: Session, history: Sequence[Record], start: float) -> str | None:
+    """Return why no further architectures are proposed, None where they are."""
+    patience, hours = session.config.patience, session.config.hours
+    if patience is not None and (since := fruitless(history)) >= patience:
+        return f"No improvement in {since} proposals; the search ends here (--patience {patience})."
+    if hours is not None and time.monotonic() - start >= 3600 * hours:
+        return f"The search ends here after --hours {hours:g}; the same command goes on with it."
+    return None
+
+
+def _train_proposals(session: Session, done: _Done, start: float) -> None:
+    total = max(0, session.config.trials - session.config.truth)
+    sampler = session.config.sampler
+    records = session.ledger.records("proxy")
+    made = {r.index: r for r in records if r.phase == "search"}
+    history = [r for r in records if r.phase == "sample"]
+    for first in range(0, total, ROUND):
+        numbers = range(first, min(first + ROUND, total))
+        if not all(number in made for number in numbers):
+            if (reason := _enough(session, history, start)) is not None:
+                session.progress.say(reason)
+                return
+            seen = {r.key for r in history}
+            candidates = []
+            for number in numbers:
+                architecture = (
+                    made[number].architecture
+                    if number in made
+                    else propose(
+                        session.space,
+                        history,
+                        seen,
+                        derive(session.config.seed, sampler, number),
+                        sampler,
+                        session.enqueued,
+                    )
+                )
+                if architecture is None:
+                    session.progress.say("Every architecture of the space has been trained; the search ends here.")
+                    break
+                seen.add(session.space.key(architecture))
+                if number not in made:
+                    candidates.append(session.candidate(architecture, "search", number))
+            _train(session, candidates, done)
+            records = session.ledger.records("proxy")
+            made = {r.index: r for r in records if r.phase == "search"}
+            if architecture is None:
+                return
+        history += [made[number] for number in numbers if number in made]

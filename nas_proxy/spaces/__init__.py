@@ -1,0 +1,1 @@
+"""Search spaces as values: how they compose, are loaded, measured and limited."""

@@ -1,0 +1,1 @@
+"""Training one network, fast, and many in parallel processes."""

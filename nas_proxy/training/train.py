@@ -1,0 +1,241 @@
+"""The training contract: (network, data, recipe, seed) → learning curve, score and cost.
+
+There is one loop; how the arithmetic of its steps is done is a `nas_proxy.training.ways.Way`. In `PLAIN` it is the
+reference, plain PyTorch in float32, with which faster ways must agree.
+"""
+
+import itertools
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas_proxy.data import augment
+from nas_proxy.data.images import ImageSet
+from nas_proxy.seeds import derive, torch_generator
+from nas_proxy.training.ways import PLAIN, Way, attempt, choose
+
+EVALUATION_BATCH = 500
+SCHEDULES = ("cosine", "step")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained.
+
+    epochs: passes over the data; a fraction is allowed. Batches are cut from a stream of shuffled passes, so
+        all have the same size and `epochs` is reached to within one batch.
+    batch_size: images a step; the whole set where that is smaller.
+    learning_rate, momentum, weight_decay, nesterov: of stochastic gradient descent.
+    warm_up, schedule: the rate rises linearly over the first `warm_up` of the steps; then it falls to zero along a
+        "cosine", or to a tenth at half of the steps ("step", the paper's).
+    augmentation: names of operations of `nas_proxy.data.augment`, one of which is drawn for each step; () for none.
+    precision: "float32", "bfloat16", or "auto" for what `nas_proxy.training.ways.choose` finds fastest.
+    """
+
+    epochs: float
+    batch_size: int = 50
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    nesterov: bool = True
+    warm_up: float = 0.1
+    schedule: str = "cosine"
+    augmentation: tuple[str, ...] = augment.FULL
+    precision: str = "auto"
+
+    def steps(self, images: int) -> int:
+        """Return the number of steps on a set of so many images."""
+        return max(1, round(self.epochs * images / self.batch(images)))
+
+    def batch(self, images: int) -> int:
+        """Return the images a step on a set of so many images."""
+        return min(self.batch_size, images)
+
+    def image_passes(self, images: int) -> int:
+        """Return how many images, counted with repetition, a training passes through the network."""
+        return self.steps(images) * self.batch(images)
+
+    def rate(self, step: int, steps: int) -> float:
+        """Return the learning rate of step 0 <= step < steps."""
+        rise = round(self.warm_up * steps)
+        if step < rise:
+            return self.learning_rate * (step + 1) / rise
+        if self.schedule == "step":
+            return self.learning_rate * (1.0 if step < steps / 2 else 0.1)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training gave.
+
+    score: accuracy on the evaluation images, a fraction; chance (1 ÷ classes) after a divergence.
+    losses: mean training loss of each pass over the data (of the last, possibly partial one too).
+    diverged: whether a loss or a logit was not finite.
+    seconds: wall time of training and evaluation.
+    image_passes: images passed through the network in training, counted with repetition.
+    note: what the user should know of how the network was trained; mostly nothing.
+    """
+
+    score: float
+    losses: tuple[float, ...]
+    diverged: bool
+    seconds: float
+    image_passes: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained network, the mean training loss of each pass over the data, and the images passed through it."""
+
+    network: nn.Module
+    losses: tuple[float, ...]
+    image_passes: int
+
+
+def fit(
+    build: Callable[[], nn.Module], data: ImageSet, recipe: Recipe, seed: int, device: torch.device | str = "cpu"
+) -> Fitted:
+    """Build a network and train it on `data`; see `train` for what is guaranteed and raised."""
+    data = data.to(device)
+    way = choose(recipe.precision, data.shape, torch.device(device))
+    return attempt(lambda way: fit_in(way, build, data, recipe, seed), way)[0]
+
+
+def train(
+    build: Callable[[], nn.Module],
+    data: ImageSet,
+    evaluation: ImageSet,
+    recipe: Recipe,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> Outcome:
+    """Build a network, train it on `data` and score it on `evaluation`.
+
+    All randomness (initial weights, dropout, order, augmentation) comes from `seed`; PyTorch's global generator
+    is left as it was. Raises what the network raises, and ValueError when its output has the wrong shape.
+    """
+    start = time.perf_counter()
+    data, evaluation = data.to(device), evaluation.to(device)
+    way = choose(recipe.precision, data.shape, torch.device(device))
+    outcome, note = attempt(lambda way: train_in(way, build, data, evaluation, recipe, seed), way)
+    return replace(outcome, seconds=time.perf_counter() - start, note=note)
+
+
+def train_in(
+    way: Way, build: Callable[[], nn.Module], data: ImageSet, evaluation: ImageSet, recipe: Recipe, seed: int
+) -> Outcome:
+    """Do what `train` does in one way, on the device where the images are."""
+    start = time.perf_counter()
+    fitted = fit_in(way, build, data, recipe, seed)
+    diverged = not all(math.isfinite(loss) for loss in fitted.losses)
+    score = None if diverged else accuracy(fitted.network, evaluation, way)
+    chance = 1 / len(data.classes)
+    return Outcome(
+        score=chance if score is None else score,
+        losses=fitted.losses,
+        diverged=score is None,
+        seconds=time.perf_counter() - start,
+        image_passes=fitted.image_passes,
+    )
+
+
+def fit_in(way: Way, build: Callable[[], nn.Module], data: ImageSet, recipe: Recipe, seed: int) -> Fitted:
+    """Do what `fit` does in one way, on the device where the images are."""
+    device = data.images.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(derive(seed, "network"))
+        network = way.placed(build().to(device))
+        losses, passes = _fit(network, data, recipe, seed, way)
+    return Fitted(network, losses, passes)
+
+
+def _fit(network: nn.Module, data: ImageSet, recipe: Recipe, seed: int, way: Way) -> tuple[tuple[float, ...], int]:
+    """Train in place; return the mean loss of each epoch and the image passes. Stops at a loss that is not finite."""
+    draws = torch_generator(seed, "batches")
+    steps, batch = recipe.steps(len(data)), recipe.batch(len(data))
+    order = _order(len(data), steps * batch, draws).view(steps, batch).to(data.images.device)
+    optimiser = torch.optim.SGD(
+        network.parameters(),
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=recipe.nesterov and recipe.momentum > 0,
+        fused=True,
+    )
+    network.train()
+    losses: list[float] = []
+    for epoch in _epochs(len(data), batch, steps, recipe.epochs):
+        augmented = _augmentation(len(epoch), batch, data, recipe.augmentation, draws)
+        pending: list[Tensor] = []
+        for step in epoch:
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.rate(step, steps)
+            logits = way.logits(network, augmented(data.decode(order[step]), step - epoch.start))
+            _check(logits, batch, len(data.classes))
+            loss = F.cross_entropy(logits, data.labels[order[step]])
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            pending.append(loss.detach())
+        # The only host synchronisation, once an epoch.
+        losses.append(float(torch.stack(pending).mean()))
+        if not math.isfinite(losses[-1]):
+            return tuple(losses), epoch.stop * batch
+    return tuple(losses), steps * batch
+
+
+def _epochs(images: int, batch: int, steps: int, epochs: float) -> list[range]:
+    """Return the steps of each epoch: a step belongs to the epoch in which its first image does."""
+    ends = sorted({min(steps, math.ceil((e + 1) * images / batch)) for e in range(math.ceil(epochs))} | {steps})
+    return [range(start, end) for start, end in itertools.pairwise([0, *ends])]
+
+
+def _order(images: int, length: int, draws: torch.Generator) -> Tensor:
+    """Return `length` indices: shuffled passes over the images, one after another."""
+    return torch.cat([torch.randperm(images, generator=draws) for _ in range(-(-length // images))])[:length]
+
+
+def _augmentation(
+    steps: int, batch: int, data: ImageSet, strategy: tuple[str, ...], draws: torch.Generator
+) -> Callable[[Tensor, int], Tensor]:
+    """Return a function that augments the images of the `step`-th of an epoch's steps.
+
+    One operation is drawn for each step, its parameters for each image, all of them before the epoch begins.
+    """
+    if not strategy:
+        return lambda images, step: images
+    _, height, width, _ = data.shape
+    chosen = augment.draw_operations(steps, strategy, draws)
+    names = [strategy[index] for index in chosen.tolist()]
+    rows = augment.draw(chosen.repeat_interleave(batch), strategy, height, width, draws).to(data.images.device)
+
+    def apply(images: Tensor, step: int) -> Tensor:
+        return augment.apply_one(images, names[step], rows.rows(slice(step * batch, (step + 1) * batch)))
+
+    return apply
+
+
+def _check(logits: Tensor, batch: int, classes: int) -> None:
+    if tuple(logits.shape) != (batch, classes):
+        raise ValueError(f"the network returned shape {tuple(logits.shape)}, expected {(batch, classes)}")
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, evaluation: ImageSet, way: Way = PLAIN) -> float | None:
+    """Return the fraction of images classified correctly, or None when a logit is not finite."""
+    network.eval()
+    right = torch.zeros((), device=evaluation.labels.device, dtype=torch.int64)
+    finite = torch.ones((), device=evaluation.labels.device, dtype=torch.bool)
+    for start in range(0, len(evaluation), EVALUATION_BATCH):
+        batch = slice(start, start + EVALUATION_BATCH)
+        logits = way.logits(network, evaluation.decode(batch))
+        finite &= logits.isfinite().all()
+        right += (logits.argmax(1) == evaluation.labels[batch]).sum()
+    return int(right) / len(evaluation) if bool(finite) else None

@@ -1,0 +1,46 @@
+"""The worker's side of `nas_proxy.training.workers`: read a job, perform it, write the answer, until the end.
+
+Started as `python -m nas_proxy.training.worker_process PARENT_PID`; not meant to be started by hand.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+
+import torch
+
+from nas_proxy.training.workers import Job, perform, read_message, write_message
+
+
+def main() -> None:
+    """Serve jobs until stdin closes or the parent is gone."""
+    # Whoever ends the whole group of processes means the coordinating one, which then stops the workers; a training
+    # that died of the signal would be taken for one that fails.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(int(sys.argv[1]),), daemon=True).start()
+    torch.set_num_threads(1)
+    # What a candidate prints must not get between the answers.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    write_message(answers, "ready")
+    while True:
+        try:
+            job = read_message(sys.stdin.buffer)
+        except EOFError:
+            return
+        assert isinstance(job, Job)
+        write_message(answers, perform(job))
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone, also in the middle of a training."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

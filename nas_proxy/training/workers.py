@@ -1,0 +1,281 @@
+"""Training many candidates at once: a pool of processes, one thread each, that share nothing but files.
+
+A `Job` names everything by value or by path and its `Outcome` depends on nothing else, so where and in which
+order jobs run changes no result. With one worker the jobs run in this process, on one thread as well.
+
+The processes are started with the interpreter's own command line rather than `multiprocessing`: a script that
+uses nas_proxy then needs no `if __name__ == "__main__"`. They end by themselves when this process dies.
+"""
+
+import contextlib
+import functools
+import os
+import pickle
+import queue
+import signal
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self, TypeVar
+
+import torch
+
+from nas_proxy.data.images import DataShape, ImageSet
+from nas_proxy.spaces.loading import load_space
+from nas_proxy.spaces.space import Architecture, SearchSpace
+from nas_proxy.training.train import Outcome, Recipe, train
+
+REASON_LENGTH = 500
+_Tag = TypeVar("_Tag")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: `architecture` of the space `space` on the images in `data`, scored on those in `evaluation`.
+
+    minutes: how long it may take before it is ended; None for as long as it likes.
+    """
+
+    space: str
+    architecture: Architecture
+    data: Path
+    evaluation: Path
+    recipe: Recipe
+    seed: int
+    device: str
+    minutes: float | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A training that raised, ran out of memory or time, or took its process down with it."""
+
+    reason: str
+
+
+def perform(job: Job) -> Outcome | Failure:
+    """Train, and turn whatever the network raises into a reason."""
+    try:
+        data, evaluation = _image_set(job.data, job.device), _image_set(job.evaluation, job.device)
+        space = _space(job.space, data.shape)
+        return train(
+            lambda: space.build(job.architecture, data.shape),
+            data,
+            evaluation,
+            job.recipe,
+            job.seed,
+            job.device,
+        )
+    except torch.OutOfMemoryError:
+        return Failure(f"out of memory on {job.device}")
+    except MemoryError:
+        return Failure("out of memory")
+    except Exception as error:  # noqa: BLE001 (a candidate may raise anything, and the search goes on)
+        if "can't allocate memory" in str(error):
+            return Failure("out of memory")
+        return Failure(f"{type(error).__name__}: {error}"[:REASON_LENGTH])
+
+
+@functools.lru_cache(maxsize=16)
+def _loaded(path: Path, written: int, device: str) -> ImageSet:
+    del written  # a file that is written again is another file
+    return ImageSet.load(path).unpacked().to(device)
+
+
+def _image_set(path: Path, device: str) -> ImageSet:
+    return _loaded(path, path.stat().st_mtime_ns, device)
+
+
+@functools.lru_cache(maxsize=16)
+def _space(spec: str, shape: DataShape) -> SearchSpace:
+    return load_space(spec, shape)
+
+
+class Pool:
+    """`count` workers; use it as a context manager.
+
+    `run` yields (tag, result) in the order of completion. A worker that dies is replaced, and its job fails; so is
+    one whose job takes longer than it may, for which jobs with a limit run in a process even where `count` is 1.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in self._workers:
+            worker.end()
+
+    def run(self, jobs: Iterable[tuple[_Tag, Job]]) -> Iterator[tuple[_Tag, Outcome | Failure]]:
+        """Perform the jobs, taking the next from `jobs` only when a worker is free."""
+        if self.count > 1:
+            yield from self._run_spread(iter(jobs))
+            return
+        with _one_thread():
+            for tag, job in jobs:
+                if job.minutes is None:
+                    yield tag, perform(job)
+                else:
+                    yield from self._run_spread(iter([(tag, job)]))
+
+    def _run_spread(self, jobs: Iterator[tuple[_Tag, Job]]) -> Iterator[tuple[_Tag, Outcome | Failure]]:
+        while len(self._workers) < self.count:
+            self._workers.append(_Worker())
+        done: queue.SimpleQueue[tuple[_Worker, _Tag, Outcome | Failure]] = queue.SimpleQueue()
+        idle, busy = list(self._workers), 0
+        while True:
+            while idle and (following := next(jobs, None)) is not None:
+                tag, job = following
+                worker = idle.pop()
+                worker.start(job, functools.partial(_put, done, worker, tag))
+                busy += 1
+            if busy == 0:
+                return
+            worker, tag, result = done.get()
+            idle.append(worker)
+            busy -= 1
+            yield tag, result
+
+
+def _put(
+    done: "queue.SimpleQueue[tuple[_Worker, _Tag, Outcome | Failure]]",
+    worker: "_Worker",
+    tag: _Tag,
+    result: Outcome | Failure,
+) -> None:
+    done.put((worker, tag, result))
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread, as worker processes do: the number of threads changes how sums are rounded."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Worker:
+    """A process that performs one job at a time, and the thread that waits for its answer."""
+
+    def __init__(self) -> None:
+        self._ended = False
+        self._ready = False
+        self._process = self._launch()
+
+    @staticmethod
+    def _launch() -> "subprocess.Popen[bytes]":
+        single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        return subprocess.Popen(
+            [sys.executable, "-m", "nas_proxy.training.worker_process", str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **single},
+            # An interrupt typed in the terminal is for the coordinating process, which then stops the workers.
+            start_new_session=True,
+        )
+
+    def start(self, job: Job, done: Callable[[Outcome | Failure], None]) -> None:
+        """Send the job; `done` is called on another thread."""
+        threading.Thread(target=lambda: done(self._answer(job)), daemon=True).start()
+
+    def _answer(self, job: Job) -> Outcome | Failure:
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        late = threading.Event()
+        try:
+            if not self._ready:
+                read_message(process.stdout)  # what a process loads before its first job is not the job's time
+                self._ready = True
+            with _ended_after(job.minutes, process, late):
+                write_message(process.stdin, job)
+                answer = read_message(process.stdout)
+        except (EOFError, OSError):
+            answer = None
+        if answer is None or late.is_set():  # both, where the answer comes at the last moment
+            return self._replaced(f"took longer than {job.minutes:.3g} minutes" if late.is_set() else None)
+        assert isinstance(answer, Outcome | Failure)
+        return answer
+
+    def _replaced(self, reason: str | None) -> Failure:
+        """Start another process for one that is gone, and return why it went."""
+        code = self._process.wait()
+        if self._ended:
+            return Failure("the worker process was stopped")
+        self.stop()
+        self._ready, self._process = False, self._launch()
+        return Failure(reason or _cause_of_death(code))
+
+    def end(self) -> None:
+        """Stop the process for good: its death is then no reason to start another."""
+        self._ended = True
+        self.stop()
+
+    def stop(self) -> None:
+        """End the process at once and free its pipes."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+
+@contextlib.contextmanager
+def _ended_after(minutes: float | None, process: "subprocess.Popen[bytes]", late: threading.Event) -> Iterator[None]:
+    """Kill the process and set `late` when this context lasts longer than `minutes`."""
+    if minutes is None:
+        yield
+        return
+    deciding, over = threading.Lock(), threading.Event()
+
+    def end() -> None:
+        with deciding:
+            if not over.is_set():
+                late.set()
+                process.kill()
+
+    timer = threading.Timer(60 * minutes, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        with deciding:  # an answer and the end of its time may come at once
+            over.set()
+
+
+def _cause_of_death(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "the worker process was killed; the machine was probably out of memory"
+    return f"the worker process died with {'signal' if code < 0 else 'exit code'} {abs(code)}"
+
+
+def write_message(stream: IO[bytes], message: object) -> None:
+    """Write one length-prefixed pickle. Both ends are this program, so unpickling is safe."""
+    data = pickle.dumps(message)
+    stream.write(struct.pack("<Q", len(data)) + data)
+    stream.flush()
+
+
+def read_message(stream: IO[bytes]) -> object:
+    """Read what `write_message` wrote. Raises EOFError when the other end is gone."""
+    header = stream.read(8)
+    if len(header) < 8:
+        raise EOFError
+    data = stream.read(struct.unpack("<Q", header)[0])
+    return pickle.loads(data)
