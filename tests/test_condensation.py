@@ -86,7 +86,27 @@ def test_a_condensation_that_is_cut_off_goes_on_bit_equal(images, tmp_path, monk
     assert reached == [20, 25]
     assert rest.images.fingerprint() == whole.images.fingerprint()
     assert rest.losses == pytest.approx(whole.losses)
-    assert not checkpoint.exists()
+    del reached[:]
+    again = condense(images, recipe, 0, checkpoint=checkpoint, progress=lambda step, loss: reached.append(step))
+    assert reached == []
+    assert again.images.fingerprint() == whole.images.fingerprint()
+
+
+def test_a_kill_before_the_images_are_stored_repeats_no_step(tiny_space, tmp_path, monkeypatch):
+    condense = {"images_per_class": 1, "steps": 5, "real_batch": 4, "width": 4}
+    config = resolve({"space": str(tiny_space), "device": "cpu", "condense": condense})
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ImageSet, "save", killed)
+        run_all(config, tmp_path / "run", names=("condense",))
+    with monkeypatch.context() as patch:
+        patch.setattr(condensation, "_step", killed)
+        run = run_all(config, tmp_path / "run", names=("condense",))
+    assert (run / "proxy.safetensors").exists()
+    assert not run.checkpoint.exists()
 
 
 def test_pictures_are_kept_on_the_way_and_go_with_the_run(tiny_space, tmp_path):

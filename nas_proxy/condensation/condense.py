@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nas_proxy.condensation.checkpoint import State, remove, restored, save
+from nas_proxy.condensation.checkpoint import State, restored, save
 from nas_proxy.condensation.embedding import Embedding, open_engine
 from nas_proxy.condensation.formation import decoded
 from nas_proxy.condensation.matching import Network, loss_and_gradient, spread
@@ -161,8 +161,9 @@ def condense(
 
     space, exclude: for `recipe.embed` "space": where networks are drawn from, and the keys that are not.
     ranks: this process among several; each returns all images.
-    checkpoint: file in which the state is kept every few seconds and from which the work goes on; it is removed
-        at the end. A checkpoint of another data set, recipe or seed is ignored.
+    checkpoint: file in which the state is kept every few seconds and from which the work goes on. At the end it
+        holds the finished images, so that a kill before they are stored loses nothing: whoever has stored them
+        removes it (`checkpoint.remove`). A checkpoint of another data set, recipe or seed is ignored.
     progress: called with (steps done, loss) now and then. preview: called with (steps done, images) every
         `preview_every` steps. say: told, once, why the work is slower than it could be.
     Raises RunFailedError when the loss is no longer finite; the last good checkpoint stays.
@@ -190,14 +191,12 @@ def condense(
         due = (
             time.perf_counter() - saved > CHECKPOINT_SECONDS if ranks.size == 1 else state.step % CHECKPOINT_STEPS == 0
         )
-        if checkpoint is not None and due:
+        if checkpoint is not None and (due or state.step == recipe.steps):
             state.losses, state.seconds = torch.tensor(losses), time.perf_counter() - started
             save(checkpoint, identity, state, ranks)
             saved = time.perf_counter()
     images = _gathered(state, task)
     total = torch.tensor(ranks.gathered(losses)).sum(0)
-    if checkpoint is not None:
-        remove(checkpoint, ranks)
     return Condensed(images, time.perf_counter() - started, tuple(total.tolist()), networks.embedded)
 
 

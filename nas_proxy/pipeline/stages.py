@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_proxy._version import __version__
+from nas_proxy.condensation.checkpoint import remove
 from nas_proxy.condensation.condense import Condensation, Condensed, condense
 from nas_proxy.condensation.evaluation import NETWORKS, Evaluation, evaluate, paper_recipe
 from nas_proxy.condensation.exchange import read_set, write_folder
@@ -102,6 +103,9 @@ def condense_stage(session: Session) -> None:
             "versions": {"nas_proxy": __version__, "python": platform.python_version(), **_torch_version()},
         }
         result.images.save(path, metadata)
+        if _learns(recipe):
+            session.ranks.agree()  # every process keeps its checkpoint until the images are stored
+            remove(session.run.checkpoint, session.ranks)
     write_grid(ImageSet.load(path), session.data.train, session.run / "proxy.png")
 
 
@@ -167,6 +171,8 @@ def assist(config: RunConfig, out: Path, ranks: Ranks) -> None:
     check(session)
     if ranks.agree():
         _made(session)
+        ranks.agree()
+        remove(session.run.checkpoint, ranks)
 
 
 def evaluate_run(run: RunFolder, epochs: float, progress: Progress = SILENT) -> Evaluation:
