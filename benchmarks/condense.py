@@ -7,7 +7,7 @@ images a class, a new ConvNet of three blocks of 128 channels in each step, all 
 
     python benchmarks/condense.py --ipc 10 --repeats 7
 
-The last line on stdout is one JSON object.
+The last line on stdout is one JSON object, which also has what a step cannot be faster than (`floors.py`).
 """
 
 import argparse
@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from floors import floors
 from nas_proxy.condensation import condense as condensation
 from nas_proxy.condensation.condense import Condensation
 from nas_proxy.condensation.embedding import Embedding, Engine, open_engine
@@ -181,6 +182,7 @@ def main() -> None:
         "precision": recipe.precision,
         "compiled": engine.compiled,
         "compile_seconds": round(compile_seconds, 1),
+        "floors": floors(engine.embedding, CLASSES * REAL, CLASSES * options.ipc, device, engine.computed),
         "hardware": {k: facts[k] for k in ("device", "cpu", "cores")} | {"threads": torch.get_num_threads()},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "nas_proxy": facts["nas_proxy"]},
     }
