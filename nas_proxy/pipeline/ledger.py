@@ -175,9 +175,9 @@ class Ledger:
                 "restore it, or start again with --overwrite"
             )
 
-    def close_interrupted(self) -> None:
-        """Close the trials that a killed run left open."""
-        for signal in set(optuna.get_all_study_names(self._storage)).intersection(TRAINED):
+    def close_interrupted(self, signals: Iterable[str] = TRAINED) -> None:
+        """Close the trials that a killed run left open in the studies of `signals`."""
+        for signal in set(optuna.get_all_study_names(self._storage)).intersection(signals):
             study = self.study(signal)
             for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 self._fail(study, Trial(study, trial._trial_id), INTERRUPTED)
