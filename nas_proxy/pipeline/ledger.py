@@ -158,6 +158,10 @@ class Ledger:
             self._studies[signal] = study
         return self._studies[signal]
 
+    def names(self) -> list[str]:
+        """Return the names of all studies that there are."""
+        return optuna.get_all_study_names(self._storage)
+
     def records(self, signal: str) -> list[Record]:
         """Return the finished trainings of one signal: the sample first, then proposals, each in their order."""
         # Records of finished trials are kept, since those do not change; see `finished`.

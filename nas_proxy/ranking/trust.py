@@ -172,7 +172,7 @@ def train_draws(
     evaluation: Callable[[], Path],
     recipe: Recipe,
 ) -> None:
-    """Train architectures in each of `draws`, but for what the study of `signal` holds; `data` gives a draw's images."""
+    """Train architectures in each of `draws`, on the images of `data`, but for what the study of `signal` holds."""
     finished = {(r.key, r.draw) for r in session.ledger.records(signal)}
     total = len(records) * len(draws)
     tasks = [
