@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nas_proxy._version import __version__
+from nas_proxy.cli import compare as cli_compare
 from nas_proxy.cli import condense as cli_condense
 from nas_proxy.cli import watch as cli_watch
 from nas_proxy.cli.exits import explained
@@ -240,6 +241,16 @@ app.command(
         "nas-proxy dashboard runs/digits-convnet", "nas-proxy dashboard runs/digits-convnet --port 0 --no-browser"
     ),
 )(cli_watch.dashboard_command)
+
+
+app.command(
+    "compare",
+    epilog=examples(
+        "nas-proxy compare --sample 8 --signals dm,random,early_stop,params --steps 20 --epochs 5 --out runs/table",
+        "nas-proxy compare --dataset cifar10 --space nas_bench_201 --truth-table nas_bench_201.csv:cifar10_valid_200ep "
+        "--sample 100 --signals dm,dm+space,random,early_stop,params,synflow",
+    ),
+)(cli_compare.compare_command)
 
 
 @app.command(

@@ -158,6 +158,10 @@ class Ledger:
             self._studies[signal] = study
         return self._studies[signal]
 
+    def names(self) -> list[str]:
+        """Return the names of all studies that there are."""
+        return optuna.get_all_study_names(self._storage)
+
     def records(self, signal: str) -> list[Record]:
         """Return the finished trainings of one signal: the sample first, then proposals, each in their order."""
         # Records of finished trials are kept, since those do not change; see `finished`.
@@ -175,9 +179,9 @@ class Ledger:
                 "restore it, or start again with --overwrite"
             )
 
-    def close_interrupted(self) -> None:
-        """Close the trials that a killed run left open."""
-        for signal in set(optuna.get_all_study_names(self._storage)).intersection(TRAINED):
+    def close_interrupted(self, signals: Iterable[str] = TRAINED) -> None:
+        """Close the trials that a killed run left open in the studies of `signals`."""
+        for signal in set(optuna.get_all_study_names(self._storage)).intersection(signals):
             study = self.study(signal)
             for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 self._fail(study, Trial(study, trial._trial_id), INTERRUPTED)

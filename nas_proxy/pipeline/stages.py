@@ -36,7 +36,12 @@ from nas_proxy.spaces.loading import space_digest, split_spec
 def check(session: Session) -> None:
     """Find the user's mistakes in data, space and recipe before the long work, not after it."""
     space_digest(session.config.space)  # finds and imports it, before the data, which may take a while
-    recipe = session.config.condense
+    check_recipe(session, session.config.condense)
+    check_proposals(session)
+
+
+def check_recipe(session: Session, recipe: Condensation) -> None:
+    """Find the mistakes in how images are condensed or chosen."""
     wanted = recipe.images_per_class * recipe.formation**2
     smallest = min(len(members) for members in session.data.train.of_class())
     if wanted > smallest:
@@ -53,7 +58,6 @@ def check(session: Session) -> None:
                 f"{session.shape.width} pixels; leave it out, or resize them with --image-size"
             ]
         )
-    check_proposals(session)
 
 
 def check_proposals(session: Session) -> None:

@@ -103,12 +103,17 @@ def computed(
 def mean_rank(members: Sequence[Signal], keys: Sequence[str]) -> Signal:
     """Return the signal that scores each of `keys` by the mean of its ranks by the members; it costs what they cost.
 
-    Ties share their mean rank. The members have one draw each and a finite score for every key.
+    Ties share their mean rank. Each member has a finite score for every key. It has as many draws as the member with
+    the fewest, of those that have several: a member with one draw ranks alike in all of them.
     """
-    ranks = [signal.scores.loc[list(keys)].iloc[:, 0].rank() for signal in members]
+    ranks = [signal.scores.loc[list(keys)].rank() for signal in members]
+    draws = min((table.shape[1] for table in ranks if table.shape[1] > 1), default=1)
+    columns = {
+        draw: sum(table.iloc[:, min(draw, table.shape[1] - 1)] for table in ranks) / len(ranks) for draw in range(draws)
+    }
     return Signal(
         COMBINED,
-        pd.DataFrame({0: sum(ranks) / len(ranks)}),
+        pd.DataFrame(columns),
         sum(signal.seconds for signal in members),
         sum(signal.image_passes for signal in members),
         sum(signal.stored_bytes for signal in members),

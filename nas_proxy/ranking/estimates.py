@@ -27,6 +27,7 @@ Statistic = Callable[[Floats], Floats]
 LEVEL = 0.95
 RESAMPLES = 9_999
 LEAST = 4  # with three architectures a resample has too few orders to tell anything
+EPSILON = 1e-12
 BATCH_ELEMENTS = 1 << 20  # 8 MiB an array, whatever n
 
 
@@ -89,6 +90,18 @@ def spearman(x: Floats, y: Floats, counts: Floats) -> Floats:
     weighted = counts * a
     squares = (weighted * a).sum(axis=1) * (counts * b * b).sum(axis=1)
     return _ratio((weighted * b).sum(axis=1), squares)
+
+
+def partial_spearman(x: Floats, y: Floats, fixed: Floats, counts: Floats) -> Floats:
+    """Return Spearman's rho of x and y (n,) with the rank of `fixed` (n,) held fixed, in each resample (b, n): (b,).
+
+    It is the correlation of what is left of the ranks of x and y after a linear regression on those of `fixed`
+    (Kendall & Stuart, "The Advanced Theory of Statistics", vol. 2); NaN where `fixed` leaves nothing of one.
+    """
+    a, b = spearman(x, fixed, counts), spearman(y, fixed, counts)
+    left = (1 - a * a) * (1 - b * b)
+    # Rounding leaves a little where the orders are the same.
+    return _ratio(spearman(x, y, counts) - a * b, np.where(left > EPSILON, left, 0.0))
 
 
 def kendall(x: Floats, y: Floats, counts: Floats) -> Floats:

@@ -11,14 +11,25 @@ which is a large part of a small space leaves less to chance. Only `minus_random
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from nas_proxy.errors import UserError
+from nas_proxy.ranking.control import (
+    CONTROL,
+    ONE_SEED,
+    Draws,
+    Pair,
+    Plan,
+    beats,
+    generator,
+    mean_of,
+    minus_control,
+    resampled,
+)
 from nas_proxy.ranking.estimates import (
     LEAST,
     RESAMPLES,
@@ -29,20 +40,16 @@ from nas_proxy.ranking.estimates import (
     bootstrap_interval,
     jackknife_interval,
     kendall,
-    percentile_interval,
-    resampled_counts,
+    partial_spearman,
     spearman,
     undefined,
     value_of,
 )
-from nas_proxy.seeds import numpy_generator
 
 Row = dict[str, object]
 
-CONTROL = "random"
 REPEATABILITY = "repeatability"
 TOP = 5
-ONE_SEED = "the truth has one seed, so no second full training is there to compare it with"
 ELSEWHERE = "the accuracies are published ones, and what they cost was not measured here"
 KENDALL_BOOTSTRAP_MOST = 300  # architectures; the bootstrap of Kendall's tau grows with their square
 
@@ -55,6 +62,7 @@ class Signal:
     seconds, image_passes, stored_bytes: cost of all scores together.
     pick: the key of the architecture that the signal chose; None for the best of the sample.
     note: what a reader of its correlation should know of the scores.
+    control: the signal that it should beat.
     """
 
     name: str
@@ -64,27 +72,7 @@ class Signal:
     stored_bytes: int
     pick: str | None = None
     note: str | None = None
-
-
-class Pair(NamedTuple):
-    """One draw of a signal beside one seed of the truth, each (n,), with names for a reader."""
-
-    score_name: str
-    score: Floats
-    truth_name: str
-    truth: Floats
-
-
-class Plan(NamedTuple):
-    """How n architectures are resampled: the same for every signal and statistic."""
-
-    n: int
-    seed: int
-    resamples: int = RESAMPLES
-
-
-Draws = Sequence[Sequence[Pair]]
-"""For each draw of a signal, its pairs with the seeds of the truth; every draw has equally many."""
+    control: str = CONTROL
 
 
 def ranked(signals: Sequence[Signal], truth: pd.DataFrame, sample: Sequence[str]) -> list[str]:
@@ -114,13 +102,16 @@ def rank(
     truth_seconds: float | None,
     truth_image_passes: int | None,
     truth_stored_bytes: int | None,
+    tops: Sequence[int] = (TOP,),
+    given: pd.Series | None = None,
     resamples: int = RESAMPLES,
 ) -> dict[str, Row]:
     """Return one row a signal, in their order, and the row "repeatability": the truth as its own signal.
 
     truth: index: the architecture's key; one column of accuracies (fractions) a seed; rows beyond the sample
-    count for the regret alone. Its cost is None where it was trained elsewhere. The signal named "random" is
-    the control. Raises UserError as `ranked` does.
+    count for the regret alone. Its cost is None where it was trained elsewhere. tops: each adds "precision_at_…".
+    given: a number of each architecture, such as its FLOPs; adds "partial_spearman", with its rank held fixed.
+    A signal's control is the signal named so; "random" that of the truth. Raises UserError as `ranked` does.
     """
     keys = ranked(signals, truth, sample)
     plan = Plan(len(keys), seed, resamples)
@@ -128,23 +119,38 @@ def rank(
     trained = truth[np.isfinite(truth.to_numpy(float)).all(axis=1)].sort_index()
     draws = {signal.name: _beside_truth(signal, values) for signal in signals}
     draws[REPEATABILITY] = _beside_itself(values)
-    control = _resampled(draws[CONTROL], plan) if CONTROL in draws else None
+    wanted = {CONTROL, *(signal.control for signal in signals)}
+    controls = {name: resampled(draws[name], plan) for name in wanted if name in draws}
+    fixed = None if given is None else given.loc[keys].to_numpy(float)
+
+    def row(name: str, control: str) -> tuple[Row, Row]:
+        gain = minus_control(name, draws, controls.get(control), plan, control)
+        agreement = _agreement(draws[name], plan, tops, fixed)
+        return agreement, {"minus_random": gain.as_json(), **beats(gain)}
+
     rows: dict[str, Row] = {}
     for signal in signals:
+        agreement, gain = row(signal.name, signal.control)
         rows[signal.name] = {
-            **_agreement(draws[signal.name], plan),
+            **agreement,
             **({} if signal.note is None else {"spearman_note": signal.note}),
             **_choice(signal, trained, keys),
             **_cost(signal.seconds, signal.image_passes, signal.stored_bytes),
-            "minus_random": minus_control(signal.name, draws, control, plan).as_json(),
+            **gain,
         }
-    rows[REPEATABILITY] = {
-        **_agreement(draws[REPEATABILITY], plan),
-        **_own_choice(truth.shape[1]),
-        **_cost(truth_seconds, truth_image_passes, truth_stored_bytes),
-        "minus_random": minus_control(REPEATABILITY, draws, control, plan).as_json(),
-    }
+    agreement, gain = row(REPEATABILITY, CONTROL)
+    cost = _cost(truth_seconds, truth_image_passes, truth_stored_bytes)
+    rows[REPEATABILITY] = {**agreement, **_own_choice(truth.shape[1]), **cost, **gain}
     return rows
+
+
+def difference(
+    signal: Signal, control: Signal, truth: pd.DataFrame, keys: Sequence[str], seed: int, resamples: int = RESAMPLES
+) -> Interval:
+    """Return the signal's Spearman correlation less the control's over the architectures `keys`, as `rank` does."""
+    plan = Plan(len(keys), seed, resamples)
+    draws = {one.name: _beside_truth(one, truth.loc[list(keys)]) for one in (signal, control)}
+    return minus_control(signal.name, draws, resampled(draws[control.name], plan), plan, control.name)
 
 
 def correlation_interval(draws: Draws, correlation: Correlation, plan: Plan, fraction: float = 1.0) -> Interval:
@@ -162,7 +168,7 @@ def correlation_interval(draws: Draws, correlation: Correlation, plan: Plan, fra
         def among(truth: Floats) -> Floats:
             return counts if fraction == 1 else best_part(truth, counts, fraction)
 
-        return _mean([correlation(p.score, p.truth, among(p.truth)) for p in pairs])
+        return mean_of([correlation(p.score, p.truth, among(p.truth)) for p in pairs])
 
     parts = [best_part(pair.truth, np.ones((1, n)), fraction)[0] > 0 for pair in pairs]
     size = min(int(part.sum()) for part in parts)
@@ -175,33 +181,7 @@ def correlation_interval(draws: Draws, correlation: Correlation, plan: Plan, fra
         return undefined(f"an interval needs at least {LEAST} architectures", size, value_of(statistic, n))
     if correlation is kendall and n > KENDALL_BOOTSTRAP_MOST:
         return replace(jackknife_interval(statistic, n), n=size)
-    return replace(bootstrap_interval(statistic, n, _generator(plan), plan.resamples), n=size)
-
-
-def minus_control(name: str, draws: Mapping[str, Draws], control: Floats | None, plan: Plan) -> Interval:
-    """Return the signal's Spearman correlation less the control's, with a percentile interval.
-
-    control: Spearman's rho of the control in each resample, a column a draw: (resamples, draws). The signal
-    is taken in the same resamples of architectures; crossed with them, the draws of both are resampled (Owen
-    2007, "The pigeonhole bootstrap"), k - 1 of k with replacement: the mean of so many has the unbiased
-    variance s**2 / k, where k of k would give only (k - 1) / k of it (Rao and Wu 1988). One draw shows no
-    spread, and the seeds of the truth are held fixed. Crossing counts the noise of single scores twice and
-    more, so with draws that are alike the bounds are too wide; three draws whose correlations differ by far
-    more than that noise say little about their spread, and the bounds are then too narrow.
-    """
-    n = plan.n
-    if control is None:
-        return undefined(f"there is no signal named {CONTROL!r}", n)
-    if name == CONTROL:
-        return undefined("this is the control itself", n)
-    if not draws[name]:
-        return undefined(ONE_SEED, n)
-    own, other = (float(_per_draw(draws[of], np.ones((1, n))).mean()) for of in (name, CONTROL))
-    if math.isnan(own) or math.isnan(other):
-        return undefined(f"the correlation of {name if math.isnan(own) else CONTROL} is undefined", n)
-    drawn = _redrawn(_resampled(draws[name], plan), plan, name) - _redrawn(control, plan, CONTROL)
-    single = f"{CONTROL} has one draw, so the bounds leave out how much draws differ"
-    return percentile_interval(own - other, drawn, n, single if control.shape[1] == 1 else None)
+    return replace(bootstrap_interval(statistic, n, generator(plan), plan.resamples), n=size)
 
 
 def precision_at(most: int, score: Floats, truth: Floats) -> float:
@@ -254,44 +234,35 @@ def _beside_itself(values: pd.DataFrame) -> Draws:
     return [pairs] if pairs else []
 
 
-def _mean(columns: Sequence[Floats]) -> Floats:
-    mean: Floats = np.mean(columns, axis=0)
-    return mean
-
-
-def _per_draw(draws: Draws, counts: Floats) -> Floats:
-    """Spearman's rho of each draw, averaged over its pairs: (resamples, draws)."""
-    return np.stack([_mean([spearman(p.score, p.truth, counts) for p in draw]) for draw in draws], axis=1)
-
-
-def _generator(plan: Plan) -> np.random.Generator:
-    return numpy_generator(plan.seed, "rank", "architectures")
-
-
-def _resampled(draws: Draws, plan: Plan) -> Floats:
-    batches = resampled_counts(plan.n, _generator(plan), plan.resamples)
-    return np.concatenate([_per_draw(draws, counts) for counts in batches])
-
-
-def _redrawn(rho: Floats, plan: Plan, name: str) -> Floats:
-    """The mean of draws - 1 draws with replacement in each resample; of the only one where there is one."""
-    resamples, draws = rho.shape
-    rng = numpy_generator(plan.seed, "rank", "draws", name)
-    chosen = rng.integers(draws, size=(resamples, max(1, draws - 1)))
-    return _mean(list(np.take_along_axis(rho, chosen, axis=1).T))
-
-
-def _agreement(draws: Draws, plan: Plan) -> Row:
-    most = min(TOP, plan.n)
-    each = [precision_at(most, pair.score, pair.truth) for draw in draws for pair in draw]
-    return {
+def _agreement(draws: Draws, plan: Plan, tops: Sequence[int], fixed: Floats | None) -> Row:
+    parts = {"top_half": 0.5, "top_20": 0.2}
+    row: Row = {
         "spearman": correlation_interval(draws, spearman, plan).as_json(),
         "kendall": correlation_interval(draws, kendall, plan).as_json(),
-        "spearman_top_half": correlation_interval(draws, spearman, plan, fraction=0.5).as_json(),
-        "precision_at_5": float(np.mean(each)) if each else None,
-        **({} if each else {"precision_at_5_reason": ONE_SEED}),
-        "precision_at_5_chance": most / plan.n,
+        **{
+            f"spearman_{name}": correlation_interval(draws, spearman, plan, share).as_json()
+            for name, share in parts.items()
+        },
     }
+    if fixed is not None:
+        row["partial_spearman"] = _partial(draws, fixed, plan).as_json()
+    for top in tops:
+        most, name = min(top, plan.n), f"precision_at_{top}"
+        each = [precision_at(most, pair.score, pair.truth) for draw in draws for pair in draw]
+        row[name] = float(np.mean(each)) if each else None
+        row |= {} if each else {f"{name}_reason": ONE_SEED}
+        row[f"{name}_chance"] = most / plan.n
+    return row
+
+
+def _partial(draws: Draws, fixed: Floats, plan: Plan) -> Interval:
+    columns = [column for draw in draws for pair in draw for column in (pair.score, pair.truth)]
+    if np.ptp(fixed) == 0:
+        return undefined("what is held fixed is constant", plan.n)
+    whole = np.ones((1, plan.n))
+    if any(math.isclose(abs(float(spearman(column, fixed, whole)[0])), 1.0) for column in columns):
+        return undefined("what is held fixed gives the same order, and nothing is left", plan.n)
+    return correlation_interval(draws, lambda x, y, counts: partial_spearman(x, y, fixed, counts), plan)
 
 
 def _choice(signal: Signal, trained: pd.DataFrame, keys: list[str]) -> Row:

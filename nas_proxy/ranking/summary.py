@@ -148,8 +148,8 @@ def write_ranking(session: Session, environment: dict[str, object], columns: Map
     )
     ranking = {
         "n": len(used),
-        "subset": _subset(session, len(used)),
-        "truth": _origin(session, truth),
+        "subset": subset(session, len(used)),
+        "truth": origin(session, truth),
         "signals": rows,
         "pick": _pick(pick, truth.scores, set(keys)),
         "cost": _run_cost(session, records["proxy"], truth, keys),
@@ -162,7 +162,8 @@ def write_ranking(session: Session, environment: dict[str, object], columns: Map
     write_json(session.run / "ranking.json", ranking)
 
 
-def _subset(session: Session, n: int) -> str:
+def subset(session: Session, n: int) -> str:
+    """Return what the n ranked architectures are a sample of."""
     config = session.config
     if within := limits_text(config.max_params, config.max_flops):
         return f"uniform sample of the architectures {within} ({n} of an unknown number)"
@@ -177,7 +178,7 @@ def _subset(session: Session, n: int) -> str:
     )
 
 
-def _origin(session: Session, truth: Truth) -> dict[str, object]:
+def origin(session: Session, truth: Truth) -> dict[str, object]:
     """Return where the truth comes from."""
     table = session.truth_table
     if table is None:

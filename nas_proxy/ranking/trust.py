@@ -85,17 +85,21 @@ def _all_tried(session: Session) -> bool:
 
 
 def train_truth(session: Session) -> None:
-    """Train the sample and the search's best three on all training images, with two seeds, and score on test."""
+    """Train the sample and the search's best three as `train_fully` does."""
     sample = the_sample(session)
     keys = {r.key for r in sample}
     records = session.ledger.records("proxy")
-    searched = [r for r in best_first(records)[:BEST] if r.key not in keys]
+    train_fully(session, sample + [r for r in best_first(records)[:BEST] if r.key not in keys])
+
+
+def train_fully(session: Session, chosen: Sequence[Record | Candidate]) -> None:
+    """Train architectures on all training images, with two seeds, and score them on test."""
     evaluation: Callable[[], Path] = functools.cache(lambda: session.file("test", lambda: _test_images(session)))
-    _train_draws(
+    train_draws(
         session,
         "Ground truth",
         "truth",
-        sample + searched,
+        chosen,
         range(SEEDS),
         lambda _: session.train_path,
         evaluation,
@@ -123,7 +127,7 @@ def train_controls(session: Session) -> None:
     def random_images(draw: int) -> Path:
         return session.file(f"random{draw}", lambda: random_set(session, draw))
 
-    _train_draws(
+    train_draws(
         session,
         "Control: random images",
         "random",
@@ -133,7 +137,7 @@ def train_controls(session: Session) -> None:
         lambda: session.validation_path,
         config.proxy_training,
     )
-    _train_draws(
+    train_draws(
         session,
         "Control: early stopping",
         "early_stop",
@@ -158,16 +162,17 @@ def compressed(recipe: Recipe, proxy_images: int, images: int) -> Recipe:
     return replace(recipe, batch_size=batch, epochs=recipe.image_passes(proxy_images) / images)
 
 
-def _train_draws(
+def train_draws(
     session: Session,
     title: str,
     signal: str,
-    records: Sequence[Record],
+    records: Sequence[Record | Candidate],
     draws: range,
     data: Callable[[int], Path],
     evaluation: Callable[[], Path],
     recipe: Recipe,
 ) -> None:
+    """Train architectures in each of `draws`, on the images of `data`, but for what the study of `signal` holds."""
     finished = {(r.key, r.draw) for r in session.ledger.records(signal)}
     total = len(records) * len(draws)
     tasks = [
