@@ -20,6 +20,7 @@ SIGNALS = {
     "synflow": "SynFlow",
     "jacob_cov": "Jacob_cov",
     "naswot": "NASWOT",
+    "az_nas": "AZ-NAS",
     "combined": "Mean rank",
     "repeatability": "Full training",
 }
@@ -30,6 +31,7 @@ UNTRAINED = {
     "synflow": "SynFlow, without any training,",
     "jacob_cov": "Jacob_cov, without any training,",
     "naswot": "NASWOT, without any training,",
+    "az_nas": "AZ-NAS, without any training,",
 }
 
 MEASURES = {
