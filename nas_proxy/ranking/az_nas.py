@@ -3,9 +3,9 @@
 Lee & Ham, "AZ-NAS: Assembling Zero-Cost Proxies for Network Architecture Search", CVPR 2024 (arXiv:2403.19232).
 In: a network and the shape of its images. Out: how expressive, progressive and trainable its blocks are; with the
 network's FLOPs, the fourth trait, `assembled` makes one number for each of a set of networks.
-Guarantees: higher is better throughout. As published, inputs are noise and weights are drawn anew (He et al., 2015),
-so neither images nor a space's own initial weights matter. **A score is a rank among the networks it was computed
-with**: with other networks beside it, it is another number, and two networks may even change their order.
+Guarantees: higher is better throughout. As published, inputs are 64 images of noise and weights are drawn anew (He et
+al., 2015), so neither images nor a space's own initial weights matter. **A score is a rank among the networks it was
+computed with**: with other networks beside it, it is another number, and two networks may even change their order.
 """
 
 import itertools
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor, nn
 
-from nas_proxy.ranking.zero_cost import NORMS, NoScoreError, as_in_training
+from nas_proxy.ranking.zero_cost import IMAGES, NORMS, NoScoreError, as_in_training
 
 LEAST_BLOCKS = 2  # progress and training are about a block and the next one
 INVERSE = 1e-6  # as published: keeps 1 / σ finite where a block passes nothing back
@@ -33,7 +33,7 @@ class Traits(NamedTuple):
 
 
 def traits(network: nn.Module, images: Tensor) -> Traits:
-    """Return the traits of a network, whose weights are overwritten; of images (n, c, h, w) only the shape counts.
+    """Return the traits of a network, whose weights are overwritten; of images (n, c, h, w) the size counts alone.
 
     With x_l the output of block l (see `Blocks`) and p the eigenvalues of the covariance of its channels over images
     and pixels, divided by their sum:
@@ -47,7 +47,7 @@ def traits(network: nn.Module, images: Tensor) -> Traits:
     """
     _initialise(network)
     blocks = Blocks(as_in_training(network))
-    maps = blocks.outputs(torch.randn_like(images).requires_grad_())
+    maps = blocks.outputs(torch.randn(IMAGES, *images.shape[1:], device=images.device, requires_grad=True))
     if len(maps) < LEAST_BLOCKS:
         raise NoScoreError(f"it has {len(maps)} of the {LEAST_BLOCKS} blocks with feature maps that AZ-NAS needs")
     entropies = [entropy(found.detach()) for found in maps]
