@@ -6,6 +6,7 @@ epochs on CIFAR-10. A cell without a score counts as the lowest.
     python benchmarks/zero_cost.py --table nas_bench_201_public.csv --signals synflow --cells 400
     python benchmarks/zero_cost.py --table nas_bench_201_public.csv --signals synflow,jacob_cov,naswot \
         --cells 100 --data folder:cifar10
+    python benchmarks/zero_cost.py --table nas_bench_201_public.csv --signals az_nas --cells 300
 
 The last line on stdout is one JSON object.
 """
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--column", default="cifar10_valid_200ep")
     parser.add_argument("--signals", default="synflow", help=f"of {','.join(NAMES)}, with commas between")
     parser.add_argument("--cells", type=int, default=400)
-    parser.add_argument("--data", help="CIFAR-10 as nas-proxy run --dataset takes it; not needed for synflow")
+    parser.add_argument("--data", help="CIFAR-10 as nas-proxy run --dataset takes it; synflow and az_nas need none")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()

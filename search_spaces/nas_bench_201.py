@@ -204,4 +204,5 @@ def space_for(shape: DataShape, *, cells: int = CELLS, unique: bool = False) -> 
         functools.partial(build, cells=cells),
         valid=(lambda architecture: arch_str(architecture) in _first_of_each()) if unique else None,
         name_of=arch_str,
+        function_of=canonical,
     )

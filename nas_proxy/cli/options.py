@@ -45,7 +45,7 @@ ENQUEUE = "Propose the architectures in this file first: a JSON list, or a key a
 FORMATION = "2: each stored image holds four of half the size."
 MATCH = "Match the last block of the embedding networks, or all."
 EMBED = "Embedding networks: convnet, or drawn from the search space."
-SIGNALS = "Computed controls: params, flops, synflow, jacob_cov, naswot, with commas between."
+SIGNALS = "Computed controls: params, flops, synflow, jacob_cov, naswot, az_nas, with commas between."
 COMBINE = "Add the mean rank of several: proxy, early_stop or computed ones, with commas between."
 METHOD = "dm (distribution matching), random, herding or kcenter."
 Run = Annotated[Path, typer.Argument(help="The run folder.", metavar="RUN", show_default=False)]

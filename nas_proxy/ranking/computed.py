@@ -2,21 +2,23 @@
 
 Parameters and FLOPs, and the scores of untrained networks (`zero_cost.py`). An architecture without a score
 keeps its place in the ranking, so that all signals are judged on the same architectures: it counts as the lowest,
-as it would for whoever chose by that signal, and the signal's row says how many there are and why. From several
-signals, trained or not, comes one more: their mean rank.
+as it would for whoever chose by that signal, and the signal's row says how many there are and why. One signal,
+AZ-NAS (`az_nas.py`), ranks architectures among each other, so its scores hold for those it was computed with. From
+several signals, trained or not, comes one more: their mean rank.
 """
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 import torch
 
 from nas_proxy.data.images import DataShape, ImageSet
-from nas_proxy.ranking import zero_cost
+from nas_proxy.ranking import az_nas, zero_cost
 from nas_proxy.ranking.signals import Signal
 from nas_proxy.ranking.zero_cost import Score
 from nas_proxy.seeds import derive
@@ -24,7 +26,8 @@ from nas_proxy.spaces.cost import measure
 from nas_proxy.spaces.space import Architecture, SearchSpace
 
 SIZES = ("params", "flops")
-NAMES = (*SIZES, *zero_cost.SCORES)
+AZ_NAS = "az_nas"
+NAMES = (*SIZES, *zero_cost.SCORES, AZ_NAS)
 MEMBERS = ("proxy", "early_stop", *NAMES)
 """What a mean rank can be of: signals whose cost is that of all that is known of them, so not three random draws."""
 
@@ -33,10 +36,14 @@ COMBINED = "combined"
 
 @dataclass(frozen=True)
 class Column:
-    """A score of every architecture, in their order, by one signal that sees so many `images` of the data."""
+    """A score of every architecture, in their order, by one signal that sees so many `images` of the data.
+
+    relative: whether a score is a rank among these architectures, and another one among others.
+    """
 
     scores: tuple[Score, ...]
     images: int = 0
+    relative: bool = False
 
     @property
     def values(self) -> list[float]:
@@ -65,6 +72,11 @@ class Column:
         return [lowest if math.isnan(value) else value for value in self.values]
 
     def note(self) -> str | None:
+        """Return what a reader should know of the scores: what they depend on, which are missing; None for nothing."""
+        among = f"a score is a rank among these {len(self.scores)} architectures" if self.relative else None
+        return "; ".join(filter(None, [among, self._lacking()])) or None
+
+    def _lacking(self) -> str | None:
         """Return how many architectures have no score and the most frequent reason; None where all have one."""
         reasons = Counter(score.reason for score in self.scores if score.reason is not None)
         if not reasons:
@@ -92,11 +104,10 @@ def computed(
     images = zero_cost.some_images(data, seed, device)
     columns: dict[str, Column] = {}
     for name in names:
-        scores: list[Score] = []
-        for architecture in architectures:
-            scores.append(_score(name, space, architecture, data.shape, images, seed))
-            progress(len(columns) * len(architectures) + len(scores))
-        columns[name] = Column(tuple(scores), len(images) if name in zero_cost.NEED_IMAGES else 0)
+        told = functools.partial(_told, progress, len(columns) * len(architectures))
+        scored = _among_each_other if name == AZ_NAS else functools.partial(_one_by_one, name)
+        scores = scored(space, architectures, data.shape, images, seed, told)
+        columns[name] = Column(tuple(scores), len(images) if name in zero_cost.NEED_IMAGES else 0, name == AZ_NAS)
     return columns
 
 
@@ -121,10 +132,58 @@ def mean_rank(members: Sequence[Signal], keys: Sequence[str]) -> Signal:
     )
 
 
-def _score(
-    name: str, space: SearchSpace, architecture: Architecture, shape: DataShape, images: torch.Tensor, seed: int
-) -> Score:
-    if name in SIZES:
-        return zero_cost.attempted(lambda: float(getattr(measure(space, architecture, shape), name)))
-    own = derive(seed, "signals", space.key(architecture))
-    return zero_cost.score(name, lambda: space.build(architecture, shape), images, own)
+def _one_by_one(
+    name: str,
+    space: SearchSpace,
+    architectures: Sequence[Architecture],
+    shape: DataShape,
+    images: torch.Tensor,
+    seed: int,
+    told: Callable[[int], None],
+) -> list[Score]:
+    scores: list[Score] = []
+    for architecture in architectures:
+        build = functools.partial(space.build, architecture, shape)
+        if name in SIZES:
+            scores.append(zero_cost.attempted(functools.partial(_size, name, space, architecture, shape)))
+        else:
+            scores.append(zero_cost.score(name, build, images, _seed(seed, space, architecture)))
+        told(len(scores))
+    return scores
+
+
+def _among_each_other(
+    space: SearchSpace,
+    architectures: Sequence[Architecture],
+    shape: DataShape,
+    images: torch.Tensor,
+    seed: int,
+    told: Callable[[int], None],
+) -> list[Score]:
+    """Return the scores of AZ-NAS, among the architectures that have its traits."""
+    rows: list[tuple[float, ...]] = []
+    scores: list[Score] = []
+
+    def place(architecture: Architecture) -> float:
+        build = functools.partial(space.build, architecture, shape)
+        traits = zero_cost.drawn(az_nas.traits, build, images, _seed(seed, space, architecture))
+        rows.append((*traits, measure(space, architecture, shape).flops))
+        return len(rows) - 1
+
+    for architecture in architectures:
+        scores.append(zero_cost.attempted(functools.partial(place, architecture)))
+        told(len(scores))
+    values = az_nas.assembled(rows)
+    return [score if score.reason else replace(score, value=values[int(score.value)]) for score in scores]
+
+
+def _size(name: str, space: SearchSpace, architecture: Architecture, shape: DataShape) -> float:
+    return float(getattr(measure(space, architecture, shape), name))
+
+
+def _told(progress: Callable[[int], None], before: int, done: int) -> None:
+    progress(before + done)
+
+
+def _seed(seed: int, space: SearchSpace, architecture: Architecture) -> int:
+    return derive(seed, "signals", space.key(architecture))

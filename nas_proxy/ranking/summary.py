@@ -11,8 +11,9 @@ from nas_proxy.files import write_json, write_text
 from nas_proxy.pipeline.ledger import TRAINED, Record
 from nas_proxy.pipeline.session import Session
 from nas_proxy.ranking.computed import NAMES, SIZES, Column, computed, mean_rank
-from nas_proxy.ranking.signals import ELSEWHERE, Signal, rank, ranked
+from nas_proxy.ranking.signals import ELSEWHERE, REPEATABILITY, Signal, rank, ranked
 from nas_proxy.ranking.trust import DRAWS, Truth, by_draw, the_sample, truth_of
+from nas_proxy.ranking.twins import repeated
 from nas_proxy.search.candidates import best_first, sampled
 from nas_proxy.spaces.limits import limits_text
 from nas_proxy.spaces.loading import split_spec
@@ -146,6 +147,9 @@ def write_ranking(session: Session, environment: dict[str, object], columns: Map
         truth_image_passes=truth_cost["image_passes"] // truth.seeds if truth.trained else None,
         truth_stored_bytes=train.stored_bytes if truth.trained else None,
     )
+    table = session.truth_table
+    if table is not None and truth.seeds == 1 and table.twins:
+        rows[REPEATABILITY] |= repeated(truth.scores.loc[used, 0].to_numpy(), table.twins, session.config.seed).row()
     ranking = {
         "n": len(used),
         "subset": subset(session, len(used)),

@@ -48,6 +48,8 @@ class TruthTable:
     scores: fractions; index: the architecture's key; columns 0, 1, …: a seed each.
     remarks: what was done to the file's numbers, for the user to read.
     fingerprint: changes with the architectures and their accuracies, and with nothing else.
+    twins: where the truth has one seed, the accuracies of each function that several rows of the file compute, those
+        that the space's `valid` leaves out included.
     """
 
     path: Path
@@ -55,6 +57,7 @@ class TruthTable:
     scores: pd.DataFrame
     remarks: tuple[str, ...]
     fingerprint: str
+    twins: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +108,7 @@ def load_truth_table(spec: str, space: SearchSpace, classes: int) -> TruthTable:
     columns = _columns(path, frame, wanted)
     scores = pd.DataFrame(_numbers(path, frame, columns, keys), index=pd.Index(keys, name="key"))
     missing = scores.isna().any(axis=1)
+    known = scores[~missing]
     scores = scores[~missing & np.array([names[key] for key in keys], dtype=bool)]
     if scores.empty:
         raise DataError(f"the truth table {path} has no accuracy in {_named(columns)}; name another column")
@@ -113,7 +117,8 @@ def load_truth_table(spec: str, space: SearchSpace, classes: int) -> TruthTable:
     remarks = [f"{len(scores):,} architectures have a truth, {_named(columns)} of {path.name}"]
     remarks += ["its percentages are divided by 100"] if percent else []
     remarks += [f"{int(missing.sum()):,} rows without an accuracy are left out"] if missing.any() else []
-    return TruthTable(path, columns, scores, tuple(remarks), _fingerprint(scores))
+    twins = _twins(space, known / 100 if percent else known)
+    return TruthTable(path, columns, scores, tuple(remarks), _fingerprint(scores), twins)
 
 
 def known_part(space: SearchSpace, table: TruthTable) -> KnownPart:
@@ -198,6 +203,17 @@ def _names(space: SearchSpace) -> dict[str, bool]:
             f"a nas_proxy.Space of at most {ENUMERABLE:,} would work"
         )
     return {space.key(a): space.is_valid(a) for a in space.choices.outcomes()}
+
+
+def _twins(space: SearchSpace, scores: pd.DataFrame) -> tuple[tuple[float, ...], ...]:
+    if not isinstance(space, Space) or space.function_of is None or scores.shape[1] > 1:
+        return ()
+    accuracies: dict[str, list[float]] = {}
+    published = scores[0].to_dict()
+    for architecture in space.choices.outcomes():
+        if (key := space.key(architecture)) in published:
+            accuracies.setdefault(space.function_of(architecture), []).append(published[key])
+    return tuple(tuple(found) for found in accuracies.values() if len(found) > 1)
 
 
 def _check_keys(path: Path, keys: Sequence[str], names: Mapping[str, bool], space: str) -> None:

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm,
 RECTIFIERS = frozenset(
     {"relu", "relu_", "relu6", "hardtanh", "hardtanh_", "leaky_relu", "leaky_relu_", "_prelu_kernel"}
 )
+
+T = TypeVar("T")
 
 
 class NoScoreError(Exception):
@@ -61,14 +63,15 @@ def score(name: str, build: Callable[[], nn.Module], images: Tensor, seed: int) 
 
     The initial weights come from `seed`; PyTorch's global generator is left as it was.
     """
+    return attempted(lambda: drawn(SCORES[name], build, images, seed))
+
+
+def drawn(use: Callable[[nn.Module, Tensor], T], build: Callable[[], nn.Module], images: Tensor, seed: int) -> T:
+    """Build a network on the device of `images` and use it with them; all that is random comes from `seed`."""
     device = images.device
-
-    def compute() -> float:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(derive(seed, "network"))
-            return SCORES[name](build().to(device), images)
-
-    return attempted(compute)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(derive(seed, "network"))
+        return use(build().to(device), images)
 
 
 def some_images(data: ImageSet, seed: int, device: torch.device | str = "cpu") -> Tensor:
@@ -110,7 +113,7 @@ def jacob_cov(network: nn.Module, images: Tensor) -> float:
     published, batch norm takes the statistics of the images. Raises NoScoreError where a gradient is constant.
     """
     inputs = images.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(_as_in_training(network)(inputs).sum(), inputs)
+    (gradient,) = torch.autograd.grad(as_in_training(network)(inputs).sum(), inputs)
     rows = gradient.flatten(1).double().cpu()
     rows = rows - rows.mean(1, keepdim=True)
     lengths = rows.norm(dim=1, keepdim=True)
@@ -133,7 +136,7 @@ def naswot(network: nn.Module, images: Tensor) -> float:
     """
     codes = _Codes(len(images))
     with torch.no_grad(), codes:
-        _as_in_training(network)(images)
+        as_in_training(network)(images)
     if codes.units == 0:
         raise NoScoreError("it has no rectifiers (ReLU)")
     eigenvalues = torch.linalg.eigvalsh(codes.kernel)
@@ -157,7 +160,7 @@ def _skipped(module: nn.Module, inputs: tuple[Any, ...], output: object) -> Any:
     return inputs[0]
 
 
-def _as_in_training(network: nn.Module) -> nn.Module:
+def as_in_training(network: nn.Module) -> nn.Module:
     """Return the network with batch statistics, and without dropout, which would score its own luck."""
     network.train()
     for module in network.modules():

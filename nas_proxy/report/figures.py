@@ -29,6 +29,7 @@ COLOURS = {
     "synflow": "#3f9e58",
     "jacob_cov": "#b56fb0",
     "naswot": "#5f7fd9",
+    "az_nas": "#7a9a2e",
     "combined": "#12a08f",
     "repeatability": "#c2566e",
 }

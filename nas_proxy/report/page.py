@@ -121,6 +121,7 @@ def report_html(run: Run) -> str:
         signals=_signal_rows(run.ranking),
         notes=verdict.notes(run.ranking),
         methods=_methods(run.ranking),
+        repeated=finite(part(run.ranking, "signals", "repeatability", "spearman").get("value")),
         half=finite(part(run.ranking, "signals", "proxy", "spearman_top_half").get("n")),
         image=_data_uri(run.image),
         image_width=run.image[1] * max(1, 800 // run.image[1]) if run.image else 0,

@@ -20,6 +20,7 @@ SIGNALS = {
     "synflow": "SynFlow",
     "jacob_cov": "Jacob_cov",
     "naswot": "NASWOT",
+    "az_nas": "AZ-NAS",
     "combined": "Mean rank",
     "repeatability": "Full training",
 }
@@ -30,6 +31,7 @@ UNTRAINED = {
     "synflow": "SynFlow, without any training,",
     "jacob_cov": "Jacob_cov, without any training,",
     "naswot": "NASWOT, without any training,",
+    "az_nas": "AZ-NAS, without any training,",
 }
 
 MEASURES = {
@@ -255,9 +257,11 @@ def _repeatability(ranking: Mapping[str, Any]) -> str:
     value = finite(repeated.get("value"))
     if value is None:
         return f"how well full training repeats itself is not known{_because(repeated)}"
+    note = part(ranking, "signals", "repeatability").get("spearman_note")
+    estimated = f" (estimated {' '.join(str(note).split())})" if note else ""
     if value < MUCH_LIKE:
-        return f"full training repeats itself at only {decimal(value)}, so no signal can be judged well"
-    return f"full training repeats itself at {decimal(value)}"
+        return f"full training repeats itself at only {decimal(value)}{estimated}, so no signal can be judged well"
+    return f"full training repeats itself at {decimal(value)}{estimated}"
 
 
 def _against_random(ranking: Mapping[str, Any]) -> str:

@@ -189,6 +189,8 @@ class Space:
     build: (architecture, shape) -> network, a pure function but for the random initial weights.
     valid: leaves out architectures for which it returns False.
     name_of: an own canonical name; architectures that it maps to one name count as one.
+    function_of: a text that is equal for architectures that compute the same function under different names. They
+        stay apart, but accuracies published of each tell how far a training repeats itself.
     """
 
     name: str
@@ -196,6 +198,7 @@ class Space:
     build: Callable[[Architecture, DataShape], nn.Module]
     valid: Callable[[Architecture], bool] | None = None
     name_of: Callable[[Architecture], str] | None = None
+    function_of: Callable[[Architecture], str] | None = None
 
     @property
     def size(self) -> int | None:
