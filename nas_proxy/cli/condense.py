@@ -5,8 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
-from nas_proxy.cli.options import EMBED, FORMATION, MATCH, METHOD, Json, Run, numeric, option_names
+from nas_proxy.cli.options import EMBED, EVALUATE_WITH, FORMATION, MATCH, METHOD, Json, Run, numeric, option_names
 from nas_proxy.cli.printing import at_work, print_result
+from nas_proxy.errors import ConfigError, nearest
+
+NAMES = {"convnet": "ConvNets", "resnet18": "ResNets"}
 
 
 def condense_command(
@@ -28,8 +31,9 @@ def condense_command(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     preview_every: Annotated[int | None, numeric("Steps between pictures kept in RUN/previews.")] = None,
     evaluate: Annotated[
-        bool, typer.Option("--evaluate", help="Train ConvNets on the set and on random images.")
+        bool, typer.Option("--evaluate", help="Train networks on the set and on random images.")
     ] = False,
+    evaluate_with: Annotated[str, typer.Option(help=EVALUATE_WITH)] = "convnet",
     evaluate_epochs: Annotated[float, typer.Option(help="Epochs of these trainings.", min=1, max=1e6)] = 1000.0,
     export: Annotated[Path | None, typer.Option(help="Write the images as PNG files into this folder.")] = None,
     as_json: Json = False,
@@ -59,6 +63,8 @@ def condense_command(
         },
     }
     with at_work() as terminal:
+        if evaluate_with not in NAMES:
+            raise ConfigError([f"--evaluate-with is {evaluate_with!r}{nearest(evaluate_with, NAMES)}"])
         from dataclasses import replace
 
         from nas_proxy.condensation.ranks import together
@@ -74,7 +80,7 @@ def condense_command(
                 assist(settings, run, ranks)
                 return
             folder = run_all(settings, run, progress=terminal, names=("condense",), ranks=ranks)
-        found = evaluate_run(folder, evaluate_epochs, terminal) if evaluate else None
+        found = evaluate_run(folder, evaluate_epochs, terminal, network=evaluate_with) if evaluate else None
         if export is not None:
             export_images(folder, export, terminal)
     from nas_proxy.data.images import ImageSet
@@ -95,7 +101,7 @@ def condense_command(
     text = f"{len(images)} images of {len(images.classes)} classes in {path}"
     if found is not None:
         text += (
-            f"\nValidation accuracy of ConvNets trained on them: {found.accuracy:.1%} ± {found.std:.1%}; "
+            f"\nValidation accuracy of {NAMES[evaluate_with]} trained on them: {found.accuracy:.1%} ± {found.std:.1%}; "
             f"on random images: {found.random_accuracy:.1%} ± {found.random_std:.1%} (5 networks each)"
         )
     print_result(result, text, as_json=as_json)

@@ -51,7 +51,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "condense.method": ("dm", *METHODS),
     "condense.precision": PRECISIONS,
     "condense.match": ("last", "all"),
-    "condense.embed": ("convnet", "space"),
+    "condense.embed": ("convnet", "space", "resnet18"),
     "proxy_training.schedule": SCHEDULES,
     "full_training.schedule": SCHEDULES,
     "proxy_training.precision": ways.PRECISIONS,

@@ -169,8 +169,8 @@ def assist(config: RunConfig, out: Path, ranks: Ranks) -> None:
         _made(session)
 
 
-def evaluate_run(run: RunFolder, epochs: float, progress: Progress = SILENT) -> Evaluation:
-    """Train ConvNets on the condensed set of a run, and on random images, by the paper's recipe."""
+def evaluate_run(run: RunFolder, epochs: float, progress: Progress = SILENT, *, network: str = "convnet") -> Evaluation:
+    """Train networks of one kind on the condensed set of a run, and on random images, by the paper's recipe."""
     with open_session(run, progress) as session, progress.stage("Evaluate", 2 * NETWORKS) as bar:
         recipe = session.config.condense
         return evaluate(
@@ -181,6 +181,7 @@ def evaluate_run(run: RunFolder, epochs: float, progress: Progress = SILENT) -> 
             session.config.seed,
             width=recipe.width,
             depth=recipe.depth,
+            network=network,
             device=session.device,
             progress=bar.to,
         )
