@@ -5,7 +5,18 @@ from typing import Annotated, Any
 
 import typer
 
-from nas_proxy.cli.options import EMBED, EVALUATE_WITH, FORMATION, MATCH, METHOD, Json, Run, numeric, option_names
+from nas_proxy.cli.options import (
+    CLASSES_PER_STEP,
+    EMBED,
+    EVALUATE_WITH,
+    FORMATION,
+    MATCH,
+    METHOD,
+    Json,
+    Run,
+    numeric,
+    option_names,
+)
 from nas_proxy.cli.printing import at_work, print_result
 from nas_proxy.errors import ConfigError, nearest
 
@@ -30,6 +41,7 @@ def condense_command(
     image_size: Annotated[int | None, numeric("Resize images to a square of so many pixels.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     preview_every: Annotated[int | None, numeric("Steps between pictures kept in RUN/previews.")] = None,
+    classes_per_step: Annotated[int | None, numeric(CLASSES_PER_STEP)] = None,
     evaluate: Annotated[
         bool, typer.Option("--evaluate", help="Train networks on the set and on random images.")
     ] = False,
@@ -50,6 +62,7 @@ def condense_command(
         "image_size": image_size,
         "device": device,
         "preview_every": preview_every,
+        "classes_per_step": classes_per_step,
         "condense": {
             "method": method,
             "source": None if source is None else str(source),

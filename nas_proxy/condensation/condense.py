@@ -20,6 +20,7 @@ import torch
 
 from nas_proxy.condensation.checkpoint import State, remove, restored, save
 from nas_proxy.condensation.ranks import ALONE, Ranks
+from nas_proxy.condensation.room import classes_together, divided, few_networks, free_bytes
 from nas_proxy.condensation.step import Task, initial, open_networks, take_step
 from nas_proxy.data import augment
 from nas_proxy.data.images import ImageSet, quantised
@@ -107,6 +108,7 @@ def condense(
     progress: Callable[[int, float], None] | None = None,
     preview: Callable[[int, ImageSet], None] | None = None,
     preview_every: int = 0,
+    classes_per_step: int | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Condensed:
     """Learn `recipe.images_per_class` synthetic images for each class of `real`.
@@ -117,6 +119,9 @@ def condense(
         at the end. A checkpoint of another data set, recipe or seed is ignored.
     progress: called with (steps done, loss) now and then. preview: called with (steps done, images) every
         `preview_every` steps. say: told, once, why the work is slower than it could be.
+    classes_per_step: classes whose images are in memory at a time; None for as many as fit, which is kept in the
+        checkpoint. The loss is the same. For embedding networks other than ConvNets anything less than all means that
+        images go through them part by part.
     Raises RunFailedError when the loss is no longer finite; the last good checkpoint stays.
     """
     device = torch.device(device)
@@ -124,6 +129,7 @@ def condense(
     task = Task(real, tuple(real.of_class()), recipe, seed, device, ranks)
     identity = f"{real.fingerprint()} {asdict(recipe)} {seed} {ranks} {sorted(exclude)}"
     state = restored(checkpoint, identity, ranks, device) or initial(task)
+    task, state.together = _divided(task, state, space, exclude, classes_per_step, say)
     networks = open_networks(task, space, exclude, say)
     started, saved = time.perf_counter() - state.seconds, time.perf_counter()
     losses = state.losses.tolist()
@@ -151,6 +157,27 @@ def condense(
     if checkpoint is not None:
         remove(checkpoint, ranks)
     return Condensed(images, time.perf_counter() - started, tuple(total.tolist()), networks.embedded)
+
+
+def _divided(
+    task: Task,
+    state: State,
+    space: SearchSpace | None,
+    exclude: Collection[str],
+    wanted: int | None,
+    say: Callable[[str], None],
+) -> tuple[Task, int]:
+    """Return the task with as many classes at a time as are wanted, were taken before, or fit; and their number."""
+    if wanted is None and state.step > 0:
+        wanted = state.together
+    if wanted is None:
+        wanted = classes_together(task, few_networks(task, space, exclude), free_bytes(task.device))
+        # Processes that share classes meet in each layer of batch norm, so all go about it alike.
+        wanted = min(task.ranks.gathered(wanted or len(task.members)))
+    task = divided(task, wanted)
+    if len(task.groups) > 1:
+        say(f"{task.together} of {len(task.own)} classes are in memory at a time.")
+    return task, task.together
 
 
 def _placed(real: ImageSet, device: torch.device) -> ImageSet:

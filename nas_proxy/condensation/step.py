@@ -1,7 +1,10 @@
 """One step of distribution matching: where embedding networks come from, and what a step does to the images.
 
 In: a `Task` (real images, recipe, seed, device) and a `State` (synthetic images, momentum, step number).
-Guarantees: step t draws everything from (seed, t), so a step depends on the state alone.
+Guarantees: step t draws everything from (seed, t), so a step depends on the state alone. Classes are taken a group at a
+time where the memory asks for it, with the same loss: it is a sum over classes. Where it is not, because batch norm has
+the statistics of all classes or the loss is divided by the spread of all, images go through part by part, see
+`nas_proxy.condensation.matching`.
 """
 
 from collections.abc import Callable, Collection
@@ -45,7 +48,10 @@ class Networks:
 
 @dataclass(frozen=True)
 class Task:
-    """What does not change from step to step. members: the indices of each class's real images."""
+    """What does not change from step to step.
+
+    members: the indices of each class's real images. together: classes that are in memory at a time; 0 for all.
+    """
 
     real: ImageSet
     members: tuple[Tensor, ...]
@@ -53,6 +59,13 @@ class Task:
     seed: int
     device: torch.device
     ranks: Ranks
+    together: int = 0
+
+    @property
+    def groups(self) -> list[range]:
+        """The classes of this process in groups of `together`, the last of them maybe smaller."""
+        each = self.together or len(self.own)
+        return [self.own[start : start + each] for start in range(0, len(self.own), each)]
 
     @property
     def own(self) -> range:
@@ -111,9 +124,9 @@ def open_networks(
     engine = open_engine(
         Embedding(shape, recipe.width, deepest(shape, recipe.depth), recipe.precision, recipe.match == "all"),
         task.device,
-        real=sum(min(len(task.members[label]), recipe.real_batch) for label in task.own),
-        synthetic=len(task.own) * task.per_class[1],
-        steps=recipe.steps,
+        real=sum(min(len(task.members[label]), recipe.real_batch) for label in task.groups[0]),
+        synthetic=len(task.groups[0]) * task.per_class[1],
+        steps=recipe.steps * len(task.groups),
         say=say,
     )
     return Networks(
@@ -124,35 +137,81 @@ def open_networks(
 
 def take_step(state: State, task: Task, networks: Networks) -> Tensor:
     """Take one step in place and return the loss, on the device."""
-    recipe, own = task.recipe, task.own
+    recipe = task.recipe
     draws = torch_generator(task.seed, "condense", state.step)
     # Every process draws for all classes, so that how many share them changes nothing.
     chosen = [_some(index, recipe.real_batch, draws) for index in task.members]
-    change = _augmentation(task, draws)
-    real_images = spread(
-        lambda label: change(label, task.real.select(chosen[label]).to(task.device).decode().to(task.dtype)),
-        own,
-        task.device,
-    )
-    images = state.images.requires_grad_()
-    blocks = torch.split(decoded(images, recipe.formation), task.per_class[1])
-    synthetic = torch.cat([change(label, block) for label, block in zip(own, blocks, strict=True)])
-    loss, slope = loss_and_gradient(
-        networks.draw(state.step),
-        torch.cat(real_images),
-        [len(chosen[label]) for label in own],
-        synthetic.detach(),
-        [len(block) for block in blocks],
-    )
-    (gradient,) = torch.autograd.grad(synthetic, images, slope)
+    augmented = _Augmented(task, chosen, _augmentation(task, draws))
+    network = networks.draw(state.step)
+    if network.normalised:
+        loss, gradient = _matched(network, augmented, task.own, state.images, lean=len(task.groups) > 1)
+    else:
+        each, start = recipe.images_per_class, task.own.start
+        found = [
+            _matched(
+                network, augmented, group, state.images[(group.start - start) * each : (group.stop - start) * each]
+            )
+            for group in task.groups
+        ]
+        loss, gradient = (torch.cat(part) for part in zip(*found, strict=True))
     if networks.limited:
         gradient = limited_gradient(gradient, loss, networks.rate)
-    with torch.no_grad():
-        state.images = images.detach()
-        state.velocity.mul_(recipe.momentum).add_(gradient)
-        state.images.sub_(state.velocity, alpha=networks.rate)
+    state.velocity.mul_(recipe.momentum).add_(gradient)
+    state.images.sub_(state.velocity, alpha=networks.rate)
     state.step += 1
     return loss.sum()
+
+
+@dataclass(frozen=True)
+class _Augmented:
+    """The images of a step as a network sees them. chosen: the real ones of each class, as indices."""
+
+    task: Task
+    chosen: list[Tensor]
+    change: Callable[[int, Tensor], Tensor]
+
+    def real(self, label: int, places: Tensor | slice = slice(None)) -> Tensor:
+        """Return the chosen real images of a class, or those of them at `places`."""
+        images = self.task.real.select(self.chosen[label][places]).to(self.task.device)
+        return self.change(label, images.decode().to(self.task.dtype))
+
+    def synthetic(self, classes: range, images: Tensor) -> Tensor:
+        """Return the synthetic images of some classes: `images` decoded and augmented, differentiable."""
+        blocks = torch.split(decoded(images, self.task.recipe.formation), self.task.per_class[1])
+        return torch.cat([self.change(label, block) for label, block in zip(classes, blocks, strict=True)])
+
+    def fetch(self, classes: range) -> Callable[[slice | Tensor], Tensor]:
+        """Return what reads the real images of `classes` at some rows of all of them in a row."""
+        sizes = torch.tensor([len(self.chosen[label]) for label in classes])
+        owner = torch.arange(len(sizes)).repeat_interleave(sizes)
+        place = torch.cat([torch.arange(int(size)) for size in sizes])
+
+        def at(rows: slice | Tensor) -> Tensor:
+            rows = rows if isinstance(rows, slice) else rows.cpu()
+            counts = torch.bincount(owner[rows], minlength=len(sizes)).tolist()
+            places = torch.split(place[rows], counts)
+            return torch.cat([self.real(label, p) for label, p in zip(classes, places, strict=True) if len(p)])
+
+        return at
+
+
+def _matched(
+    network: Network, augmented: _Augmented, classes: range, stored: Tensor, *, lean: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return the loss of each of some classes, and the gradient of its sum by their `stored` synthetic images."""
+    task = augmented.task
+    images = stored.detach().requires_grad_()
+    synthetic = augmented.synthetic(classes, images)
+    loss, slope = loss_and_gradient(
+        network,
+        augmented.fetch(classes) if lean else torch.cat(spread(augmented.real, classes, task.device)),
+        [len(augmented.chosen[label]) for label in classes],
+        synthetic.detach(),
+        [task.per_class[1]] * len(classes),
+        lean=lean,
+    )
+    (gradient,) = torch.autograd.grad(synthetic, images, slope)
+    return loss, gradient
 
 
 def limited_gradient(gradient: Tensor, losses: Tensor, rate: float) -> Tensor:

@@ -27,6 +27,7 @@ BOUNDS: dict[str, tuple[float, float | None]] = {
     "image_size": (4, 1024),
     "workers": (0, 1024),
     "preview_every": (0, None),
+    "classes_per_step": (1, None),
     "condense.images_per_class": (1, None),
     "condense.steps": (1, None),
     "condense.real_batch": (1, None),

@@ -15,6 +15,7 @@ from nas_proxy.condensation.condense import Condensation, Condensed, condense
 from nas_proxy.condensation.evaluation import NETWORKS, Evaluation, evaluate, paper_recipe
 from nas_proxy.condensation.exchange import read_set, write_folder
 from nas_proxy.condensation.ranks import ALONE, Ranks
+from nas_proxy.condensation.room import check_divisible
 from nas_proxy.condensation.selection import select
 from nas_proxy.data.images import ImageSet
 from nas_proxy.data.picture import write_grid
@@ -52,6 +53,7 @@ def check(session: Session) -> None:
                 f"{session.shape.width} pixels; leave it out, or resize them with --image-size"
             ]
         )
+    check_divisible(recipe, session.shape.classes, session.config.classes_per_step)
     check_proposals(session)
 
 
@@ -122,6 +124,7 @@ def _made(session: Session) -> Condensed:
                 progress=_shown(bar),
                 preview=lambda step, images: write_grid(images, train, session.run.previews / f"step-{step:06d}.png"),
                 preview_every=session.config.preview_every,
+                classes_per_step=session.config.classes_per_step,
                 say=session.progress.say,
             )
     start = time.perf_counter()
