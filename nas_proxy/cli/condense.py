@@ -48,6 +48,7 @@ def condense_command(
     evaluate_with: Annotated[str, typer.Option(help=EVALUATE_WITH)] = "convnet",
     evaluate_epochs: Annotated[float, typer.Option(help="Epochs of these trainings.", min=1, max=1e6)] = 1000.0,
     export: Annotated[Path | None, typer.Option(help="Write the images as PNG files into this folder.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate time and memory; write nothing.")] = False,
     as_json: Json = False,
 ) -> None:
     """Make the condensed set of a run; with --dataset, make the run as well.
@@ -87,6 +88,12 @@ def condense_command(
 
         file = None if dataset is not None else open_run(run).path / "run.toml"
         settings = resolve(given, file, options=option_names())
+        if dry_run:
+            from nas_proxy.pipeline.foresight import foresee
+
+            foresight = foresee(settings, terminal)
+            print_result(foresight.as_json(), foresight.told(), as_json=as_json)
+            return
         with together(settings.device) as (ranks, chosen):
             settings = replace(settings, device=chosen)
             if ranks.rank > 0:

@@ -29,18 +29,26 @@ LOOKED_AT = 4
 
 
 def classes_together(task: Task, networks: Networks, free: int) -> int:
-    """Return how many classes a step can take at a time in a share of `free` bytes, at least 1; 0 for all.
+    """Return how many classes a step can take at a time in a share of `free` bytes, at least 1; 0 for all."""
+    count = fitting(task, networks, free)
+    return 0 if count >= len(task.own) else count
+
+
+def fitting(task: Task, networks: Networks, free: int) -> int:
+    """Return how many classes like these would fit a share of `free` bytes, at least 1."""
+    return max(1, int(SHARE * free / bytes_of_a_class(task, networks)))
+
+
+def bytes_of_a_class(task: Task, networks: Networks) -> int:
+    """Return the bytes that a class takes while it is in memory.
 
     The sets themselves (the synthetic images, their momentum, 8-bit real images) are not counted.
     """
     real, synthetic = task.per_class
     image = task.real.shape.channels * task.real.shape.height * task.real.shape.width * task.dtype.itemsize
-    small = real * image * REAL_COPIES + synthetic * image * SYNTHETIC_COPIES
-    needed = small
-    for step in range(LOOKED_AT if networks.limited else 1):
-        needed = max(needed, small + synthetic * kept_bytes(networks.draw(step), task))
-    count = max(1, int(SHARE * free / needed))
-    return 0 if count >= len(task.own) else count
+    looked_at = (networks.draw(step) for step in range(LOOKED_AT if networks.limited else 1))
+    kept = max(kept_bytes(network, task) for network in looked_at)
+    return real * image * REAL_COPIES + synthetic * (image * SYNTHETIC_COPIES + kept)
 
 
 def few_networks(task: Task, space: SearchSpace | None, exclude: Collection[str]) -> Networks:

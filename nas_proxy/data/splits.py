@@ -122,6 +122,14 @@ def held_out_test(
     return from_raw(images, labels, source.classes, like=development.train)
 
 
+def few_classes(source: Source, *, seed: int, classes: int, per_class: int, limit: int | None = None) -> ImageSet:
+    """Read at most `per_class` train images of each of the first `classes` classes, to try something out on them."""
+    train, labels = _split_of(source, seed, limit).train, source.labels("train")
+    chosen = torch.cat([train[labels[train] == label][:per_class] for label in range(classes)])
+    images, found = source.read("train", chosen)
+    return from_raw(images, found, source.classes[:classes])
+
+
 def random_subset(data: ImageSet, per_class: int, generator: torch.Generator) -> ImageSet:
     """Return `per_class` random images of each class: those of class 0, then those of class 1, and so on.
 

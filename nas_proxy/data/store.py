@@ -45,7 +45,7 @@ TOGETHER = 16
 # Decoded blocks are on the disk, and known to be, this often.
 SYNC_SECONDS = 5.0
 # Pixels that are looked at together.
-BLOCK_BYTES = 8 << 20
+BLOCK_BYTES = 1 << 20
 
 
 class Decodable(Protocol):
