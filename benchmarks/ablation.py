@@ -23,9 +23,10 @@ from typing import Any
 import pandas as pd
 import torch
 
-from nas_proxy.condensation import condense as condensation
-from nas_proxy.condensation.condense import Condensation, Task, condense
+from nas_proxy.condensation import step as condensation
+from nas_proxy.condensation.condense import Condensation, condense
 from nas_proxy.condensation.ranks import ALONE
+from nas_proxy.condensation.step import Task
 from nas_proxy.data.images import ImageSet, quantised
 from nas_proxy.data.sources import open_source
 from nas_proxy.data.splits import Development, development, random_subset
@@ -134,9 +135,9 @@ class Bench:
         train, recipe = self.data.train, self.recipe(VARIANTS["dm"])
         if not path.exists():
             task = Task(train, tuple(train.of_class()), recipe, 0, torch.device(self.device), ALONE)
-            state, networks = condensation._initial(task), condensation._open_networks(task, None, (), print)
+            state, networks = condensation.initial(task), condensation.open_networks(task, None, (), print)
             while state.step < recipe.steps:
-                condensation._step(state, task, networks)
+                condensation.take_step(state, task, networks)
             torch.save(state.images.detach().cpu(), path)
         images = torch.load(path, weights_only=True)
         labels = torch.arange(len(train.classes)).repeat_interleave(recipe.images_per_class)

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from floors import floors
-from nas_proxy.condensation import condense as condensation
+from nas_proxy.condensation import step as condensation
 from nas_proxy.condensation.condense import Condensation
 from nas_proxy.condensation.embedding import Embedding, Engine, open_engine
 from nas_proxy.condensation.ranks import ALONE
@@ -103,7 +103,7 @@ def baseline(real: Tensor, synthetic: Tensor, ipc: int, recipe: Condensation) ->
 def engine_step(data: ImageSet, ipc: int, recipe: Condensation, engine: Engine) -> Callable[[int], None]:
     """Return a step of `nas_proxy.condense`."""
     task = condensation.Task(data, tuple(data.of_class()), recipe, 0, data.images.device, ALONE)
-    state = condensation._initial(task)
+    state = condensation.initial(task)
     networks = condensation.Networks(
         lambda step: engine.draw(torch_generator(0, "condense", "network", step)),
         recipe.rate(engine.embedding.features),
@@ -111,7 +111,7 @@ def engine_step(data: ImageSet, ipc: int, recipe: Condensation, engine: Engine) 
 
     def step(index: int) -> None:
         state.step = index
-        float(condensation._step(state, task, networks))
+        float(condensation.take_step(state, task, networks))
 
     return step
 

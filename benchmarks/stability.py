@@ -16,11 +16,12 @@ import time
 
 import torch
 
-from nas_proxy.condensation import condense as condensation
-from nas_proxy.condensation.condense import Condensation, Task
+from nas_proxy.condensation import step as condensation
+from nas_proxy.condensation.condense import Condensation
 from nas_proxy.condensation.embedding import Embedding, open_engine
 from nas_proxy.condensation.matching import loss_and_gradient
 from nas_proxy.condensation.ranks import ALONE
+from nas_proxy.condensation.step import Task
 from nas_proxy.data.sources import open_source
 from nas_proxy.data.splits import development
 from nas_proxy.environment import environment
@@ -42,7 +43,7 @@ def distance(task: Task, images: torch.Tensor) -> float:
 
 def slope(task: Task, networks: condensation.Networks, step: int) -> float:
     """Return the root mean square of the gradient of one network at the first images, all classes together."""
-    images = condensation._initial(task).images
+    images = condensation.initial(task).images
     real = torch.cat([task.real.decode(members[: task.recipe.real_batch]) for members in task.members])
     sizes = [min(len(members), task.recipe.real_batch) for members in task.members]
     own = [task.recipe.images_per_class] * len(task.members)
@@ -66,13 +67,13 @@ def main() -> None:
         options.ipc, options.networks, real_batch=options.real_batch, match=options.match, embed="space"
     )
     task = Task(real, tuple(real.of_class()), recipe, 0, torch.device(device), ALONE)
-    networks = condensation._open_networks(task, load_space(options.space, real.shape), (), print)
+    networks = condensation.open_networks(task, load_space(options.space, real.shape), (), print)
     slopes = torch.tensor([slope(task, networks, step) for step in range(recipe.steps)])
-    state = condensation._initial(task)
+    state = condensation.initial(task)
     curve = [distance(task, state.images)]
     start = time.perf_counter()
     while state.step < recipe.steps:
-        condensation._step(state, task, networks)
+        condensation.take_step(state, task, networks)
         if state.step % max(1, recipe.steps // 10) == 0:
             curve.append(distance(task, state.images))
             print(f"{state.step} networks: {curve[-1]:.4g}", flush=True)

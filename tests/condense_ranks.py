@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 
 from conftest import blobs
-from nas_proxy.condensation.condense import Condensation, Task, _initial, _open_networks, _step
+from nas_proxy.condensation.condense import Condensation
 from nas_proxy.condensation.ranks import Ranks, together
+from nas_proxy.condensation.step import Task, initial, open_networks, take_step
 from nas_proxy.spaces.space import Space
 from search_spaces.convnet import build, space_for
 
@@ -24,9 +25,9 @@ def work(embed: str, path: Path, ranks: Ranks, device: str) -> None:
     task = Task(real, tuple(real.of_class()), recipe, 0, torch.device(device), ranks)
     # Batch norm, whose statistics the processes share.
     space = Space("joint", space_for(real.shape).choices, build, valid=lambda a: a["norm"] == "batch")
-    networks = _open_networks(task, space, (), print)
-    state = _initial(task)
-    losses = [ranks.total(_step(state, task, networks)) for _ in range(recipe.steps)]
+    networks = open_networks(task, space, (), print)
+    state = initial(task)
+    losses = [ranks.total(take_step(state, task, networks)) for _ in range(recipe.steps)]
     images = torch.cat(ranks.gathered(state.images.detach()))
     if ranks.rank == 0:
         torch.save([images, torch.stack(losses)], path)

@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import numpy as np
@@ -283,14 +282,3 @@ def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
 
     monkeypatch.setattr(folders.os, "scandir", refuse)
     assert message(tmp_path) == f"the folder {tmp_path} cannot be read (Permission denied)"
-
-
-def test_more_images_than_memory(tmp_path, monkeypatch):
-    for name in ("a", "b"):
-        save(tmp_path / name / "1.png", size=(1024, 1024))
-    monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PAGE_SIZE": 1024, "SC_PHYS_PAGES": 1024}[name])
-    assert message(tmp_path) == (
-        "2 images of 1024×1024 pixels need 0.0 GiB of memory and this machine has 0.0; "
-        "choose smaller ones, for example --image-size 64"
-    )
-    assert open_source(f"folder:{tmp_path}", image_size=8).read("train")[0].shape == (2, 1, 8, 8)

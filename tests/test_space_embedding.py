@@ -8,11 +8,12 @@ from torch import nn
 import nas_proxy
 from conftest import blobs
 from nas_proxy import Choice, Space
-from nas_proxy.condensation.condense import Condensation, _limited, condense
+from nas_proxy.condensation.condense import Condensation, condense
 from nas_proxy.condensation.embedding import Embedding, open_engine
 from nas_proxy.condensation.matching import PAPER_SPREAD, Network, loss_and_gradient
 from nas_proxy.condensation.ranks import ALONE
 from nas_proxy.condensation.space_embedding import Taps, open_space_embedding, with_batch_statistics
+from nas_proxy.condensation.step import limited_gradient
 from nas_proxy.data.images import ImageSet
 from nas_proxy.data.splits import random_subset
 from nas_proxy.errors import SpaceError
@@ -194,6 +195,6 @@ def test_a_step_never_overshoots():
     for steep in (torch.tensor([0.1, 0.2]), torch.tensor([1e3, 1e4])):
         losses, gradient = steep * x.flatten().square() / 2, steep.view(2, 1, 1, 1) * x
         rate = 2.0
-        moved = x - rate * _limited(gradient, losses, rate)
+        moved = x - rate * limited_gradient(gradient, losses, rate)
         expected = x.flatten() * (1 - torch.minimum(rate * steep, torch.tensor(0.5)))
         torch.testing.assert_close(moved.flatten(), expected)

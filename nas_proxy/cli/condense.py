@@ -5,8 +5,22 @@ from typing import Annotated, Any
 
 import typer
 
-from nas_proxy.cli.options import EMBED, FORMATION, MATCH, METHOD, Json, Run, numeric, option_names
+from nas_proxy.cli.options import (
+    CLASSES_PER_STEP,
+    EMBED,
+    EVALUATE_WITH,
+    FORMATION,
+    MATCH,
+    METHOD,
+    Json,
+    Run,
+    numeric,
+    option_names,
+)
 from nas_proxy.cli.printing import at_work, print_result
+from nas_proxy.errors import ConfigError, nearest
+
+NAMES = {"convnet": "ConvNets", "resnet18": "ResNets"}
 
 
 def condense_command(
@@ -27,11 +41,14 @@ def condense_command(
     image_size: Annotated[int | None, numeric("Resize images to a square of so many pixels.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     preview_every: Annotated[int | None, numeric("Steps between pictures kept in RUN/previews.")] = None,
+    classes_per_step: Annotated[int | None, numeric(CLASSES_PER_STEP)] = None,
     evaluate: Annotated[
-        bool, typer.Option("--evaluate", help="Train ConvNets on the set and on random images.")
+        bool, typer.Option("--evaluate", help="Train networks on the set and on random images.")
     ] = False,
+    evaluate_with: Annotated[str, typer.Option(help=EVALUATE_WITH)] = "convnet",
     evaluate_epochs: Annotated[float, typer.Option(help="Epochs of these trainings.", min=1, max=1e6)] = 1000.0,
     export: Annotated[Path | None, typer.Option(help="Write the images as PNG files into this folder.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate time and memory; write nothing.")] = False,
     as_json: Json = False,
 ) -> None:
     """Make the condensed set of a run; with --dataset, make the run as well.
@@ -46,6 +63,7 @@ def condense_command(
         "image_size": image_size,
         "device": device,
         "preview_every": preview_every,
+        "classes_per_step": classes_per_step,
         "condense": {
             "method": method,
             "source": None if source is None else str(source),
@@ -59,6 +77,8 @@ def condense_command(
         },
     }
     with at_work() as terminal:
+        if evaluate_with not in NAMES:
+            raise ConfigError([f"--evaluate-with is {evaluate_with!r}{nearest(evaluate_with, NAMES)}"])
         from dataclasses import replace
 
         from nas_proxy.condensation.ranks import together
@@ -68,13 +88,19 @@ def condense_command(
 
         file = None if dataset is not None else open_run(run).path / "run.toml"
         settings = resolve(given, file, options=option_names())
+        if dry_run:
+            from nas_proxy.pipeline.foresight import foresee
+
+            foresight = foresee(settings, terminal)
+            print_result(foresight.as_json(), foresight.told(), as_json=as_json)
+            return
         with together(settings.device) as (ranks, chosen):
             settings = replace(settings, device=chosen)
             if ranks.rank > 0:
                 assist(settings, run, ranks)
                 return
             folder = run_all(settings, run, progress=terminal, names=("condense",), ranks=ranks)
-        found = evaluate_run(folder, evaluate_epochs, terminal) if evaluate else None
+        found = evaluate_run(folder, evaluate_epochs, terminal, network=evaluate_with) if evaluate else None
         if export is not None:
             export_images(folder, export, terminal)
     from nas_proxy.data.images import ImageSet
@@ -95,7 +121,7 @@ def condense_command(
     text = f"{len(images)} images of {len(images.classes)} classes in {path}"
     if found is not None:
         text += (
-            f"\nValidation accuracy of ConvNets trained on them: {found.accuracy:.1%} ± {found.std:.1%}; "
+            f"\nValidation accuracy of {NAMES[evaluate_with]} trained on them: {found.accuracy:.1%} ± {found.std:.1%}; "
             f"on random images: {found.random_accuracy:.1%} ± {found.random_std:.1%} (5 networks each)"
         )
     print_result(result, text, as_json=as_json)

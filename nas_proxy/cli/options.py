@@ -42,9 +42,11 @@ def numeric(text: str) -> Any:
 
 SAMPLER = "How architectures are proposed: tpe, random, grid, nsga2 or evolution."
 ENQUEUE = "Propose the architectures in this file first: a JSON list, or a key a line."
+CLASSES_PER_STEP = "Classes in memory at a time; as many as fit if not given."
 FORMATION = "2: each stored image holds four of half the size."
 MATCH = "Match the last block of the embedding networks, or all."
-EMBED = "Embedding networks: convnet, or drawn from the search space."
+EMBED = "Embedding networks: convnet, resnet18, or drawn from the search space."
+EVALUATE_WITH = "Networks that judge the set: convnet, or resnet18 of half as many channels."
 SIGNALS = "Computed controls: params, flops, synflow, jacob_cov, naswot, az_nas, with commas between."
 COMBINE = "Add the mean rank of several: proxy, early_stop or computed ones, with commas between."
 METHOD = "dm (distribution matching), random, herding or kcenter."
@@ -62,6 +64,6 @@ def option_names() -> dict[str, str]:
     same = (
         *("dataset", "space", "seed", "trials", "truth", "truth_table", "sampler", "enqueue", "patience", "hours"),
         *("max_params", "max_flops", "limit", "image_size", "device", "workers", "preview_every"),
-        *("signals", "combine"),
+        *("signals", "combine", "classes_per_step"),
     )
     return {path: f"--{name.replace('_', '-')}" for name, path in [*((n, n) for n in same), *SETTINGS.items()]}

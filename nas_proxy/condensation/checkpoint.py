@@ -18,13 +18,17 @@ from nas_proxy.files import atomic_path
 
 @dataclass
 class State:
-    """Float images and momentum (classes·ipc, c, h, w), steps done, seconds, and the loss of each tenth step."""
+    """Float images and momentum (classes·ipc, c, h, w), steps done, seconds, and the loss of each tenth step.
+
+    together: classes that were in memory at a time, 0 for all; sums in another order would round otherwise.
+    """
 
     images: Tensor
     velocity: Tensor
     step: int = 0
     seconds: float = 0.0
     losses: Tensor = field(default_factory=lambda: torch.zeros(0))
+    together: int = 0
 
 
 def save(path: Path, identity: str, state: State, ranks: Ranks) -> None:
@@ -37,7 +41,8 @@ def save(path: Path, identity: str, state: State, ranks: Ranks) -> None:
         "velocity": state.velocity.cpu().contiguous(),
         "losses": state.losses,
     }
-    metadata = {"identity": identity, "step": str(state.step), "seconds": str(state.seconds)}
+    numbers = {"step": state.step, "seconds": state.seconds, "together": state.together}
+    metadata = {"identity": identity, **{name: str(number) for name, number in numbers.items()}}
     with atomic_path(newest) as temporary:
         save_file(tensors, temporary, metadata=metadata)
 
@@ -78,4 +83,5 @@ def _read(path: Path, identity: str) -> State | None:
         return None
     if metadata.get("identity") != identity:
         return None
-    return State(**tensors, step=int(metadata["step"]), seconds=float(metadata["seconds"]))
+    step, together = int(metadata["step"]), int(metadata.get("together", "0"))
+    return State(**tensors, step=step, seconds=float(metadata["seconds"]), together=together)

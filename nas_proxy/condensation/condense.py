@@ -17,20 +17,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from nas_proxy.condensation.checkpoint import State, restored, save
-from nas_proxy.condensation.embedding import Embedding, open_engine
-from nas_proxy.condensation.formation import decoded
-from nas_proxy.condensation.matching import Network, loss_and_gradient, spread
 from nas_proxy.condensation.ranks import ALONE, Ranks
-from nas_proxy.condensation.space_embedding import open_space_embedding
+from nas_proxy.condensation.room import classes_together, divided, few_networks, free_bytes
+from nas_proxy.condensation.step import Task, initial, open_networks, take_step
 from nas_proxy.data import augment
 from nas_proxy.data.images import ImageSet, quantised
-from nas_proxy.data.splits import random_subset
 from nas_proxy.errors import RunFailedError
-from nas_proxy.seeds import derive, torch_generator
-from nas_proxy.spaces.convnet import deepest
 from nas_proxy.spaces.space import SearchSpace
 
 CHECKPOINT_SECONDS = 2.0
@@ -59,7 +53,8 @@ class Condensation:
     precision: of the convolutions, "float32" or "bfloat16"; see `nas_proxy.condensation.embedding.Embedding`.
     formation: images that a stored one holds, down and across; see `nas_proxy.condensation.formation`.
     match: features of the "last" block of the embedding network, as in the paper, or of "all" blocks.
-    embed: embedding networks are ConvNets ("convnet", as in the paper) or drawn from the search "space".
+    embed: embedding networks are ConvNets ("convnet", as in the paper), drawn from the search "space", or ResNets
+        ("resnet18", of half as many channels as `width` says; see `nas_proxy.spaces.resnet18`).
     """
 
     images_per_class: int = 10
@@ -100,48 +95,6 @@ class Condensed:
     embedded: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Networks:
-    """Where embedding networks come from.
-
-    draw: the network of a step. rate: the step size that suits them. limited: whether steps are kept short of where
-    the loss would be zero, because networks differ in how steep it is. embedded: the architectures' keys.
-    """
-
-    draw: Callable[[int], Network]
-    rate: float
-    limited: bool = False
-    embedded: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Task:
-    """What does not change from step to step. members: the indices of each class's real images."""
-
-    real: ImageSet
-    members: tuple[Tensor, ...]
-    recipe: Condensation
-    seed: int
-    device: torch.device
-    ranks: Ranks
-
-    @property
-    def own(self) -> range:
-        """The classes of this process."""
-        return self.ranks.own(len(self.members))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of images and gradients."""
-        return torch.float64 if self.recipe.precision == "float64" else torch.float32
-
-    @property
-    def per_class(self) -> tuple[int, int]:
-        """The most real and synthetic images of a class in a step."""
-        largest = max(map(len, self.members))
-        return min(largest, self.recipe.real_batch), self.recipe.images_per_class * self.recipe.formation**2
-
-
 def condense(
     real: ImageSet,
     recipe: Condensation,
@@ -155,6 +108,7 @@ def condense(
     progress: Callable[[int, float], None] | None = None,
     preview: Callable[[int, ImageSet], None] | None = None,
     preview_every: int = 0,
+    classes_per_step: int | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Condensed:
     """Learn `recipe.images_per_class` synthetic images for each class of `real`.
@@ -166,18 +120,22 @@ def condense(
         removes it (`checkpoint.remove`). A checkpoint of another data set, recipe or seed is ignored.
     progress: called with (steps done, loss) now and then. preview: called with (steps done, images) every
         `preview_every` steps. say: told, once, why the work is slower than it could be.
+    classes_per_step: classes whose images are in memory at a time; None for as many as fit, which is kept in the
+        checkpoint. The loss is the same. For embedding networks other than ConvNets anything less than all means that
+        images go through them part by part.
     Raises RunFailedError when the loss is no longer finite; the last good checkpoint stays.
     """
     device = torch.device(device)
     real = _placed(real, device)
     task = Task(real, tuple(real.of_class()), recipe, seed, device, ranks)
     identity = f"{real.fingerprint()} {asdict(recipe)} {seed} {ranks} {sorted(exclude)}"
-    state = restored(checkpoint, identity, ranks, device) or _initial(task)
-    networks = _open_networks(task, space, exclude, say)
+    state = restored(checkpoint, identity, ranks, device) or initial(task)
+    task, state.together = _divided(task, state, space, exclude, classes_per_step, say)
+    networks = open_networks(task, space, exclude, say)
     started, saved = time.perf_counter() - state.seconds, time.perf_counter()
     losses = state.losses.tolist()
     while state.step < recipe.steps:
-        loss = _step(state, task, networks)
+        loss = take_step(state, task, networks)
         if state.step % REPORT_STEPS == 0 or state.step == recipe.steps:
             # Instance norm maps images that have run away to a finite loss.
             overflow = 0 * state.images.square().sum()
@@ -200,118 +158,32 @@ def condense(
     return Condensed(images, time.perf_counter() - started, tuple(total.tolist()), networks.embedded)
 
 
+def _divided(
+    task: Task,
+    state: State,
+    space: SearchSpace | None,
+    exclude: Collection[str],
+    wanted: int | None,
+    say: Callable[[str], None],
+) -> tuple[Task, int]:
+    """Return the task with as many classes at a time as are wanted, were taken before, or fit; and their number."""
+    if wanted is None and state.step > 0:
+        wanted = state.together
+    if wanted is None:
+        wanted = classes_together(task, few_networks(task, space, exclude), free_bytes(task.device))
+        # Processes that share classes meet in each layer of batch norm, so all go about it alike.
+        wanted = min(task.ranks.gathered(wanted or len(task.members)))
+    task = divided(task, wanted)
+    if len(task.groups) > 1:
+        say(f"{task.together} of {len(task.own)} classes are in memory at a time.")
+    return task, task.together
+
+
 def _placed(real: ImageSet, device: torch.device) -> ImageSet:
     """Return the real images on the device where they fit, else where they are."""
     if device.type == "cuda" and real.stored_bytes > SHARE_OF_MEMORY * torch.cuda.mem_get_info(device)[0]:
         return real
     return real.to(device)
-
-
-def _initial(task: Task) -> State:
-    recipe = task.recipe
-    several = recipe.images_per_class * recipe.formation**2
-    chosen = random_subset(task.real, several, torch_generator(task.seed, "condense", "initial"))
-    own = slice(task.own.start * recipe.images_per_class, task.own.stop * recipe.images_per_class)
-    images = chosen.packed(recipe.formation).to(task.device).decode().to(task.dtype)[own].contiguous()
-    return State(images, torch.zeros_like(images))
-
-
-def _open_networks(
-    task: Task, space: SearchSpace | None, exclude: Collection[str], say: Callable[[str], None]
-) -> Networks:
-    recipe, shape = task.recipe, task.real.shape
-    if recipe.embed == "space":
-        if space is None:
-            raise ValueError("embedding networks from the search space need the space")
-        family = open_space_embedding(
-            space,
-            shape,
-            steps=recipe.steps,
-            per_class=task.per_class,
-            exclude=exclude,
-            seed=task.seed,
-            precision=recipe.precision,
-            every_block=recipe.match == "all",
-            device=task.device,
-            ranks=task.ranks,
-        )
-
-        def draw(step: int) -> Network:
-            return family.network(step, derive(task.seed, "condense", "network", step))
-
-        return Networks(draw, recipe.learning_rate, True, tuple(space.key(a) for a in family.architectures))
-    engine = open_engine(
-        Embedding(shape, recipe.width, deepest(shape, recipe.depth), recipe.precision, recipe.match == "all"),
-        task.device,
-        real=sum(min(len(task.members[label]), recipe.real_batch) for label in task.own),
-        synthetic=len(task.own) * task.per_class[1],
-        steps=recipe.steps,
-        say=say,
-    )
-    return Networks(
-        lambda step: engine.draw(torch_generator(task.seed, "condense", "network", step)),
-        recipe.rate(engine.embedding.features),
-    )
-
-
-def _step(state: State, task: Task, networks: Networks) -> Tensor:
-    """Take one step in place and return the loss, on the device."""
-    recipe, own = task.recipe, task.own
-    draws = torch_generator(task.seed, "condense", state.step)
-    # Every process draws for all classes, so that how many share them changes nothing.
-    chosen = [_some(index, recipe.real_batch, draws) for index in task.members]
-    change = _augmentation(task, draws)
-    real_images = spread(
-        lambda label: change(label, task.real.select(chosen[label]).to(task.device).decode().to(task.dtype)),
-        own,
-        task.device,
-    )
-    images = state.images.requires_grad_()
-    blocks = torch.split(decoded(images, recipe.formation), task.per_class[1])
-    synthetic = torch.cat([change(label, block) for label, block in zip(own, blocks, strict=True)])
-    loss, slope = loss_and_gradient(
-        networks.draw(state.step),
-        torch.cat(real_images),
-        [len(chosen[label]) for label in own],
-        synthetic.detach(),
-        [len(block) for block in blocks],
-    )
-    (gradient,) = torch.autograd.grad(synthetic, images, slope)
-    if networks.limited:
-        gradient = _limited(gradient, loss, networks.rate)
-    with torch.no_grad():
-        state.images = images.detach()
-        state.velocity.mul_(recipe.momentum).add_(gradient)
-        state.images.sub_(state.velocity, alpha=networks.rate)
-    state.step += 1
-    return loss.sum()
-
-
-def _limited(gradient: Tensor, losses: Tensor, rate: float) -> Tensor:
-    """Shorten the gradient (n, …) of each class so that a step of size `rate` does not overshoot.
-
-    A step never goes further than Polyak's, loss ÷ squared length of the gradient, which leads to where the
-    linearised loss is zero ("Introduction to Optimization", 1987). losses: (classes,).
-    """
-    length = gradient.view(len(losses), -1).square().sum(1)
-    factor = torch.where(length > 0, losses / (rate * length), 1.0).clamp(max=1.0)
-    return gradient * factor.repeat_interleave(len(gradient) // len(losses)).view(-1, 1, 1, 1)
-
-
-def _augmentation(task: Task, draws: torch.Generator) -> Callable[[int, Tensor], Tensor]:
-    """Draw one operation and its parameters for each class; return what applies them to images of a class."""
-    strategy = task.recipe.augmentation
-    if not strategy:
-        return lambda label, images: images
-    operations = augment.draw_operations(len(task.members), strategy, draws)
-    rows = augment.draw(operations, strategy, task.real.shape.height, task.real.shape.width, draws)
-    names = [strategy[operation] for operation in operations.tolist()]
-    return lambda label, images: augment.apply_same(images, names[label], rows, label)
-
-
-def _some(index: Tensor, at_most: int, draws: torch.Generator) -> Tensor:
-    """Return up to `at_most` of the indices, without repetition."""
-    return index[torch.randperm(len(index), generator=draws)[:at_most].to(index.device, non_blocking=True)]
 
 
 def _gathered(state: State, task: Task) -> ImageSet:

@@ -4,9 +4,10 @@ In: images in blocks, one block a class, and a network; out: ‖mean feature of 
 synthetic class c‖² for each class c, and the gradient of their sum with respect to the synthetic images.
 
 Images go through the network in parts, and of a part's features only the sums by class are kept, so memory does not
-grow with the number of images. On the CPU each part is computed by one thread: threads never wait for each other
-inside a layer, which is what makes PyTorch's own threads several times slower on a machine that others use as well,
-and results do not depend on their number.
+grow with the number of images, but for what the gradient of the synthetic ones needs; `lean` goes without that too. On
+the CPU each part is computed by one thread: threads never wait for each other inside a layer, which is what makes
+PyTorch's own threads several times slower on a machine that others use as well, and results do not depend on their
+number.
 """
 
 import functools
@@ -19,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# All images in blocks, or what fetches those at some rows of them.
+Images = Tensor | Callable[[slice | Tensor], Tensor]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 # Σ_j Var(feature j) within a class of the paper's ConvNet on CIFAR-10 (246 to 266 in ten networks of width 32 and
@@ -68,9 +71,9 @@ class Part:
     blocks: slice
     shares: Tensor
 
-    def of(self, images: Tensor) -> Tensor:
+    def of(self, images: Images) -> Tensor:
         """Return the part's images (n, c, h, w), channels last."""
-        chosen = images[self.rows]
+        chosen = images[self.rows] if isinstance(images, Tensor) else images(self.rows)
         padded = F.pad(chosen, (0, 0, 0, 0, 0, 0, 0, self.blank)) if self.blank else chosen
         return padded.contiguous(memory_format=torch.channels_last)
 
@@ -101,23 +104,28 @@ def parts(
 
 
 def loss_and_gradient(
-    network: Network, real: Tensor, real_sizes: Sequence[int], synthetic: Tensor, sizes: Sequence[int]
+    network: Network,
+    real: Images,
+    real_sizes: Sequence[int],
+    synthetic: Tensor,
+    sizes: Sequence[int],
+    *,
+    lean: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return ‖mean feature of real class c − mean feature of synthetic class c‖² for each c, and their sum's gradient.
 
     real, synthetic: (n, c, h, w), already augmented, in blocks of `real_sizes` and `sizes` images, one a class.
+    lean: compute each part twice and keep nothing between, which takes the memory of one part for each thread.
     The gradient is with respect to `synthetic`. If the network is `normalised`, both are divided by the summed
     variance of the real features within classes, and multiplied by that of the paper's network.
     """
-    target, scale = _target(network, real, real_sizes)
     device = synthetic.device
+    target, scale = _target(network, real, real_sizes, synthetic)
     own = parts(tuple(sizes), network.rows, network.joint and network.joint[1], device, target.dtype)
-    inputs = [part.of(synthetic).detach().requires_grad_() for part in own]
-    outputs = network.map(network.embed, inputs, device)
-    found = torch.zeros_like(target)
-    for part, output in zip(own, outputs, strict=True):
-        found[part.blocks] += part.shares @ output.detach()
-    difference = found - target
+
+    def forward(part: Part) -> tuple[Part, Tensor, Tensor]:
+        images = part.of(synthetic).detach().requires_grad_()
+        return part, network.embed(images), images
 
     def pulled_back(link: tuple[Part, Tensor, Tensor]) -> Tensor:
         part, output, images = link
@@ -126,14 +134,31 @@ def loss_and_gradient(
         slope = part.shares.T @ difference[part.blocks] * (2 * scale)
         return torch.autograd.grad(output, images, slope)[0]
 
+    found = torch.zeros_like(target)
+    if lean:
+
+        def summed(part: Part) -> Tensor:
+            with torch.no_grad():
+                return part.shares @ network.embed(part.of(synthetic))
+
+        for part, mean in zip(own, network.map(summed, own, device), strict=True):
+            found[part.blocks] += mean
+        difference = found - target
+        slopes = network.map(lambda part: pulled_back(forward(part)), own, device)
+    else:
+        links = network.map(forward, own, device)
+        for part, output, _ in links:
+            found[part.blocks] += part.shares @ output.detach()
+        difference = found - target
+        slopes = network.map(pulled_back, links, device)
     gradient = torch.empty_like(synthetic)
-    for part, slope in zip(own, network.map(pulled_back, zip(own, outputs, inputs, strict=True), device), strict=True):
+    for part, slope in zip(own, slopes, strict=True):
         gradient[part.rows] = slope[: len(slope) - part.blank]
     return difference.square().sum(1) * scale, gradient
 
 
-def _target(network: Network, real: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return the real mean features (classes, d), and the factor of the loss."""
+def _target(network: Network, real: Images, sizes: Sequence[int], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the real mean features (classes, d), and the factor of the loss; type and device are those of `like`."""
 
     def of_part(part: Part) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
@@ -142,9 +167,9 @@ def _target(network: Network, real: Tensor, sizes: Sequence[int]) -> tuple[Tenso
             squares = (shares.sum(0) * features.square().sum(1)).sum() if network.normalised else features.new_zeros(())
             return shares @ features, squares
 
-    dtype = torch.promote_types(real.dtype, torch.float32)
-    own = parts(tuple(sizes), network.rows, network.joint and network.joint[0], real.device, dtype)
-    sums = network.map(of_part, own, real.device)
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    own = parts(tuple(sizes), network.rows, network.joint and network.joint[0], like.device, dtype)
+    sums = network.map(of_part, own, like.device)
     target = sums[0][0].new_zeros(len(sizes), sums[0][0].shape[1])
     for part, (mean, _) in zip(own, sums, strict=True):
         target[part.blocks] += mean

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from nas_proxy.data.folders import Progress
+from nas_proxy.data.store import Progress
 from nas_proxy.errors import DataError
 
 _DAMAGED = (OSError, ValueError, EOFError, BadZipFile, zlib.error)

@@ -4,25 +4,32 @@ In: DIR with `train/<class>/`, `test/<class>/` and optionally `val/<class>/`, or
 Out: the class names and, for each part that has its own folder, a `FolderPart`.
 Guarantees: opening lists names and decodes nothing; a part knows its own files and, for the size and the
 channels that all parts share, those of train; the order is that of the sorted names, on every machine.
+
+Up to `IN_MEMORY` bytes of pixels are decoded into memory, and an unreadable file is a mistake. More than that are
+decoded once into a file of the cache, see `nas_proxy.data.store`, and stay there.
 """
 
+import bisect
+import hashlib
+import itertools
+import math
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from nas_proxy.data.store import Progress, Say, StoredImages, open_store
 from nas_proxy.errors import DataError
-
-Progress = Callable[[int, int], None]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 # Pillow would otherwise also try formats that run other programs, whatever the file is called.
@@ -39,13 +46,45 @@ _UNREADABLE = (
 )
 _PARTS = {"train": "train", "test": "test", "val": "validation", "validation": "validation"}
 _BLOCK = 128
+# Bytes of pixels that are decoded into memory; on a small machine a share of its memory.
+IN_MEMORY, SHARE_OF_MEMORY = 1 << 30, 0.25
+
+
+class Files(Sequence[Path]):
+    """Image files of several folders in a row; a million paths are kept as one string a folder."""
+
+    def __init__(self, of_folder: Sequence[tuple[Path, Sequence[str]]]) -> None:
+        self._folders = tuple(folder for folder, _ in of_folder)
+        self._names = tuple("/".join(names) for _, names in of_folder)
+        self.counts = tuple(len(names) for _, names in of_folder)
+        self._starts = [0, *itertools.accumulate(self.counts)]
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Path]: ...
+    def __getitem__(self, index: int | slice) -> Path | Sequence[Path]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        folder = bisect.bisect_right(self._starts, index) - 1
+        return self._folders[folder] / _divided(self._names[folder])[index - self._starts[folder]]
+
+
+@lru_cache(maxsize=8)
+def _divided(names: str) -> list[str]:
+    return names.split("/")
 
 
 @dataclass(frozen=True)
 class Frame:
     """What all images of a source share, found in the train files when the first image is read."""
 
-    files: tuple[Path, ...]
+    files: Files
     image_size: int | None
 
     @cached_property
@@ -64,41 +103,84 @@ class Frame:
 
 @dataclass(frozen=True)
 class FolderPart:
-    """The files of one part, and the class of each."""
+    """The files of one part, and the class of each folder of them.
 
-    files: tuple[Path, ...]
-    targets: tuple[int, ...]
+    place: where they are indexed if they are too many for the memory. say: is told of unreadable files there.
+    """
+
+    name: str
+    files: Files
+    classes: tuple[int, ...]
     frame: Frame
+    place: Path
+    say: Say
+
+    @property
+    def count(self) -> int:
+        """The number of files."""
+        return len(self.files)
+
+    @cached_property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        width, height = self.frame.size
+        return self.frame.channels, height, width
 
     def labels(self) -> Tensor:
         """Return the labels: int64, (n,)."""
-        return torch.tensor(self.targets, dtype=torch.int64)
+        return torch.tensor(self.classes).repeat_interleave(torch.tensor(self.files.counts))
 
-    def images(self, index: Tensor, progress: Progress | None = None) -> Tensor:
-        """Decode the files at `index`: uint8, (len(index), c, h, w). Raises DataError with the path."""
-        files = [self.files[i] for i in index.tolist()]
-        (width, height), channels = self.frame.size, self.frame.channels
-        _check_memory(len(files), channels, width, height)
-        out = np.empty((len(files), channels, height, width), dtype=np.uint8)
+    def pixels(self, index: int) -> np.ndarray:
+        """Decode one file: uint8, (c, h, w). Raises DataError with the path."""
+        return _pixels(self.files[index], self.frame)
+
+    def digest(self, block: range) -> str:
+        """Return what changes with the names, sizes and times of files, and with the size of images."""
+        digest = hashlib.sha256(repr(self.frame.image_size).encode())
+        for index in block:
+            file = self.files[index]
+            found = file.stat()
+            digest.update(f"{file.parent.name}/{file.name} {found.st_size} {found.st_mtime_ns}\n".encode())
+        return digest.hexdigest()[:16]
+
+    def images(self, index: Tensor, progress: Progress | None = None) -> Tensor | StoredImages:
+        """Return the images at `index`: uint8, (len(index), c, h, w). Raises DataError with the path.
+
+        Where they are too many for the memory, they stay in the store, and those that are unreadable are left out.
+        """
+        # Three channels, since to know better may take reading every file.
+        if len(index) * 3 * math.prod(self.frame.size) > _room():
+            stored = open_store(self.place, self, progress, self.say)
+            return stored.at(torch.searchsorted(stored.rows, index[torch.isin(index, stored.rows)]))
+        return self._decoded(index, progress)
+
+    def _decoded(self, index: Tensor, progress: Progress | None) -> Tensor:
+        chosen = index.tolist()
+        out = np.empty((len(chosen), *self.shape), dtype=np.uint8)
 
         def block(start: int) -> int:
-            chosen = files[start : start + _BLOCK]
-            for offset, file in enumerate(chosen):
-                out[start + offset] = _pixels(file, self.frame)
-            return len(chosen)
+            some = chosen[start : start + _BLOCK]
+            for offset, number in enumerate(some):
+                out[start + offset] = self.pixels(number)
+            return len(some)
 
         done = 0
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
             # `map` keeps the order, so that of several bad files the first is always the one named.
-            for count in pool.map(block, range(0, len(files), _BLOCK)):
+            for count in pool.map(block, range(0, len(chosen), _BLOCK)):
                 done += count
                 if progress is not None:
-                    progress(done, len(files))
+                    progress(done, len(chosen))
         return torch.from_numpy(out)
 
 
-def open_folder(root: Path, image_size: int | None) -> tuple[tuple[str, ...], Mapping[str, FolderPart]]:
-    """Return the class names, sorted, and the parts. Raises DataError for a layout that cannot be used."""
+def open_folder(
+    root: Path, image_size: int | None, cache: Path, say: Say = lambda text: None
+) -> tuple[tuple[str, ...], Mapping[str, FolderPart]]:
+    """Return the class names, sorted, and the parts. Raises DataError for a layout that cannot be used.
+
+    cache: where large parts are indexed. say: is told what the user should know of them.
+    """
     if not root.exists():
         raise DataError(f"the folder {root} does not exist; give an existing one as folder:DIR")
     if not root.is_dir():
@@ -108,7 +190,8 @@ def open_folder(root: Path, image_size: int | None) -> tuple[tuple[str, ...], Ma
     classes = tuple(listed["train"])
     if len(classes) == 1:
         raise DataError(f"{folders['train']} has only one class, {classes[0]!r}; two or more are needed")
-    frame = Frame(tuple(file for files in listed["train"].values() for file in files), image_size)
+    frame = Frame(_files(folders["train"], listed["train"]), image_size)
+    number = {name: label for label, name in enumerate(classes)}
     parts = {}
     for part, of_class in listed.items():
         unknown = [name for name in of_class if name not in classes]
@@ -117,52 +200,61 @@ def open_folder(root: Path, image_size: int | None) -> tuple[tuple[str, ...], Ma
                 f"{folders[part]} has the class {unknown[0]!r}, which {folders['train']} lacks; "
                 "every class needs images in train"
             )
-        files = tuple(file for files in of_class.values() for file in files)
-        targets = tuple(classes.index(name) for name, files in of_class.items() for _ in files)
-        parts[part] = FolderPart(files, targets, frame)
+        folder = folders[part]
+        place = cache / "folders" / f"{folder.resolve().name}-{_digest_of(folder, image_size)}"
+        files = frame.files if part == "train" else _files(folder, of_class)
+        parts[part] = FolderPart(str(folder), files, tuple(number[name] for name in of_class), frame, place, say)
     return classes, parts
+
+
+def _files(folder: Path, of_class: Mapping[str, Sequence[str]]) -> Files:
+    return Files([(folder / name, files) for name, files in of_class.items()])
+
+
+def _digest_of(folder: Path, image_size: int | None) -> str:
+    return hashlib.sha256(f"{folder.resolve()} {image_size}".encode()).hexdigest()[:16]
 
 
 def _part_folders(root: Path) -> dict[str, Path]:
     below = _list(root, folders=True)
-    if "train" not in [folder.name for folder in below]:
+    if "train" not in below:
         return {"train": root}
     parts: dict[str, Path] = {}
-    for folder in below:
-        part = _PARTS.get(folder.name)
+    for name in below:
+        part = _PARTS.get(name)
         if part is None:
-            raise DataError(f"{root} has the folder {folder.name!r} beside 'train'; known: {', '.join(_PARTS)}")
+            raise DataError(f"{root} has the folder {name!r} beside 'train'; known: {', '.join(_PARTS)}")
         if part in parts:
-            raise DataError(f"{root} has both {parts[part].name!r} and {folder.name!r}; keep one of them")
-        parts[part] = folder
+            raise DataError(f"{root} has both {parts[part].name!r} and {name!r}; keep one of them")
+        parts[part] = root / name
     return parts
 
 
-def _class_files(folder: Path) -> dict[str, tuple[Path, ...]]:
+def _class_files(folder: Path) -> dict[str, tuple[str, ...]]:
     classes = _list(folder, folders=True)
     if not classes:
         raise DataError(
             f"{folder} has no class folders; expected DIR/<class>/<image files>, or "
             "DIR/train/<class>/<image files> and DIR/test/<class>/<image files>"
         )
-    return {found.name: _image_files(found) for found in classes}
+    return {name: _image_files(folder / name) for name in classes}
 
 
-def _image_files(folder: Path) -> tuple[Path, ...]:
+def _image_files(folder: Path) -> tuple[str, ...]:
     deeper = _list(folder, folders=True)
     if deeper:
         raise DataError(
-            f"the class folder {folder} has the folder {deeper[0].name!r} in it; "
+            f"the class folder {folder} has the folder {deeper[0]!r} in it; "
             "put the image files directly into their class folder"
         )
-    files = tuple(file for file in _list(folder, folders=False) if file.suffix.lower() in SUFFIXES)
+    files = tuple(name for name in _list(folder, folders=False) if name.lower().endswith(SUFFIXES))
     if not files:
         raise DataError(f"the class folder {folder} has no image files ({', '.join(SUFFIXES)})")
     return files
 
 
-def _list(folder: Path, *, folders: bool) -> list[Path]:
-    """Return the folders, or the files, in `folder` by name; hidden ones are left out, links are followed."""
+def _list(folder: Path, *, folders: bool) -> list[str]:
+    """Return the names of the folders, or files, in `folder`; hidden ones are left out, links are followed."""
     try:
         with os.scandir(folder) as entries:
             names = [
@@ -172,7 +264,7 @@ def _list(folder: Path, *, folders: bool) -> list[Path]:
             ]
     except OSError as error:
         raise DataError(f"the folder {folder} cannot be read ({error.strerror})") from None
-    return [folder / name for name in sorted(names)]
+    return sorted(names)
 
 
 @contextmanager
@@ -233,15 +325,10 @@ def _by(size: tuple[int, int]) -> str:
     return f"{size[0]}×{size[1]}"
 
 
-def _check_memory(count: int, channels: int, width: int, height: int) -> None:
-    """Refuse what cannot fit, since the system would end the program without a word."""
-    needed = count * channels * width * height
+def _room() -> float:
+    """Return how many bytes of pixels may be decoded into memory."""
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not known here, for example on Windows
-        return
-    if needed > memory:
-        raise DataError(
-            f"{count} images of {_by((width, height))} pixels need {needed / 2**30:.1f} GiB of memory "
-            f"and this machine has {memory / 2**30:.1f}; choose smaller ones, for example --image-size 64"
-        )
+        return IN_MEMORY
+    return min(IN_MEMORY, SHARE_OF_MEMORY * memory)

@@ -16,12 +16,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nas_proxy.condensation.formation import decoded, packed
+from nas_proxy.data.store import StoredImages, reopened
 from nas_proxy.errors import RunFolderError
 from nas_proxy.files import atomic_path
 
 FORMAT = "nas_proxy.images/1"
 # Metadata that is the set's own.
-OWN = ("format", "classes", "formation")
+OWN = ("format", "classes", "formation", "store")
 
 
 class DataShape(NamedTuple):
@@ -37,7 +38,7 @@ class DataShape(NamedTuple):
 class ImageSet:
     """`n` labelled images of one size.
 
-    images: uint8, (n, channels, height, width).
+    images: uint8, (n, channels, height, width); or such images in a file, see `nas_proxy.data.store`.
     labels: int64, (n,), in [0, len(classes)).
     scale, offset: float32, (channels,); a network sees `images * scale + offset` (zero mean and unit variance
     a channel for real images, the learnt range for condensed ones).
@@ -45,7 +46,7 @@ class ImageSet:
     formation: how many images a stored one holds, down and across; see `unpacked`.
     """
 
-    images: Tensor
+    images: Tensor | StoredImages
     labels: Tensor
     scale: Tensor
     offset: Tensor
@@ -78,7 +79,7 @@ class ImageSet:
         """Return the images that networks are trained on: formation², upsampled, for each stored one."""
         if self.formation == 1:
             return self
-        levels = decoded(self.images.float(), self.formation).round().to(torch.uint8)
+        levels = decoded(self.images[:].float(), self.formation).round().to(torch.uint8)
         return replace(self, images=levels, labels=self.labels.repeat_interleave(self.formation**2), formation=1)
 
     def packed(self, formation: int) -> "ImageSet":
@@ -89,7 +90,7 @@ class ImageSet:
         if formation == 1:
             return self
         labels = self.labels[:: formation**2]
-        return replace(self, images=packed(self.images, formation), labels=labels, formation=formation)
+        return replace(self, images=packed(self.images[:], formation), labels=labels, formation=formation)
 
     def to(self, device: torch.device | str) -> "ImageSet":
         """Return the same set on `device`."""
@@ -98,20 +99,38 @@ class ImageSet:
 
     def of_class(self) -> list[Tensor]:
         """Return, for each class, the indices of its images."""
-        return [torch.nonzero(self.labels == c).flatten() for c in range(len(self.classes))]
+        counts = torch.bincount(self.labels, minlength=len(self.classes)).tolist()
+        return list(torch.split(self.labels.argsort(stable=True), counts))
 
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits that change with any pixel, label, class name or order."""
         kind = [list(self.images.shape), list(self.classes)] + [self.formation] * (self.formation != 1)
         digest = hashlib.sha256(json.dumps(kind).encode())
-        digest.update(self.images.cpu().contiguous().numpy().data)
-        digest.update(self.labels.cpu().contiguous().numpy().data)
-        return digest.hexdigest()[:16]
+        labels = self.labels.cpu().contiguous().numpy().data
+
+        def finished() -> str:
+            for block in self.images.blocks() if isinstance(self.images, StoredImages) else [self.images]:
+                digest.update(block.cpu().contiguous().numpy().data)
+            digest.update(labels)
+            return digest.hexdigest()[:16]
+
+        if not isinstance(self.images, StoredImages):
+            return finished()
+        name = hashlib.sha256(json.dumps(kind).encode() + bytes(labels)).hexdigest()[:16]
+        return str(self.images.remembered(f"fingerprint {name}", finished))
 
     def save(self, path: Path, metadata: Mapping[str, object] | None = None) -> None:
-        """Write a safetensors file at once or not at all; `metadata` values are stored as JSON."""
-        tensors = {name: getattr(self, name).cpu().contiguous() for name in ("images", "labels", "scale", "offset")}
+        """Write a safetensors file at once or not at all; `metadata` values are stored as JSON.
+
+        Images of a store stay there, and the file says where.
+        """
+        tensors = {name: getattr(self, name).cpu().contiguous() for name in ("labels", "scale", "offset")}
         text = {"format": FORMAT, "classes": json.dumps(self.classes), "formation": str(self.formation)}
+        if isinstance(self.images, StoredImages):
+            tensors["rows"] = self.images.rows
+            text["store"] = json.dumps([str(self.images.folder), self.images.identity])
+        else:
+            tensors["images"] = self.images.cpu().contiguous()
         text |= {name: json.dumps(value) for name, value in (metadata or {}).items()}
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata=text)
@@ -122,16 +141,18 @@ class ImageSet:
         try:
             with safe_open(path, framework="pt") as file:
                 text = _own_metadata(path, file.metadata())
-                tensors = {name: file.get_tensor(name) for name in ("images", "labels", "scale", "offset")}
+                names = ("rows" if "store" in text else "images", "labels", "scale", "offset")
+                images, labels, scale, offset = (file.get_tensor(name) for name in names)
         except FileNotFoundError:
             raise RunFolderError(f"{path} does not exist; condense first") from None
         except (SafetensorError, OSError) as error:
             raise RunFolderError(
                 f"{path} is not a readable image file ({error}); delete it and run the same command again"
             ) from None
-        return ImageSet(
-            **tensors, classes=tuple(json.loads(text["classes"])), formation=int(text.get("formation", "1"))
-        )
+        if "store" in text:
+            images = _reopened(path, json.loads(text["store"]), images)
+        formation = int(text.get("formation", "1"))
+        return ImageSet(images, labels, scale, offset, tuple(json.loads(text["classes"])), formation)
 
     @staticmethod
     def load_metadata(path: Path) -> dict[str, object]:
@@ -158,10 +179,26 @@ def _own_metadata(path: Path, metadata: Mapping[str, str] | None) -> Mapping[str
     return metadata
 
 
-def from_raw(images: Tensor, labels: Tensor, classes: tuple[str, ...], like: ImageSet | None = None) -> ImageSet:
+def _reopened(path: Path, store: tuple[str, str], rows: Tensor) -> StoredImages:
+    folder, identity = store
+    images = reopened(Path(folder), identity, rows)
+    if images is None:
+        raise RunFolderError(f"the images that {path} names are no longer in {folder}; run the same command again")
+    return images
+
+
+def from_raw(
+    images: Tensor | StoredImages, labels: Tensor, classes: tuple[str, ...], like: ImageSet | None = None
+) -> ImageSet:
     """Wrap uint8 images (n, c, h, w); they decode to zero mean and unit variance a channel, or as `like` does."""
     if like is not None:
         return ImageSet(images, labels, like.scale, like.offset, classes)
+    if isinstance(images, StoredImages):
+        mean, std = (
+            torch.tensor(values, dtype=torch.float64) for values in images.remembered("moments", images.moments)
+        )
+        std = std.clamp_min(1.0)
+        return ImageSet(images, labels, (1 / std).float(), (-mean / std).float(), classes)
     # One channel at a time: a float copy of a whole data set would need eight times its memory.
     flat = [images[:, channel].double() for channel in range(images.shape[1])]
     mean = torch.stack([channel.mean() for channel in flat])

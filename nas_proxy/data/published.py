@@ -74,7 +74,12 @@ _DAMAGED = (
 
 
 def default_cache() -> Path:
-    """Return the folder for downloads: nas_proxy/data in the user's cache folder ($XDG_CACHE_HOME)."""
+    """Return the folder for downloads and indexed folders: nas_proxy/data in the user's cache folder.
+
+    $NAS_PROXY_CACHE names another; $XDG_CACHE_HOME is the user's cache folder where it is set.
+    """
+    if own := os.environ.get("NAS_PROXY_CACHE"):
+        return Path(own).expanduser().absolute()
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (given if given.is_absolute() else Path.home() / ".cache") / "nas_proxy" / "data"
 

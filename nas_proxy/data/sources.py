@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from nas_proxy.data.arrays import ArrayPart, open_npz
-from nas_proxy.data.folders import Progress, open_folder
+from nas_proxy.data.folders import open_folder
 from nas_proxy.data.published import PUBLISHED, default_cache, open_published
+from nas_proxy.data.store import Progress, Say, StoredImages
 from nas_proxy.errors import DataError, nearest
 
 Part = Literal["train", "validation", "test"]
@@ -29,8 +30,8 @@ class StoredPart(Protocol):
     def labels(self) -> Tensor:
         """Return int64, (n,)."""
 
-    def images(self, index: Tensor, progress: Progress | None = None) -> Tensor:
-        """Return the images at `index`: uint8, (len(index), c, h, w)."""
+    def images(self, index: Tensor, progress: Progress | None = None) -> Tensor | StoredImages:
+        """Return the images at `index`, uint8, (len(index), c, h, w); of a store, those that can be read."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +58,18 @@ class Source:
 
     def read(
         self, part: Part, index: Tensor | None = None, *, progress: Progress | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor | StoredImages, Tensor]:
         """Return images, uint8, (n, c, h, w), and labels, int64, (n,), of a part, or of it at `index`.
 
+        Images of a store stay there, and its row i is image i of the part; unreadable ones are left out.
         `progress` is called with the number of images read and their total. Raises DataError for unreadable
         data and for a part that the source lacks.
         """
         stored = self._part(part)
         labels = stored.labels()
         chosen = torch.arange(len(labels)) if index is None else index
-        return stored.images(chosen, progress), labels[chosen]
+        images = stored.images(chosen, progress)
+        return images, labels[images.rows if isinstance(images, StoredImages) else chosen]
 
     def _part(self, part: Part) -> StoredPart:
         if part not in self.parts:
@@ -84,11 +87,14 @@ def list_datasets() -> list[tuple[str, str]]:
     ]
 
 
-def open_source(dataset: str, *, image_size: int | None = None, cache: Path | None = None) -> Source:
+def open_source(
+    dataset: str, *, image_size: int | None = None, cache: Path | None = None, say: Say = lambda text: None
+) -> Source:
     """Open a data set by name; a published one is downloaded into `cache` (`default_cache()`) if absent.
 
-    `image_size`: cut each image to its centred square and resize that to so many pixels. Raises DataError for
-    an unknown name, a layout that cannot be used and a failed download.
+    A folder too large for the memory is indexed in `cache` when it is first read; `say` is told what there is to
+    know of it. `image_size`: cut each image to its centred square and resize that to so many pixels. Raises
+    DataError for an unknown name, a layout that cannot be used and a failed download.
     """
     if image_size is not None and image_size < 1:
         raise DataError(f"the image size {image_size} is not a number of pixels; give 1 or more, for example 32")
@@ -98,7 +104,7 @@ def open_source(dataset: str, *, image_size: int | None = None, cache: Path | No
             raise DataError(f"{dataset!r} names no place; give {'folder:DIR' if kind == 'folder' else 'npz:FILE'}")
         path = Path(place).expanduser()
         if kind == "folder":
-            return Source(dataset, *open_folder(path, image_size))
+            return Source(dataset, *open_folder(path, image_size, cache or default_cache(), say))
         return Source(dataset, *open_npz(path, image_size))
     if dataset == "digits":
         return _digits(image_size)

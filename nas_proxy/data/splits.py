@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nas_proxy.data.folders import Progress
 from nas_proxy.data.images import ImageSet, from_raw
 from nas_proxy.data.sources import Part, Source
+from nas_proxy.data.store import Progress, StoredImages, taken
 from nas_proxy.errors import DataError
 from nas_proxy.seeds import torch_generator
 
@@ -96,11 +96,13 @@ def development(
     index = torch.cat([parts.train, parts.validation])
     images, labels = source.read("train", index, progress=progress)
     count = len(parts.train)
-    train = from_raw(images[:count], labels[:count], source.classes)
+    if isinstance(images, StoredImages):  # which leaves out what it cannot read
+        count = int(torch.isin(images.rows, parts.train).sum())
+    train = from_raw(taken(images, slice(count)), labels[:count], source.classes)
     if source.has_validation:
         validation = _own_part(source, "validation", train, seed=seed, limit=limit, progress=progress)
     else:
-        validation = from_raw(images[count:], labels[count:], source.classes, like=train)
+        validation = from_raw(taken(images, slice(count, None)), labels[count:], source.classes, like=train)
     text = train.fingerprint() + validation.fingerprint()
     return Development(train, validation, hashlib.sha256(text.encode()).hexdigest()[:16])
 
@@ -118,6 +120,14 @@ def held_out_test(
         return _own_part(source, "test", development.train, seed=seed, limit=limit, progress=progress)
     images, labels = source.read("train", _split_of(source, seed, limit).test, progress=progress)
     return from_raw(images, labels, source.classes, like=development.train)
+
+
+def few_classes(source: Source, *, seed: int, classes: int, per_class: int, limit: int | None = None) -> ImageSet:
+    """Read at most `per_class` train images of each of the first `classes` classes, to try something out on them."""
+    train, labels = _split_of(source, seed, limit).train, source.labels("train")
+    chosen = torch.cat([train[labels[train] == label][:per_class] for label in range(classes)])
+    images, found = source.read("train", chosen)
+    return from_raw(images, found, source.classes[:classes])
 
 
 def random_subset(data: ImageSet, per_class: int, generator: torch.Generator) -> ImageSet:
@@ -176,5 +186,5 @@ def _share(count: int, fraction: float) -> int:
     return max(1, round(count * fraction))
 
 
-def _by(images: Tensor) -> str:
+def _by(images: Tensor | StoredImages) -> str:
     return "×".join(map(str, images.shape[1:]))

@@ -49,7 +49,8 @@ class RunConfig:
     device: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:N". workers: processes that train
         candidates; 0 for one a core on the CPU and one on a GPU. candidate_minutes: a candidate that trains longer
         on the proxy is ended and counts as failed; None for no limit. preview_every: steps of the condensation
-        between pictures of its images; 0 for none. None of these is part of a run's identity.
+        between pictures of its images; 0 for none. classes_per_step: classes that it has in memory at a time; None
+        for as many as fit. None of these is part of a run's identity.
     signals: what the ranking of the proxy is compared with besides random images and early stopping, computed
         without training; names of `nas_proxy.ranking.computed.NAMES`. combine: signals whose mean rank is one more, of
         `nas_proxy.ranking.computed.MEMBERS`; () for none. Both may change at any time, too.
@@ -75,6 +76,7 @@ class RunConfig:
     workers: int = 0
     candidate_minutes: float | None = None
     preview_every: int = 0
+    classes_per_step: int | None = None
     signals: tuple[str, ...] = computed.SIZES
     combine: tuple[str, ...] = ()
     condense: Condensation = field(default_factory=Condensation)
@@ -87,7 +89,7 @@ OF_PROPOSALS = frozenset({"sampler", "enqueue"})
 # What may change between two commands in one folder: where it is computed, how far it goes, what is computed anew.
 NOT_IDENTITY = frozenset(
     {"device", "workers", "candidate_minutes", "preview_every", "trials", "truth", "patience", "hours"}
-    | {"signals", "combine"}
+    | {"signals", "combine", "classes_per_step"}
 )
 
 

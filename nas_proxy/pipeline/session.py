@@ -53,7 +53,7 @@ class Session:
     @functools.cached_property
     def source(self) -> Source:
         """The user's data set."""
-        return open_source(self.config.dataset, image_size=self.config.image_size)
+        return open_source(self.config.dataset, image_size=self.config.image_size, say=self.progress.say)
 
     @functools.cached_property
     def data(self) -> Development:

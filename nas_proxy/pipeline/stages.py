@@ -16,6 +16,7 @@ from nas_proxy.condensation.condense import Condensation, Condensed, condense
 from nas_proxy.condensation.evaluation import NETWORKS, Evaluation, evaluate, paper_recipe
 from nas_proxy.condensation.exchange import read_set, write_folder
 from nas_proxy.condensation.ranks import ALONE, Ranks
+from nas_proxy.condensation.room import check_divisible
 from nas_proxy.condensation.selection import select
 from nas_proxy.data.images import ImageSet
 from nas_proxy.data.picture import write_grid
@@ -58,6 +59,7 @@ def check_recipe(session: Session, recipe: Condensation) -> None:
                 f"{session.shape.width} pixels; leave it out, or resize them with --image-size"
             ]
         )
+    check_divisible(recipe, session.shape.classes, session.config.classes_per_step)
 
 
 def check_proposals(session: Session) -> None:
@@ -130,6 +132,7 @@ def _made(session: Session) -> Condensed:
                 progress=_shown(bar),
                 preview=lambda step, images: write_grid(images, train, session.run.previews / f"step-{step:06d}.png"),
                 preview_every=session.config.preview_every,
+                classes_per_step=session.config.classes_per_step,
                 say=session.progress.say,
             )
     start = time.perf_counter()
@@ -179,8 +182,8 @@ def assist(config: RunConfig, out: Path, ranks: Ranks) -> None:
         remove(session.run.checkpoint, ranks)
 
 
-def evaluate_run(run: RunFolder, epochs: float, progress: Progress = SILENT) -> Evaluation:
-    """Train ConvNets on the condensed set of a run, and on random images, by the paper's recipe."""
+def evaluate_run(run: RunFolder, epochs: float, progress: Progress = SILENT, *, network: str = "convnet") -> Evaluation:
+    """Train networks of one kind on the condensed set of a run, and on random images, by the paper's recipe."""
     with open_session(run, progress) as session, progress.stage("Evaluate", 2 * NETWORKS) as bar:
         recipe = session.config.condense
         return evaluate(
@@ -191,6 +194,7 @@ def evaluate_run(run: RunFolder, epochs: float, progress: Progress = SILENT) -> 
             session.config.seed,
             width=recipe.width,
             depth=recipe.depth,
+            network=network,
             device=session.device,
             progress=bar.to,
         )

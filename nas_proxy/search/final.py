@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_proxy.data.images import DataShape, ImageSet
+from nas_proxy.data.store import together
 from nas_proxy.environment import environment
 from nas_proxy.errors import ConfigError, RunFailedError, RunFolderError, SpaceError
 from nas_proxy.files import atomic_path, write_json
@@ -243,7 +244,7 @@ def joined(train: ImageSet, validation: ImageSet) -> ImageSet:
     """Return all development images, which decode as the train images do."""
     return replace(
         train,
-        images=torch.cat([train.images, validation.images]),
+        images=together(train.images, validation.images),
         labels=torch.cat([train.labels, validation.labels]),
     )
 

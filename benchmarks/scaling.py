@@ -1,0 +1,109 @@
+"""Seconds a step and peak memory of condensation against classes, image size and images a class.
+
+Each point is a process of its own, on random images at narrow settings (a ConvNet of width 16, 16 real images a class);
+all but one number is as in the first point of the row. `classes, ten at a time` repeats the classes with
+`--classes-per-step 10`. Growth is per doubling of the number, by least squares over the row in logarithms; memory is
+beyond what the process had before, real images not counted.
+
+    python benchmarks/scaling.py            # about six minutes on two cores
+    python benchmarks/scaling.py --quick    # to see it run
+
+The last line on stdout is one JSON object.
+"""
+
+import argparse
+import json
+import math
+import multiprocessing
+import platform
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from nas_proxy.condensation.condense import Condensation
+from nas_proxy.condensation.estimate import estimate
+from nas_proxy.data.images import from_raw
+from nas_proxy.environment import environment
+from nas_proxy.seeds import torch_generator
+
+CLASSES, SIZE, IPC, REAL, WIDTH = 10, 32, 1, 16, 16
+# Bounds of the rows; the numbers between are doublings of the first.
+ROWS = {"classes": (10, 1000), "classes, ten at a time": (10, 1000), "size": (32, 128), "ipc": (1, 1250)}
+QUICK = {"classes": (2, 4), "classes, ten at a time": (2, 4), "size": (8, 16), "ipc": (1, 2)}
+
+
+def numbers(low: int, high: int) -> list[int]:
+    """Return low, 2 low, 4 low … and high."""
+    return [low << n for n in range(math.ceil(math.log2(high / low)))] + [high]
+
+
+def measure(row: str, number: int, quick: bool, steps: int, device: str) -> dict[str, Any]:
+    """Take a few steps and return what they took."""
+    torch.set_num_threads(1)
+    classes = number if row.startswith("classes") else (2 if quick else CLASSES)
+    size = number if row == "size" else (8 if quick else SIZE)
+    ipc = number if row == "ipc" else IPC
+    each = max(REAL, ipc)
+    pixels = torch.randint(0, 256, (classes * each, 3, size, size), dtype=torch.uint8, generator=torch_generator(0))
+    labels = torch.arange(classes).repeat_interleave(each)
+    real = from_raw(pixels, labels, tuple(map(str, range(classes))))
+    recipe = Condensation(ipc, 1, real_batch=REAL, width=WIDTH)
+    together = CLASSES if row == "classes, ten at a time" else classes
+    found = estimate(real, recipe, 0, device=device, classes_per_step=together, steps=steps)
+    return {
+        "row": row,
+        "number": number,
+        "seconds_per_step": round(found.seconds_per_step, 5),
+        "slowest": round(found.slowest_per_step, 5),
+        "memory_bytes": found.memory_bytes,
+    }
+
+
+def growth(points: list[dict[str, Any]], name: str) -> float:
+    """Return by how much a value grows when the number doubles: 2 to the slope of the logarithms."""
+    x, y = ([math.log2(max(point[key], 1e-9)) for point in points] for key in ("number", name))
+    return round(float(2 ** np.polyfit(x, y, 1)[0]), 3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="two small numbers a row")
+    parser.add_argument("--steps", type=int, default=5, help="measured steps a point; their median counts")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    started, points = time.perf_counter(), []
+    # A fresh process for each point, since memory that was used once is not given back.
+    context = multiprocessing.get_context("spawn" if options.device.startswith("cuda") else "fork")
+    for row, (low, high) in (QUICK if options.quick else ROWS).items():
+        for number in numbers(low, high):
+            with context.Pool(1) as pool:
+                points.append(pool.apply(measure, (row, number, options.quick, options.steps, options.device)))
+            print(json.dumps(points[-1]), flush=True)
+    rows = {row: [point for point in points if point["row"] == row] for row in ROWS}
+    first, last = rows["classes"][0], rows["classes"][-1]
+    facts = environment(options.device, 1)
+    result = {
+        "benchmark": "scaling",
+        "quick": options.quick,
+        "settings": {"classes": CLASSES, "size": SIZE, "ipc": IPC, "real_batch": REAL, "width": WIDTH, "depth": 3},
+        "growth": {
+            row: {name: growth(found, name) for name in ("seconds_per_step", "memory_bytes")}
+            for row, found in rows.items()
+        },
+        # What --dry-run does: the time of few classes, scaled; 1 would be exact.
+        "scaled_from_few_classes": round(
+            first["seconds_per_step"] * last["number"] / first["number"] / last["seconds_per_step"], 3
+        ),
+        "points": points,
+        "n": options.steps,
+        "seconds": round(time.perf_counter() - started, 1),
+        "hardware": {k: facts[k] for k in ("device", "cpu", "cores")} | {"threads": 1},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "nas_proxy": facts["nas_proxy"]},
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""How long a condensation will take and how much memory, from a few steps at its real settings.
+
+In: real images, of all classes or of some of them, and the recipe. Out: an `Estimate`; nothing is written.
+A step's time is taken to be proportional to the number of classes, since the loss is a sum over classes;
+`benchmarks/scaling.py` measures how far that holds.
+"""
+
+import contextlib
+import math
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from nas_proxy.condensation.ranks import ALONE
+from nas_proxy.condensation.room import bytes_of_a_class, divided, few_networks, fitting, free_bytes
+from nas_proxy.condensation.step import Networks, Task, initial, open_networks, take_step
+from nas_proxy.data.images import ImageSet
+from nas_proxy.spaces.space import SearchSpace
+
+if TYPE_CHECKING:
+    from nas_proxy.condensation.condense import Condensation
+
+# After one that is not counted, since it allocates what the others use again.
+STEPS = 3
+# Float copies of the synthetic images that stay from step to step: themselves, momentum, gradient.
+COPIES = 3
+SAMPLED_EVERY = 0.002
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a condensation would take on this machine.
+
+    seconds: all steps and the start. seconds_per_step: the median of the measured steps, for all classes;
+        slowest_per_step: the slowest of them. start_seconds: once, for compiling.
+    memory_bytes: the most that is needed beyond what the program had before; of a GPU where it works on one; None
+        where the system does not tell. classes_per_step: classes in memory at a time.
+    steps, classes: of the condensation. measured_steps, measured_classes: what the estimate is made from.
+    """
+
+    seconds: float
+    seconds_per_step: float
+    slowest_per_step: float
+    start_seconds: float
+    memory_bytes: int | None
+    classes_per_step: int
+    steps: int
+    classes: int
+    measured_steps: int
+    measured_classes: int
+    device: str
+
+
+def estimate(
+    real: ImageSet,
+    recipe: "Condensation",
+    seed: int,
+    *,
+    classes: int | None = None,
+    device: torch.device | str = "cpu",
+    space: SearchSpace | None = None,
+    classes_per_step: int | None = None,
+    steps: int = STEPS,
+) -> Estimate:
+    """Take `steps` steps of `recipe`, and one before them, on the classes of `real`, and scale them to `classes`.
+
+    real: each class with as many images as a step takes, or all. classes: of the whole data; None for those of `real`.
+    space, classes_per_step: as in `condense`.
+    """
+    device = torch.device(device)
+    measured = len(real.classes)
+    classes = classes or measured
+    task = Task(real.to(device), tuple(real.of_class()), recipe, seed, device, ALONE)
+    few = few_networks(task, space, ())
+    together = min(classes, classes_per_step or fitting(task, few, free_bytes(device)))
+    task = divided(task, together)
+    with watched(device) as peak:
+        began = time.perf_counter()
+        # As many steps as make the same work of fewer classes, which decides about compiling.
+        same_work = replace(recipe, steps=math.ceil(recipe.steps * classes / measured))
+        networks = open_networks(replace(task, recipe=same_work), space, (), lambda text: None)
+        started = time.perf_counter() - began
+        seconds = [taken * classes / measured for taken in timed_steps(task, networks, steps)]
+    memory = peak.bytes
+    if memory is not None:
+        stored = recipe.images_per_class * math.prod(real.shape[:3]) * task.dtype.itemsize * COPIES
+        at_a_time = max(0, together - min(measured, together))
+        memory += (classes - measured) * stored + at_a_time * bytes_of_a_class(task, few)
+    median = statistics.median(seconds)
+    return Estimate(
+        seconds=started + recipe.steps * median,
+        seconds_per_step=median,
+        slowest_per_step=max(seconds),
+        start_seconds=started,
+        memory_bytes=memory,
+        classes_per_step=together,
+        steps=recipe.steps,
+        classes=classes,
+        measured_steps=steps,
+        measured_classes=measured,
+        device=str(device),
+    )
+
+
+def timed_steps(task: Task, networks: Networks, steps: int) -> list[float]:
+    """Return the seconds of `steps` steps after a first one."""
+    state, seconds = initial(task), []
+    for _ in range(steps + 1):
+        began = time.perf_counter()
+        float(take_step(state, task, networks))  # waits for the device
+        seconds.append(time.perf_counter() - began)
+    return seconds[1:]
+
+
+class Peak:
+    """The most memory that was in use; `bytes` beyond that of the beginning, None where the system does not tell."""
+
+    def __init__(self) -> None:
+        self.bytes: int | None = None
+
+
+@contextlib.contextmanager
+def watched(device: torch.device) -> Iterator[Peak]:
+    """Watch the memory of this process, or of its GPU, while the block runs."""
+    peak = Peak()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield peak
+        peak.bytes = torch.cuda.max_memory_allocated(device) - before
+        return
+    before_it, ended = _own_bytes(), threading.Event()
+    if before_it is None:
+        yield peak
+        return
+
+    def watch() -> None:
+        while not ended.wait(SAMPLED_EVERY):
+            peak.bytes = max(peak.bytes or 0, (_own_bytes() or 0) - before_it)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        ended.set()
+        watcher.join()
+        peak.bytes = max(peak.bytes or 0, (_own_bytes() or 0) - before_it)
+
+
+def _own_bytes() -> int | None:
+    """Return the memory of this process that is in no file; Linux alone tells."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return int(next(line for line in lines if line.startswith("RssAnon:")).split()[1]) * 1024
+    except (OSError, StopIteration):
+        return None
