@@ -48,6 +48,10 @@ EMBED = "Embedding networks: convnet, or drawn from the search space."
 SIGNALS = "Computed controls: params, flops, synflow, jacob_cov, naswot, with commas between."
 COMBINE = "Add the mean rank of several: proxy, early_stop or computed ones, with commas between."
 METHOD = "dm (distribution matching), random, herding or kcenter."
+DEVICES = "Train on several: names such as cuda:0,cuda:1, each with --workers processes (one if not given)."
+STORAGE = "PostgreSQL database for the studies, which workers elsewhere can join; a file in RUN if not given."
+Storage = Annotated[str | None, typer.Option(help=STORAGE, metavar="URL")]
+Devices = Annotated[str | None, typer.Option(help=DEVICES, metavar="NAMES")]
 Run = Annotated[Path, typer.Argument(help="The run folder.", metavar="RUN", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 
@@ -61,7 +65,7 @@ def option_names() -> dict[str, str]:
     """Return what the settings are called on the command line."""
     same = (
         *("dataset", "space", "seed", "trials", "truth", "truth_table", "sampler", "enqueue", "patience", "hours"),
-        *("max_params", "max_flops", "limit", "image_size", "device", "workers", "preview_every"),
+        *("max_params", "max_flops", "limit", "image_size", "device", "devices", "workers", "preview_every", "storage"),
         *("signals", "combine"),
     )
     return {path: f"--{name.replace('_', '-')}" for name, path in [*((n, n) for n in same), *SETTINGS.items()]}
