@@ -6,6 +6,7 @@ NasProxyError
 │   ├── DataError        a data set or a truth table that is missing, empty or unreadable
 │   ├── SpaceError       a search space that cannot be imported or used
 │   ├── DeviceError      a device that is not there
+│   ├── StorageError     a database that is absent, unreachable, full or of another run
 │   └── RunFolderError   a run folder that is absent, foreign, damaged, full or in use
 └── RunFailedError       the work itself failed, for example all candidates; exit code 1
 """
@@ -40,6 +41,10 @@ class SpaceError(UserError):
 
 class DeviceError(UserError):
     """A device that this machine does not have."""
+
+
+class StorageError(UserError):
+    """A database that is absent, unreachable, full or of another run."""
 
 
 class RunFolderError(UserError):

@@ -1,4 +1,4 @@
-"""What many tests need: tiny images, a tiny space, a folder of images, and a browser."""
+"""What many tests need: tiny images, a tiny space, a folder of images, a browser, and a database."""
 
 import os
 import shutil
@@ -11,6 +11,7 @@ import torch
 
 from nas_proxy.data.images import ImageSet, from_raw
 from nas_proxy.seeds import torch_generator
+from postgres import Server, find_programs
 
 
 @pytest.hookimpl(wrapper=True)
@@ -70,6 +71,16 @@ def screenshot() -> Callable[[Any, str], Path]:
         return path
 
     return keep
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A PostgreSQL server of the tests' own, on a free port of this machine."""
+    pytest.importorskip("psycopg", reason="psycopg is not installed")
+    if (programs := find_programs()) is None:
+        pytest.skip("PostgreSQL is not installed")
+    with Server(programs, tmp_path_factory.mktemp("postgres")) as server:
+        yield server
 
 
 TINY_SPACE = """

@@ -52,7 +52,7 @@ def test_a_worker_that_dies_fails_its_job_and_is_replaced(jobs):
         threading.Thread(target=kill).start()
         results = dict(pool.run([(i, jobs(4, i, epochs=500)) for i in range(2)]))
         reasons = [r.reason for r in results.values() if isinstance(r, Failure)]
-        assert reasons == ["the worker process was killed; the machine was probably out of memory"]
+        assert reasons == ["the worker process was killed twice; the machine was probably out of memory"]
         survivors = dict(pool.run([(i, jobs(4, i)) for i in range(4)]))
         assert all(isinstance(r, Outcome) for r in survivors.values())
 

@@ -3,7 +3,7 @@
 import io
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +11,7 @@ from nas_proxy._version import __version__
 from nas_proxy.cli import compare as cli_compare
 from nas_proxy.cli import condense as cli_condense
 from nas_proxy.cli import watch as cli_watch
+from nas_proxy.cli import worker as cli_worker
 from nas_proxy.cli.exits import explained
 from nas_proxy.cli.options import (
     COMBINE,
@@ -21,17 +22,16 @@ from nas_proxy.cli.options import (
     METHOD,
     SAMPLER,
     SIGNALS,
+    Devices,
     Json,
     Run,
+    Storage,
     examples,
     listed,
     numeric,
     option_names,
 )
 from nas_proxy.cli.printing import at_work, print_pairs, print_ranking, print_result, rows, tell
-
-if TYPE_CHECKING:
-    from nas_proxy.pipeline.run_folder import RunFolder
 
 app = typer.Typer(
     name="nas-proxy",
@@ -81,6 +81,8 @@ def run_command(
     seed: Annotated[int | None, numeric("All randomness derives from it.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     workers: Annotated[int | None, numeric("Processes that train; 0: one a core, or one on a GPU.")] = None,
+    devices: Devices = None,
+    storage: Storage = None,
     candidate_minutes: Annotated[float | None, numeric("End a candidate that trains longer than this.")] = None,
     steps: Annotated[int | None, numeric("Steps of the condensation.")] = None,
     epochs: Annotated[float | None, numeric("Epochs of a training on the proxy.")] = None,
@@ -114,6 +116,8 @@ def run_command(
         "image_size": image_size,
         "device": device,
         "workers": workers,
+        "devices": listed(devices),
+        "storage": storage,
         "candidate_minutes": candidate_minutes,
         "signals": listed(signals),
         "combine": listed(combine),
@@ -159,6 +163,8 @@ def search_command(
     run: Run,
     sampler: Annotated[str | None, typer.Option(help=SAMPLER)] = None,
     enqueue: Annotated[Path | None, typer.Option(help=ENQUEUE)] = None,
+    devices: Devices = None,
+    storage: Storage = None,
     as_json: Json = False,
 ) -> None:
     """Search on the condensed set of a run; how, can be changed until the first architecture is proposed."""
@@ -169,7 +175,8 @@ def search_command(
         from nas_proxy.search.enqueue import read_entries
 
         folder = open_run(run)
-        given = {"sampler": sampler, "enqueue": None if enqueue is None else read_entries(enqueue)}
+        given: dict[str, Any] = {"sampler": sampler, "devices": listed(devices), "storage": storage}
+        given["enqueue"] = None if enqueue is None else read_entries(enqueue)
         settings = resolve(given, folder / "run.toml", options=option_names())
         run_all(settings, run, progress=terminal, names=("search",))
     trials = rows(folder / "trials.csv")
@@ -185,9 +192,20 @@ def search_command(
 @app.command(
     "truth", epilog=examples("nas-proxy truth runs/digits-convnet", "nas-proxy truth runs/digits-convnet --json")
 )
-def truth_command(run: Run, as_json: Json = False) -> None:
+def truth_command(run: Run, devices: Devices = None, storage: Storage = None, as_json: Json = False) -> None:
     """Train the sampled architectures and the search's best fully, or look them up in the truth table."""
-    truth = rows(_do(run, "truth") / "truth.csv")
+    with at_work() as terminal:
+        from nas_proxy.pipeline.config import resolve
+        from nas_proxy.pipeline.run_folder import open_run
+        from nas_proxy.pipeline.stages import run_all, run_stages
+
+        folder, given = open_run(run), {"devices": listed(devices), "storage": storage}
+        if devices is None and storage is None:
+            run_stages(folder, ("truth",), terminal)
+        else:
+            settings = resolve(given, folder / "run.toml", options=option_names())
+            run_all(settings, run, progress=terminal, names=("truth",))
+    truth = rows(folder / "truth.csv")
     best = max(truth, key=lambda row: row["accuracy"])
     result = {"architectures": len(truth), "best": best["key"], "accuracy": best["accuracy"]}
     known = "fully trained" if "seconds" in best else "have a published accuracy"
@@ -206,6 +224,8 @@ def rank_command(
     run: Run,
     signals: Annotated[str | None, typer.Option(help=SIGNALS, metavar="NAMES")] = None,
     combine: Annotated[str | None, typer.Option(help=COMBINE, metavar="NAMES")] = None,
+    devices: Devices = None,
+    storage: Storage = None,
     as_json: Json = False,
 ) -> None:
     """Train the controls, compute the others, and judge every signal by the ground truth. Its options stay chosen."""
@@ -214,7 +234,8 @@ def rank_command(
         from nas_proxy.pipeline.run_folder import open_run
         from nas_proxy.pipeline.stages import run_all
 
-        given = {"signals": listed(signals), "combine": listed(combine)}
+        given: dict[str, Any] = {"signals": listed(signals), "combine": listed(combine)}
+        given |= {"devices": listed(devices), "storage": storage}
         settings = resolve(given, open_run(run).path / "run.toml", options=option_names())
         run_all(settings, run, progress=terminal, names=("rank",))
     print_ranking(run, as_json=as_json)
@@ -232,6 +253,13 @@ def report_command(run: Run, as_json: Json = False) -> None:
     print_result({"path": str(path)}, str(path), as_json=as_json)
 
 
+app.command(
+    "worker",
+    epilog=examples(
+        "nas-proxy worker runs/shared --workers 4",
+        "nas-proxy worker postgresql+psycopg://me@db.example.org/nas --dataset folder:photos --devices cuda:0,cuda:1",
+    ),
+)(cli_worker.worker_command)
 app.command(
     "status", epilog=examples("nas-proxy status runs/digits-convnet", "nas-proxy status runs/digits-convnet --watch")
 )(cli_watch.status_command)
@@ -305,16 +333,6 @@ def spaces_command(as_json: Json = False) -> None:
         [*list_spaces(), ("FILE.py", "Your own: a file that defines `space`; see the README.")],
         as_json=as_json,
     )
-
-
-def _do(run: Path, stage: str) -> "RunFolder":
-    with at_work() as terminal:
-        from nas_proxy.pipeline.run_folder import open_run
-        from nas_proxy.pipeline.stages import run_stages
-
-        folder = open_run(run)
-        run_stages(folder, (stage,), terminal)
-    return folder
 
 
 def main() -> None:

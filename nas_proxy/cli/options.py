@@ -50,6 +50,10 @@ EVALUATE_WITH = "Networks that judge the set: convnet, or resnet18 of half as ma
 SIGNALS = "Computed controls: params, flops, synflow, jacob_cov, naswot, az_nas, with commas between."
 COMBINE = "Add the mean rank of several: proxy, early_stop or computed ones, with commas between."
 METHOD = "dm (distribution matching), random, herding or kcenter."
+DEVICES = "Train on several: names such as cuda:0,cuda:1, each with --workers processes (one if not given)."
+STORAGE = "PostgreSQL database for the studies, which workers elsewhere can join; a file in RUN if not given."
+Storage = Annotated[str | None, typer.Option(help=STORAGE, metavar="URL")]
+Devices = Annotated[str | None, typer.Option(help=DEVICES, metavar="NAMES")]
 Run = Annotated[Path, typer.Argument(help="The run folder.", metavar="RUN", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 
@@ -63,7 +67,7 @@ def option_names() -> dict[str, str]:
     """Return what the settings are called on the command line."""
     same = (
         *("dataset", "space", "seed", "trials", "truth", "truth_table", "sampler", "enqueue", "patience", "hours"),
-        *("max_params", "max_flops", "limit", "image_size", "device", "workers", "preview_every"),
+        *("max_params", "max_flops", "limit", "image_size", "device", "devices", "workers", "preview_every", "storage"),
         *("signals", "combine", "classes_per_step"),
     )
     return {path: f"--{name.replace('_', '-')}" for name, path in [*((n, n) for n in same), *SETTINGS.items()]}

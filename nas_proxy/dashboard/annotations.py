@@ -6,6 +6,7 @@ Guarantees: what is up to date is not written again, so that a second call write
 shown as it is and never as markup; no trial is touched.
 """
 
+import contextlib
 import json
 import re
 from collections import Counter
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.trial import Trial, TrialState
 
 from nas_proxy.pipeline.ledger import TRAINED, Ledger, Record, without_announcements
@@ -21,9 +23,11 @@ from nas_proxy.report import figures
 from nas_proxy.report.page import Run, read_run
 from nas_proxy.report.rank_figure import ranks_against_truth
 from nas_proxy.report.verdict import decimal, finite, part, percent, verdict
+from nas_proxy.storage.artifacts import artifact_store
+from nas_proxy.storage.place import FILE, existing, study_name
 
 if TYPE_CHECKING:
-    from optuna.artifacts import FileSystemArtifactStore
+    from optuna.artifacts._protocol import ArtifactStore
     from plotly.graph_objects import Figure
 
 NAMES = {"proxy": "Proxy", "random": "Random images", "early_stop": "Early stop", "truth": "Full training"}
@@ -63,24 +67,13 @@ def annotate(run: Path, ledger: Ledger) -> None:
         for signal in PAGES[name]:
             _save_figure(studies[signal], name, figure)
     if found.image is not None:
-        _save_image(studies["proxy"], artifact_store(run), artifacts(run), run / IMAGE)
+        _save_image(studies["proxy"], artifact_store(run, ledger.place), run / IMAGE)
 
 
 def shown_names(run: Path) -> dict[str, str]:
     """Return the names of a run's studies as a reader sees them, by the names in the storage."""
-    return {signal: f"{name} · {run.resolve().name}" for signal, name in NAMES.items()}
-
-
-def artifacts(run: Path) -> Path:
-    """Return the folder of a run's artifacts."""
-    return run / "artifacts"
-
-
-def artifact_store(run: Path) -> "FileSystemArtifactStore":
-    """Return the store of a run's artifacts; its folder need not be there."""
-    from optuna.artifacts import FileSystemArtifactStore
-
-    return FileSystemArtifactStore(artifacts(run))
+    place = existing(run) or run / FILE
+    return {study_name(place, signal): f"{name} · {run.resolve().name}" for signal, name in NAMES.items()}
 
 
 def note(signal: str, run: Run, studies: Mapping[str, optuna.Study], records: Sequence[Record]) -> str:
@@ -200,7 +193,7 @@ def _save_figure(study: optuna.Study, name: str, figure: "Figure") -> None:
         save_plotly_graph_object(study, figure, graph_object_id=name)
 
 
-def _save_image(study: optuna.Study, store: "FileSystemArtifactStore", folder: Path, path: Path) -> None:
+def _save_image(study: optuna.Study, store: "ArtifactStore", path: Path) -> None:
     """Upload the picture unless the study has the very same; those that it had before go, as the dashboard does it."""
     from optuna.artifacts import upload_artifact
 
@@ -209,15 +202,20 @@ def _save_image(study: optuna.Study, store: "FileSystemArtifactStore", folder: P
         meta = json.loads(told) if attribute.startswith(ARTIFACT) else None
         if meta is None or meta["filename"] != path.name:
             continue
-        stored = folder / meta["artifact_id"]
-        if not same and stored.is_file() and stored.read_bytes() == content:
+        if not same and _stored(store, meta["artifact_id"]) == content:
             same = True
             continue
         study._storage.set_study_system_attr(study._study_id, attribute, json.dumps(None))
-        stored.unlink(missing_ok=True)
+        with contextlib.suppress(ArtifactNotFound):
+            store.remove(meta["artifact_id"])
     if not same:
-        folder.mkdir(exist_ok=True)
         upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=study)
+
+
+def _stored(store: "ArtifactStore", artifact: str) -> bytes | None:
+    with contextlib.suppress(ArtifactNotFound), store.open_reader(artifact) as file:
+        return file.read()
+    return None
 
 
 def _system_attrs(study: optuna.Study) -> dict[str, Any]:

@@ -15,9 +15,11 @@ from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from nas_proxy.dashboard.annotations import artifact_store, shown_names
+from nas_proxy.dashboard.annotations import shown_names
 from nas_proxy.dashboard.storage import open_studies, readable
 from nas_proxy.errors import UserError
+from nas_proxy.storage.artifacts import artifact_store
+from nas_proxy.storage.place import FILE, existing
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
@@ -38,8 +40,9 @@ def application(run: Path, *, writable: bool = False) -> "WSGIApplication":
     from optuna_dashboard import wsgi
 
     storage = open_studies(run, writable=writable, names=shown_names(run))
-    with readable(run / "study.db"):
-        app = wsgi(storage, artifact_store(run))
+    place = existing(run) or run / FILE
+    with readable(place):
+        app = wsgi(storage, artifact_store(run, place))
     return app if writable else read_only(app)
 
 

@@ -16,12 +16,14 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 from safetensors import SafetensorError, safe_open
 
-from nas_proxy.dashboard.storage import open_studies, readable
+from nas_proxy.dashboard.storage import Studies, open_studies, readable
 from nas_proxy.errors import RunFolderError
 from nas_proxy.pipeline.ledger import TRAINED, Record, finished
 from nas_proxy.pipeline.run_folder import RunFolder, is_held, open_run
 from nas_proxy.ranking.trust import BEST, DRAWS, SEEDS
 from nas_proxy.search.candidates import best_first
+from nas_proxy.storage.jobs import Worker
+from nas_proxy.storage.place import existing, study_name
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Status:
     stages: all five, in their order. best: key, score and, once known, test accuracy of the best candidate.
     failures: the reasons and how often, by signal. at_work: whether a command holds the folder.
     open_trainings: begun and not finished; left by a command that was killed where nothing is at work.
+    workers: the processes whose hearts beat, where a database knows them; the first coordinates the others.
     seconds_left: to the end of the run; None where nothing is at work or a stage's time is not known.
     """
 
@@ -52,6 +55,7 @@ class Status:
     at_work: bool
     open_trainings: int
     seconds_left: float | None
+    workers: tuple[Worker, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -68,6 +72,7 @@ class Watcher:
 
     def __init__(self, path: Path) -> None:
         self._run = open_run(path)
+        self._studies: Studies | None = None
         self._storage: BaseStorage | None = None
 
     def look(self) -> Status:
@@ -75,26 +80,40 @@ class Watcher:
         run = self._run = open_run(self._run.path)
         at_work = is_held(run.path)
         trials = self._trials(at_work)
-        return status_of(run, trials, at_work)
+        workers = self._workers()
+        return status_of(run, trials, at_work or any(worker.coordinates for worker in workers), workers)
+
+    def _workers(self) -> tuple[Worker, ...]:
+        place = existing(self._run.path)
+        if self._studies is None or place is None:
+            return ()
+        with readable(place):
+            return tuple(self._studies.workers())
 
     def _trials(self, at_work: bool) -> dict[str, list[FrozenTrial]]:
-        path = self._run / "study.db"
-        if self._storage is None and path.exists():
+        place = existing(self._run.path)
+        if self._storage is None and place is not None:
             try:
-                self._storage = optuna.storages.get_storage(open_studies(self._run.path))
+                self._studies = open_studies(self._run.path)
+                self._storage = optuna.storages.get_storage(self._studies)
             except RunFolderError:
                 if not at_work:  # a command that has just begun may not have made its tables yet
                     raise
-        if self._storage is None:
+        if self._storage is None or place is None:
             return {}
-        with readable(path):
+        with readable(place):
             ids = {study.study_name: study._study_id for study in self._storage.get_all_studies()}
+            names = {signal: study_name(place, signal) for signal in TRAINED}
             return {
-                signal: self._storage.get_all_trials(ids[signal], deepcopy=False) for signal in TRAINED if signal in ids
+                signal: self._storage.get_all_trials(ids[name], deepcopy=False)
+                for signal, name in names.items()
+                if name in ids
             }
 
 
-def status_of(run: RunFolder, trials: Mapping[str, Sequence[FrozenTrial]], at_work: bool) -> Status:
+def status_of(
+    run: RunFolder, trials: Mapping[str, Sequence[FrozenTrial]], at_work: bool, workers: tuple[Worker, ...] = ()
+) -> Status:
     """Return how a run stands, from its files and the trials of its studies."""
     records = {signal: finished(trials.get(signal, ())) for signal in TRAINED}
     running = sum(trial.state == TrialState.RUNNING for found in trials.values() for trial in found)
@@ -112,6 +131,7 @@ def status_of(run: RunFolder, trials: Mapping[str, Sequence[FrozenTrial]], at_wo
         at_work=at_work,
         open_trainings=running,
         seconds_left=sum(known) if at_work and missing and len(known) == len(missing) else None,
+        workers=workers,
     )
 
 

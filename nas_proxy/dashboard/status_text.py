@@ -6,6 +6,7 @@ from nas_proxy.dashboard.status import Stage, Status
 from nas_proxy.report.verdict import duration, label, percent
 
 BAR = 20
+MOST_WORKERS = 8
 MOST_REASONS, REASON_LENGTH = 5, 80
 
 
@@ -18,6 +19,13 @@ def _lines(status: Status) -> Iterator[str]:
     yield f"{status.run}: {_state(status)}"
     for stage in status.stages:
         yield _stage(stage)
+    if status.workers:
+        yield f"Workers alive: {len(status.workers)}"
+        for worker in status.workers[:MOST_WORKERS]:
+            role = ", coordinates" if worker.coordinates else ""
+            yield f"  {worker.host}, process {worker.pid}, {worker.devices}: {_trainings(worker.jobs)}{role}"
+        if len(status.workers) > MOST_WORKERS:
+            yield f"  and {len(status.workers) - MOST_WORKERS} others"
     if status.best is not None:
         full = status.best["test_accuracy"]
         trained = "" if full is None else f", {percent(full)} test accuracy after full training"

@@ -11,6 +11,7 @@ from nas_proxy.data import augment
 from nas_proxy.errors import nearest
 from nas_proxy.ranking import computed
 from nas_proxy.search.proposals import SAMPLERS
+from nas_proxy.storage.place import url_mistake
 from nas_proxy.training import ways
 from nas_proxy.training.train import SCHEDULES
 
@@ -71,8 +72,8 @@ POSITIVE = frozenset(
 def mistake(path: str, value: Any, hint: Any) -> str | None:
     """Return what is wrong with the value of the setting `path`, a field of type `hint`; None if nothing is."""
     kind = kind_of(hint)
-    if path == "enqueue":
-        return _entries_mistake(path, value)
+    if path in {"enqueue", "devices"}:
+        return (_entries_mistake if path == "enqueue" else _devices_mistake)(path, value)
     if path in SIGNAL_NAMES:
         return _signals_mistake(path, value)
     if kind is tuple:
@@ -85,8 +86,10 @@ def mistake(path: str, value: Any, hint: Any) -> str | None:
 
 
 def _text_mistake(path: str, value: str) -> str | None:
-    if path == "device" and value not in DEVICES and not (value.startswith("cuda:") and value[5:].isdigit()):
+    if path == "device" and not _is_device(value):
         return f"device is {value!r}; it must be auto, cpu, cuda or cuda:N"
+    if path == "storage" and (wrong := url_mistake(value)) is not None:
+        return f"storage is {value!r}; {wrong}"
     if path in CHOICES and value not in CHOICES[path]:
         return f"{path} is {value!r}{nearest(value, CHOICES[path])}"
     if not value:
@@ -94,6 +97,17 @@ def _text_mistake(path: str, value: str) -> str | None:
     if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in value):
         return f"{path} is {value!r}, which is not UTF-8 and cannot be written down; give a name that is"
     return None
+
+
+def _is_device(name: object) -> bool:
+    return isinstance(name, str) and (name in DEVICES or (name.startswith("cuda:") and name[5:].isdigit()))
+
+
+def _devices_mistake(path: str, value: Any) -> str | None:
+    if not isinstance(value, list | tuple):
+        return f"{path} is {value!r}; it must be a list of devices, such as cuda:0, cuda:1"
+    unknown = [name for name in value if not _is_device(name)]
+    return f"{path} holds {unknown[0]!r}; each must be auto, cpu, cuda or cuda:N" if unknown else None
 
 
 def _number_mistake(path: str, value: float) -> str | None:

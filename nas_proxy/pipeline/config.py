@@ -24,6 +24,7 @@ from nas_proxy.files import write_text
 from nas_proxy.pipeline import bounds
 from nas_proxy.pipeline.bounds import is_a, kind_of
 from nas_proxy.ranking import computed
+from nas_proxy.storage.place import without_password
 from nas_proxy.training.train import Recipe
 
 # Data sets whose classes change their meaning when mirrored.
@@ -44,10 +45,13 @@ class RunConfig:
     patience: the search ends after so many proposals without a better one. hours: it proposes no more after so
         long; the same command goes on. None for neither. Neither is part of a run's identity.
     max_params, max_flops: larger architectures are neither sampled nor proposed, see `nas_proxy.spaces.limits`.
+    storage: URL of the PostgreSQL database that holds the studies, without a password, see
+        `nas_proxy.storage.place`; None for the file `study.db` in the run folder.
     limit: at most so many images a class are used of the data; None for all.
     image_size: images are resized to this square; None leaves them as they are.
     device: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:N". workers: processes that train
-        candidates; 0 for one a core on the CPU and one on a GPU. candidate_minutes: a candidate that trains longer
+        candidates; 0 for one a core on the CPU and one on a GPU. devices: several, each with so many workers, 0 for
+        one; () for `device` alone. candidate_minutes: a candidate that trains longer
         on the proxy is ended and counts as failed; None for no limit. preview_every: steps of the condensation
         between pictures of its images; 0 for none. classes_per_step: classes that it has in memory at a time; None
         for as many as fit. None of these is part of a run's identity.
@@ -70,9 +74,11 @@ class RunConfig:
     hours: float | None = None
     max_params: int | None = None
     max_flops: int | None = None
+    storage: str | None = None
     limit: int | None = None
     image_size: int | None = None
     device: str = "auto"
+    devices: tuple[str, ...] = ()
     workers: int = 0
     candidate_minutes: float | None = None
     preview_every: int = 0
@@ -86,9 +92,11 @@ class RunConfig:
 
 # What the proposals alone depend on: it may change until the first of them is trained.
 OF_PROPOSALS = frozenset({"sampler", "enqueue"})
+# Where the trainings are kept: it may change until there are some.
+OF_TRAININGS = frozenset({"storage"})
 # What may change between two commands in one folder: where it is computed, how far it goes, what is computed anew.
 NOT_IDENTITY = frozenset(
-    {"device", "workers", "candidate_minutes", "preview_every", "trials", "truth", "patience", "hours"}
+    {"device", "devices", "workers", "candidate_minutes", "preview_every", "trials", "truth", "patience", "hours"}
     | {"signals", "combine", "classes_per_step"}
 )
 
@@ -128,6 +136,8 @@ def resolve(
     read = _anchored(_read_toml(file), file.parent) if file is not None else {}
     given = _anchored(_without_none(given), Path())
     merged = _merged(read, given)
+    if isinstance(url := merged.get("storage"), str):
+        merged["storage"] = without_password(url)
     flip = merged.pop("flip", True)
     dataset = merged.get("dataset", "digits")
     condense = merged.get("condense", {})

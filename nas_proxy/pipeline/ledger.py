@@ -1,10 +1,11 @@
-"""The record of all trainings: Optuna studies in the run's one storage.
+"""The record of all trainings: Optuna studies in the run's one storage, a SQLite file or a PostgreSQL database.
 
 Each trained signal (proxy, random, early_stop, truth) is a study; a trial is an architecture and a draw: which
 random images, or which seed of full training. Everything that resumes, counts or reports reads it from here.
 
-One process at a time writes (see `RunFolder.lock`), so a trial found running at the start was cut off: it is
-closed as failed with the reason "interrupted", which counts for nothing, and its training is done again.
+One process at a time writes (see `RunFolder.lock`), wherever the trainings are done (see `nas_proxy.pipeline.team`),
+so a trial found running at the start was cut off: it is closed as failed with the reason "interrupted", which counts
+for nothing, and its training is done again.
 """
 
 import contextlib
@@ -20,12 +21,15 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from nas_proxy.errors import RunFolderError
 from nas_proxy.spaces.cost import Size
 from nas_proxy.spaces.space import Architecture
+from nas_proxy.storage import patient
+from nas_proxy.storage.place import Database, Place, study_name
 from nas_proxy.training.train import Outcome
 from nas_proxy.training.workers import Failure
 
@@ -98,12 +102,14 @@ def without_announcements() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Raise what goes wrong in the database `path` meanwhile as a RunFolderError."""
+def explained(place: Place) -> Iterator[None]:
+    """Raise what goes wrong in the storage meanwhile as a RunFolderError, or a StorageError for a database."""
     try:
         yield
     except (SQLAlchemyError, StorageInternalError) as error:
-        raise RunFolderError(_explanation(path, error)) from None
+        if isinstance(place, Database):
+            raise patient.explained(place, error) from None
+        raise RunFolderError(_explanation(place, error)) from None
 
 
 def _explanation(path: Path, error: BaseException) -> str:
@@ -132,16 +138,22 @@ class _Connection(sqlite3.Connection):
         self.execute("PRAGMA synchronous = NORMAL")
 
 
-class Ledger:
-    """The studies of one run, in the SQLite file at `path`."""
+def _open(place: Place, patience: patient.Patience) -> RDBStorage:
+    if isinstance(place, Database):
+        return patient.open_storage(place, patience)
+    try:
+        return RDBStorage(f"sqlite:///{place}", engine_kwargs={"connect_args": {"timeout": 60, "factory": _Connection}})
+    except (SQLAlchemyError, RuntimeError) as error:
+        raise RunFolderError(_explanation(place, error)) from None
 
-    def __init__(self, path: Path) -> None:
-        try:
-            self._storage = optuna.storages.RDBStorage(
-                f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60, "factory": _Connection}}
-            )
-        except (SQLAlchemyError, RuntimeError) as error:
-            raise RunFolderError(_explanation(path, error)) from None
+
+class Ledger:
+    """The studies of one run: in the SQLite file at a path, or in a database. patience: with a database."""
+
+    def __init__(self, place: Place, patience: patient.Patience | None = None) -> None:
+        self.place = place
+        self.patience = patience or patient.Patience()
+        self._storage = _open(place, self.patience)
         self._studies: dict[str, optuna.Study] = {}
         self._open: dict[tuple[str, int], Trial] = {}
         self._records: dict[str, dict[int, Record]] = {}
@@ -151,7 +163,10 @@ class Ledger:
         if signal not in self._studies:
             with without_announcements():
                 study = optuna.create_study(
-                    storage=self._storage, study_name=signal, direction="maximize", load_if_exists=True
+                    storage=self._storage,
+                    study_name=study_name(self.place, signal),
+                    direction="maximize",
+                    load_if_exists=True,
                 )
                 if study.metric_names is None:
                     study.set_metric_names(["accuracy"])
@@ -181,8 +196,8 @@ class Ledger:
 
     def close_interrupted(self, signals: Iterable[str] = TRAINED) -> None:
         """Close the trials that a killed run left open in the studies of `signals`."""
-        for signal in set(optuna.get_all_study_names(self._storage)).intersection(signals):
-            study = self.study(signal)
+        known = set(optuna.get_all_study_names(self._storage))
+        for study in (self.study(signal) for signal in signals if study_name(self.place, signal) in known):
             for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 self._fail(study, Trial(study, trial._trial_id), INTERRUPTED)
 
@@ -227,6 +242,8 @@ class Ledger:
         engine = self._storage.engine
         self._storage.scoped_session.remove()
         engine.dispose()
+        if isinstance(self.place, Database):
+            return
         with contextlib.suppress(SQLAlchemyError, sqlite3.Error), contextlib.closing(engine.raw_connection()) as last:
             last.execute("PRAGMA journal_mode = DELETE")
         engine.dispose()

@@ -2,7 +2,7 @@
 
 run.toml            the complete settings
 proxy.safetensors   the condensed set                proxy.png     to look at
-study.db            all trainings (Optuna studies)
+study.db            all trainings (Optuna studies); study.name where a database has them
 trials.csv          a row for each candidate of the search
 truth.csv           a row for each fully trained architecture
 scores.csv          a row for each sampled architecture, a column for each signal
@@ -15,6 +15,7 @@ previews/           pictures of the images while they were learnt, where they we
 
 import contextlib
 import fcntl
+import functools
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ import filelock
 
 from nas_proxy.errors import RunFolderError
 from nas_proxy.files import is_full
-from nas_proxy.pipeline.config import OF_PROPOSALS, RunConfig, differences, resolve, write_config
+from nas_proxy.pipeline.config import OF_PROPOSALS, OF_TRAININGS, RunConfig, differences, resolve, write_config
+from nas_proxy.storage.place import Database, Place, existing, place_of
 
 OURS = (
     "run.toml",
@@ -34,6 +36,7 @@ OURS = (
     "study.db-journal",
     "study.db-wal",
     "study.db-shm",
+    "study.name",
     "trials.csv",
     "truth.csv",
     "scores.csv",
@@ -56,6 +59,11 @@ class RunFolder:
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
+
+    @functools.cached_property
+    def place(self) -> Place:
+        """Where the studies are, or will be."""
+        return place_of(self.path, self.config.storage)
 
     @property
     def work(self) -> Path:
@@ -149,6 +157,7 @@ def prepare_run(path: Path, config: RunConfig, *, overwrite: bool = False) -> Ru
 def claim(run: RunFolder, *, overwrite: bool = False) -> None:
     """Do what `prepare_run` does, in a folder that is held already."""
     if overwrite:
+        forget(run.path)
         for name in OURS:
             (run / name).unlink(missing_ok=True)
         for folder in (run.work, run / "artifacts"):
@@ -169,16 +178,19 @@ def check_same(run: RunFolder) -> None:
                 "choose another folder with --out, or replace such files with --overwrite"
             )
         return
-    if not any(file.exists() for file in (run / "proxy.safetensors", run / "study.db", run.checkpoint)):
+    begun = (run / "proxy.safetensors", run / "study.db", run / "study.name", run.checkpoint)
+    if not any(file.exists() for file in begun):
         return
-    existing = resolve({}, run / "run.toml")
-    changed = differences(config, existing)
-    if changed and not differences(config, existing, free=OF_PROPOSALS) and not _has_proposals(run):
-        changed = []
+    before = resolve({}, run / "run.toml")
+    changed = differences(config, before)
+    if changed and not differences(config, before, free=OF_PROPOSALS | OF_TRAININGS):
+        phases = _trained(path)
+        free = frozenset() if "search" in phases else OF_PROPOSALS
+        changed = differences(config, before, free=free if phases else free | OF_TRAININGS)
     smaller = [
-        f"{name}: {getattr(existing, name)} → {getattr(config, name)}"
+        f"{name}: {getattr(before, name)} → {getattr(config, name)}"
         for name in ("trials", "truth")
-        if getattr(config, name) < getattr(existing, name)
+        if getattr(config, name) < getattr(before, name)
     ]
     if changed or smaller:
         raise RunFolderError(
@@ -187,10 +199,24 @@ def check_same(run: RunFolder) -> None:
         )
 
 
-def _has_proposals(run: RunFolder) -> bool:
-    from nas_proxy.pipeline.ledger import Ledger
+def _trained(path: Path) -> set[str]:
+    """Return the phases of the candidates that the run in the folder `path` has trained."""
+    from nas_proxy.pipeline.ledger import Ledger, explained
 
-    if not (run / "study.db").exists():
-        return False
-    with contextlib.closing(Ledger(run / "study.db")) as ledger:
-        return any(r.phase == "search" for r in ledger.records("proxy"))
+    place = existing(path)
+    if place is None:
+        return set()
+    with explained(place), contextlib.closing(Ledger(place)) as ledger:
+        return {r.phase for r in ledger.records("proxy")}
+
+
+def forget(path: Path) -> None:
+    """Remove from its database what the run in the folder `path` has there; nothing where a file has it."""
+    place = existing(path)
+    if not isinstance(place, Database):
+        return
+    from nas_proxy.pipeline.ledger import Ledger, explained
+    from nas_proxy.pipeline.team import forget_studies
+
+    with explained(place), contextlib.closing(Ledger(place)) as ledger:
+        forget_studies(ledger, place)

@@ -15,6 +15,7 @@ from nas_proxy.data.splits import Development, development
 from nas_proxy.errors import DeviceError, RunFolderError
 from nas_proxy.pipeline.ledger import Candidate, Ledger, explained
 from nas_proxy.pipeline.run_folder import RunFolder
+from nas_proxy.pipeline.team import Team
 from nas_proxy.progress import SILENT, Progress
 from nas_proxy.ranking.truth_table import TruthTable, known_part, load_truth_table
 from nas_proxy.search.enqueue import architectures
@@ -22,6 +23,9 @@ from nas_proxy.spaces.cost import Size, measure
 from nas_proxy.spaces.limits import limited
 from nas_proxy.spaces.loading import load_space, space_digest, try_out
 from nas_proxy.spaces.space import Architecture, SearchSpace
+from nas_proxy.storage import mounts
+from nas_proxy.storage.patient import Patience
+from nas_proxy.storage.place import Database, settled
 from nas_proxy.training.train import Outcome, Recipe
 from nas_proxy.training.workers import Failure, Job, Pool
 
@@ -48,7 +52,8 @@ class Session:
         self.config = run.config
         self.progress = progress
         self.ranks = ranks
-        self.device = choose_device(run.config.device)
+        # The condensation and the final network train on the first of several.
+        self.device = choose_device(next(iter(run.config.devices), run.config.device))
 
     @functools.cached_property
     def source(self) -> Source:
@@ -116,13 +121,25 @@ class Session:
     @functools.cached_property
     def ledger(self) -> Ledger:
         """The run's studies, with what a killed run left open closed."""
-        ledger = Ledger(self.run / "study.db")
+        place = settled(self.run.path, self.run.place)
+        if isinstance(place, Path) and (warning := mounts.warning(place)) is not None:
+            self.progress.say(f"Warning: {warning}.")
+        ledger = Ledger(place, Patience(self.progress.say))
         ledger.close_interrupted()
         return ledger
 
     @functools.cached_property
+    def team(self) -> Team | None:
+        """The workers elsewhere, which a run in a database may have; None for one in a file."""
+        place = self.ledger.place
+        return Team(self, place) if isinstance(place, Database) else None
+
+    @functools.cached_property
     def pool(self) -> Pool:
-        """The workers."""
+        """The workers of this machine."""
+        if self.config.devices:
+            devices = [choose_device(name) for name in self.config.devices]
+            return Pool(len(devices) * (self.config.workers or 1), devices)
         default = 1 if self.device != "cpu" else (os.cpu_count() or 1)
         return Pool(self.config.workers or default)
 
@@ -193,22 +210,31 @@ class Session:
     ) -> None:
         """Train candidates, each in a draw, and record them in the study of `signal`."""
 
-        def jobs() -> Iterator[tuple[int, Job]]:
-            for candidate, draw in tasks:
-                yield self.ledger.begin(signal, candidate, draw), job(candidate, draw)
-
-        for number, result in self.pool.run(jobs()):
+        def finished(number: int, result: Outcome | Failure) -> None:
             self.ledger.finish(signal, number, result)
             if isinstance(result, Outcome) and result.note and result.note not in self._told:
                 self._told.add(result.note)
                 self.progress.say(result.note)
             done(result)
 
+        if self.team is not None:
+            self.team.train(signal, tasks, job, finished)
+            return
+
+        def jobs() -> Iterator[tuple[int, Job]]:
+            for candidate, draw in tasks:
+                yield self.ledger.begin(signal, candidate, draw), job(candidate, draw)
+
+        for number, result in self.pool.run(jobs()):
+            finished(number, result)
+
     def close(self) -> None:
         """Stop the workers, close open trials and remove working files; checkpoints stay."""
         made = vars(self)
         if "pool" in made:
             self.pool.__exit__(None, None, None)
+        if (team := made.get("team")) is not None:
+            team.close()
         # Before the ledger, which may need the space on a full disk.
         for path in made.get("_written", ()):
             path.unlink(missing_ok=True)
@@ -222,7 +248,7 @@ class Session:
 @contextlib.contextmanager
 def open_session(run: RunFolder, progress: Progress = SILENT, ranks: Ranks = ALONE) -> Iterator[Session]:
     """Hold the run folder and work in it."""
-    with run.lock(), explained(run / "study.db"):
+    with run.lock(), explained(run.place):
         session = Session(run, progress, ranks)
         try:
             yield session

@@ -32,6 +32,7 @@ from nas_proxy.report.page import write_report
 from nas_proxy.search.candidates import search
 from nas_proxy.search.proposals import grid
 from nas_proxy.spaces.loading import space_digest, split_spec
+from nas_proxy.storage.place import existing
 
 
 def check(session: Session) -> None:
@@ -241,6 +242,8 @@ def rank_stage(session: Session) -> None:
     columns = compute_signals(session)
     write_tables(session, columns)
     write_ranking(session, environment(session.device, session.pool.count), columns)
+    if session.team is not None:
+        session.team.done(True)
 
 
 def report_stage(session: Session) -> None:
@@ -250,7 +253,7 @@ def report_stage(session: Session) -> None:
 
 def annotated(session: Session) -> None:
     """Bring what the dashboard shows up to date; that this fails is told, and never costs a run."""
-    if not (session.run / "study.db").exists():
+    if existing(session.run.path) is None:
         return
     from nas_proxy.dashboard.annotations import annotate
 

@@ -28,6 +28,7 @@ from nas_proxy.training.workers import Failure, Job
 SEEDS = 2
 DRAWS = 3
 BEST = 3
+RANDOM = "random"  # before the draw, in the name of a set of random images
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def train_truth(session: Session) -> None:
 
 def train_fully(session: Session, chosen: Sequence[Record | Candidate]) -> None:
     """Train architectures on all training images, with two seeds, and score them on test."""
-    evaluation: Callable[[], Path] = functools.cache(lambda: session.file("test", lambda: _test_images(session)))
+    evaluation: Callable[[], Path] = functools.cache(lambda: image_file(session, "test"))
     train_draws(
         session,
         "Ground truth",
@@ -105,6 +106,17 @@ def train_fully(session: Session, chosen: Sequence[Record | Candidate]) -> None:
         evaluation,
         session.config.full_training,
     )
+
+
+def image_file(session: Session, name: str) -> Path:
+    """Return the file of the images that a job calls "proxy", "train", "validation", "test" or "random<draw>"."""
+    if name == "proxy":
+        return session.run / "proxy.safetensors"
+    if name.startswith(RANDOM):
+        return session.file(name, lambda: random_set(session, int(name.removeprefix(RANDOM))))
+    if name == "test":
+        return session.file(name, lambda: _test_images(session))
+    return {"train": lambda: session.train_path, "validation": lambda: session.validation_path}[name]()
 
 
 def score_on_test(session: Session, final: Fitted) -> tuple[float | None, int]:
@@ -124,16 +136,13 @@ def train_controls(session: Session) -> None:
     sample = the_sample(session)
     config = session.config
 
-    def random_images(draw: int) -> Path:
-        return session.file(f"random{draw}", lambda: random_set(session, draw))
-
     train_draws(
         session,
         "Control: random images",
         "random",
         sample,
         range(DRAWS),
-        random_images,
+        lambda draw: image_file(session, f"{RANDOM}{draw}"),
         lambda: session.validation_path,
         config.proxy_training,
     )

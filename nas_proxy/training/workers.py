@@ -17,11 +17,11 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self, TypeVar
+from typing import IO, Any, Self, TypeVar
 
 import torch
 
@@ -31,6 +31,7 @@ from nas_proxy.spaces.space import Architecture, SearchSpace
 from nas_proxy.training.train import Outcome, Recipe, train
 
 REASON_LENGTH = 500
+KILLED = "the worker process was killed twice; the machine was probably out of memory"
 _Tag = TypeVar("_Tag")
 
 
@@ -61,6 +62,8 @@ class Failure:
 def perform(job: Job) -> Outcome | Failure:
     """Train, and turn whatever the network raises into a reason."""
     try:
+        if job.device.startswith("cuda:"):
+            torch.cuda.set_device(job.device)  # nothing is left on another one by the way
         data, evaluation = _image_set(job.data, job.device), _image_set(job.evaluation, job.device)
         space = _space(job.space, data.shape)
         return train(
@@ -99,13 +102,19 @@ def _space(spec: str, shape: DataShape) -> SearchSpace:
 class Pool:
     """`count` workers; use it as a context manager.
 
-    `run` yields (tag, result) in the order of completion. A worker that dies is replaced, and its job fails; so is
-    one whose job takes longer than it may, for which jobs with a limit run in a process even where `count` is 1.
+    `run` yields (tag, result) in the order of completion. A worker that dies is replaced, and its job fails, at
+    once or, where it was killed, when that happens again; so does one that takes longer than it may, for which jobs
+    with a limit run in a process even where `count` is 1.
+
+    devices: the n-th worker trains on the n-th of them, over and over; () for where the job says.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, devices: Sequence[str] = ()) -> None:
         self.count = count
+        self.devices = tuple(devices)
         self._workers: list[_Worker] = []
+        self._idle: list[_Worker] = []
+        self._done: queue.SimpleQueue[tuple[_Worker, Any, Outcome | Failure]] = queue.SimpleQueue()
 
     def __enter__(self) -> Self:
         return self
@@ -124,33 +133,44 @@ class Pool:
         with _one_thread():
             for tag, job in jobs:
                 if job.minutes is None:
-                    yield tag, perform(job)
+                    yield tag, perform(job if not self.devices else replace(job, device=self.devices[0]))
                 else:
                     yield from self._run_spread(iter([(tag, job)]))
 
     def _run_spread(self, jobs: Iterator[tuple[_Tag, Job]]) -> Iterator[tuple[_Tag, Outcome | Failure]]:
-        while len(self._workers) < self.count:
-            self._workers.append(_Worker())
-        done: queue.SimpleQueue[tuple[_Worker, _Tag, Outcome | Failure]] = queue.SimpleQueue()
-        idle, busy = list(self._workers), 0
         while True:
-            while idle and (following := next(jobs, None)) is not None:
-                tag, job = following
-                worker = idle.pop()
-                worker.start(job, functools.partial(_put, done, worker, tag))
-                busy += 1
-            if busy == 0:
+            while self.free and (following := next(jobs, None)) is not None:
+                self.submit(*following)
+            if self.free == self.count:
                 return
-            worker, tag, result = done.get()
-            idle.append(worker)
-            busy -= 1
+            yield from self.results()
+
+    @property
+    def free(self) -> int:
+        """How many workers have nothing to do."""
+        return self.count - len(self._workers) + len(self._idle)
+
+    def submit(self, tag: object, job: Job) -> None:
+        """Let a free worker, a process of its own, begin a job; `results` tells when it is done."""
+        if not self._idle:
+            devices = self.devices or (None,)
+            self._idle.append(_Worker(devices[len(self._workers) % len(devices)]))
+            self._workers.append(self._idle[-1])
+        worker = self._idle.pop()
+        worker.start(job, functools.partial(_put, self._done, worker, tag))
+
+    def results(self, timeout: float | None = None) -> Iterator[tuple[Any, Outcome | Failure]]:
+        """Yield what has been submitted and is done: at least one, unless none is within `timeout` seconds."""
+        with contextlib.suppress(queue.Empty):
+            worker, tag, result = self._done.get(timeout=timeout)
+            self._idle.append(worker)
             yield tag, result
 
 
 def _put(
-    done: "queue.SimpleQueue[tuple[_Worker, _Tag, Outcome | Failure]]",
+    done: "queue.SimpleQueue[tuple[_Worker, Any, Outcome | Failure]]",
     worker: "_Worker",
-    tag: _Tag,
+    tag: object,
     result: Outcome | Failure,
 ) -> None:
     done.put((worker, tag, result))
@@ -168,9 +188,13 @@ def _one_thread() -> Iterator[None]:
 
 
 class _Worker:
-    """A process that performs one job at a time, and the thread that waits for its answer."""
+    """A process that performs one job at a time, and the thread that waits for its answer.
 
-    def __init__(self) -> None:
+    device: where it trains; None for where each job says.
+    """
+
+    def __init__(self, device: str | None = None) -> None:
+        self._device = device
         self._ended = False
         self._ready = False
         self._process = self._launch()
@@ -192,6 +216,13 @@ class _Worker:
         threading.Thread(target=lambda: done(self._answer(job)), daemon=True).start()
 
     def _answer(self, job: Job) -> Outcome | Failure:
+        if self._device is not None:
+            job = replace(job, device=self._device)
+        # Once more after a kill, which may have nothing to do with the job.
+        return self._attempt(job, last=False) or self._attempt(job, last=True) or Failure(KILLED)
+
+    def _attempt(self, job: Job, *, last: bool) -> Outcome | Failure | None:
+        """Return what became of a job; None where the process was killed and this was not the last attempt."""
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
@@ -206,7 +237,9 @@ class _Worker:
         except (EOFError, OSError):
             answer = None
         if answer is None or late.is_set():  # both, where the answer comes at the last moment
-            return self._replaced(f"took longer than {job.minutes:.3g} minutes" if late.is_set() else None)
+            killed = process.wait() == -signal.SIGKILL and not late.is_set() and not self._ended
+            failure = self._replaced(f"took longer than {job.minutes:.3g} minutes" if late.is_set() else None)
+            return None if killed and not last else failure
         assert isinstance(answer, Outcome | Failure)
         return answer
 
@@ -261,7 +294,7 @@ def _ended_after(minutes: float | None, process: "subprocess.Popen[bytes]", late
 
 def _cause_of_death(code: int) -> str:
     if code == -signal.SIGKILL:
-        return "the worker process was killed; the machine was probably out of memory"
+        return KILLED
     return f"the worker process died with {'signal' if code < 0 else 'exit code'} {abs(code)}"
 
 
