@@ -45,6 +45,11 @@ ENQUEUE = "Propose the architectures in this file first: a JSON list, or a key a
 FORMATION = "2: each stored image holds four of half the size."
 MATCH = "Match the last block of the embedding networks, or all."
 EMBED = "Embedding networks: convnet, or drawn from the search space."
+SCORE = "What ranks and picks candidates: accuracy, or loss_sum (the training losses)."
+SEEDS = "Trainings a candidate; its score is their mean."
+PRUNER = "End proposals early: none, median, hyperband or wilcoxon (across seeds)."
+MINUTES = "End a candidate that trains longer than this."
+MEMORY = "End a candidate that needs more memory than so many MB."
 SIGNALS = "Computed controls: params, flops, synflow, jacob_cov, naswot, with commas between."
 COMBINE = "Add the mean rank of several: proxy, early_stop or computed ones, with commas between."
 METHOD = "dm (distribution matching), random, herding or kcenter."
@@ -62,6 +67,6 @@ def option_names() -> dict[str, str]:
     same = (
         *("dataset", "space", "seed", "trials", "truth", "truth_table", "sampler", "enqueue", "patience", "hours"),
         *("max_params", "max_flops", "limit", "image_size", "device", "workers", "preview_every"),
-        *("signals", "combine"),
+        *("signals", "combine", "score", "seeds", "pruner", "candidate_minutes", "candidate_memory"),
     )
     return {path: f"--{name.replace('_', '-')}" for name, path in [*((n, n) for n in same), *SETTINGS.items()]}

@@ -55,6 +55,7 @@ class Signal:
     seconds, image_passes, stored_bytes: cost of all scores together.
     pick: the key of the architecture that the signal chose; None for the best of the sample.
     note: what a reader of its correlation should know of the scores.
+    control: the signal that it should beat.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Signal:
     stored_bytes: int
     pick: str | None = None
     note: str | None = None
+    control: str = CONTROL
 
 
 class Pair(NamedTuple):
@@ -119,8 +121,8 @@ def rank(
     """Return one row a signal, in their order, and the row "repeatability": the truth as its own signal.
 
     truth: index: the architecture's key; one column of accuracies (fractions) a seed; rows beyond the sample
-    count for the regret alone. Its cost is None where it was trained elsewhere. The signal named "random" is
-    the control. Raises UserError as `ranked` does.
+    count for the regret alone. Its cost is None where it was trained elsewhere. The control of the truth is the
+    signal named "random". Raises UserError as `ranked` does.
     """
     keys = ranked(signals, truth, sample)
     plan = Plan(len(keys), seed, resamples)
@@ -128,7 +130,8 @@ def rank(
     trained = truth[np.isfinite(truth.to_numpy(float)).all(axis=1)].sort_index()
     draws = {signal.name: _beside_truth(signal, values) for signal in signals}
     draws[REPEATABILITY] = _beside_itself(values)
-    control = _resampled(draws[CONTROL], plan) if CONTROL in draws else None
+    wanted = {CONTROL, *(signal.control for signal in signals)}
+    controls = {name: _resampled(draws[name], plan) for name in wanted if name in draws}
     rows: dict[str, Row] = {}
     for signal in signals:
         rows[signal.name] = {
@@ -136,13 +139,15 @@ def rank(
             **({} if signal.note is None else {"spearman_note": signal.note}),
             **_choice(signal, trained, keys),
             **_cost(signal.seconds, signal.image_passes, signal.stored_bytes),
-            "minus_random": minus_control(signal.name, draws, control, plan).as_json(),
+            "minus_random": minus_control(
+                signal.name, draws, controls.get(signal.control), plan, signal.control
+            ).as_json(),
         }
     rows[REPEATABILITY] = {
         **_agreement(draws[REPEATABILITY], plan),
         **_own_choice(truth.shape[1]),
         **_cost(truth_seconds, truth_image_passes, truth_stored_bytes),
-        "minus_random": minus_control(REPEATABILITY, draws, control, plan).as_json(),
+        "minus_random": minus_control(REPEATABILITY, draws, controls.get(CONTROL), plan).as_json(),
     }
     return rows
 
@@ -178,8 +183,10 @@ def correlation_interval(draws: Draws, correlation: Correlation, plan: Plan, fra
     return replace(bootstrap_interval(statistic, n, _generator(plan), plan.resamples), n=size)
 
 
-def minus_control(name: str, draws: Mapping[str, Draws], control: Floats | None, plan: Plan) -> Interval:
-    """Return the signal's Spearman correlation less the control's, with a percentile interval.
+def minus_control(
+    name: str, draws: Mapping[str, Draws], control: Floats | None, plan: Plan, against: str = CONTROL
+) -> Interval:
+    """Return the signal's Spearman correlation less that of the control `against`, with a percentile interval.
 
     control: Spearman's rho of the control in each resample, a column a draw: (resamples, draws). The signal
     is taken in the same resamples of architectures; crossed with them, the draws of both are resampled (Owen
@@ -191,16 +198,16 @@ def minus_control(name: str, draws: Mapping[str, Draws], control: Floats | None,
     """
     n = plan.n
     if control is None:
-        return undefined(f"there is no signal named {CONTROL!r}", n)
-    if name == CONTROL:
+        return undefined(f"there is no signal named {against!r}", n)
+    if name == against:
         return undefined("this is the control itself", n)
     if not draws[name]:
         return undefined(ONE_SEED, n)
-    own, other = (float(_per_draw(draws[of], np.ones((1, n))).mean()) for of in (name, CONTROL))
+    own, other = (float(_per_draw(draws[of], np.ones((1, n))).mean()) for of in (name, against))
     if math.isnan(own) or math.isnan(other):
-        return undefined(f"the correlation of {name if math.isnan(own) else CONTROL} is undefined", n)
-    drawn = _redrawn(_resampled(draws[name], plan), plan, name) - _redrawn(control, plan, CONTROL)
-    single = f"{CONTROL} has one draw, so the bounds leave out how much draws differ"
+        return undefined(f"the correlation of {name if math.isnan(own) else against} is undefined", n)
+    drawn = _redrawn(_resampled(draws[name], plan), plan, name) - _redrawn(control, plan, against)
+    single = f"{against} has one draw, so the bounds leave out how much draws differ"
     return percentile_interval(own - other, drawn, n, single if control.shape[1] == 1 else None)
 
 

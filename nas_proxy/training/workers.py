@@ -28,7 +28,9 @@ import torch
 from nas_proxy.data.images import DataShape, ImageSet
 from nas_proxy.spaces.loading import load_space
 from nas_proxy.spaces.space import Architecture, SearchSpace
-from nas_proxy.training.train import Outcome, Recipe, train
+from nas_proxy.training.pruning import Pruning
+from nas_proxy.training.repeats import repeated
+from nas_proxy.training.train import Outcome, Recipe, Watch, train
 
 REASON_LENGTH = 500
 _Tag = TypeVar("_Tag")
@@ -39,6 +41,7 @@ class Job:
     """One training: `architecture` of the space `space` on the images in `data`, scored on those in `evaluation`.
 
     minutes: how long it may take before it is ended; None for as long as it likes.
+    seeds: trainings whose mean is wanted; their seeds derive from `seed`. pruning: what may end it early.
     """
 
     space: str
@@ -49,6 +52,8 @@ class Job:
     seed: int
     device: str
     minutes: float | None = None
+    seeds: int = 1
+    pruning: Pruning | None = None
 
 
 @dataclass(frozen=True)
@@ -63,14 +68,12 @@ def perform(job: Job) -> Outcome | Failure:
     try:
         data, evaluation = _image_set(job.data, job.device), _image_set(job.evaluation, job.device)
         space = _space(job.space, data.shape)
-        return train(
-            lambda: space.build(job.architecture, data.shape),
-            data,
-            evaluation,
-            job.recipe,
-            job.seed,
-            job.device,
-        )
+
+        def once(seed: int, watch: Watch | None) -> Outcome:
+            build = lambda: space.build(job.architecture, data.shape)  # noqa: E731
+            return train(build, data, evaluation, job.recipe, seed, job.device, watch)
+
+        return repeated(once, job.recipe, job.seed, job.seeds, job.pruning)
     except torch.OutOfMemoryError:
         return Failure(f"out of memory on {job.device}")
     except MemoryError:
