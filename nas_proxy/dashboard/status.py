@@ -39,7 +39,8 @@ class Stage:
 class Status:
     """How a run stands.
 
-    stages: all five, in their order. best: key, score and, once known, test accuracy of the best candidate.
+    stages: all five, in their order. best: key, score and, once known, test accuracy of the best candidate;
+        the sum of its losses where the run ranks by it.
     failures: the reasons and how often, by signal. at_work: whether a command holds the folder.
     open_trainings: begun and not finished; left by a command that was killed where nothing is at work.
     seconds_left: to the end of the run; None where nothing is at work or a stage's time is not known.
@@ -199,7 +200,6 @@ def _best(records: Mapping[str, Sequence[Record]], by: str) -> dict[str, Any] | 
     return {
         "key": found[0].key,
         "score": found[0].score,
-        "loss_sum": found[0].loss_sum,
-        "by": by,
+        **({"loss_sum": found[0].loss_sum} if by == "loss_sum" else {}),
         "test_accuracy": sum(truth) / len(truth) if truth else None,
     }

@@ -21,7 +21,7 @@ def _lines(status: Status) -> Iterator[str]:
     if status.best is not None:
         full = status.best["test_accuracy"]
         trained = "" if full is None else f", {percent(full)} test accuracy after full training"
-        losses = f" (sum of losses {decimal(status.best['loss_sum'])})" if status.best["by"] == "loss_sum" else ""
+        losses = f" (sum of losses {decimal(status.best['loss_sum'])})" if "loss_sum" in status.best else ""
         yield f"Best so far: {status.best['key']}, proxy score {percent(status.best['score'])}{losses}{trained}"
     if status.pruned:
         yield f"Pruned: {status.pruned}; saved about {duration(status.seconds_saved)}"

@@ -231,6 +231,8 @@ class Ledger:
         trial.set_user_attr("losses", [round(loss, 5) for loss in result.losses if math.isfinite(loss)])
         if result.diverged:
             trial.set_user_attr("diverged", True)
+        if result.memory is not None:
+            trial.set_user_attr("memory_mb", round(result.memory / 1e6, 1))
         for name, value in _of_seeds(result).items():
             trial.set_user_attr(name, value)
         for step, value in result.curve:

@@ -76,7 +76,8 @@ def _job(session: Session, candidate: Candidate, draw: int) -> Job:
     seed = derive(session.config.seed, "proxy", candidate.key, draw)
     recipe = session.config.proxy_training
     job = session.job(candidate.architecture, session.proxy_path, session.validation_path, recipe, seed)
-    return replace(job, minutes=session.config.candidate_minutes, seeds=session.config.seeds)
+    config = session.config
+    return replace(job, minutes=config.candidate_minutes, megabytes=config.candidate_memory, seeds=config.seeds)
 
 
 def _train(session: Session, candidates: Sequence[Candidate], done: _Done, history: Sequence[Record] = ()) -> None:

@@ -83,6 +83,7 @@ class Outcome:
     seeds: the trainings with different seeds that this is the mean of; () for a single one.
     curve: (step, score so far) at some steps, where somebody watched, see `nas_proxy.training.pruning`.
     pruned_at: the step of `curve` after which it was ended as not promising; the score is then that of so far.
+    memory: the most bytes it needed, where that was measured, see `nas_proxy.training.memory`.
     reason, seconds_saved: that in words, and what the rest would have taken, an estimate.
     """
 
@@ -95,6 +96,7 @@ class Outcome:
     seeds: tuple["Outcome", ...] = ()
     curve: tuple[tuple[int, float], ...] = ()
     pruned_at: int | None = None
+    memory: int | None = None
     reason: str = ""
     seconds_saved: float = 0.0
 

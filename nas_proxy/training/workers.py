@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self, TypeVar
@@ -28,6 +28,7 @@ import torch
 from nas_proxy.data.images import DataShape, ImageSet
 from nas_proxy.spaces.loading import load_space
 from nas_proxy.spaces.space import Architecture, SearchSpace
+from nas_proxy.training.memory import TOO_MUCH, limited
 from nas_proxy.training.pruning import Pruning
 from nas_proxy.training.repeats import repeated
 from nas_proxy.training.train import Outcome, Recipe, Watch, train
@@ -38,9 +39,10 @@ _Tag = TypeVar("_Tag")
 
 @dataclass(frozen=True)
 class Job:
-    """One training: `architecture` of the space `space` on the images in `data`, scored on those in `evaluation`.
+    """Trainings of `architecture` of the space `space` on the images in `data`, scored on those in `evaluation`.
 
     minutes: how long it may take before it is ended; None for as long as it likes.
+    megabytes: how much memory it may need, see `nas_proxy.training.memory`; None for as much as there is.
     seeds: trainings whose mean is wanted; their seeds derive from `seed`. pruning: what may end it early.
     """
 
@@ -52,8 +54,14 @@ class Job:
     seed: int
     device: str
     minutes: float | None = None
+    megabytes: float | None = None
     seeds: int = 1
     pruning: Pruning | None = None
+
+    @property
+    def alone(self) -> bool:
+        """Whether it needs a process of its own, which can be ended."""
+        return self.minutes is not None or self.megabytes is not None
 
 
 @dataclass(frozen=True)
@@ -73,15 +81,23 @@ def perform(job: Job) -> Outcome | Failure:
             build = lambda: space.build(job.architecture, data.shape)  # noqa: E731
             return train(build, data, evaluation, job.recipe, seed, job.device, watch)
 
-        return repeated(once, job.recipe, job.seed, job.seeds, job.pruning)
+        if job.megabytes is None:
+            return repeated(once, job.recipe, job.seed, job.seeds, job.pruning)
+        with limited(job.megabytes, job.device) as use:
+            found = repeated(once, job.recipe, job.seed, job.seeds, job.pruning)
+        return replace(found, memory=use.most)
     except torch.OutOfMemoryError:
-        return Failure(f"out of memory on {job.device}")
+        return Failure(f"out of memory on {job.device}" if job.megabytes is None else _too_much(job))
     except MemoryError:
         return Failure("out of memory")
     except Exception as error:  # noqa: BLE001 (a candidate may raise anything, and the search goes on)
         if "can't allocate memory" in str(error):
             return Failure("out of memory")
         return Failure(f"{type(error).__name__}: {error}"[:REASON_LENGTH])
+
+
+def _too_much(job: Job) -> str:
+    return f"needed more than {job.megabytes:g} MB of memory{'' if job.device == 'cpu' else f' on {job.device}'}"
 
 
 @functools.lru_cache(maxsize=16)
@@ -103,7 +119,8 @@ class Pool:
     """`count` workers; use it as a context manager.
 
     `run` yields (tag, result) in the order of completion. A worker that dies is replaced, and its job fails; so is
-    one whose job takes longer than it may, for which jobs with a limit run in a process even where `count` is 1.
+    one whose job takes longer or more memory than it may, for which jobs with a limit run in a process even where
+    `count` is 1.
     """
 
     def __init__(self, count: int) -> None:
@@ -126,10 +143,10 @@ class Pool:
             return
         with _one_thread():
             for tag, job in jobs:
-                if job.minutes is None:
-                    yield tag, perform(job)
-                else:
+                if job.alone:
                     yield from self._run_spread(iter([(tag, job)]))
+                else:
+                    yield tag, perform(job)
 
     def _run_spread(self, jobs: Iterator[tuple[_Tag, Job]]) -> Iterator[tuple[_Tag, Outcome | Failure]]:
         while len(self._workers) < self.count:
@@ -176,6 +193,7 @@ class _Worker:
     def __init__(self) -> None:
         self._ended = False
         self._ready = False
+        self._served = 0  # jobs since the process began
         self._process = self._launch()
 
     @staticmethod
@@ -209,17 +227,23 @@ class _Worker:
         except (EOFError, OSError):
             answer = None
         if answer is None or late.is_set():  # both, where the answer comes at the last moment
-            return self._replaced(f"took longer than {job.minutes:.3g} minutes" if late.is_set() else None)
+            return self._replaced(job, f"took longer than {job.minutes:.3g} minutes" if late.is_set() else None)
         assert isinstance(answer, Outcome | Failure)
+        self._served += 1
         return answer
 
-    def _replaced(self, reason: str | None) -> Failure:
-        """Start another process for one that is gone, and return why it went."""
-        code = self._process.wait()
+    def _replaced(self, job: Job, reason: str | None) -> Outcome | Failure:
+        """Start another process for one that is gone, and return why it went.
+
+        What earlier jobs left behind may be what was too much memory, so only a fresh process has the last word.
+        """
+        code, served = self._process.wait(), self._served
         if self._ended:
             return Failure("the worker process was stopped")
         self.stop()
-        self._ready, self._process = False, self._launch()
+        self._ready, self._served, self._process = False, 0, self._launch()
+        if code == TOO_MUCH and reason is None:
+            return self._answer(job) if served else Failure(_too_much(job))
         return Failure(reason or _cause_of_death(code))
 
     def end(self) -> None:
