@@ -84,7 +84,10 @@ def test_a_run_writes_what_it_promises(go):
     names += "trials.csv truth.csv scores.csv ranking.json report.html"
     assert set(names.split()) | {".lock"} == {path.name for path in run.folder.iterdir()}
     ranking = run.ranking
-    assert list(ranking["signals"]) == ["proxy", "random", "early_stop", "params", "flops", "repeatability"]
+    assert list(ranking["signals"]) == [
+        *("proxy", "random", "early_stop", "params", "flops"),
+        *("proxy:loss_sum", "random:loss_sum", "early_stop:loss_sum", "repeatability"),
+    ]
     assert ranking["n"] == 6
     trials, truth, scores = (pd.read_csv(run.folder / f"{name}.csv") for name in ("trials", "truth", "scores"))
     assert trials["key"].is_unique

@@ -7,9 +7,11 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from nas_proxy.training.train import Outcome, Recipe
 from nas_proxy.training.workers import Failure, Job, Pool
@@ -115,6 +117,77 @@ def build(architecture, shape):
 
 space = Space("sleepy", Choice("seconds", (0.0, 600.0)), build)
 """
+
+
+GREEDY = """
+import time
+
+import torch
+from torch import nn
+
+from nas_proxy import Choice, Space
+
+
+class Greedy(nn.Module):
+    def __init__(self, pixels, classes, megabytes):
+        super().__init__()
+        self.linear, self.megabytes = nn.Linear(pixels, classes), megabytes
+
+    def forward(self, x):
+        if self.megabytes:
+            taken = torch.ones(self.megabytes, 250_000)
+            time.sleep(0.5)
+        return self.linear(x.flatten(1))
+
+
+def build(architecture, shape):
+    pixels = shape.channels * shape.height * shape.width
+    return Greedy(pixels, shape.classes, architecture["megabytes"])
+
+
+space = Space("greedy", Choice("megabytes", (0, 100, 400)), build)
+"""
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_candidate_that_needs_too_much_memory_is_ended_and_the_others_go_on(images, tmp_path, count):
+    space, path = tmp_path / "greedy.py", tmp_path / "images.safetensors"
+    space.write_text(GREEDY)
+    images.save(path)
+    recipe = Recipe(epochs=1, batch_size=36)
+
+    def job(megabytes: int) -> Job:
+        return Job(str(space), {"megabytes": megabytes}, path, path, recipe, 0, "cpu", megabytes=250)
+
+    work = [(i, job(megabytes)) for i, megabytes in enumerate((0, 400, 100, 100, 400))]
+    with Pool(count) as pool:
+        results = dict(pool.run(work))
+    assert {i for i, result in results.items() if isinstance(result, Failure)} == {1, 4}
+    assert results[1] == results[4] == Failure("needed more than 250 MB of memory")
+    assert all(90 <= results[i].memory / 1e6 <= 130 for i in (2, 3))
+    assert results[0].memory < 20e6
+    with Pool(1) as pool:
+        (_, unlimited), *_ = pool.run([(0, replace(job(0), megabytes=None))])
+    assert comparable(unlimited) == comparable(results[0])
+    assert unlimited.memory is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_candidate_that_needs_too_much_memory_of_a_gpu_fails_alone(images, tmp_path):
+    space, path = tmp_path / "greedy.py", tmp_path / "images.safetensors"
+    space.write_text(GREEDY.replace("250_000)", "250_000, device=x.device)"))
+    images.save(path)
+    recipe = Recipe(epochs=1, batch_size=36)
+    work = [
+        (i, Job(str(space), {"megabytes": needed}, path, path, recipe, 0, "cuda:0", megabytes=250))
+        for i, needed in enumerate((0, 400, 100))
+    ]
+    with Pool(1) as pool:
+        results = dict(pool.run(work))
+    assert results[1] == Failure("needed more than 250 MB of memory on cuda:0")
+    assert isinstance(results[0], Outcome)
+    assert results[2].memory >= 100e6
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -19,8 +19,13 @@ from nas_proxy.cli.options import (
     ENQUEUE,
     FORMATION,
     MATCH,
+    MEMORY,
     METHOD,
+    MINUTES,
+    PRUNER,
     SAMPLER,
+    SCORE,
+    SEEDS,
     SIGNALS,
     Devices,
     Json,
@@ -31,7 +36,7 @@ from nas_proxy.cli.options import (
     numeric,
     option_names,
 )
-from nas_proxy.cli.printing import at_work, print_pairs, print_ranking, print_result, rows, tell
+from nas_proxy.cli.printing import at_work, found_by_search, print_pairs, print_ranking, print_result, rows, tell
 
 app = typer.Typer(
     name="nas-proxy",
@@ -74,6 +79,9 @@ def run_command(
     ] = None,
     sampler: Annotated[str | None, typer.Option(help=SAMPLER)] = None,
     enqueue: Annotated[Path | None, typer.Option(help=ENQUEUE)] = None,
+    score: Annotated[str | None, typer.Option(help=SCORE)] = None,
+    seeds: Annotated[int | None, numeric(SEEDS)] = None,
+    pruner: Annotated[str | None, typer.Option(help=PRUNER)] = None,
     patience: Annotated[int | None, numeric("End the search after so many proposals without a better one.")] = None,
     hours: Annotated[float | None, numeric("Propose no more after so long; the same command goes on.")] = None,
     max_params: Annotated[int | None, numeric("No architecture with more parameters.")] = None,
@@ -83,7 +91,8 @@ def run_command(
     workers: Annotated[int | None, numeric("Processes that train; 0: one a core, or one on a GPU.")] = None,
     devices: Devices = None,
     storage: Storage = None,
-    candidate_minutes: Annotated[float | None, numeric("End a candidate that trains longer than this.")] = None,
+    candidate_minutes: Annotated[float | None, numeric(MINUTES)] = None,
+    candidate_memory: Annotated[float | None, numeric(MEMORY)] = None,
     steps: Annotated[int | None, numeric("Steps of the condensation.")] = None,
     epochs: Annotated[float | None, numeric("Epochs of a training on the proxy.")] = None,
     truth_epochs: Annotated[float | None, numeric("Epochs of a full training.")] = None,
@@ -112,6 +121,9 @@ def run_command(
         "max_params": max_params,
         "max_flops": max_flops,
         "sampler": sampler,
+        "score": score,
+        "seeds": seeds,
+        "pruner": pruner,
         "limit": limit,
         "image_size": image_size,
         "device": device,
@@ -119,6 +131,7 @@ def run_command(
         "devices": listed(devices),
         "storage": storage,
         "candidate_minutes": candidate_minutes,
+        "candidate_memory": candidate_memory,
         "signals": listed(signals),
         "combine": listed(combine),
         "flip": False if no_flip else None,
@@ -165,6 +178,11 @@ def search_command(
     enqueue: Annotated[Path | None, typer.Option(help=ENQUEUE)] = None,
     devices: Devices = None,
     storage: Storage = None,
+    score: Annotated[str | None, typer.Option(help=SCORE)] = None,
+    seeds: Annotated[int | None, numeric(SEEDS)] = None,
+    pruner: Annotated[str | None, typer.Option(help=PRUNER)] = None,
+    candidate_minutes: Annotated[float | None, numeric(MINUTES)] = None,
+    candidate_memory: Annotated[float | None, numeric(MEMORY)] = None,
     as_json: Json = False,
 ) -> None:
     """Search on the condensed set of a run; how, can be changed until the first architecture is proposed."""
@@ -175,17 +193,21 @@ def search_command(
         from nas_proxy.search.enqueue import read_entries
 
         folder = open_run(run)
-        given: dict[str, Any] = {"sampler": sampler, "devices": listed(devices), "storage": storage}
-        given["enqueue"] = None if enqueue is None else read_entries(enqueue)
+        given: dict[str, Any] = {
+            "sampler": sampler,
+            "enqueue": None if enqueue is None else read_entries(enqueue),
+            "score": score,
+            "seeds": seeds,
+            "pruner": pruner,
+            "candidate_minutes": candidate_minutes,
+            "candidate_memory": candidate_memory,
+            "devices": listed(devices),
+            "storage": storage,
+        }
         settings = resolve(given, folder / "run.toml", options=option_names())
         run_all(settings, run, progress=terminal, names=("search",))
     trials = rows(folder / "trials.csv")
-    complete = [row for row in trials if row["state"] == "complete"]
-    best = max(complete, key=lambda row: row["score"])
-    result = {"trials": len(trials), "failed": len(trials) - len(complete), "best": best["key"], "score": best["score"]}
-    text = (
-        f"{len(complete)} architectures trained, {result['failed']} failed; best {best['key']} at {best['score']:.1%}"
-    )
+    result, text = found_by_search(trials, settings.score)
     print_result(result, text, as_json=as_json)
 
 

@@ -47,6 +47,11 @@ FORMATION = "2: each stored image holds four of half the size."
 MATCH = "Match the last block of the embedding networks, or all."
 EMBED = "Embedding networks: convnet, resnet18, or drawn from the search space."
 EVALUATE_WITH = "Networks that judge the set: convnet, or resnet18 of half as many channels."
+SCORE = "What ranks and picks candidates: accuracy, or loss_sum (the training losses)."
+SEEDS = "Trainings a candidate; its score is their mean."
+PRUNER = "End proposals early: none, median, hyperband or wilcoxon (across seeds)."
+MINUTES = "End a candidate that trains longer than this."
+MEMORY = "End a candidate that needs more memory than so many MB."
 SIGNALS = "Computed controls: params, flops, synflow, jacob_cov, naswot, az_nas, with commas between."
 COMBINE = "Add the mean rank of several: proxy, early_stop or computed ones, with commas between."
 METHOD = "dm (distribution matching), random, herding or kcenter."
@@ -69,5 +74,6 @@ def option_names() -> dict[str, str]:
         *("dataset", "space", "seed", "trials", "truth", "truth_table", "sampler", "enqueue", "patience", "hours"),
         *("max_params", "max_flops", "limit", "image_size", "device", "devices", "workers", "preview_every", "storage"),
         *("signals", "combine", "classes_per_step"),
+        *("score", "seeds", "pruner", "candidate_minutes", "candidate_memory"),
     )
     return {path: f"--{name.replace('_', '-')}" for name, path in [*((n, n) for n in same), *SETTINGS.items()]}

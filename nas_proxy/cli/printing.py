@@ -59,6 +59,22 @@ def print_result(result: dict[str, Any], text: str, *, as_json: bool) -> None:
     out((json.dumps(result) if as_json else text) + "\n")
 
 
+def found_by_search(trials: list[dict[str, Any]], by: str) -> tuple[dict[str, Any], str]:
+    """Return what a search found, from the rows of trials.csv, as an object and as a sentence."""
+    complete = [row for row in trials if row["state"] == "complete"]
+    failed, pruned = (sum(row["state"] == state for row in trials) for state in ("failed", "pruned"))
+    # A training that diverged has no sum of losses, which pandas reads as NaN.
+    losing = [row for row in complete if row["loss_sum"] == row["loss_sum"]] or complete
+    best = max(complete, key=lambda r: r["score"]) if by == "accuracy" else min(losing, key=lambda r: r["loss_sum"])
+    losses = {} if by == "accuracy" else {"loss_sum": best["loss_sum"]}
+    counted = {"trials": len(trials), "failed": failed, **({"pruned": pruned} if pruned else {})}
+    told = f", {pruned} pruned" if pruned else ""
+    least = f", the least sum of losses being {best['loss_sum']:.4g}" if losses else ""
+    found = f"best {best['key']} at {best['score']:.1%}{least}"
+    text = f"{len(complete)} architectures trained, {failed} failed{told}; {found}"
+    return {**counted, "best": best["key"], "score": best["score"], **losses}, text
+
+
 def print_pairs(pairs: list[tuple[str, str]], *, as_json: bool) -> None:
     """Print names and what they are."""
     width = max(len(name) for name, _ in pairs)

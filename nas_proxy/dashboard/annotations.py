@@ -23,6 +23,7 @@ from nas_proxy.report import figures
 from nas_proxy.report.page import Run, read_run
 from nas_proxy.report.rank_figure import ranks_against_truth
 from nas_proxy.report.verdict import decimal, finite, part, percent, verdict
+from nas_proxy.search.scores import best_first
 from nas_proxy.storage.artifacts import artifact_store
 from nas_proxy.storage.place import FILE, existing, study_name
 
@@ -45,7 +46,9 @@ ATTRIBUTES = (
     ("params, flops", "trainable parameters; floating-point operations for one image"),
     ("seconds, image_passes", "what the training cost"),
     ("losses", "mean training loss of each epoch"),
-    ("diverged, reason", "the loss became infinite; why the training failed"),
+    ("diverged, reason", "the loss became infinite; why the training failed or was pruned"),
+    ("seeds, scores, loss_sums, …_std", "of several seeds: each one's accuracy and sum of losses, and their spread"),
+    ("pruned_at, seconds_saved", "the step after which a pruner ended it, and about what that saved"),
 )
 PAGES = {"rank": ("proxy", "truth"), "signals": ("proxy",)}
 IMAGE = "proxy.png"
@@ -112,10 +115,14 @@ def _settings(signal: str, run: Run, records: Sequence[Record]) -> list[tuple[st
         rows.append(("condensed set", f"{condense.get('images_per_class', '?')} images a class, by {method}"))
     if "epochs" in recipe and signal != "early_stop":
         rows.append(("epochs of a training", recipe["epochs"]))
-    rows.append(("trainings", f"{len(complete)} complete, {len(records) - len(complete)} failed"))
-    best = max(complete, key=lambda record: record.score or 0.0, default=None)
-    if best is not None:
-        rows.append(("best", f"{percent(best.score)}: {best.key}"))
+    failed = sum(record.failed for record in records)
+    pruned = len(records) - len(complete) - failed
+    told = f", {pruned} pruned" if pruned else ""
+    rows.append(("trainings", f"{len(complete)} complete, {failed} failed{told}"))
+    by = run.by if signal != "truth" else "accuracy"
+    for best in best_first(records, by)[:1]:
+        by_losses = "" if by == "accuracy" else f" and a sum of losses of {decimal(best.loss_sum)}, by which it is best"
+        rows.append(("best", f"{percent(best.score)}{by_losses}: {best.key}"))
     spearman = part(run.ranking, "signals", "repeatability" if signal == "truth" else signal, "spearman")
     if finite(spearman.get("value")) is not None:
         against = "with itself" if signal == "truth" else "with full training"
@@ -130,7 +137,7 @@ def _attributes(signal: str) -> list[tuple[str, str]]:
 
 
 def _failures(records: Sequence[Record]) -> list[str]:
-    counted = Counter(record.reason or "no score" for record in records if not record.complete)
+    counted = Counter(record.reason or "no score" for record in records if record.failed)
     if not counted:
         return []
     lines = [f"- {times} × {markdown(reason[:REASON_LENGTH])}" for reason, times in counted.most_common(MOST_REASONS)]
@@ -174,7 +181,7 @@ def _figures(run: Run) -> "dict[str, Figure]":
     """Return the figures of the study's page, by the id of their place; on white, since the page's theme is unknown."""
     found: dict[str, tuple[str, Figure]] = {}
     if len(run.truth) and len(run.trials):
-        found["rank"] = ("Where proxy and full training agree", ranks_against_truth(run.trials, run.truth))
+        found["rank"] = ("Where proxy and full training agree", ranks_against_truth(run.trials, run.truth, run.by))
     if part(run.ranking, "signals"):
         found["signals"] = ("How well each signal ranks, 95 % intervals", figures.spearman_bars(run.ranking))
     return {name: _titled(figure, title) for name, (title, figure) in found.items()}

@@ -21,7 +21,7 @@ from nas_proxy.errors import RunFolderError
 from nas_proxy.pipeline.ledger import TRAINED, Record, finished
 from nas_proxy.pipeline.run_folder import RunFolder, is_held, open_run
 from nas_proxy.ranking.trust import BEST, DRAWS, SEEDS
-from nas_proxy.search.candidates import best_first
+from nas_proxy.search.scores import best_first
 from nas_proxy.storage.jobs import Worker
 from nas_proxy.storage.place import existing, study_name
 
@@ -41,11 +41,13 @@ class Stage:
 class Status:
     """How a run stands.
 
-    stages: all five, in their order. best: key, score and, once known, test accuracy of the best candidate.
+    stages: all five, in their order. best: key, score and, once known, test accuracy of the best candidate;
+        the sum of its losses where the run ranks by it.
     failures: the reasons and how often, by signal. at_work: whether a command holds the folder.
     open_trainings: begun and not finished; left by a command that was killed where nothing is at work.
     workers: the processes whose hearts beat, where a database knows them; the first coordinates the others.
     seconds_left: to the end of the run; None where nothing is at work or a stage's time is not known.
+    pruned, seconds_saved: candidates that a pruner ended, and about how long the rest of them would have taken.
     """
 
     run: str
@@ -56,6 +58,8 @@ class Status:
     open_trainings: int
     seconds_left: float | None
     workers: tuple[Worker, ...] = ()
+    pruned: int = 0
+    seconds_saved: float = 0.0
 
     @property
     def complete(self) -> bool:
@@ -120,18 +124,18 @@ def status_of(
     stages = _stages(run, trials, records, max(running, 1) if at_work else None)
     missing = [stage.seconds_left for stage in stages if not stage.complete]
     known = [seconds for seconds in missing if seconds is not None]
-    failures = {
-        signal: Counter(r.reason or "no score" for r in found if not r.complete) for signal, found in records.items()
-    }
+    failures = {signal: Counter(r.reason or "no score" for r in found if r.failed) for signal, found in records.items()}
     return Status(
         run=str(run.path),
         stages=stages,
-        best=_best(records),
+        best=_best(records, run.config.score),
         failures={signal: dict(counted.most_common()) for signal, counted in failures.items() if counted},
         at_work=at_work,
         open_trainings=running,
         seconds_left=sum(known) if at_work and missing and len(known) == len(missing) else None,
         workers=workers,
+        pruned=sum(r.pruned_at is not None for r in records["proxy"]),
+        seconds_saved=sum(r.seconds_saved for r in records["proxy"]),
     )
 
 
@@ -147,7 +151,7 @@ def _stages(
     total = max(run.config.trials, truth)
     done = min(len(sample) + sum(r.phase == "search" for r in proxy), total)
     searched = done == total or _went_on(run, trials)
-    best = [r.key for r in best_first(proxy)[:BEST] if r.key not in sample]
+    best = [r.key for r in best_first(proxy, run.config.score)[:BEST] if r.key not in sample]
 
     def seconds(signal: str, missing: int) -> float | None:
         # The controls cost as many image passes as the proxy.
@@ -208,13 +212,14 @@ def _went_on(run: RunFolder, trials: Mapping[str, Sequence[FrozenTrial]]) -> boo
     return False
 
 
-def _best(records: Mapping[str, Sequence[Record]]) -> dict[str, Any] | None:
-    found = best_first(records["proxy"])
+def _best(records: Mapping[str, Sequence[Record]], by: str) -> dict[str, Any] | None:
+    found = best_first(records["proxy"], by)
     if not found:
         return None
     truth = [r.score for r in records["truth"] if r.key == found[0].key and r.score is not None]
     return {
         "key": found[0].key,
         "score": found[0].score,
+        **({"loss_sum": found[0].loss_sum} if by == "loss_sum" else {}),
         "test_accuracy": sum(truth) / len(truth) if truth else None,
     }

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from nas_proxy.dashboard.status import Stage, Status
-from nas_proxy.report.verdict import duration, label, percent
+from nas_proxy.report.verdict import decimal, duration, label, percent
 
 BAR = 20
 MOST_WORKERS = 8
@@ -29,7 +29,10 @@ def _lines(status: Status) -> Iterator[str]:
     if status.best is not None:
         full = status.best["test_accuracy"]
         trained = "" if full is None else f", {percent(full)} test accuracy after full training"
-        yield f"Best so far: {status.best['key']}, proxy score {percent(status.best['score'])}{trained}"
+        losses = f" (sum of losses {decimal(status.best['loss_sum'])})" if "loss_sum" in status.best else ""
+        yield f"Best so far: {status.best['key']}, proxy score {percent(status.best['score'])}{losses}{trained}"
+    if status.pruned:
+        yield f"Pruned: {status.pruned}; saved about {duration(status.seconds_saved)}"
     for signal, counted in status.failures.items():
         name = "full training" if signal == "truth" else label(signal).lower()
         yield f"Failed, {name}: {sum(counted.values())}"

@@ -11,8 +11,10 @@ from nas_proxy.data import augment
 from nas_proxy.errors import nearest
 from nas_proxy.ranking import computed
 from nas_proxy.search.proposals import SAMPLERS
+from nas_proxy.search.scores import SCORES
 from nas_proxy.storage.place import url_mistake
 from nas_proxy.training import ways
+from nas_proxy.training.pruning import PRUNERS
 from nas_proxy.training.train import SCHEDULES
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -21,6 +23,7 @@ BOUNDS: dict[str, tuple[float, float | None]] = {
     "seed": (0, 2**62),
     "trials": (1, None),
     "truth": (1, None),
+    "seeds": (1, 100),
     "patience": (1, None),
     "max_params": (1, None),
     "max_flops": (1, None),
@@ -50,6 +53,8 @@ BOUNDS: dict[str, tuple[float, float | None]] = {
 # The values of settings that name one of a few things.
 CHOICES: dict[str, tuple[str, ...]] = {
     "sampler": SAMPLERS,
+    "score": SCORES,
+    "pruner": PRUNERS,
     "condense.method": ("dm", *METHODS),
     "condense.precision": PRECISIONS,
     "condense.match": ("last", "all"),
@@ -64,7 +69,7 @@ SIGNAL_NAMES = {"signals": computed.NAMES, "combine": computed.MEMBERS}
 MOST_EPOCHS = 1_000_000
 # Numbers that must be above zero but may be fractions.
 POSITIVE = frozenset(
-    {"hours", "condense.learning_rate", "candidate_minutes"}
+    {"hours", "condense.learning_rate", "candidate_minutes", "candidate_memory"}
     | {f"{recipe}.{name}" for recipe in ("proxy_training", "full_training") for name in ("epochs", "learning_rate")}
 )
 

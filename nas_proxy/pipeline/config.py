@@ -40,6 +40,10 @@ class RunConfig:
     trials: architectures trained on the proxy, the sample included.
     truth: architectures in the uniform sample, each trained on all data as well.
     sampler: how the other architectures are proposed, one of `nas_proxy.search.proposals.SAMPLERS`.
+    score: what ranks and picks candidates: "accuracy" on the validation images, or "loss_sum", the negated sum of the
+        training losses; see `nas_proxy.search.scores`. The ranking shows both. seeds: trainings a candidate, and a
+        control; the score is their mean. pruner: which of Optuna's pruners ends proposals early, or "none"; see
+        `nas_proxy.training.pruning`.
     enqueue: architectures that are proposed first, each a key or a JSON object; see `nas_proxy.search.enqueue`.
     truth_table: published accuracies in place of full training, see `nas_proxy.ranking.truth_table`; None to train.
     patience: the search ends after so many proposals without a better one. hours: it proposes no more after so
@@ -51,10 +55,11 @@ class RunConfig:
     image_size: images are resized to this square; None leaves them as they are.
     device: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:N". workers: processes that train
         candidates; 0 for one a core on the CPU and one on a GPU. devices: several, each with so many workers, 0 for
-        one; () for `device` alone. candidate_minutes: a candidate that trains longer
-        on the proxy is ended and counts as failed; None for no limit. preview_every: steps of the condensation
-        between pictures of its images; 0 for none. classes_per_step: classes that it has in memory at a time; None
-        for as many as fit. None of these is part of a run's identity.
+        one; () for `device` alone. candidate_minutes: a candidate that trains longer on the proxy is ended and
+        counts as failed; None for no limit. candidate_memory: so does one that needs more MB (10⁶ bytes) than this,
+        see `nas_proxy.training.workers`. preview_every: steps of the condensation between pictures of its images; 0
+        for none. classes_per_step: classes that it has in memory at a time; None for as many as fit. None of these
+        is part of a run's identity.
     signals: what the ranking of the proxy is compared with besides random images and early stopping, computed
         without training; names of `nas_proxy.ranking.computed.NAMES`. combine: signals whose mean rank is one more, of
         `nas_proxy.ranking.computed.MEMBERS`; () for none. Both may change at any time, too.
@@ -69,6 +74,9 @@ class RunConfig:
     truth: int = 24
     truth_table: str | None = None
     sampler: str = "tpe"
+    score: str = "accuracy"
+    seeds: int = 1
+    pruner: str = "none"
     enqueue: tuple[str, ...] = ()
     patience: int | None = None
     hours: float | None = None
@@ -81,6 +89,7 @@ class RunConfig:
     devices: tuple[str, ...] = ()
     workers: int = 0
     candidate_minutes: float | None = None
+    candidate_memory: float | None = None
     preview_every: int = 0
     classes_per_step: int | None = None
     signals: tuple[str, ...] = computed.SIZES
@@ -91,13 +100,13 @@ class RunConfig:
 
 
 # What the proposals alone depend on: it may change until the first of them is trained.
-OF_PROPOSALS = frozenset({"sampler", "enqueue"})
+OF_PROPOSALS = frozenset({"sampler", "enqueue", "score", "pruner"})
 # Where the trainings are kept: it may change until there are some.
 OF_TRAININGS = frozenset({"storage"})
 # What may change between two commands in one folder: where it is computed, how far it goes, what is computed anew.
 NOT_IDENTITY = frozenset(
-    {"device", "devices", "workers", "candidate_minutes", "preview_every", "trials", "truth", "patience", "hours"}
-    | {"signals", "combine", "classes_per_step"}
+    {"device", "devices", "workers", "candidate_minutes", "candidate_memory", "preview_every", "classes_per_step"}
+    | {"trials", "truth", "patience", "hours", "signals", "combine"}
 )
 
 

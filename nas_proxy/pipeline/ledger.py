@@ -12,6 +12,7 @@ import contextlib
 import logging
 import math
 import sqlite3
+import statistics
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -58,8 +59,12 @@ class Candidate:
 class Record:
     """A finished training. `score`, `loss_sum`, … are None where it failed, `reason` where it did not.
 
+    One that was pruned has neither score nor loss sum, a reason, and `pruned_at`, the step after which it ended.
+
     draw: which random images, or which seed of full training; 0 for other signals.
-    score: accuracy, a fraction. loss_sum: the sum of the epochs' mean training losses.
+    score: accuracy, a fraction. loss_sum: the sum of the epochs' mean training losses. Of several seeds both are
+        means, and score_std and loss_sum_std the standard deviations (n - 1).
+    curve: (step, score so far), where a pruner looked, see `nas_proxy.training.pruning`.
     """
 
     key: str
@@ -75,11 +80,21 @@ class Record:
     seconds: float = 0.0
     image_passes: int = 0
     reason: str | None = None
+    score_std: float | None = None
+    loss_sum_std: float | None = None
+    curve: tuple[tuple[int, float], ...] = ()
+    pruned_at: int | None = None
+    seconds_saved: float = 0.0
 
     @property
     def complete(self) -> bool:
         """Whether the training ended with a score."""
         return self.score is not None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the training ended without a score, but not because a pruner ended it."""
+        return self.score is None and self.pruned_at is None
 
 
 @contextlib.contextmanager
@@ -235,7 +250,19 @@ class Ledger:
         trial.set_user_attr("losses", [round(loss, 5) for loss in result.losses if math.isfinite(loss)])
         if result.diverged:
             trial.set_user_attr("diverged", True)
-        study.tell(trial, result.score)
+        if result.memory is not None:
+            trial.set_user_attr("memory_mb", round(result.memory / 1e6, 1))
+        for name, value in _of_seeds(result).items():
+            trial.set_user_attr(name, value)
+        for step, value in result.curve:
+            trial.report(value, step)
+        if result.pruned_at is None:
+            study.tell(trial, result.score)
+            return
+        trial.set_user_attr("pruned_at", result.pruned_at)
+        trial.set_user_attr("seconds_saved", round(result.seconds_saved, 4))
+        trial.set_user_attr("reason", result.reason)
+        study.tell(trial, state=TrialState.PRUNED)
 
     def close(self) -> None:
         """Leave one file that can be read, copied and kept anywhere; where others read it now, they leave it."""
@@ -254,6 +281,18 @@ class Ledger:
         study.tell(trial, state=TrialState.FAIL)
 
 
+def _of_seeds(result: Outcome) -> dict[str, Any]:
+    """Return what tells a trial's several seeds apart; {} where there is one."""
+    if not result.seeds:
+        return {}
+    scores = [outcome.score for outcome in result.seeds]
+    told: dict[str, Any] = {"seeds": len(scores), "scores": scores, "score_std": round(statistics.stdev(scores), 6)}
+    if not result.diverged:
+        sums = [round(sum(outcome.losses), 5) for outcome in result.seeds]
+        told |= {"loss_sums": sums, "loss_sum_std": round(statistics.stdev(sums), 6)}
+    return told
+
+
 def finished(trials: Iterable[FrozenTrial], known: dict[int, Record] | None = None) -> list[Record]:
     """Return the finished trainings among the trials of a study, in the order of `Ledger.records`.
 
@@ -261,7 +300,7 @@ def finished(trials: Iterable[FrozenTrial], known: dict[int, Record] | None = No
     """
     known = {} if known is None else known
     for trial in trials:
-        ended = trial.state in (TrialState.COMPLETE, TrialState.FAIL)
+        ended = trial.state.is_finished()
         if ended and trial.number not in known and trial.user_attrs.get("reason") != INTERRUPTED:
             known[trial.number] = _record(trial)
     return sorted(known.values(), key=lambda r: (r.phase != "sample", r.index, r.draw))
@@ -271,6 +310,7 @@ def _record(trial: FrozenTrial) -> Record:
     told = trial.user_attrs
     losses: list[float] = told.get("losses", [])
     diverged = bool(told.get("diverged", False))
+    complete = trial.state == TrialState.COMPLETE  # Optuna gives a pruned trial its last value
     return Record(
         key=told["key"],
         architecture=trial.params,
@@ -279,10 +319,15 @@ def _record(trial: FrozenTrial) -> Record:
         draw=told["draw"],
         params=told["params"],
         flops=told["flops"],
-        score=trial.value,
-        loss_sum=None if diverged or not losses else sum(losses),
+        score=trial.value if complete else None,
+        loss_sum=None if diverged or not losses or not complete else sum(losses),
         diverged=diverged,
         seconds=told.get("seconds", 0.0),
         image_passes=told.get("image_passes", 0),
         reason=told.get("reason"),
+        score_std=told.get("score_std"),
+        loss_sum_std=told.get("loss_sum_std"),
+        curve=tuple(sorted(trial.intermediate_values.items())),
+        pruned_at=told.get("pruned_at"),
+        seconds_saved=told.get("seconds_saved", 0.0),
     )

@@ -33,6 +33,7 @@ from nas_proxy.search.candidates import search
 from nas_proxy.search.proposals import grid
 from nas_proxy.spaces.loading import space_digest, split_spec
 from nas_proxy.storage.place import existing
+from nas_proxy.training.pruning import WILCOXON_LEAST
 
 
 def check(session: Session) -> None:
@@ -66,6 +67,13 @@ def check_recipe(session: Session, recipe: Condensation) -> None:
 def check_proposals(session: Session) -> None:
     """Find the mistakes in how architectures are proposed."""
     config = session.config
+    if config.pruner == "wilcoxon" and config.seeds < 2:
+        raise ConfigError(
+            [
+                f"--pruner wilcoxon compares candidates across seeds, but --seeds is {config.seeds}; give --seeds "
+                f"{WILCOXON_LEAST} or more, or --pruner median"
+            ]
+        )
     if config.sampler == "grid":
         grid(session.space)
     room = max(0, config.trials - config.truth)
@@ -212,6 +220,11 @@ def search_stage(session: Session) -> None:
     session.proxy_path  # noqa: B018 (says "condense first" where it is missing)
     annotated(session)
     trials, truth = session.config.trials, session.config.truth
+    if session.config.pruner == "wilcoxon" and session.config.seeds < WILCOXON_LEAST:
+        session.progress.say(
+            f"--pruner wilcoxon cannot be sure of anything from {session.config.seeds} seeds, so it prunes nothing; "
+            f"give --seeds {WILCOXON_LEAST} or more."
+        )
     if trials < truth:
         session.progress.say(
             f"--truth {truth} is more than --trials {trials}: all {truth} sampled architectures are trained, "

@@ -11,10 +11,12 @@ from nas_proxy.files import write_json, write_text
 from nas_proxy.pipeline.ledger import TRAINED, Record
 from nas_proxy.pipeline.session import Session
 from nas_proxy.ranking.computed import NAMES, SIZES, Column, computed, mean_rank
+from nas_proxy.ranking.control import CONTROL
 from nas_proxy.ranking.signals import ELSEWHERE, REPEATABILITY, Signal, rank, ranked
 from nas_proxy.ranking.trust import DRAWS, Truth, by_draw, the_sample, truth_of
 from nas_proxy.ranking.twins import repeated
-from nas_proxy.search.candidates import best_first, sampled
+from nas_proxy.search.candidates import sampled
+from nas_proxy.search.scores import best_first, column, other
 from nas_proxy.spaces.limits import limits_text
 from nas_proxy.spaces.loading import split_spec
 
@@ -57,14 +59,17 @@ def _write_csv(frame: pd.DataFrame, path: Path) -> None:
 
 def _trials(records: Sequence[Record], sample: set[str]) -> pd.DataFrame:
     """Return a row a candidate, in the order in which candidates were chosen."""
+    several, pruned = any(r.score_std is not None for r in records), any(r.pruned_at is not None for r in records)
     rows = [
         {
             "key": r.key,
             "index": number,
             "phase": _phase(r, sample),
-            "state": "complete" if r.complete else "failed",
+            "state": _state(r),
             "score": r.score,
             "loss_sum": r.loss_sum,
+            **({"score_std": r.score_std, "loss_sum_std": r.loss_sum_std} if several else {}),
+            **({"pruned_at": r.pruned_at} if pruned else {}),
             "diverged": r.diverged,
             "seconds": r.seconds,
             "image_passes": r.image_passes,
@@ -76,6 +81,10 @@ def _trials(records: Sequence[Record], sample: set[str]) -> pd.DataFrame:
         for number, r in enumerate(records)
     ]
     return pd.DataFrame(rows)
+
+
+def _state(record: Record) -> str:
+    return "complete" if record.complete else "failed" if record.failed else "pruned"
 
 
 def _phase(record: Record, sample: set[str]) -> str:
@@ -103,18 +112,30 @@ def _truth(truth: Truth, sample: set[str]) -> pd.DataFrame:
 
 def _scores(session: Session, sample: Sequence[str], columns: Mapping[str, Column]) -> pd.DataFrame:
     """Return a row a sampled architecture and a column a signal; what is not trained or computed yet is empty."""
-    proxy = {r.key: r for r in session.ledger.records("proxy")}
-    random = by_draw(session.ledger.records("random"), DRAWS).reindex(list(sample))
+    by, records = session.config.score, session.ledger.records("proxy")
+    proxy = {r.key: r for r in records if r.complete}
+
+    def trained(signal: str, draws: int, score: str) -> pd.DataFrame:
+        return by_draw(session.ledger.records(signal), draws, score).reindex(list(sample))
+
+    random = trained("random", DRAWS, by)
     return pd.DataFrame(
         {
             "key": sample,
-            "proxy": [proxy[key].score for key in sample],
+            "proxy": _scored(proxy, sample, by),
             "random": random.mean(axis=1).to_numpy(),
             **{f"random_{draw}": random[draw].to_numpy() for draw in range(DRAWS)},
-            "early_stop": by_draw(session.ledger.records("early_stop"), 1).reindex(list(sample))[0].to_numpy(),
+            "early_stop": trained("early_stop", 1, by)[0].to_numpy(),
             **{name: _values(name, [proxy[key] for key in sample], columns) for name in _names(session)},
+            f"proxy:{other(by)}": _scored(proxy, sample, other(by)),
+            f"random:{other(by)}": trained("random", DRAWS, other(by)).mean(axis=1).to_numpy(),
+            f"early_stop:{other(by)}": trained("early_stop", 1, other(by))[0].to_numpy(),
         }
     )
+
+
+def _scored(proxy: Mapping[str, Record], sample: Sequence[str], by: str) -> list[float]:
+    return column([proxy[key] for key in sample], by)
 
 
 def _values(name: str, sample: Sequence[Record], columns: Mapping[str, Column]) -> Sequence[float | None]:
@@ -130,7 +151,7 @@ def write_ranking(session: Session, environment: dict[str, object], columns: Map
     assert truth is not None  # the stage has made sure
     trained = [signal for signal in TRAINED if truth.trained or signal != "truth"]
     records = {signal: session.ledger.records(signal) for signal in trained}
-    pick = best_first(records["proxy"])[0]
+    pick = best_first(records["proxy"], session.config.score)[0]
     keys = [r.key for r in sample]
     signals = _signals(session, sample, records, pick.key, columns)
     train = session.data.train
@@ -154,16 +175,24 @@ def write_ranking(session: Session, environment: dict[str, object], columns: Map
         "n": len(used),
         "subset": subset(session, len(used)),
         "truth": origin(session, truth),
+        "score": session.config.score,
         "signals": rows,
         "pick": _pick(pick, truth.scores, set(keys)),
         "cost": _run_cost(session, records["proxy"], truth, keys),
         "failures": {
-            **{name: sum(not r.complete for r in found) for name, found in records.items()},
+            **{name: sum(r.failed for r in found) for name, found in records.items()},
             **{name: column.missing for name, column in columns.items() if name not in SIZES},
         },
+        **_pruned(records["proxy"]),
         "environment": environment,
     }
     write_json(session.run / "ranking.json", ranking)
+
+
+def _pruned(records: Sequence[Record]) -> dict[str, object]:
+    """Return how many candidates a pruner ended, and about how long the rest of their trainings would have taken."""
+    found = [r.seconds_saved for r in records if r.pruned_at is not None]
+    return {"pruning": {"pruned": len(found), "seconds_saved": sum(found)}} if found else {}
 
 
 def subset(session: Session, n: int) -> str:
@@ -208,18 +237,33 @@ def _signals(
     keys = [r.key for r in sample]
     condense_seconds = _condense_seconds(session)
 
-    def trained(name: str, draws: int, stored_bytes: int, extra: float = 0.0, pick: str | None = None) -> Signal:
+    by = session.config.score
+
+    def trained(name: str, draws: int, stored_bytes: int, extra: float = 0.0, pick: str | None = None) -> list[Signal]:
+        """Return a signal by the score that counts and, from the same trainings, one by the other."""
         # The cost is that of one draw: one is what a user of the signal would train.
         cost = _cost(records[name], keys)
-        scores = by_draw(records[name], draws)
-        return Signal(name, scores, cost["seconds"] / draws + extra, cost["image_passes"] // draws, stored_bytes, pick)
+        seconds, passes = cost["seconds"] / draws + extra, cost["image_passes"] // draws
+        second = f":{other(by)}"
+        return [
+            Signal(name, by_draw(records[name], draws, by), seconds, passes, stored_bytes, pick),
+            Signal(
+                name + second,
+                by_draw(records[name], draws, other(by)),
+                seconds,
+                passes,
+                stored_bytes,
+                control=CONTROL + second,
+            ),
+        ]
 
-    return [
+    firsts, seconds = zip(
         trained("proxy", 1, proxy.stored_bytes, condense_seconds, pick),
         trained("random", DRAWS, len(proxy) * session.data.train.stored_bytes // len(session.data.train)),
         trained("early_stop", 1, session.data.train.stored_bytes),
-        *(_computed(session, name, column, keys) for name, column in columns.items()),
-    ]
+        strict=True,
+    )
+    return [*firsts, *(_computed(session, name, scores, keys) for name, scores in columns.items()), *seconds]
 
 
 def _computed(session: Session, name: str, column: Column, keys: Sequence[str]) -> Signal:
@@ -248,6 +292,7 @@ def _pick(pick: Record, truth: pd.DataFrame, sample: set[str]) -> dict[str, obje
         "architecture": dict(pick.architecture),
         "phase": "sample" if pick.key in sample else "search",
         "proxy_score": pick.score,
+        "proxy_loss_sum": pick.loss_sum,
         "truth": seeds if known else None,
         "truth_mean": sum(seeds) / len(seeds) if known else None,
         **({} if known else {"truth_reason": "its full training failed"}),

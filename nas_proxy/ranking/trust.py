@@ -20,7 +20,8 @@ from nas_proxy.data.splits import held_out_test, random_subset
 from nas_proxy.errors import RunFolderError
 from nas_proxy.pipeline.ledger import Candidate, Record
 from nas_proxy.pipeline.session import Session
-from nas_proxy.search.candidates import best_first, sampled
+from nas_proxy.search.candidates import sampled
+from nas_proxy.search.scores import best_first, column
 from nas_proxy.seeds import derive, torch_generator
 from nas_proxy.training.train import Fitted, Outcome, Recipe, accuracy
 from nas_proxy.training.workers import Failure, Job
@@ -50,9 +51,11 @@ class Truth:
         return self.scores.shape[1]
 
 
-def by_draw(records: Iterable[Record], draws: int) -> pd.DataFrame:
-    """Return scores with a row a key and a column a draw; NaN where a training failed or is missing."""
-    frame = pd.DataFrame([(r.key, r.draw, r.score) for r in records], columns=["key", "draw", "score"])
+def by_draw(records: Iterable[Record], draws: int, by: str = "accuracy") -> pd.DataFrame:
+    """Return the scores `by` with a row a key and a column a draw; NaN where a training failed or is missing."""
+    known = list(records)
+    rows = [(r.key, r.draw, value) for r, value in zip(known, column(known, by), strict=True)]
+    frame = pd.DataFrame(rows, columns=["key", "draw", "score"])
     table = frame.pivot_table(index="key", columns="draw", values="score", dropna=False, aggfunc="first")
     return table.reindex(columns=range(draws)).astype(float)
 
@@ -90,7 +93,7 @@ def train_truth(session: Session) -> None:
     sample = the_sample(session)
     keys = {r.key for r in sample}
     records = session.ledger.records("proxy")
-    train_fully(session, sample + [r for r in best_first(records)[:BEST] if r.key not in keys])
+    train_fully(session, sample + [r for r in best_first(records, session.config.score)[:BEST] if r.key not in keys])
 
 
 def train_fully(session: Session, chosen: Sequence[Record | Candidate]) -> None:
@@ -145,6 +148,7 @@ def train_controls(session: Session) -> None:
         lambda draw: image_file(session, f"{RANDOM}{draw}"),
         lambda: session.validation_path,
         config.proxy_training,
+        config.seeds,
     )
     train_draws(
         session,
@@ -155,6 +159,7 @@ def train_controls(session: Session) -> None:
         lambda _: session.train_path,
         lambda: session.validation_path,
         compressed(config.proxy_training, len(ImageSet.load(session.proxy_path).unpacked()), len(session.data.train)),
+        config.seeds,
     )
 
 
@@ -180,6 +185,7 @@ def train_draws(
     data: Callable[[int], Path],
     evaluation: Callable[[], Path],
     recipe: Recipe,
+    seeds: int = 1,
 ) -> None:
     """Train architectures in each of `draws`, on the images of `data`, but for what the study of `signal` holds."""
     finished = {(r.key, r.draw) for r in session.ledger.records(signal)}
@@ -202,6 +208,6 @@ def train_draws(
 
         def job(candidate: Candidate, draw: int) -> Job:
             seed = derive(session.config.seed, signal, candidate.key, draw)
-            return session.job(candidate.architecture, data(draw), evaluation(), recipe, seed)
+            return replace(session.job(candidate.architecture, data(draw), evaluation(), recipe, seed), seeds=seeds)
 
         session.train_all(signal, tasks, job, done)

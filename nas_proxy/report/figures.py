@@ -15,7 +15,7 @@ from html import escape
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from nas_proxy.report.verdict import count, decimal, duration, finite, interval, label, part, percent
+from nas_proxy.report.verdict import count, decimal, duration, finite, interval, label, part, percent, score
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +35,11 @@ COLOURS = {
 }
 OTHER, PICK, FAILED = "#7f8a96", "#e0a100", "#c2566e"
 SAMPLE, SEARCH = "#2f81d6", "#12a08f"
+# What a score is called on an axis, and the factor that turns it into what the axis shows.
+AXES = {
+    "accuracy": ("proxy score: validation accuracy, %", 100),
+    "loss_sum": ("proxy score: sum of the training losses, negated", 1),
+}
 INK, GRID = "#454b54", "#e3e6ea"
 
 SEED = re.compile(r"accuracy_\d+")
@@ -55,21 +60,25 @@ def plotly_script() -> str:
 
 
 def score_against_truth(
-    trials: pd.DataFrame, truth: pd.DataFrame, pick: str | None = None, accuracy: str = "test accuracy"
+    trials: pd.DataFrame,
+    truth: pd.DataFrame,
+    pick: str | None = None,
+    accuracy: str = "test accuracy",
+    by: str = "accuracy",
 ) -> Figure:
     """Return proxy score (x) against the mean test accuracy of full training (y), a point per architecture.
 
     The vertical bar joins the seeds of full training. `pick` is the key of the chosen architecture,
-    `accuracy` what the truth measures.
+    `accuracy` what the truth measures, `by` the score of the trials.
     """
     scored = trials[usable(trials)].drop_duplicates("key")[["key", "score", "diverged"]]
     rows = truth[truth["accuracy"].notna()].drop_duplicates("key").merge(scored, on="key", how="inner")
     searched, diverged = rows["phase"] == "search", rows["diverged"].astype(bool)
-    figure = _figure("proxy score: validation accuracy, %", f"truth: {accuracy}, %", height=460)
-    _add_points(figure, rows[~searched & ~diverged], "sampled", color=SAMPLE, symbol="circle", size=9)
-    _add_points(figure, rows[searched & ~diverged], "found by the search", color=SEARCH, symbol="diamond", size=10)
-    _add_points(figure, rows[diverged], "diverged on the proxy", color=FAILED, symbol="x", size=9)
-    _add_points(figure, rows[rows["key"] == pick], "pick", color=PICK, symbol="star", size=17)
+    figure = _figure(AXES[by][0], f"truth: {accuracy}, %", height=460)
+    _add_points(figure, rows[~searched & ~diverged], by, "sampled", color=SAMPLE, symbol="circle", size=9)
+    _add_points(figure, rows[searched & ~diverged], by, "found by the search", color=SEARCH, symbol="diamond", size=10)
+    _add_points(figure, rows[diverged], by, "diverged on the proxy", color=FAILED, symbol="x", size=9)
+    _add_points(figure, rows[rows["key"] == pick], by, "pick", color=PICK, symbol="star", size=17)
     return figure
 
 
@@ -82,7 +91,7 @@ def spearman_bars(ranking: Mapping[str, Any], measure: str = "spearman") -> Figu
 
     names = [name for name in part(ranking, "signals") if name != "repeatability"]
     estimates = {name: part(ranking, "signals", name, measure) for name in names}
-    figure = _figure("Spearman", None, height=290)
+    figure = _figure("Spearman", None, height=max(290, 36 * len(names)))
     for name, estimate in estimates.items():
         value = finite(estimate.get("value"))
         if value is None:
@@ -93,7 +102,7 @@ def spearman_bars(ranking: Mapping[str, Any], measure: str = "spearman") -> Figu
             x=[value],
             y=[_text(label(name))],
             orientation="h",
-            marker={"color": COLOURS.get(name, OTHER), "opacity": 0.85},
+            marker={"color": _colour(name), "opacity": 0.45 if ":" in name else 0.85},
             error_x=_whiskers(estimate, INK),
             hovertext=[_hover(label(name), f"Spearman {interval(estimate)}", str(estimate.get("reason") or ""))],
             hoverinfo="text",
@@ -139,13 +148,13 @@ def spearman_by_cost(ranking: Mapping[str, Any], cost: str = "seconds") -> Figur
     left = first - 1
     figure = _figure(titles[cost], "Spearman", height=360)
     for name, (spent, estimate, values) in shown.items():
-        color = COLOURS.get(name, OTHER)
+        color = _colour(name)
         point = go.Scatter(
             x=[spent if spent > 0 else 10.0**left],
             y=[estimate["value"]],
             mode="markers",
             name=_text(label(name)),
-            marker={"color": color, "size": 11, "symbol": "diamond" if name == "repeatability" else "circle"},
+            marker={"color": color, "size": 11, "symbol": _symbol(name)},
             error_y=_whiskers(estimate, color),
             hovertext=[
                 _hover(
@@ -171,8 +180,16 @@ def spearman_by_cost(ranking: Mapping[str, Any], cost: str = "seconds") -> Figur
     return figure.update_layout(showlegend=True)
 
 
-def history(trials: pd.DataFrame) -> Figure:
-    """Return the score of each trial, the best so far, and failed trials as marks at the bottom.
+def _colour(signal: str) -> str:
+    return COLOURS.get(signal.partition(":")[0], OTHER)
+
+
+def _symbol(signal: str) -> str:
+    return "diamond" if signal == "repeatability" else "circle-open" if ":" in signal else "circle"
+
+
+def history(trials: pd.DataFrame, by: str = "accuracy") -> Figure:
+    """Return the score of each trial, the best so far, and failed and pruned trials as marks at the bottom.
 
     The rows of `trials` are in the order of the trials: the sample first, then the search.
     """
@@ -182,11 +199,12 @@ def history(trials: pd.DataFrame) -> Figure:
     good = usable(order)
     scored, failed = order[good], order[~good]
     searched, diverged = scored["phase"] == "search", scored["diverged"].astype(bool)
-    figure = _figure("trial", "proxy score: validation accuracy, %", height=380)
+    axis, factor = AXES[by]
+    figure = _figure("trial", axis, height=380)
     if len(scored) > 1:
         best = go.Scatter(
             x=scored["number"].tolist(),
-            y=(100 * scored["score"].cummax()).tolist(),
+            y=(factor * scored["score"].cummax()).tolist(),
             mode="lines",
             name="best so far",
             line={"shape": "hv", "color": OTHER, "width": 1.5},
@@ -199,15 +217,18 @@ def history(trials: pd.DataFrame) -> Figure:
         (diverged, "diverged", FAILED, "x"),
     ):
         rows = scored[mask]
-        hover = [_hover(key, f"score {percent(score)}") for key, score in zip(rows["key"], rows["score"], strict=True)]
-        _add_markers(figure, rows["number"], 100 * rows["score"], hover, name=name, color=color, symbol=symbol)
+        both = zip(rows["key"], rows["score"], strict=True)
+        hover = [_hover(key, f"score {score(value, by)}") for key, value in both]
+        _add_markers(figure, rows["number"], factor * rows["score"], hover, name=name, color=color, symbol=symbol)
     lowest, highest = (scored["score"].min(), scored["score"].max()) if len(scored) else (0.0, 1.0)
     floor = lowest - 0.08 * ((highest - lowest) or 0.1)
-    hover = [_hover(key, why or "no score") for key, why in zip(failed["key"], failed["reason"], strict=True)]
-    bottom = [100 * floor] * len(failed)
-    _add_markers(figure, failed["number"], bottom, hover, name="failed", color=FAILED, symbol="triangle-up-open")
+    for state, color in (("failed", FAILED), ("pruned", OTHER)):
+        rows = failed[(failed["state"] == "pruned") == (state == "pruned")]
+        hover = [_hover(key, why or "no score") for key, why in zip(rows["key"], rows["reason"], strict=True)]
+        bottom = [factor * floor] * len(rows)
+        _add_markers(figure, rows["number"], bottom, hover, name=state, color=color, symbol="triangle-up-open")
     if not len(scored):
-        figure.update_yaxes(showticklabels=False, showgrid=False, title="", range=[100 * floor - 5, 100])
+        figure.update_yaxes(showticklabels=False, showgrid=False, title="", range=[factor * floor - 5, 100])
     return figure
 
 
@@ -218,7 +239,7 @@ def seed_columns(truth: pd.DataFrame) -> list[str]:
 
 def usable(trials: pd.DataFrame) -> pd.Series[bool]:
     """Return which trials have a score that counts."""
-    return (trials["state"] != "failed") & trials["score"].notna()
+    return ~trials["state"].isin(("failed", "pruned")) & trials["score"].notna()
 
 
 def _figure(x: str, y: str | None, *, height: int) -> Figure:
@@ -280,12 +301,12 @@ def _add_markers(
         figure.add_trace(go.Scatter(points, name=name, marker=marker, showlegend=True, **more))
 
 
-def _add_points(figure: Figure, rows: pd.DataFrame, name: str, *, color: str, symbol: str, size: int) -> None:
+def _add_points(figure: Figure, rows: pd.DataFrame, by: str, name: str, *, color: str, symbol: str, size: int) -> None:
     hover = []
     columns = seed_columns(rows)
     for row in rows.to_dict("records"):
         seeds = " and ".join(percent(row[name]) for name in columns if finite(row[name]) is not None)
-        lines = [f"proxy score {percent(row['score'])}", f"truth {percent(row['accuracy'])}"]
+        lines = [f"proxy score {score(row['score'], by)}", f"truth {percent(row['accuracy'])}"]
         lines[1] += f" (seeds: {seeds})" if seeds else ""
         lines += [f"{count(row['params'])} parameters"] if finite(row["params"]) is not None else []
         hover.append(_hover(row["key"], *lines))
@@ -299,7 +320,7 @@ def _add_points(figure: Figure, rows: pd.DataFrame, name: str, *, color: str, sy
         "thickness": 1.2,
         "width": 0,
     }
-    x, y = 100 * rows["score"], 100 * rows["accuracy"]
+    x, y = AXES[by][1] * rows["score"], 100 * rows["accuracy"]
     _add_markers(figure, x, y, hover, name=name, color=color, symbol=symbol, size=size, error_y=spread)
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 # The columns of trials.csv that are no choices.
 MEASURED = frozenset(
-    "key index phase state score loss_sum diverged seconds image_passes params flops reason".split()  # noqa: SIM905
+    {"key", "index", "phase", "state", "reason", "diverged", "pruned_at"}
+    | {"score", "loss_sum", "score_std", "loss_sum_std", "seconds", "image_passes", "params", "flops"}
 )
 LEAST, MOST = 8, 1000
 """Scored trials below which nothing is said, and the number of them, the sample first, that are looked at."""

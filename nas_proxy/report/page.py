@@ -33,7 +33,7 @@ from nas_proxy.report.verdict import MEASURES, UNDEFINED, decimal, finite, inter
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-TRIALS = ("key", "index", "phase", "state", "score", "diverged", "params", "reason")
+TRIALS = ("key", "index", "phase", "state", "score", "loss_sum", "diverged", "params", "reason")
 TRUTH = ("key", "phase", "accuracy", "params", "flops")
 SCORES = ("key", "random", "early_stop")
 TEXT = ("key", "phase", "state", "reason", "diverged")
@@ -47,6 +47,7 @@ class Run:
     """What a run folder holds so far.
 
     name: the folder's name. config: `run.toml`. ranking: `ranking.json`, or {}.
+    by: the score that ranks and picks; that of `trials`, `scores` and their figures.
     trials, truth, scores: the CSV files with all their columns, numbers finite or NaN; no rows when absent.
     image: the bytes of `proxy.png`, or None, and its width in pixels.
     final: `final/architecture.json`, or {} where no final network was trained.
@@ -64,6 +65,7 @@ class Run:
     final: Mapping[str, Any]
     missing: tuple[tuple[str, str], ...]
     damaged: tuple[tuple[str, str], ...]
+    by: str = "accuracy"
 
 
 def read_run(run: Path) -> Run:
@@ -71,7 +73,8 @@ def read_run(run: Path) -> Run:
     config = _read_config(run / "run.toml")
     damaged: list[tuple[str, str]] = []
     image = _read_image(run / "proxy.png", damaged)
-    trials = _read_table(run / "trials.csv", TRIALS, "search", damaged)
+    by = "loss_sum" if config.get("score") == "loss_sum" else "accuracy"
+    trials = _scored(_read_table(run / "trials.csv", TRIALS, "search", damaged), by)
     truth = _read_table(run / "truth.csv", TRUTH, "truth", damaged)
     scores = _read_table(run / "scores.csv", SCORES, "rank", damaged)
     ranking = _read_ranking(run / "ranking.json", damaged)
@@ -84,7 +87,7 @@ def read_run(run: Path) -> Run:
     }
     broken = {stage for _, stage in damaged}
     missing = tuple((what, stage) for what, (stage, there) in stages.items() if not there and stage not in broken)
-    return Run(run.resolve().name, config, ranking, trials, truth, scores, image, final, missing, tuple(damaged))
+    return Run(run.resolve().name, config, ranking, trials, truth, scores, image, final, missing, tuple(damaged), by)
 
 
 def write_report(run: Path) -> Path:
@@ -99,7 +102,7 @@ def report_html(run: Run) -> str:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         name: getattr(verdict, name)
-        for name in ("percent", "points", "count", "size", "duration", "decimal", "speedup", "architectures")
+        for name in ("percent", "score", "points", "count", "size", "duration", "decimal", "speedup", "architectures")
     }
     template = environment.from_string(
         resources("nas_proxy.report").joinpath("report.html.j2").read_text(encoding="utf-8")
@@ -129,6 +132,8 @@ def report_html(run: Run) -> str:
         trained=run.truth["key"].nunique(),
         importances=importances(run.trials),
         failures=_failures(run),
+        pruning=part(run.ranking, "pruning"),
+        spread=_spread(run.trials),
         failures_by_signal=part(run.ranking, "failures"),
         diverged=int((run.trials["diverged"] & figures.usable(run.trials)).sum()),
         environment=[(name, _plain(value)) for name, value in part(run.ranking, "environment").items()],
@@ -173,6 +178,22 @@ def _read_table(path: Path, columns: tuple[str, ...], stage: str, damaged: list[
     if "diverged" in columns:
         frame["diverged"] = frame["diverged"].str.lower() == "true" if len(frame) else False
     return frame
+
+
+def _scored(trials: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Return the trials with the score `by`, higher for better; a diverged one has the lowest sum of losses."""
+    if by == "accuracy":
+        return trials
+    scores = -trials["loss_sum"]
+    lowest = scores.min() if scores.notna().any() else 0.0
+    return trials.assign(score=scores.mask(trials["diverged"] & trials["score"].notna(), lowest))
+
+
+def _spread(trials: pd.DataFrame) -> float | None:
+    """Return the mean standard deviation of the accuracy over the seeds of a candidate; None for one seed."""
+    if "score_std" not in trials:
+        return None
+    return finite(pd.to_numeric(trials["score_std"], errors="coerce").mean())
 
 
 def _read_ranking(path: Path, damaged: list[tuple[str, str]]) -> dict[str, Any]:
@@ -220,16 +241,16 @@ def _figures(run: Run) -> dict[str, "Figure"]:
     found: dict[str, Figure] = {}
     if len(run.truth) and len(run.trials):
         key = part(run.ranking, "pick").get("key")
-        found["figure-ranks"] = ranks_against_truth(run.trials, run.truth)
+        found["figure-ranks"] = ranks_against_truth(run.trials, run.truth, run.by)
         accuracy = _accuracy(run.ranking).lower()
-        found["figure-score-against-truth"] = figures.score_against_truth(run.trials, run.truth, key, accuracy)
+        found["figure-score-against-truth"] = figures.score_against_truth(run.trials, run.truth, key, accuracy, run.by)
     if part(run.ranking, "signals"):
         found["figure-spearman-all"] = figures.spearman_bars(run.ranking, "spearman")
         found["figure-spearman-top-half"] = figures.spearman_bars(run.ranking, "spearman_top_half")
         found["figure-cost-seconds"] = figures.spearman_by_cost(run.ranking, "seconds")
         found["figure-cost-image-passes"] = figures.spearman_by_cost(run.ranking, "image_passes")
     if len(run.trials):
-        found["figure-history"] = figures.history(run.trials)
+        found["figure-history"] = figures.history(run.trials, run.by)
     return found
 
 
@@ -322,7 +343,7 @@ def _architectures(run: Run) -> list[dict[str, Any]]:
 
 def _failures(run: Run) -> list[tuple[str, int, str]]:
     """Return (reason, how many trials, one of the keys), the most frequent first."""
-    failed = run.trials[~figures.usable(run.trials)]
+    failed = run.trials[~figures.usable(run.trials) & (run.trials["state"] != "pruned")]
     if failed.empty:
         return []
     groups = failed.assign(reason=failed["reason"].replace("", "no score")).groupby("reason", sort=True)["key"]

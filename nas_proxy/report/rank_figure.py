@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from nas_proxy.report.figures import FAILED, GRID, OTHER, SAMPLE, _figure, _hover, usable
 from nas_proxy.report.verdict import percent
+from nas_proxy.report.verdict import score as text
 
 if TYPE_CHECKING:
     import pandas as pd
     from plotly.graph_objects import Figure
 
 
-def ranks_against_truth(trials: "pd.DataFrame", truth: "pd.DataFrame") -> "Figure":
+def ranks_against_truth(trials: "pd.DataFrame", truth: "pd.DataFrame", by: str = "accuracy") -> "Figure":
     """Return the rank by the proxy (x) against that by full training (y), best at the top right, ties in the middle.
 
     On the line both agree; the colour tells which of the two puts an architecture higher.
@@ -26,7 +27,7 @@ def ranks_against_truth(trials: "pd.DataFrame", truth: "pd.DataFrame") -> "Figur
     proxy, fully = (rows[name].rank(ascending=False) for name in ("score", "accuracy"))
     off, last = (fully - proxy).tolist(), max(len(rows), 2)
     hover = [
-        _hover(key, f"proxy: rank {p:g}, score {percent(score)}", f"full training: rank {t:g}, {percent(accuracy)}")
+        _hover(key, f"proxy: rank {p:g}, score {text(score, by)}", f"full training: rank {t:g}, {percent(accuracy)}")
         for key, p, score, t, accuracy in zip(rows["key"], proxy, rows["score"], fully, rows["accuracy"], strict=True)
     ]
     figure = _figure("rank by the proxy", "rank by full training", height=440)

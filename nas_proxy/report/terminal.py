@@ -40,7 +40,7 @@ def ranking_table(ranking: Mapping[str, Any]) -> Group:
     lines += [
         Text(f"{'; '.join(where)} – {note}", style="dim") for note, where in notes(ranking, undefined_only=True).items()
     ]
-    lines += [Text(line) for line in (_pick(ranking), _failures(ranking)) if line]
+    lines += [Text(line) for line in (_pick(ranking), _failures(ranking), _pruned(ranking)) if line]
     lines.append(Text(verdict(ranking), style="bold"))
     return Group(*lines)
 
@@ -84,6 +84,11 @@ def _pick(ranking: Mapping[str, Any]) -> str:
     if finite(factor) is not None:
         found.append(f"speed-up {speedup(factor)}")
     return "; ".join(found)
+
+
+def _pruned(ranking: Mapping[str, Any]) -> str:
+    pruned = part(ranking, "pruning")
+    return f"Pruned: {pruned.get('pruned', '–')}; saved about {duration(pruned.get('seconds_saved'))}" if pruned else ""
 
 
 def _failures(ranking: Mapping[str, Any]) -> str:

@@ -25,6 +25,9 @@ SIGNALS = {
     "repeatability": "Full training",
 }
 
+# What a signal ranks by, where it is not what the run ranks by.
+BY = {"accuracy": "by accuracy", "loss_sum": "by loss sum"}
+
 UNTRAINED = {
     "params": "counting parameters alone",
     "flops": "counting FLOPs alone",
@@ -80,6 +83,11 @@ def percent(value: object) -> str:
     """Return the fraction 0.979 as "97.90 %"."""
     number = finite(value)
     return UNDEFINED if number is None else f"{decimal(100 * number)} %"
+
+
+def score(value: object, by: object = "accuracy") -> str:
+    """Return a score of a training, higher for better: an accuracy as percent, a negated sum of losses as it is."""
+    return decimal(value) if by == "loss_sum" else percent(value)
 
 
 def points(value: object) -> str:
@@ -168,8 +176,9 @@ def truth_source(ranking: Mapping[str, Any]) -> str:
 
 
 def label(signal: str) -> str:
-    """Return the name of a signal as a reader sees it."""
-    return SIGNALS.get(signal, signal)
+    """Return the name of a signal as a reader sees it; "proxy:loss_sum" is the proxy by the sum of its losses."""
+    name, _, score = signal.partition(":")
+    return f"{SIGNALS[name]}, {BY[score]}" if name in SIGNALS and score in BY else SIGNALS.get(signal, signal)
 
 
 def notes_on(values: Mapping[str, Any], measure: str) -> list[str]:

@@ -5,6 +5,7 @@ rounds of fixed size from the scores of earlier rounds, each from (seed, number 
 number of workers nor a kill changes them.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -13,7 +14,9 @@ from nas_proxy.errors import RunFailedError
 from nas_proxy.pipeline.ledger import Candidate, Record
 from nas_proxy.pipeline.session import Session
 from nas_proxy.search.proposals import propose
+from nas_proxy.search.scores import column, shown, value_of
 from nas_proxy.seeds import derive
+from nas_proxy.training.pruning import Curve, Pruning
 from nas_proxy.training.train import Outcome
 from nas_proxy.training.workers import Failure, Job
 
@@ -25,22 +28,12 @@ FAILURES = 5
 _Done = Callable[[Outcome | Failure], None]
 
 
-def best_first(records: Iterable[Record]) -> list[Record]:
-    """Return the completed records, best score first; ties go to the lower sum of losses, then to the key."""
-    complete = [r for r in records if r.complete]
-    infinite = float("inf")
-    return sorted(
-        complete,
-        key=lambda r: (-(r.score or 0.0), infinite if r.loss_sum is None else r.loss_sum, r.key),
-    )
-
-
 def sampled(session: Session, records: Sequence[Record]) -> list[Record]:
     """Return the records of the uniform sample: the first `truth` of the stream whose training did not fail.
 
     Ends early where the stream comes to an architecture that is not trained yet.
     """
-    known = {r.key: r for r in records}
+    known = _unpruned(records)
     found: list[Record] = []
     count = session.config.truth
     for architecture in session.stream():
@@ -52,43 +45,75 @@ def sampled(session: Session, records: Sequence[Record]) -> list[Record]:
     return found
 
 
+def _unpruned(records: Iterable[Record]) -> dict[str, Record]:
+    """Return records by key; what was pruned as a proposal is trained whole when the sample comes to it."""
+    return {r.key: r for r in records if r.pruned_at is None}
+
+
 def search(session: Session) -> None:
     """Train the sample and the proposals that are not trained yet. Raises RunFailedError when everything fails."""
     total = max(session.config.trials, session.config.truth)
     with session.progress.stage("Search", total) as bar:
-        trained = len(session.ledger.records("proxy"))
-        best = max((r.score for r in session.ledger.records("proxy") if r.score is not None), default=0.0)
+        by = session.config.score
+        known = session.ledger.records("proxy")
+        trained, best = len(known), max((v for v in column(known, by) if not math.isnan(v)), default=None)
 
         def done(result: Outcome | Failure) -> None:
             nonlocal trained, best
             trained += 1
-            best = max(best, result.score if isinstance(result, Outcome) else 0.0)
-            bar.to(min(trained, total), f"best {best:.1%}")
+            if isinstance(result, Outcome) and (value := value_of(result, by)) is not None:
+                best = value if best is None else max(best, value)
+            bar.to(min(trained, total), f"best {shown(best, by)}")
 
         bar.to(min(trained, total))
         start = time.monotonic()
         _train_sample(session, done)
         _train_proposals(session, done, start)
-        bar.to(total, f"best {best:.1%}")
+        bar.to(total, f"best {shown(best, by)}")
 
 
 def _job(session: Session, candidate: Candidate, draw: int) -> Job:
     seed = derive(session.config.seed, "proxy", candidate.key, draw)
     recipe = session.config.proxy_training
     job = session.job(candidate.architecture, session.proxy_path, session.validation_path, recipe, seed)
-    return replace(job, minutes=session.config.candidate_minutes)
+    config = session.config
+    return replace(job, minutes=config.candidate_minutes, megabytes=config.candidate_memory, seeds=config.seeds)
 
 
-def _train(session: Session, candidates: Sequence[Candidate], done: _Done) -> None:
+def _train(session: Session, candidates: Sequence[Candidate], done: _Done, history: Sequence[Record] = ()) -> None:
+    """Train candidates; proposals are pruned by what the trainings in `history` have shown, the sample never."""
     tasks = [(candidate, 0) for candidate in candidates]
-    session.train_all("proxy", tasks, lambda candidate, draw: _job(session, candidate, draw), done)
+    curves = _curves(session, history)
+
+    def job(candidate: Candidate, draw: int) -> Job:
+        pruning = _pruning(session, candidate, curves)
+        return replace(_job(session, candidate, draw), pruning=pruning)
+
+    session.train_all("proxy", tasks, job, done)
+
+
+def _curves(session: Session, history: Sequence[Record]) -> tuple[Curve, ...]:
+    if session.config.pruner == "none":
+        return ()
+    scores = column(history, session.config.score)
+    looked_at = [(r, value) for r, value in zip(history, scores, strict=True) if r.curve]
+    return tuple(Curve(r.curve, value if r.complete else None) for r, value in looked_at)
+
+
+def _pruning(session: Session, candidate: Candidate, curves: tuple[Curve, ...]) -> Pruning | None:
+    pruner, by = session.config.pruner, session.config.score
+    if pruner == "none":
+        return None
+    if candidate.phase == "sample":
+        return Pruning(pruner, by, may_end=False)
+    return Pruning(pruner, by, curves, ahead=candidate.index % ROUND)
 
 
 def _train_sample(session: Session, done: _Done) -> None:
     wanted = session.config.truth
     while True:
         records = session.ledger.records("proxy")
-        known = {r.key: r for r in records}
+        known = _unpruned(records)
         complete = 0
         missing: list[Candidate] = []
         # Failed architectures are passed over, so each wave takes as many further ones as the last one lost.
@@ -102,7 +127,7 @@ def _train_sample(session: Session, done: _Done) -> None:
                 complete += 1
         if not missing:
             break
-        failures = [r for r in records if not r.complete and r.phase == "sample"]
+        failures = [r for r in records if r.failed and r.phase == "sample"]
         if len(failures) > FAILURES * wanted:
             raise _all_failed(failures, complete)
         _train(session, missing, done)
@@ -120,12 +145,12 @@ def _all_failed(failures: Sequence[Record], complete: int) -> RunFailedError:
     )
 
 
-def fruitless(history: Iterable[Record]) -> int:
+def fruitless(history: Sequence[Record], by: str = "accuracy") -> int:
     """Return how many proposals have been trained since the best score last rose."""
     best, since = float("-inf"), 0
-    for record in history:
-        if record.score is not None and record.score > best:
-            best, since = record.score, 0
+    for record, value in zip(history, column(history, by), strict=True):
+        if value > best:
+            best, since = value, 0
         elif record.phase == "search":
             since += 1
     return since
@@ -134,7 +159,7 @@ def fruitless(history: Iterable[Record]) -> int:
 def _enough(session: Session, history: Sequence[Record], start: float) -> str | None:
     """Return why no further architectures are proposed, None where they are."""
     patience, hours = session.config.patience, session.config.hours
-    if patience is not None and (since := fruitless(history)) >= patience:
+    if patience is not None and (since := fruitless(history, session.config.score)) >= patience:
         return f"No improvement in {since} proposals; the search ends here (--patience {patience})."
     if hours is not None and time.monotonic() - start >= 3600 * hours:
         return f"The search ends here after --hours {hours:g}; the same command goes on with it."
@@ -166,6 +191,7 @@ def _train_proposals(session: Session, done: _Done, start: float) -> None:
                         derive(session.config.seed, sampler, number),
                         sampler,
                         session.enqueued,
+                        session.config.score,
                     )
                 )
                 if architecture is None:
@@ -174,7 +200,7 @@ def _train_proposals(session: Session, done: _Done, start: float) -> None:
                 seen.add(session.space.key(architecture))
                 if number not in made:
                     candidates.append(session.candidate(architecture, "search", number))
-            _train(session, candidates, done)
+            _train(session, candidates, done, history)
             records = session.ledger.records("proxy")
             made = {r.index: r for r in records if r.phase == "search"}
             if architecture is None:

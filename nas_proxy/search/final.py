@@ -32,7 +32,7 @@ from nas_proxy.pipeline.session import Session, open_session
 from nas_proxy.progress import SILENT, Bar, Progress
 from nas_proxy.ranking.trust import score_on_test
 from nas_proxy.search import export
-from nas_proxy.search.candidates import best_first
+from nas_proxy.search.scores import best_first
 from nas_proxy.seeds import derive
 from nas_proxy.spaces.cost import measure
 from nas_proxy.spaces.loading import load_space, space_digest
@@ -113,7 +113,7 @@ def train_final(
 
 def _chosen(session: Session, rank: int | None, key: str | None) -> tuple[Record, int]:
     """Return the search's record of the wanted architecture, and its rank in the search."""
-    found = best_first(session.ledger.records("proxy"))
+    found = best_first(session.ledger.records("proxy"), session.config.score)
     if rank is not None and key is not None:
         raise ConfigError(["--rank and --key both name an architecture; give one of them"])
     if not found:

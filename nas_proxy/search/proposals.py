@@ -15,6 +15,7 @@ from optuna.trial import FixedTrial, TrialState, create_trial
 from nas_proxy.errors import ConfigError
 from nas_proxy.pipeline.ledger import Record, without_announcements
 from nas_proxy.search.evolution import RegularisedEvolutionSampler
+from nas_proxy.search.scores import column
 from nas_proxy.seeds import derive
 from nas_proxy.spaces.space import Architecture, SearchSpace, Space
 
@@ -33,13 +34,14 @@ def propose(
     seed: int,
     sampler: str = "tpe",
     first: Sequence[Architecture] = (),
+    score: str = "accuracy",
 ) -> Architecture | None:
     """Return an architecture whose key is not in `seen`; None when there is none.
 
     first: architectures that are proposed before any other. Then, by `sampler`:
     tpe: tree-structured Parzen estimator. random: uniform over the space. grid: the space at even distances, see
     `grid`. nsga2: NSGA-II, with one objective a genetic algorithm. evolution: regularised evolution.
-    history: completed and failed trainings, in their order. seed: of this proposal alone.
+    history: completed and failed trainings, in their order. seed: of this proposal alone. score: which one counts.
     Raises ConfigError for a grid of a space whose size is not known.
     """
     known = next((a for a in first if space.key(a) not in seen), None)
@@ -48,7 +50,7 @@ def propose(
     if sampler == "grid":
         return next((a for a in grid(space) if space.key(a) not in seen), None)
     for optuna_sampler in _samplers(sampler, seed):
-        study = _study_of(space, history, optuna_sampler)
+        study = _study_of(space, history, optuna_sampler, score)
         for _ in range(TRIES):
             trial = study.ask()
             architecture = space.suggest(trial)
@@ -92,11 +94,23 @@ def _samplers(name: str, seed: int) -> list[BaseSampler]:
     return [TPESampler(seed=seed % 2**32, n_startup_trials=0, n_ei_candidates=n) for n in (24, 8, 4, 2)]
 
 
-def _study_of(space: SearchSpace, history: Sequence[Record], sampler: BaseSampler) -> optuna.Study:
+def _study_of(space: SearchSpace, history: Sequence[Record], sampler: BaseSampler, score: str) -> optuna.Study:
     with without_announcements():
         study = optuna.create_study(sampler=sampler, direction="maximize")
+    for record in history:
+        if record.pruned_at is not None:  # which TPE takes into account
+            fixed = FixedTrial(dict(record.architecture))
+            space.suggest(fixed)
+            study.add_trial(
+                create_trial(
+                    state=TrialState.PRUNED,
+                    params=dict(record.architecture),
+                    distributions=fixed.distributions,
+                    intermediate_values=dict(record.curve),
+                )
+            )
     complete = [record for record in history if record.complete]
-    for number, record in enumerate(complete):
+    for number, (record, value) in enumerate(zip(complete, column(complete, score), strict=True)):
         fixed = FixedTrial(dict(record.architecture))
         space.suggest(fixed)
         # By what NSGA-II knows a trial's generation: here their order, as it is not the one that proposed them all.
@@ -105,7 +119,7 @@ def _study_of(space: SearchSpace, history: Sequence[Record], sampler: BaseSample
             create_trial(
                 params=dict(record.architecture),
                 distributions=fixed.distributions,
-                value=record.score,
+                value=value,
                 system_attrs=generation if isinstance(sampler, NSGAIISampler) else None,
             )
         )

@@ -7,7 +7,7 @@ reference, plain PyTorch in float32, with which faster ways must agree.
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -80,6 +80,11 @@ class Outcome:
     seconds: wall time of training and evaluation.
     image_passes: images passed through the network in training, counted with repetition.
     note: what the user should know of how the network was trained; mostly nothing.
+    seeds: the trainings with different seeds that this is the mean of; () for a single one.
+    curve: (step, score so far) at some steps, where somebody watched, see `nas_proxy.training.pruning`.
+    pruned_at: the step of `curve` after which it was ended as not promising; the score is then that of so far.
+    memory: the most bytes it needed, where that was measured, see `nas_proxy.training.memory`.
+    reason, seconds_saved: that in words, and what the rest would have taken, an estimate.
     """
 
     score: float
@@ -88,6 +93,26 @@ class Outcome:
     seconds: float
     image_passes: int
     note: str = ""
+    seeds: tuple["Outcome", ...] = ()
+    curve: tuple[tuple[int, float], ...] = ()
+    pruned_at: int | None = None
+    memory: int | None = None
+    reason: str = ""
+    seconds_saved: float = 0.0
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How a training is looked at on the way, which changes nothing but may end it.
+
+    epochs: after how many epochs. by: what is looked at: the "accuracy" on the evaluation images, or "loss_sum", the
+        negated mean of the epochs' training losses so far (a sum grows with the epochs, and says nothing on the way).
+    ends: is told the epochs done and that score, higher for better, and says whether the training ends there.
+    """
+
+    epochs: frozenset[int]
+    ends: Callable[[int, float], bool]
+    by: str = "accuracy"
 
 
 @dataclass(frozen=True)
@@ -115,48 +140,80 @@ def train(
     recipe: Recipe,
     seed: int,
     device: torch.device | str = "cpu",
+    watch: Watch | None = None,
 ) -> Outcome:
     """Build a network, train it on `data` and score it on `evaluation`.
 
     All randomness (initial weights, dropout, order, augmentation) comes from `seed`; PyTorch's global generator
-    is left as it was. Raises what the network raises, and ValueError when its output has the wrong shape.
+    is left as it was. A training that `watch` ends has the score of that moment. Raises what the network raises, and
+    ValueError when its output has the wrong shape.
     """
     start = time.perf_counter()
     data, evaluation = data.to(device), evaluation.to(device)
     way = choose(recipe.precision, data.shape, torch.device(device))
-    outcome, note = attempt(lambda way: train_in(way, build, data, evaluation, recipe, seed), way)
+    outcome, note = attempt(lambda way: train_in(way, build, data, evaluation, recipe, seed, watch), way)
     return replace(outcome, seconds=time.perf_counter() - start, note=note)
 
 
 def train_in(
-    way: Way, build: Callable[[], nn.Module], data: ImageSet, evaluation: ImageSet, recipe: Recipe, seed: int
+    way: Way,
+    build: Callable[[], nn.Module],
+    data: ImageSet,
+    evaluation: ImageSet,
+    recipe: Recipe,
+    seed: int,
+    watch: Watch | None = None,
 ) -> Outcome:
     """Do what `train` does in one way, on the device where the images are."""
     start = time.perf_counter()
-    fitted = fit_in(way, build, data, recipe, seed)
+    chance = 1 / len(data.classes)
+    ended: list[int] = []
+
+    def after(network: nn.Module, losses: Sequence[float]) -> bool:
+        if watch is None or len(losses) not in watch.epochs:
+            return False
+        score: float | None = -sum(losses) / len(losses)
+        if watch.by == "accuracy":
+            score = accuracy(network, evaluation, way)
+            network.train()
+        if watch.ends(len(losses), chance if score is None else score):
+            ended.append(len(losses))
+        return bool(ended)
+
+    fitted = fit_in(way, build, data, recipe, seed, after)
     diverged = not all(math.isfinite(loss) for loss in fitted.losses)
     score = None if diverged else accuracy(fitted.network, evaluation, way)
-    chance = 1 / len(data.classes)
     return Outcome(
         score=chance if score is None else score,
         losses=fitted.losses,
         diverged=score is None,
         seconds=time.perf_counter() - start,
         image_passes=fitted.image_passes,
+        pruned_at=ended[0] if ended else None,
     )
 
 
-def fit_in(way: Way, build: Callable[[], nn.Module], data: ImageSet, recipe: Recipe, seed: int) -> Fitted:
-    """Do what `fit` does in one way, on the device where the images are."""
+def fit_in(
+    way: Way, build: Callable[[], nn.Module], data: ImageSet, recipe: Recipe, seed: int, after: "_After | None" = None
+) -> Fitted:
+    """Do what `fit` does in one way, on the device where the images are.
+
+    after: is given the network and the losses after each epoch, and says whether the training ends there.
+    """
     device = data.images.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(derive(seed, "network"))
         network = way.placed(build().to(device))
-        losses, passes = _fit(network, data, recipe, seed, way)
+        losses, passes = _fit(network, data, recipe, seed, way, after)
     return Fitted(network, losses, passes)
 
 
-def _fit(network: nn.Module, data: ImageSet, recipe: Recipe, seed: int, way: Way) -> tuple[tuple[float, ...], int]:
+_After = Callable[[nn.Module, Sequence[float]], bool]
+
+
+def _fit(
+    network: nn.Module, data: ImageSet, recipe: Recipe, seed: int, way: Way, after: _After | None
+) -> tuple[tuple[float, ...], int]:
     """Train in place; return the mean loss of each epoch and the image passes. Stops at a loss that is not finite."""
     draws = torch_generator(seed, "batches")
     steps, batch = recipe.steps(len(data)), recipe.batch(len(data))
@@ -186,7 +243,7 @@ def _fit(network: nn.Module, data: ImageSet, recipe: Recipe, seed: int, way: Way
             pending.append(loss.detach())
         # The only host synchronisation, once an epoch.
         losses.append(float(torch.stack(pending).mean()))
-        if not math.isfinite(losses[-1]):
+        if not math.isfinite(losses[-1]) or (after is not None and after(network, losses)):
             return tuple(losses), epoch.stop * batch
     return tuple(losses), steps * batch
 

@@ -28,7 +28,10 @@ import torch
 from nas_proxy.data.images import DataShape, ImageSet
 from nas_proxy.spaces.loading import load_space
 from nas_proxy.spaces.space import Architecture, SearchSpace
-from nas_proxy.training.train import Outcome, Recipe, train
+from nas_proxy.training.memory import TOO_MUCH, limited
+from nas_proxy.training.pruning import Pruning
+from nas_proxy.training.repeats import repeated
+from nas_proxy.training.train import Outcome, Recipe, Watch, train
 
 REASON_LENGTH = 500
 KILLED = "the worker process was killed twice; the machine was probably out of memory"
@@ -37,9 +40,11 @@ _Tag = TypeVar("_Tag")
 
 @dataclass(frozen=True)
 class Job:
-    """One training: `architecture` of the space `space` on the images in `data`, scored on those in `evaluation`.
+    """Trainings of `architecture` of the space `space` on the images in `data`, scored on those in `evaluation`.
 
     minutes: how long it may take before it is ended; None for as long as it likes.
+    megabytes: how much memory it may need, see `nas_proxy.training.memory`; None for as much as there is.
+    seeds: trainings whose mean is wanted; their seeds derive from `seed`. pruning: what may end it early.
     """
 
     space: str
@@ -50,6 +55,14 @@ class Job:
     seed: int
     device: str
     minutes: float | None = None
+    megabytes: float | None = None
+    seeds: int = 1
+    pruning: Pruning | None = None
+
+    @property
+    def alone(self) -> bool:
+        """Whether it needs a process of its own, which can be ended."""
+        return self.minutes is not None or self.megabytes is not None
 
 
 @dataclass(frozen=True)
@@ -66,22 +79,28 @@ def perform(job: Job) -> Outcome | Failure:
             torch.cuda.set_device(job.device)  # nothing is left on another one by the way
         data, evaluation = _image_set(job.data, job.device), _image_set(job.evaluation, job.device)
         space = _space(job.space, data.shape)
-        return train(
-            lambda: space.build(job.architecture, data.shape),
-            data,
-            evaluation,
-            job.recipe,
-            job.seed,
-            job.device,
-        )
+
+        def once(seed: int, watch: Watch | None) -> Outcome:
+            build = lambda: space.build(job.architecture, data.shape)  # noqa: E731
+            return train(build, data, evaluation, job.recipe, seed, job.device, watch)
+
+        if job.megabytes is None:
+            return repeated(once, job.recipe, job.seed, job.seeds, job.pruning)
+        with limited(job.megabytes, job.device) as use:
+            found = repeated(once, job.recipe, job.seed, job.seeds, job.pruning)
+        return replace(found, memory=use.most)
     except torch.OutOfMemoryError:
-        return Failure(f"out of memory on {job.device}")
+        return Failure(f"out of memory on {job.device}" if job.megabytes is None else _too_much(job))
     except MemoryError:
         return Failure("out of memory")
     except Exception as error:  # noqa: BLE001 (a candidate may raise anything, and the search goes on)
         if "can't allocate memory" in str(error):
             return Failure("out of memory")
         return Failure(f"{type(error).__name__}: {error}"[:REASON_LENGTH])
+
+
+def _too_much(job: Job) -> str:
+    return f"needed more than {job.megabytes:g} MB of memory{'' if job.device == 'cpu' else f' on {job.device}'}"
 
 
 @functools.lru_cache(maxsize=16)
@@ -103,8 +122,8 @@ class Pool:
     """`count` workers; use it as a context manager.
 
     `run` yields (tag, result) in the order of completion. A worker that dies is replaced, and its job fails, at
-    once or, where it was killed, when that happens again; so does one that takes longer than it may, for which jobs
-    with a limit run in a process even where `count` is 1.
+    once or, where it was killed, when that happens again; so does one that takes longer or more memory than it may,
+    for which jobs with a limit run in a process even where `count` is 1.
 
     devices: the n-th worker trains on the n-th of them, over and over; () for where the job says.
     """
@@ -132,10 +151,10 @@ class Pool:
             return
         with _one_thread():
             for tag, job in jobs:
-                if job.minutes is None:
-                    yield tag, perform(job if not self.devices else replace(job, device=self.devices[0]))
-                else:
+                if job.alone:
                     yield from self._run_spread(iter([(tag, job)]))
+                else:
+                    yield tag, perform(job if not self.devices else replace(job, device=self.devices[0]))
 
     def _run_spread(self, jobs: Iterator[tuple[_Tag, Job]]) -> Iterator[tuple[_Tag, Outcome | Failure]]:
         while True:
@@ -197,6 +216,7 @@ class _Worker:
         self._device = device
         self._ended = False
         self._ready = False
+        self._served = 0  # jobs since the process began
         self._process = self._launch()
 
     @staticmethod
@@ -218,7 +238,6 @@ class _Worker:
     def _answer(self, job: Job) -> Outcome | Failure:
         if self._device is not None:
             job = replace(job, device=self._device)
-        # Once more after a kill, which may have nothing to do with the job.
         return self._attempt(job, last=False) or self._attempt(job, last=True) or Failure(KILLED)
 
     def _attempt(self, job: Job, *, last: bool) -> Outcome | Failure | None:
@@ -237,19 +256,24 @@ class _Worker:
         except (EOFError, OSError):
             answer = None
         if answer is None or late.is_set():  # both, where the answer comes at the last moment
-            killed = process.wait() == -signal.SIGKILL and not late.is_set() and not self._ended
-            failure = self._replaced(f"took longer than {job.minutes:.3g} minutes" if late.is_set() else None)
-            return None if killed and not last else failure
+            code, fresh = process.wait(), self._served == 0
+            failure = self._replaced(job, f"took longer than {job.minutes:.3g} minutes" if late.is_set() else None)
+            # A kill may have nothing to do with the job, and what earlier jobs left behind may be what was too much.
+            again = code == -signal.SIGKILL or (code == TOO_MUCH and not fresh)
+            return None if again and not (last or late.is_set() or self._ended) else failure
         assert isinstance(answer, Outcome | Failure)
+        self._served += 1
         return answer
 
-    def _replaced(self, reason: str | None) -> Failure:
+    def _replaced(self, job: Job, reason: str | None) -> Failure:
         """Start another process for one that is gone, and return why it went."""
         code = self._process.wait()
         if self._ended:
             return Failure("the worker process was stopped")
         self.stop()
-        self._ready, self._process = False, self._launch()
+        self._ready, self._served, self._process = False, 0, self._launch()
+        if code == TOO_MUCH and reason is None:
+            return Failure(_too_much(job))
         return Failure(reason or _cause_of_death(code))
 
     def end(self) -> None:
