@@ -12,7 +12,7 @@ import logging
 import math
 import sqlite3
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,16 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from nas_proxy.errors import RunFolderError
-from nas_proxy.spaces.cost import Size
+from nas_proxy.search.pareto import ACCURACY, METRICS, Costs, directions
+from nas_proxy.spaces.cost import UNMEASURED, Size
+from nas_proxy.spaces.latency import Latency
 from nas_proxy.spaces.space import Architecture
 from nas_proxy.training.train import Outcome
 from nas_proxy.training.workers import Failure
 
 TRAINED = ("proxy", "random", "early_stop", "truth")
+# The study of what was timed, not trained: see `nas_proxy.pipeline.latencies`.
+LATENCY = "latency"
 INTERRUPTED = "interrupted"
 
 
@@ -40,6 +44,8 @@ class Candidate:
     phase: "sample" (uniform) or "search" (proposed).
     index: its position in the sample's stream, or its number among the proposals.
     distributions: Optuna's, of the architecture's parameters.
+    latency: how long it takes to answer, where that was measured.
+    constraints: how far it is above each limit of the run, see `nas_proxy.spaces.limits.constraints`.
     """
 
     key: str
@@ -48,6 +54,15 @@ class Candidate:
     index: int
     size: Size
     distributions: Mapping[str, BaseDistribution]
+    latency: Latency | None = None
+    constraints: tuple[float, ...] = ()
+
+    @property
+    def costs(self) -> Costs:
+        """What it costs when it is used."""
+        known = self.size != UNMEASURED
+        ms = None if self.latency is None else self.latency.ms
+        return Costs(self.size.params if known else None, self.size.flops if known else None, ms)
 
 
 @dataclass(frozen=True)
@@ -71,6 +86,12 @@ class Record:
     seconds: float = 0.0
     image_passes: int = 0
     reason: str | None = None
+    latency: Latency | None = None
+
+    @property
+    def costs(self) -> Costs:
+        """What the architecture costs when it is used."""
+        return Costs(self.params, self.flops, None if self.latency is None else self.latency.ms)
 
     @property
     def complete(self) -> bool:
@@ -133,9 +154,14 @@ class _Connection(sqlite3.Connection):
 
 
 class Ledger:
-    """The studies of one run, in the SQLite file at `path`."""
+    """The studies of one run, in the SQLite file at `path`.
 
-    def __init__(self, path: Path) -> None:
+    objectives: those of the study of the proxy, the accuracy first; of `nas_proxy.search.pareto.OBJECTIVES`.
+    """
+
+    def __init__(self, path: Path, objectives: Sequence[str] = (ACCURACY,)) -> None:
+        self._objectives = tuple(objectives)
+        self._costs: dict[int, list[float | None]] = {}  # of the open trials of the proxy, by number
         try:
             self._storage = optuna.storages.RDBStorage(
                 f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60, "factory": _Connection}}
@@ -150,13 +176,24 @@ class Ledger:
         """Return the study of one trained signal, created when needed."""
         if signal not in self._studies:
             with without_announcements():
+                objectives = self._objectives_of(signal)
                 study = optuna.create_study(
-                    storage=self._storage, study_name=signal, direction="maximize", load_if_exists=True
+                    storage=self._storage,
+                    study_name=signal,
+                    directions=directions(objectives),
+                    load_if_exists=True,
                 )
                 if study.metric_names is None:
-                    study.set_metric_names(["accuracy"])
+                    study.set_metric_names([name if name == ACCURACY else METRICS[name] for name in objectives])
             self._studies[signal] = study
         return self._studies[signal]
+
+    def _objectives_of(self, signal: str) -> tuple[str, ...]:
+        return {"proxy": self._objectives, LATENCY: (LATENCY,)}.get(signal, (ACCURACY,))
+
+    def has(self, signal: str) -> bool:
+        """Return whether there is a study of `signal` already."""
+        return signal in optuna.get_all_study_names(self._storage)
 
     def records(self, signal: str) -> list[Record]:
         """Return the finished trainings of one signal: the sample first, then proposals, each in their order."""
@@ -196,19 +233,29 @@ class Ledger:
                 "draw": draw,
                 "params": candidate.size.params,
                 "flops": candidate.size.flops,
+                **told_latency(candidate.latency),
             },
+            # Where Optuna's samplers leave them, so that whatever reads a study finds them.
+            system_attrs={"constraints": list(candidate.constraints)} if candidate.constraints else None,
         )
         # One transaction for the whole trial, where ask() and suggest would take one for each parameter. What
         # Study.add_trial does, but for the identity of the trial, which it does not return.
         trial = Trial(study, study._storage.create_new_trial(study._study_id, template_trial=template))
         self._open[signal, trial.number] = trial
+        if signal == "proxy":
+            self._costs[trial.number] = candidate.costs.values(self._objectives)
         return trial.number
 
     def finish(self, signal: str, number: int, result: Outcome | Failure) -> None:
         """Close a trial with its score or with the reason of its failure."""
         study, trial = self.study(signal), self._open.pop((signal, number))
+        costs = self._costs.pop(number, []) if signal == "proxy" else []
         if isinstance(result, Failure):
             self._fail(study, trial, result.reason)
+            return
+        if None in costs:
+            name = self._objectives[1 + costs.index(None)]
+            self._fail(study, trial, f"its {METRICS[name]} could not be measured, which is an objective")
             return
         trial.set_user_attr("seconds", round(result.seconds, 4))
         trial.set_user_attr("image_passes", result.image_passes)
@@ -216,7 +263,7 @@ class Ledger:
         trial.set_user_attr("losses", [round(loss, 5) for loss in result.losses if math.isfinite(loss)])
         if result.diverged:
             trial.set_user_attr("diverged", True)
-        study.tell(trial, result.score)
+        study.tell(trial, [result.score, *(cost for cost in costs if cost is not None)])
 
     def close(self) -> None:
         """Leave one file that can be read, copied and kept anywhere; where others read it now, they leave it."""
@@ -258,10 +305,27 @@ def _record(trial: FrozenTrial) -> Record:
         draw=told["draw"],
         params=told["params"],
         flops=told["flops"],
-        score=trial.value,
+        score=trial.values[0] if trial.values else None,
         loss_sum=None if diverged or not losses else sum(losses),
         diverged=diverged,
         seconds=told.get("seconds", 0.0),
         image_passes=told.get("image_passes", 0),
         reason=told.get("reason"),
+        latency=read_latency(told),
     )
+
+
+def told_latency(latency: Latency | None) -> dict[str, Any]:
+    """Return the attributes of a trial that tell a latency."""
+    if latency is None:
+        return {}
+    quartiles = [latency.low, latency.high]
+    return {"latency_ms": latency.ms, "latency_quartiles_ms": quartiles, "latency_repeats": latency.repeats}
+
+
+def read_latency(told: Mapping[str, Any]) -> Latency | None:
+    """Return the latency that a trial's attributes tell, None where they tell none."""
+    if "latency_ms" not in told:
+        return None
+    low, high = told["latency_quartiles_ms"]
+    return Latency(told["latency_ms"], low, high, told["latency_repeats"])

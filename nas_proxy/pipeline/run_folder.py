@@ -1,7 +1,7 @@
 """A run's folder: what is in it, who may write to it, and what it needs to be continued.
 
 run.toml            the complete settings
-proxy.safetensors   the condensed set                proxy.png     to look at
+proxy.safetensors   the condensed set    proxy.png, real.png    to look at, beside real images
 study.db            all trainings (Optuna studies)
 trials.csv          a row for each candidate of the search
 truth.csv           a row for each fully trained architecture
@@ -30,6 +30,7 @@ OURS = (
     "run.toml",
     "proxy.safetensors",
     "proxy.png",
+    "real.png",
     "study.db",
     "study.db-journal",
     "study.db-wal",
@@ -192,5 +193,5 @@ def _has_proposals(run: RunFolder) -> bool:
 
     if not (run / "study.db").exists():
         return False
-    with contextlib.closing(Ledger(run / "study.db")) as ledger:
+    with contextlib.closing(Ledger(run / "study.db", run.config.objective)) as ledger:
         return any(r.phase == "search" for r in ledger.records("proxy"))

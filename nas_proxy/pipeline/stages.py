@@ -17,7 +17,7 @@ from nas_proxy.condensation.exchange import read_set, write_folder
 from nas_proxy.condensation.ranks import ALONE, Ranks
 from nas_proxy.condensation.selection import select
 from nas_proxy.data.images import ImageSet
-from nas_proxy.data.picture import write_grid
+from nas_proxy.data.picture import write_grid, write_real
 from nas_proxy.environment import environment
 from nas_proxy.errors import ConfigError, RunFolderError
 from nas_proxy.pipeline.config import RunConfig, resolve
@@ -28,7 +28,7 @@ from nas_proxy.ranking.summary import compute_signals, write_ranking, write_tabl
 from nas_proxy.ranking.trust import the_sample, train_controls, train_truth, truth_of
 from nas_proxy.report.page import write_report
 from nas_proxy.search.candidates import search
-from nas_proxy.search.proposals import grid
+from nas_proxy.search.proposals import check_objectives, grid
 from nas_proxy.spaces.loading import space_digest, split_spec
 
 
@@ -58,6 +58,7 @@ def check(session: Session) -> None:
 def check_proposals(session: Session) -> None:
     """Find the mistakes in how architectures are proposed."""
     config = session.config
+    check_objectives(config.sampler, config.objective)
     if config.sampler == "grid":
         grid(session.space)
     room = max(0, config.trials - config.truth)
@@ -81,7 +82,7 @@ def to_be_ranked(session: Session) -> frozenset[str]:
 
 
 def condense_stage(session: Session) -> None:
-    """Make `proxy.safetensors` and `proxy.png`."""
+    """Make `proxy.safetensors`, and `proxy.png` and `real.png` to look at."""
     path = session.run / "proxy.safetensors"
     recipe = session.config.condense
     check(session)
@@ -102,7 +103,9 @@ def condense_stage(session: Session) -> None:
             "versions": {"nas_proxy": __version__, "python": platform.python_version(), **_torch_version()},
         }
         result.images.save(path, metadata)
-    write_grid(ImageSet.load(path), session.data.train, session.run / "proxy.png")
+    condensed, train = ImageSet.load(path), session.data.train
+    write_grid(condensed, train, session.run / "proxy.png")
+    write_real(condensed, train, session.run / "real.png")
 
 
 def _made(session: Session) -> Condensed:

@@ -276,7 +276,7 @@ def _add_markers(
             "hoverinfo": "text",
             "mode": "markers",
         }
-        figure.add_trace(go.Scatter(points, name=name, marker=marker, showlegend=True, **more))
+        figure.add_trace(go.Scatter(points | {"name": name, "marker": marker, "showlegend": True} | more))
 
 
 def _add_points(figure: Figure, rows: pd.DataFrame, name: str, *, color: str, symbol: str, size: int) -> None:

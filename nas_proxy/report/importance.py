@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 # The columns of trials.csv that are no choices.
 MEASURED = frozenset(
-    "key index phase state score loss_sum diverged seconds image_passes params flops reason".split()  # noqa: SIM905
+    [
+        *("key", "index", "phase", "state", "score", "loss_sum", "diverged", "seconds", "image_passes"),
+        *("params", "flops", "latency_ms", "latency_low_ms", "latency_high_ms", "reason"),
+    ]
 )
 LEAST, MOST = 8, 1000
 """Scored trials below which nothing is said, and the number of them, the sample first, that are looked at."""

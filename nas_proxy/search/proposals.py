@@ -15,6 +15,7 @@ from optuna.trial import FixedTrial, TrialState, create_trial
 from nas_proxy.errors import ConfigError
 from nas_proxy.pipeline.ledger import Record, without_announcements
 from nas_proxy.search.evolution import RegularisedEvolutionSampler
+from nas_proxy.search.pareto import ACCURACY, directions
 from nas_proxy.seeds import derive
 from nas_proxy.spaces.space import Architecture, SearchSpace, Space
 
@@ -33,6 +34,7 @@ def propose(
     seed: int,
     sampler: str = "tpe",
     first: Sequence[Architecture] = (),
+    objectives: Sequence[str] = (ACCURACY,),
 ) -> Architecture | None:
     """Return an architecture whose key is not in `seen`; None when there is none.
 
@@ -40,6 +42,7 @@ def propose(
     tpe: tree-structured Parzen estimator. random: uniform over the space. grid: the space at even distances, see
     `grid`. nsga2: NSGA-II, with one objective a genetic algorithm. evolution: regularised evolution.
     history: completed and failed trainings, in their order. seed: of this proposal alone.
+    objectives: what the architectures are to be good at, the accuracy first; evolution looks at the accuracy alone.
     Raises ConfigError for a grid of a space whose size is not known.
     """
     known = next((a for a in first if space.key(a) not in seen), None)
@@ -48,7 +51,7 @@ def propose(
     if sampler == "grid":
         return next((a for a in grid(space) if space.key(a) not in seen), None)
     for optuna_sampler in _samplers(sampler, seed):
-        study = _study_of(space, history, optuna_sampler)
+        study = _study_of(space, history, optuna_sampler, objectives)
         for _ in range(TRIES):
             trial = study.ask()
             architecture = space.suggest(trial)
@@ -56,6 +59,23 @@ def propose(
                 return architecture
             study.tell(trial, state=TrialState.FAIL)
     return next((a for a in space.sample(derive(seed, "fallback")) if space.key(a) not in seen), None)
+
+
+def values_of(record: Record, objectives: Sequence[str]) -> list[float]:
+    """Return a completed record's values of the objectives, in their order."""
+    values = [record.score, *record.costs.values(objectives)]
+    return [value for value in values if value is not None]  # a complete record has them all, see `Ledger.finish`
+
+
+def check_objectives(sampler: str, objectives: Sequence[str]) -> None:
+    """Raise ConfigError where a sampler cannot do with so many objectives."""
+    if sampler == "evolution" and len(objectives) > 1:
+        raise ConfigError(
+            [
+                f"--sampler evolution has one objective, but --objective names {len(objectives)} "
+                f"({', '.join(objectives)}); take --sampler tpe or nsga2"
+            ]
+        )
 
 
 def grid(space: SearchSpace) -> Iterator[Architecture]:
@@ -92,9 +112,11 @@ def _samplers(name: str, seed: int) -> list[BaseSampler]:
     return [TPESampler(seed=seed % 2**32, n_startup_trials=0, n_ei_candidates=n) for n in (24, 8, 4, 2)]
 
 
-def _study_of(space: SearchSpace, history: Sequence[Record], sampler: BaseSampler) -> optuna.Study:
+def _study_of(
+    space: SearchSpace, history: Sequence[Record], sampler: BaseSampler, objectives: Sequence[str]
+) -> optuna.Study:
     with without_announcements():
-        study = optuna.create_study(sampler=sampler, direction="maximize")
+        study = optuna.create_study(sampler=sampler, directions=directions(objectives))
     complete = [record for record in history if record.complete]
     for number, record in enumerate(complete):
         fixed = FixedTrial(dict(record.architecture))
@@ -105,7 +127,7 @@ def _study_of(space: SearchSpace, history: Sequence[Record], sampler: BaseSample
             create_trial(
                 params=dict(record.architecture),
                 distributions=fixed.distributions,
-                value=record.score,
+                values=values_of(record, objectives),
                 system_attrs=generation if isinstance(sampler, NSGAIISampler) else None,
             )
         )
