@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from nas_proxy.report.figures import GRID, OTHER, SEARCH, _add_markers, _figure, _hover, _title, usable
+from nas_proxy.report.figures import GRID, OTHER, SEARCH, _add_markers, _figure, _hover, _title, evenly, usable
 from nas_proxy.report.verdict import UNDEFINED, count, finite, percent
 from nas_proxy.search.pareto import ACCURACY, METRICS, OBJECTIVES, front
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 COLUMNS = {ACCURACY: "score", "params": "params", "flops": "flops", "latency": "latency_ms"}
-MOST = 500
-"""Points that are drawn of the front, and of what is beaten: a page stays small with thousands of trials."""
+MOST = 250
+"""Points that are drawn of the front, and of what is beaten: each stands in several plots."""
 WIDE = 20
 """A cost that spans more than this factor has a logarithmic axis."""
 
@@ -64,12 +64,13 @@ def pareto_figure(rows: pd.DataFrame, objectives: Sequence[str]) -> "Figure":
     several = len(costs) > 1
     for number, cost in enumerate(costs):
         axes = _axes(figure, number, len(costs), cost, rows[cost])
-        for part, name, color, symbol, size in (
-            (thinned(rows[~on]), "beaten by another", OTHER, "circle", 6),
-            (thinned(rows[on]), "on the Pareto front", SEARCH, "diamond", 10),
+        for found, name, color, symbol, size in (
+            (rows[~on], "beaten by another", OTHER, "circle", 6),
+            (rows[on], "on the Pareto front", SEARCH, "diamond", 10),
         ):
             front_line = {"mode": "lines+markers", "line": {"shape": "hv", "color": SEARCH, "width": 1.5}}
             joined = front_line if color == SEARCH and not several else {}
+            part = found.iloc[evenly(len(found), MOST)]
             hover = [_told(row, objectives) for row in part.to_dict("records")]
             _add_markers(
                 figure,
@@ -83,13 +84,6 @@ def pareto_figure(rows: pd.DataFrame, objectives: Sequence[str]) -> "Figure":
                 **{**axes, **joined, "legendgroup": name, "showlegend": number == 0},
             )
     return figure
-
-
-def thinned(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return at most `MOST` of the rows, at even distances, the first and the last among them."""
-    if len(rows) <= MOST:
-        return rows
-    return rows.iloc[np.linspace(0, len(rows) - 1, MOST).round().astype(int)]
 
 
 def _axes(figure: "Figure", number: int, of: int, cost: str, values: "pd.Series[float]") -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 # How much larger than its pixels a picture is shown, and how many bytes one may have.
-MOST_ZOOM, MOST_BYTES = 2, 240_000
+MOST_ZOOM, MOST_BYTES = 2, 120_000
 # Pixels across, of all pictures together, up to which they are enlarged.
 WIDE = 1000
 

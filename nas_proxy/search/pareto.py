@@ -50,12 +50,15 @@ def front(values: Mapping[str, Sequence[float | None]]) -> list[int]:
     signs = [-1.0 if direction == "maximize" else 1.0 for direction in directions(list(values))]
     table = np.column_stack([sign * column for sign, column in zip(signs, columns, strict=True)])
     rows = np.flatnonzero(np.isfinite(table).all(axis=1))
-    found: list[int] = []
-    others = table[rows]
-    for row in rows:
-        beaten = ((others <= table[row]).all(axis=1) & (others < table[row]).any(axis=1)).any()
-        if not beaten:
-            found.append(int(row))
+    # In lexicographic order nothing is beaten by what comes later.
+    distinct, number = np.unique(table[rows], axis=0, return_inverse=True)
+    best: list[int] = []
+    kept = np.empty_like(distinct)
+    for index, row in enumerate(distinct):
+        if not (kept[: len(best)] <= row).all(axis=1).any():
+            kept[len(best)] = row
+            best.append(index)
+    found = [int(row) for row in rows[np.isin(number.ravel(), best)]]
     return sorted(found, key=lambda row: (*table[row, 1:], table[row, 0], row))
 
 
