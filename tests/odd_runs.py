@@ -14,6 +14,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from odd_objectives import CHANGES, Change
+
 Builder = Callable[[Path], object]
 
 CHOICES: dict[str, tuple[Any, ...]] = {
@@ -240,7 +242,8 @@ def hostile_names(folder: Path) -> None:
     trials = trials.rename(columns={"norm": HOSTILE})
     trials.to_csv(folder / "trials.csv", index=False)
     truth.to_csv(folder / "truth.csv", index=False)
-    (folder / "run.toml").write_text(f"[space]\nname = {json.dumps(HOSTILE)}\n", encoding="utf-8")
+    objective = 'objective = ["accuracy", "flops"]\n'
+    (folder / "run.toml").write_text(f"{objective}[space]\nname = {json.dumps(HOSTILE)}\n", encoding="utf-8")
     ranking = ranking_of(trials)
     ranking["pick"]["architecture"] = {HOSTILE: HOSTILE}
     ranking["subset"] = ranking["cost"]["speedup_note"] = ranking["environment"]["cpu"] = HOSTILE
@@ -296,6 +299,14 @@ def worse_than_random(folder: Path) -> None:
     put_ranking(folder, ranking)
 
 
+def changed(change: Change, n: int) -> Builder:
+    def build(folder: Path) -> None:
+        trials, _ = ordinary(folder, n)
+        change(folder, trials)
+
+    return build
+
+
 ODD_RUNS = [
     pytest.param(build, id=name)
     for name, build in {
@@ -331,5 +342,7 @@ ODD_RUNS = [
         "all_diverged": spoilt_trials(diverged=True),
         "odd_words": spoilt_trials(phase="?", state="?", diverged="?"),
         "same_key": spoilt_trials(key="twice", index=0),
+        "cut_real_image": holding("real.png", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"),
+        **{name: changed(change, n) for name, (n, change) in CHANGES.items()},
     }.items()
 ]

@@ -80,7 +80,7 @@ def trained(folder: Path) -> pd.DataFrame:
 
 def test_a_run_writes_what_it_promises(go):
     run = go()
-    names = "run.toml proxy.safetensors proxy.png study.db artifacts "
+    names = "run.toml proxy.safetensors proxy.png real.png study.db artifacts "
     names += "trials.csv truth.csv scores.csv ranking.json report.html"
     assert set(names.split()) | {".lock"} == {path.name for path in run.folder.iterdir()}
     ranking = run.ranking

@@ -18,10 +18,12 @@ from nas_proxy.cli.options import (
     EMBED,
     ENQUEUE,
     FORMATION,
+    LATENCY_BATCH,
     MATCH,
     MEMORY,
     METHOD,
     MINUTES,
+    OBJECTIVE,
     PRUNER,
     SAMPLER,
     SCORE,
@@ -86,6 +88,9 @@ def run_command(
     hours: Annotated[float | None, numeric("Propose no more after so long; the same command goes on.")] = None,
     max_params: Annotated[int | None, numeric("No architecture with more parameters.")] = None,
     max_flops: Annotated[int | None, numeric("No architecture with more FLOPs an image.")] = None,
+    max_latency_ms: Annotated[float | None, numeric("No architecture that was measured to be slower.")] = None,
+    objective: Annotated[str | None, typer.Option(help=OBJECTIVE, metavar="NAMES")] = None,
+    latency_batch: Annotated[int | None, numeric(LATENCY_BATCH)] = None,
     seed: Annotated[int | None, numeric("All randomness derives from it.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     workers: Annotated[int | None, numeric("Processes that train; 0: one a core, or one on a GPU.")] = None,
@@ -120,6 +125,9 @@ def run_command(
         "hours": hours,
         "max_params": max_params,
         "max_flops": max_flops,
+        "max_latency_ms": max_latency_ms,
+        "objective": listed(objective),
+        "latency_batch": latency_batch,
         "sampler": sampler,
         "score": score,
         "seeds": seeds,
@@ -314,6 +322,7 @@ def final_command(
     run: Run,
     rank: Annotated[int | None, typer.Option(help="Place in the search; 1, the pick, if not given.")] = None,
     key: Annotated[str | None, typer.Option(help="Key of an architecture that the search trained.")] = None,
+    front: Annotated[int | None, typer.Option(help="Place on the Pareto front, the cheapest first.")] = None,
     epochs: Annotated[float | None, numeric("Epochs; those of the run's full training if not given.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to; RUN/final if not given.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another network in the folder.")] = False,
@@ -329,7 +338,8 @@ def final_command(
         folder = open_run(run)
         given = {"full_training": {"epochs": epochs}}
         recipe = resolve(given, folder / "run.toml", options={"full_training.epochs": "--epochs"}).full_training
-        found = train_final(folder, rank=rank, key=key, recipe=recipe, out=out, overwrite=overwrite, progress=terminal)
+        wanted: dict[str, Any] = {"rank": rank, "key": key, "front": front}
+        found = train_final(folder, **wanted, recipe=recipe, out=out, overwrite=overwrite, progress=terminal)
         if out is None and (folder / "report.html").exists():
             write_report(folder.path)
     result = {**found.told, "folder": str(found.folder), "not_written": dict(found.not_written)}

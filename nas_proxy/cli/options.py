@@ -40,6 +40,8 @@ def numeric(text: str) -> Any:
     return typer.Option(help=text, parser=_number, metavar="N")
 
 
+OBJECTIVE = "accuracy, or with params, flops or latency after it, and commas between."
+LATENCY_BATCH = "Images in the forward pass whose latency is measured."
 SAMPLER = "How architectures are proposed: tpe, random, grid, nsga2 or evolution."
 ENQUEUE = "Propose the architectures in this file first: a JSON list, or a key a line."
 CLASSES_PER_STEP = "Classes in memory at a time; as many as fit if not given."
@@ -72,6 +74,7 @@ def option_names() -> dict[str, str]:
     """Return what the settings are called on the command line."""
     same = (
         *("dataset", "space", "seed", "trials", "truth", "truth_table", "sampler", "enqueue", "patience", "hours"),
+        *("objective", "max_latency_ms", "latency_batch"),
         *("max_params", "max_flops", "limit", "image_size", "device", "devices", "workers", "preview_every", "storage"),
         *("signals", "combine", "classes_per_step"),
         *("score", "seeds", "pruner", "candidate_minutes", "candidate_memory"),

@@ -8,9 +8,9 @@ from nas_proxy.compare.settings import Comparison, check_same, claim
 from nas_proxy.compare.table import Table, make_table
 from nas_proxy.compare.work import check_sample, do_work
 from nas_proxy.environment import environment
+from nas_proxy.pipeline.checks import check_recipe
 from nas_proxy.pipeline.run_folder import RunFolder
 from nas_proxy.pipeline.session import Session, open_session
-from nas_proxy.pipeline.stages import check_recipe
 from nas_proxy.progress import SILENT, Progress
 from nas_proxy.spaces.loading import space_digest, split_spec
 

@@ -18,11 +18,12 @@ import optuna
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.trial import Trial, TrialState
 
-from nas_proxy.pipeline.ledger import TRAINED, Ledger, Record, without_announcements
-from nas_proxy.report import figures
+from nas_proxy.pipeline.ledger import LATENCY, TRAINED, Ledger, Record, without_announcements
+from nas_proxy.report import figures, pareto
 from nas_proxy.report.page import Run, read_run
 from nas_proxy.report.rank_figure import ranks_against_truth
 from nas_proxy.report.verdict import decimal, finite, part, percent, verdict
+from nas_proxy.search.pareto import ACCURACY, METRICS
 from nas_proxy.search.scores import best_first
 from nas_proxy.storage.artifacts import artifact_store
 from nas_proxy.storage.place import FILE, existing, study_name
@@ -32,11 +33,13 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 NAMES = {"proxy": "Proxy", "random": "Random images", "early_stop": "Early stop", "truth": "Full training"}
+NAMES |= {LATENCY: "Latency"}
 WHAT = {
     "proxy": "Every candidate of the search, trained on the condensed images and scored on the validation images.",
     "random": "The sampled architectures on as many random real images as the condensed set has, in several draws.",
     "early_stop": "The sampled architectures on all images, for as many image passes as on the condensed set.",
     "truth": "The sampled architectures and the search's best on all images, in two seeds, scored on the test images.",
+    LATENCY: "How long each architecture takes to answer, untrained: the median of many passes, measured once.",
 }
 METRIC = {"truth": "test accuracy"}
 DRAW = {"random": "which random images", "truth": "which seed of full training"}
@@ -44,13 +47,14 @@ ATTRIBUTES = (
     ("key", "the architecture"),
     ("phase, index", "drawn uniformly (sample) or proposed (search), and its number there"),
     ("params, flops", "trainable parameters; floating-point operations for one image"),
+    ("latency_ms, latency_quartiles_ms", "how long it takes to answer, where that was measured; half lie between"),
     ("seconds, image_passes", "what the training cost"),
     ("losses", "mean training loss of each epoch"),
     ("diverged, reason", "the loss became infinite; why the training failed or was pruned"),
     ("seeds, scores, loss_sums, …_std", "of several seeds: each one's accuracy and sum of losses, and their spread"),
     ("pruned_at, seconds_saved", "the step after which a pruner ended it, and about what that saved"),
 )
-PAGES = {"rank": ("proxy", "truth"), "signals": ("proxy",)}
+PAGES = {"pareto": ("proxy",), "rank": ("proxy", "truth"), "signals": ("proxy",)}
 IMAGE = "proxy.png"
 ARTIFACT = "artifacts:"  # what Optuna puts before an artifact's id in the attributes of a study
 MOST_REASONS, REASON_LENGTH, MOST_NOTES = 5, 160, 50
@@ -61,10 +65,10 @@ MARKUP = re.compile(r"([\\`*_\[\]<>|$~&!{}#])")
 def annotate(run: Path, ledger: Ledger) -> None:
     """Bring everything that the dashboard shows of a run up to date. Raises RunFolderError without a `run.toml`."""
     found = read_run(run)
-    studies = {signal: ledger.study(signal) for signal in TRAINED}
+    studies = {signal: ledger.study(signal) for signal in (*TRAINED, *([LATENCY] if ledger.has(LATENCY) else []))}
     for signal, study in studies.items():
-        _name_metric(study, METRIC.get(signal, "validation accuracy"))
-        _save_note(study, note(signal, found, studies, ledger.records(signal)))
+        _name_metrics(study, _metrics(signal, found))
+        _save_note(study, note(signal, found, studies, [] if signal == LATENCY else ledger.records(signal)))
         _note_failures(study)
     for name, figure in _figures(found).items():
         for signal in PAGES[name]:
@@ -81,6 +85,8 @@ def shown_names(run: Path) -> dict[str, str]:
 
 def note(signal: str, run: Run, studies: Mapping[str, optuna.Study], records: Sequence[Record]) -> str:
     """Return the note of one study, as Markdown."""
+    if signal == LATENCY:
+        return _latency_note(run, studies)
     lines = [
         WHAT[signal],
         "",
@@ -98,6 +104,17 @@ def note(signal: str, run: Run, studies: Mapping[str, optuna.Study], records: Se
     return "\n".join(lines) + "\n"
 
 
+def _latency_note(run: Run, studies: Mapping[str, optuna.Study]) -> str:
+    limit = finite(run.config.get("max_latency_ms"))
+    allowed = "" if limit is None else f" Those above {limit:g} ms are infeasible here, and were not trained."
+    lines = [
+        f"{WHAT[LATENCY]} It is noisy, and holds for the `device` that a trial names.{allowed}",
+        "",
+        f"Other studies of this run: {_links(LATENCY, studies)}. In the run folder: report.html.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def markdown(text: object) -> str:
     """Return Markdown that reads as `text`, on one line."""
     return MARKUP.sub(r"\\\1", " ".join(str(text).split()))
@@ -107,12 +124,19 @@ def _settings(signal: str, run: Run, records: Sequence[Record]) -> list[tuple[st
     config, condense = run.config, part(run.config, "condense")
     recipe = part(config, "full_training" if signal == "truth" else "proxy_training")
     complete = [record for record in records if record.complete]
+    objectives = pareto.objectives_of(config)
     rows: list[tuple[str, object]] = [("folder", run.name)]
     rows += [(name, config[name]) for name in ("dataset", "space", "seed") if name in config]
     if condense:
         method = condense.get("source") or condense.get("method", "?")
         method = "distribution matching" if method == "dm" else method
         rows.append(("condensed set", f"{condense.get('images_per_class', '?')} images a class, by {method}"))
+    if signal == "proxy" and len(objectives) > 1:
+        rows.append(("objectives", ", ".join(METRICS[name] for name in objectives)))
+    limits = {name: finite(config.get(name)) for name in ("max_params", "max_flops", "max_latency_ms")}
+    given = ", ".join(f"{name} {limit:,g}" for name, limit in limits.items() if limit is not None)
+    if given:
+        rows.append(("constraints", f"{given}; a trial's constraints are its distances above them"))
     if "epochs" in recipe and signal != "early_stop":
         rows.append(("epochs of a training", recipe["epochs"]))
     failed = sum(record.failed for record in records)
@@ -152,10 +176,16 @@ def _links(signal: str, studies: Mapping[str, optuna.Study]) -> str:
     )
 
 
-def _name_metric(study: optuna.Study, name: str) -> None:
-    if study.metric_names != [name]:
+def _metrics(signal: str, run: Run) -> list[str]:
+    if signal == "proxy":
+        return [METRICS[name] for name in pareto.objectives_of(run.config)]
+    return [METRICS[LATENCY] if signal == LATENCY else METRIC.get(signal, METRICS[ACCURACY])]
+
+
+def _name_metrics(study: optuna.Study, names: list[str]) -> None:
+    if study.metric_names != names and len(names) == len(study.directions):
         with without_announcements():
-            study.set_metric_names([name])
+            study.set_metric_names(names)
 
 
 def _save_note(study: optuna.Study, body: str) -> None:
@@ -182,6 +212,9 @@ def _figures(run: Run) -> "dict[str, Figure]":
     found: dict[str, tuple[str, Figure]] = {}
     if len(run.truth) and len(run.trials):
         found["rank"] = ("Where proxy and full training agree", ranks_against_truth(run.trials, run.truth, run.by))
+    objectives = pareto.objectives_of(run.config)
+    if len(objectives) > 1 and len(rows := pareto.comparable(run.trials, objectives)):
+        found["pareto"] = ("Pareto front", pareto.pareto_figure(rows, objectives))
     if part(run.ranking, "signals"):
         found["signals"] = ("How well each signal ranks, 95 % intervals", figures.spearman_bars(run.ranking))
     return {name: _titled(figure, title) for name, (title, figure) in found.items()}
@@ -189,7 +222,12 @@ def _figures(run: Run) -> "dict[str, Figure]":
 
 def _titled(figure: "Figure", title: str) -> "Figure":
     heading = {"text": title, "x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 8}}
-    return figure.update_layout(title=heading, paper_bgcolor="#ffffff", margin={"t": 72}, height=440)
+    return figure.update_layout(
+        title=heading,
+        paper_bgcolor="#ffffff",
+        margin={"t": 72},
+        height=max(440, figure.layout.height),
+    )
 
 
 def _save_figure(study: optuna.Study, name: str, figure: "Figure") -> None:

@@ -1,4 +1,4 @@
-"""Condensed images as a picture: a row a class, pixels shown large."""
+"""Condensed and real images as pictures: a row a class, pixels shown large."""
 
 from pathlib import Path
 
@@ -28,6 +28,16 @@ def write_grid(images: ImageSet, real: ImageSet, path: Path) -> None:
             canvas[:, top : top + tile.shape[1], left : left + tile.shape[2]] = tile
     with atomic_path(path) as temporary:
         Image.fromarray(canvas.permute(1, 2, 0).numpy()).save(temporary, format="PNG")
+
+
+def write_real(images: ImageSet, real: ImageSet, path: Path) -> None:
+    """Write real images in the grid of `write_grid`, for each class as many as it has condensed ones.
+
+    They are the first of each class, in the order in which they are stored.
+    """
+    counts = [min(len(members), MOST_COLUMNS) for members in images.of_class()[:MOST_ROWS]]
+    first = [torch.nonzero(real.labels == label).flatten()[:count] for label, count in enumerate(counts)]
+    write_grid(real.select(torch.cat(first)), real, path)
 
 
 def pixels(images: ImageSet, real: ImageSet) -> Tensor:

@@ -10,6 +10,7 @@ from nas_proxy.condensation.selection import METHODS
 from nas_proxy.data import augment
 from nas_proxy.errors import nearest
 from nas_proxy.ranking import computed
+from nas_proxy.search.pareto import ACCURACY, OBJECTIVES
 from nas_proxy.search.proposals import SAMPLERS
 from nas_proxy.search.scores import SCORES
 from nas_proxy.storage.place import url_mistake
@@ -27,6 +28,7 @@ BOUNDS: dict[str, tuple[float, float | None]] = {
     "patience": (1, None),
     "max_params": (1, None),
     "max_flops": (1, None),
+    "latency_batch": (1, 65536),
     "limit": (3, None),
     "image_size": (4, 1024),
     "workers": (0, 1024),
@@ -69,7 +71,7 @@ SIGNAL_NAMES = {"signals": computed.NAMES, "combine": computed.MEMBERS}
 MOST_EPOCHS = 1_000_000
 # Numbers that must be above zero but may be fractions.
 POSITIVE = frozenset(
-    {"hours", "condense.learning_rate", "candidate_minutes", "candidate_memory"}
+    {"hours", "condense.learning_rate", "candidate_minutes", "candidate_memory", "max_latency_ms"}
     | {f"{recipe}.{name}" for recipe in ("proxy_training", "full_training") for name in ("epochs", "learning_rate")}
 )
 
@@ -77,12 +79,10 @@ POSITIVE = frozenset(
 def mistake(path: str, value: Any, hint: Any) -> str | None:
     """Return what is wrong with the value of the setting `path`, a field of type `hint`; None if nothing is."""
     kind = kind_of(hint)
-    if path in {"enqueue", "devices"}:
-        return (_entries_mistake if path == "enqueue" else _devices_mistake)(path, value)
-    if path in SIGNAL_NAMES:
-        return _signals_mistake(path, value)
     if kind is tuple:
-        return _augmentation_mistake(path, value)
+        lists = {"enqueue": _entries_mistake, "objective": _objective_mistake, "devices": _devices_mistake}
+        lists |= dict.fromkeys(SIGNAL_NAMES, _signals_mistake)
+        return lists.get(path, _augmentation_mistake)(path, value)
     if not is_a(value, kind):
         return f"{path} is {value!r}; it must be {_NAMES[kind]}"
     if kind is bool:
@@ -166,6 +166,22 @@ def _signals_mistake(path: str, value: Any) -> str | None:
         return f"{path} holds {twice[0]!r} more than once; leave one"
     alone = path == "combine" and len(value) == 1
     return f"{path} holds {value[0]!r} alone; give at least two" if alone else None
+
+
+def _objective_mistake(path: str, value: Any) -> str | None:
+    known = ", ".join(OBJECTIVES)
+    if not isinstance(value, list | tuple):
+        return f"{path} is {value!r}; it must be a list of names: {known}"
+    unknown = [name for name in value if name not in OBJECTIVES]
+    if unknown:
+        return f"{path} holds {unknown[0]!r}{nearest(str(unknown[0]), OBJECTIVES)}"
+    twice = [name for name in OBJECTIVES if list(value).count(name) > 1]
+    if twice:
+        return f"{path} holds {twice[0]!r} more than once; leave one"
+    if not value or value[0] != ACCURACY:
+        first = f"begins with {value[0]!r}" if value else "is empty"
+        return f"{path} {first}; it must begin with {ACCURACY!r}, which others may follow: {known}"
+    return None
 
 
 def _augmentation_mistake(path: str, value: Any) -> str | None:

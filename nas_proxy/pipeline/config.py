@@ -24,6 +24,7 @@ from nas_proxy.files import write_text
 from nas_proxy.pipeline import bounds
 from nas_proxy.pipeline.bounds import is_a, kind_of
 from nas_proxy.ranking import computed
+from nas_proxy.search.pareto import ACCURACY
 from nas_proxy.storage.place import without_password
 from nas_proxy.training.train import Recipe
 
@@ -48,7 +49,9 @@ class RunConfig:
     truth_table: published accuracies in place of full training, see `nas_proxy.ranking.truth_table`; None to train.
     patience: the search ends after so many proposals without a better one. hours: it proposes no more after so
         long; the same command goes on. None for neither. Neither is part of a run's identity.
-    max_params, max_flops: larger architectures are neither sampled nor proposed, see `nas_proxy.spaces.limits`.
+    objective: what the search is for, the accuracy first; of `nas_proxy.search.pareto.OBJECTIVES`.
+    max_params, max_flops, max_latency_ms: larger and slower architectures are neither sampled nor proposed, see
+        `nas_proxy.spaces.limits`. latency_batch: images in the forward pass that is timed.
     storage: URL of the PostgreSQL database that holds the studies, without a password, see
         `nas_proxy.storage.place`; None for the file `study.db` in the run folder.
     limit: at most so many images a class are used of the data; None for all.
@@ -80,8 +83,11 @@ class RunConfig:
     enqueue: tuple[str, ...] = ()
     patience: int | None = None
     hours: float | None = None
+    objective: tuple[str, ...] = (ACCURACY,)
     max_params: int | None = None
     max_flops: int | None = None
+    max_latency_ms: float | None = None
+    latency_batch: int = 1
     storage: str | None = None
     limit: int | None = None
     image_size: int | None = None

@@ -14,7 +14,7 @@ import math
 import sqlite3
 import statistics
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from nas_proxy.errors import RunFolderError
-from nas_proxy.spaces.cost import Size
+from nas_proxy.search.pareto import ACCURACY, METRICS, Costs, directions
+from nas_proxy.spaces.cost import UNMEASURED, Size
+from nas_proxy.spaces.latency import Latency
 from nas_proxy.spaces.space import Architecture
 from nas_proxy.storage import patient
 from nas_proxy.storage.place import Database, Place, study_name
@@ -35,6 +37,8 @@ from nas_proxy.training.train import Outcome
 from nas_proxy.training.workers import Failure
 
 TRAINED = ("proxy", "random", "early_stop", "truth")
+# The study of what was timed, not trained: see `nas_proxy.pipeline.latencies`.
+LATENCY = "latency"
 INTERRUPTED = "interrupted"
 
 
@@ -45,6 +49,8 @@ class Candidate:
     phase: "sample" (uniform) or "search" (proposed).
     index: its position in the sample's stream, or its number among the proposals.
     distributions: Optuna's, of the architecture's parameters.
+    latency: how long it takes to answer, where that was measured.
+    constraints: how far it is above each limit of the run, see `nas_proxy.spaces.limits.constraints`.
     """
 
     key: str
@@ -53,6 +59,15 @@ class Candidate:
     index: int
     size: Size
     distributions: Mapping[str, BaseDistribution]
+    latency: Latency | None = None
+    constraints: tuple[float, ...] = ()
+
+    @property
+    def costs(self) -> Costs:
+        """What it costs when it is used."""
+        known = self.size != UNMEASURED
+        ms = None if self.latency is None else self.latency.ms
+        return Costs(self.size.params if known else None, self.size.flops if known else None, ms)
 
 
 @dataclass(frozen=True)
@@ -85,6 +100,12 @@ class Record:
     curve: tuple[tuple[int, float], ...] = ()
     pruned_at: int | None = None
     seconds_saved: float = 0.0
+    latency: Latency | None = None
+
+    @property
+    def costs(self) -> Costs:
+        """What the architecture costs when it is used."""
+        return Costs(self.params, self.flops, None if self.latency is None else self.latency.ms)
 
     @property
     def complete(self) -> bool:
@@ -163,11 +184,19 @@ def _open(place: Place, patience: patient.Patience) -> RDBStorage:
 
 
 class Ledger:
-    """The studies of one run: in the SQLite file at a path, or in a database. patience: with a database."""
+    """The studies of one run: in the SQLite file at a path, or in a database.
 
-    def __init__(self, place: Place, patience: patient.Patience | None = None) -> None:
+    patience: with a database. objectives: those of the study of the proxy, the accuracy first; of
+    `nas_proxy.search.pareto.OBJECTIVES`.
+    """
+
+    def __init__(
+        self, place: Place, patience: patient.Patience | None = None, objectives: Sequence[str] = (ACCURACY,)
+    ) -> None:
         self.place = place
         self.patience = patience or patient.Patience()
+        self._objectives = tuple(objectives)
+        self._costs: dict[int, list[float | None]] = {}  # of the open trials of the proxy, by number
         self._storage = _open(place, self.patience)
         self._studies: dict[str, optuna.Study] = {}
         self._open: dict[tuple[str, int], Trial] = {}
@@ -177,20 +206,28 @@ class Ledger:
         """Return the study of one trained signal, created when needed."""
         if signal not in self._studies:
             with without_announcements():
+                objectives = self._objectives_of(signal)
                 study = optuna.create_study(
                     storage=self._storage,
                     study_name=study_name(self.place, signal),
-                    direction="maximize",
+                    directions=directions(objectives),
                     load_if_exists=True,
                 )
                 if study.metric_names is None:
-                    study.set_metric_names(["accuracy"])
+                    study.set_metric_names([name if name == ACCURACY else METRICS[name] for name in objectives])
             self._studies[signal] = study
         return self._studies[signal]
 
     def names(self) -> list[str]:
         """Return the names of all studies that there are."""
         return optuna.get_all_study_names(self._storage)
+
+    def _objectives_of(self, signal: str) -> tuple[str, ...]:
+        return {"proxy": self._objectives, LATENCY: (LATENCY,)}.get(signal, (ACCURACY,))
+
+    def has(self, signal: str) -> bool:
+        """Return whether there is a study of `signal` already."""
+        return study_name(self.place, signal) in self.names()
 
     def records(self, signal: str) -> list[Record]:
         """Return the finished trainings of one signal: the sample first, then proposals, each in their order."""
@@ -230,19 +267,29 @@ class Ledger:
                 "draw": draw,
                 "params": candidate.size.params,
                 "flops": candidate.size.flops,
+                **told_latency(candidate.latency),
             },
+            # Where Optuna's samplers leave them, so that whatever reads a study finds them.
+            system_attrs={"constraints": list(candidate.constraints)} if candidate.constraints else None,
         )
         # One transaction for the whole trial, where ask() and suggest would take one for each parameter. What
         # Study.add_trial does, but for the identity of the trial, which it does not return.
         trial = Trial(study, study._storage.create_new_trial(study._study_id, template_trial=template))
         self._open[signal, trial.number] = trial
+        if signal == "proxy":
+            self._costs[trial.number] = candidate.costs.values(self._objectives)
         return trial.number
 
     def finish(self, signal: str, number: int, result: Outcome | Failure) -> None:
         """Close a trial with its score or with the reason of its failure."""
         study, trial = self.study(signal), self._open.pop((signal, number))
+        costs = self._costs.pop(number, []) if signal == "proxy" else []
         if isinstance(result, Failure):
             self._fail(study, trial, result.reason)
+            return
+        if None in costs:
+            name = self._objectives[1 + costs.index(None)]
+            self._fail(study, trial, f"its {METRICS[name]} could not be measured, which is an objective")
             return
         trial.set_user_attr("seconds", round(result.seconds, 4))
         trial.set_user_attr("image_passes", result.image_passes)
@@ -257,7 +304,7 @@ class Ledger:
         for step, value in result.curve:
             trial.report(value, step)
         if result.pruned_at is None:
-            study.tell(trial, result.score)
+            study.tell(trial, [result.score, *(cost for cost in costs if cost is not None)])
             return
         trial.set_user_attr("pruned_at", result.pruned_at)
         trial.set_user_attr("seconds_saved", round(result.seconds_saved, 4))
@@ -319,7 +366,7 @@ def _record(trial: FrozenTrial) -> Record:
         draw=told["draw"],
         params=told["params"],
         flops=told["flops"],
-        score=trial.value if complete else None,
+        score=trial.values[0] if complete and trial.values else None,
         loss_sum=None if diverged or not losses or not complete else sum(losses),
         diverged=diverged,
         seconds=told.get("seconds", 0.0),
@@ -330,4 +377,21 @@ def _record(trial: FrozenTrial) -> Record:
         curve=tuple(sorted(trial.intermediate_values.items())),
         pruned_at=told.get("pruned_at"),
         seconds_saved=told.get("seconds_saved", 0.0),
+        latency=read_latency(told),
     )
+
+
+def told_latency(latency: Latency | None) -> dict[str, Any]:
+    """Return the attributes of a trial that tell a latency."""
+    if latency is None:
+        return {}
+    quartiles = [latency.low, latency.high]
+    return {"latency_ms": latency.ms, "latency_quartiles_ms": quartiles, "latency_repeats": latency.repeats}
+
+
+def read_latency(told: Mapping[str, Any]) -> Latency | None:
+    """Return the latency that a trial's attributes tell, None where they tell none."""
+    if "latency_ms" not in told:
+        return None
+    low, high = told["latency_quartiles_ms"]
+    return Latency(told["latency_ms"], low, high, told["latency_repeats"])

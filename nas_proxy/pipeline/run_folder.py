@@ -1,7 +1,7 @@
 """A run's folder: what is in it, who may write to it, and what it needs to be continued.
 
 run.toml            the complete settings
-proxy.safetensors   the condensed set                proxy.png     to look at
+proxy.safetensors   the condensed set    proxy.png, real.png    to look at, beside real images
 study.db            all trainings (Optuna studies); study.name where a database has them
 trials.csv          a row for each candidate of the search
 truth.csv           a row for each fully trained architecture
@@ -32,6 +32,7 @@ OURS = (
     "run.toml",
     "proxy.safetensors",
     "proxy.png",
+    "real.png",
     "study.db",
     "study.db-journal",
     "study.db-wal",

@@ -13,14 +13,15 @@ from nas_proxy.data.images import DataShape, ImageSet
 from nas_proxy.data.sources import Source, open_source
 from nas_proxy.data.splits import Development, development
 from nas_proxy.errors import DeviceError, RunFolderError
-from nas_proxy.pipeline.ledger import Candidate, Ledger, explained
+from nas_proxy.pipeline.latencies import Latencies
+from nas_proxy.pipeline.ledger import LATENCY, Candidate, Ledger, explained
 from nas_proxy.pipeline.run_folder import RunFolder
 from nas_proxy.pipeline.team import Team
 from nas_proxy.progress import SILENT, Progress
 from nas_proxy.ranking.truth_table import TruthTable, known_part, load_truth_table
 from nas_proxy.search.enqueue import architectures
-from nas_proxy.spaces.cost import Size, measure
-from nas_proxy.spaces.limits import limited
+from nas_proxy.spaces.cost import UNMEASURED, measure
+from nas_proxy.spaces.limits import constraints, fast_part, limited
 from nas_proxy.spaces.loading import load_space, space_digest, try_out
 from nas_proxy.spaces.space import Architecture, SearchSpace
 from nas_proxy.storage import mounts
@@ -107,16 +108,30 @@ class Session:
         return table
 
     @functools.cached_property
-    def space(self) -> SearchSpace:
+    def sized_space(self) -> SearchSpace:
         """The search space; the part of it that a truth table holds and that is within the limits on size."""
         table, config = self.truth_table, self.config
         known = self.whole_space if table is None else known_part(self.whole_space, table)
         return limited(known, self.shape, config.max_params, config.max_flops)
 
     @functools.cached_property
+    def space(self) -> SearchSpace:
+        """The part of `sized_space` that is fast enough, which is measured, once the run folder is held, as needed."""
+        most = self.config.max_latency_ms
+        return self.sized_space if most is None else fast_part(self.sized_space, self.shape, most, self.latencies.of)
+
+    @functools.cached_property
+    def latencies(self) -> Latencies:
+        """How long architectures take to answer on this run's device."""
+        config = self.config
+        return Latencies(
+            lambda: self.ledger, self.sized_space, self.shape, self.device, config.latency_batch, config.max_latency_ms
+        )
+
+    @functools.cached_property
     def enqueued(self) -> Sequence[Architecture]:
         """The architectures to be proposed first. Raises ConfigError for an entry that names none."""
-        return architectures(self.space, self.config.enqueue)
+        return architectures(self.sized_space, self.config.enqueue)
 
     @functools.cached_property
     def ledger(self) -> Ledger:
@@ -124,7 +139,7 @@ class Session:
         place = settled(self.run.path, self.run.place)
         if isinstance(place, Path) and (warning := mounts.warning(place)) is not None:
             self.progress.say(f"Warning: {warning}.")
-        ledger = Ledger(place, Patience(self.progress.say))
+        ledger = Ledger(place, Patience(self.progress.say), self.config.objective)
         ledger.close_interrupted()
         return ledger
 
@@ -194,8 +209,14 @@ class Session:
         try:
             size = measure(self.space, architecture, self.shape)
         except Exception:  # noqa: BLE001 (a broken architecture gets its reason when it is trained)
-            size = Size(0, 0)
-        return Candidate(self.space.key(architecture), architecture, phase, index, size, fixed.distributions)
+            size = UNMEASURED
+        config = self.config
+        timed = config.max_latency_ms is not None or LATENCY in config.objective
+        latency = self.latencies.of(architecture) if timed else None
+        above = constraints(size, latency, config.max_params, config.max_flops, config.max_latency_ms)
+        return Candidate(
+            self.space.key(architecture), architecture, phase, index, size, fixed.distributions, latency, above
+        )
 
     def job(self, architecture: Architecture, data: Path, evaluation: Path, recipe: Recipe, seed: int) -> Job:
         """Return a training of this run's space on this run's device."""

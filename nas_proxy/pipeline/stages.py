@@ -16,12 +16,12 @@ from nas_proxy.condensation.condense import Condensation, Condensed, condense
 from nas_proxy.condensation.evaluation import NETWORKS, Evaluation, evaluate, paper_recipe
 from nas_proxy.condensation.exchange import read_set, write_folder
 from nas_proxy.condensation.ranks import ALONE, Ranks
-from nas_proxy.condensation.room import check_divisible
 from nas_proxy.condensation.selection import select
 from nas_proxy.data.images import ImageSet
-from nas_proxy.data.picture import write_grid
+from nas_proxy.data.picture import write_grid, write_real
 from nas_proxy.environment import environment
-from nas_proxy.errors import ConfigError, RunFolderError
+from nas_proxy.errors import RunFolderError
+from nas_proxy.pipeline.checks import check
 from nas_proxy.pipeline.config import RunConfig, resolve
 from nas_proxy.pipeline.run_folder import RunFolder, check_same, claim
 from nas_proxy.pipeline.session import Session, open_session
@@ -30,65 +30,9 @@ from nas_proxy.ranking.summary import compute_signals, write_ranking, write_tabl
 from nas_proxy.ranking.trust import the_sample, train_controls, train_truth, truth_of
 from nas_proxy.report.page import write_report
 from nas_proxy.search.candidates import search
-from nas_proxy.search.proposals import grid
-from nas_proxy.spaces.loading import space_digest, split_spec
+from nas_proxy.spaces.loading import split_spec
 from nas_proxy.storage.place import existing
 from nas_proxy.training.pruning import WILCOXON_LEAST
-
-
-def check(session: Session) -> None:
-    """Find the user's mistakes in data, space and recipe before the long work, not after it."""
-    space_digest(session.config.space)  # finds and imports it, before the data, which may take a while
-    check_recipe(session, session.config.condense)
-    check_proposals(session)
-
-
-def check_recipe(session: Session, recipe: Condensation) -> None:
-    """Find the mistakes in how images are condensed or chosen."""
-    wanted = recipe.images_per_class * recipe.formation**2
-    smallest = min(len(members) for members in session.data.train.of_class())
-    if wanted > smallest:
-        raise ConfigError(
-            [
-                f"{wanted} images a class were asked for{_packed(recipe.formation)}, but the smallest class has "
-                f"{smallest} training images; give --ipc {smallest // recipe.formation**2} or less"
-            ]
-        )
-    if session.shape.height % recipe.formation or session.shape.width % recipe.formation:
-        raise ConfigError(
-            [
-                f"--formation {recipe.formation} divides images evenly, but these have {session.shape.height}×"
-                f"{session.shape.width} pixels; leave it out, or resize them with --image-size"
-            ]
-        )
-    check_divisible(recipe, session.shape.classes, session.config.classes_per_step)
-
-
-def check_proposals(session: Session) -> None:
-    """Find the mistakes in how architectures are proposed."""
-    config = session.config
-    if config.pruner == "wilcoxon" and config.seeds < 2:
-        raise ConfigError(
-            [
-                f"--pruner wilcoxon compares candidates across seeds, but --seeds is {config.seeds}; give --seeds "
-                f"{WILCOXON_LEAST} or more, or --pruner median"
-            ]
-        )
-    if config.sampler == "grid":
-        grid(session.space)
-    room = max(0, config.trials - config.truth)
-    if len(session.enqueued) > room:
-        raise ConfigError(
-            [
-                f"--enqueue names {len(session.enqueued)} architectures, but --trials {config.trials} leaves room for "
-                f"{room} beside the sample of --truth {config.truth}; give --trials "
-                f"{config.truth + len(session.enqueued)} or more"
-            ]
-        )
-
-
-def _packed(formation: int) -> str:
-    return f" ({formation**2} in each stored one)" if formation > 1 else ""
 
 
 def to_be_ranked(session: Session) -> frozenset[str]:
@@ -97,7 +41,7 @@ def to_be_ranked(session: Session) -> frozenset[str]:
 
 
 def condense_stage(session: Session) -> None:
-    """Make `proxy.safetensors` and `proxy.png`."""
+    """Make `proxy.safetensors`, and `proxy.png` and `real.png` to look at."""
     path = session.run / "proxy.safetensors"
     recipe = session.config.condense
     check(session)
@@ -121,7 +65,9 @@ def condense_stage(session: Session) -> None:
         if _learns(recipe):
             session.ranks.agree()  # every process keeps its checkpoint until the images are stored
             remove(session.run.checkpoint, session.ranks)
-    write_grid(ImageSet.load(path), session.data.train, session.run / "proxy.png")
+    condensed, train = ImageSet.load(path), session.data.train
+    write_grid(condensed, train, session.run / "proxy.png")
+    write_real(condensed, train, session.run / "real.png")
 
 
 def _made(session: Session) -> Condensed:

@@ -16,7 +16,7 @@ from nas_proxy.ranking.signals import ELSEWHERE, REPEATABILITY, Signal, rank, ra
 from nas_proxy.ranking.trust import DRAWS, Truth, by_draw, the_sample, truth_of
 from nas_proxy.ranking.twins import repeated
 from nas_proxy.search.candidates import sampled
-from nas_proxy.search.scores import best_first, column, other
+from nas_proxy.search.scores import best_first, column, other, pareto_front, values_of
 from nas_proxy.spaces.limits import limits_text
 from nas_proxy.spaces.loading import split_spec
 
@@ -60,6 +60,7 @@ def _write_csv(frame: pd.DataFrame, path: Path) -> None:
 def _trials(records: Sequence[Record], sample: set[str]) -> pd.DataFrame:
     """Return a row a candidate, in the order in which candidates were chosen."""
     several, pruned = any(r.score_std is not None for r in records), any(r.pruned_at is not None for r in records)
+    timed = any(r.latency is not None for r in records)
     rows = [
         {
             "key": r.key,
@@ -75,6 +76,7 @@ def _trials(records: Sequence[Record], sample: set[str]) -> pd.DataFrame:
             "image_passes": r.image_passes,
             "params": r.params,
             "flops": r.flops,
+            **(_latency(r) if timed else {}),
             "reason": r.reason,
             **r.architecture,
         }
@@ -85,6 +87,12 @@ def _trials(records: Sequence[Record], sample: set[str]) -> pd.DataFrame:
 
 def _state(record: Record) -> str:
     return "complete" if record.complete else "failed" if record.failed else "pruned"
+
+
+def _latency(record: Record) -> dict[str, float | None]:
+    found = record.latency
+    names = {"latency_ms": "ms", "latency_low_ms": "low", "latency_high_ms": "high"}
+    return {name: None if found is None else getattr(found, attribute) for name, attribute in names.items()}
 
 
 def _phase(record: Record, sample: set[str]) -> str:
@@ -178,6 +186,7 @@ def write_ranking(session: Session, environment: dict[str, object], columns: Map
         "score": session.config.score,
         "signals": rows,
         "pick": _pick(pick, truth.scores, set(keys)),
+        **_pareto(session.config.objective, records["proxy"], truth.scores),
         "cost": _run_cost(session, records["proxy"], truth, keys),
         "failures": {
             **{name: sum(r.failed for r in found) for name, found in records.items()},
@@ -198,7 +207,7 @@ def _pruned(records: Sequence[Record]) -> dict[str, object]:
 def subset(session: Session, n: int) -> str:
     """Return what the n ranked architectures are a sample of."""
     config = session.config
-    if within := limits_text(config.max_params, config.max_flops):
+    if within := limits_text(config.max_params, config.max_flops, config.max_latency_ms):
         return f"uniform sample of the architectures {within} ({n} of an unknown number)"
     size, whole = session.space.size, session.whole_space.size
     named, parameters = split_spec(session.config.space)
@@ -297,6 +306,25 @@ def _pick(pick: Record, truth: pd.DataFrame, sample: set[str]) -> dict[str, obje
         "truth_mean": sum(seeds) / len(seeds) if known else None,
         **({} if known else {"truth_reason": "its full training failed"}),
     }
+
+
+def _pareto(objectives: Sequence[str], records: Sequence[Record], truth: pd.DataFrame) -> dict[str, object]:
+    """Return the Pareto front, the cheapest first; nothing where accuracy is the only objective."""
+    if len(objectives) == 1:
+        return {}
+    rows = [
+        {
+            "key": r.key,
+            **dict(zip(objectives, values_of(r, objectives), strict=True)),
+            "truth_mean": _known(truth.mean(axis=1, skipna=False).get(r.key)),
+        }
+        for r in pareto_front(records, objectives)
+    ]
+    return {"pareto": rows}
+
+
+def _known(value: float | None) -> float | None:
+    return None if value is None or pd.isna(value) else float(value)
 
 
 def _run_cost(session: Session, trained: Sequence[Record], truth: Truth, keys: Sequence[str]) -> dict[str, object]:

@@ -44,6 +44,10 @@ INK, GRID = "#454b54", "#e3e6ea"
 
 SEED = re.compile(r"accuracy_\d+")
 
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
+# Points of one kind that a figure draws: a page stays small with thousands of trials.
+MOST = 700
+
 CONFIG: dict[str, Any] = {
     "responsive": True,
     "displaylogo": False,
@@ -113,12 +117,8 @@ def spearman_bars(ranking: Mapping[str, Any], measure: str = "spearman") -> Figu
     _add_repeatability(figure, repeated)
     ends = [finite(estimate.get(end)) for estimate in (*estimates.values(), repeated) for end in ("value", "low")]
     lowest = min([0.0, *(end for end in ends if end is not None)])
-    figure.update_xaxes(
-        range=[lowest - (0.06 if lowest < 0 else 0), 1.02],
-        zeroline=True,
-        zerolinecolor=OTHER,
-        zerolinewidth=1,
-    )
+    zero = {"zeroline": True, "zerolinecolor": OTHER, "zerolinewidth": 1}
+    figure.update_xaxes(range=[lowest - (0.06 if lowest < 0 else 0), 1.02], **zero)
     figure.update_yaxes(
         categoryorder="array",
         categoryarray=[_text(label(name)) for name in reversed(names)],
@@ -250,11 +250,7 @@ def _figure(x: str, y: str | None, *, height: int) -> Figure:
         layout={
             "template": go.layout.Template(),
             "height": height,
-            "font": {
-                "family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif",
-                "size": 13,
-                "color": INK,
-            },
+            "font": {"family": FONT, "size": 13, "color": INK},
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
             "margin": {"l": 8, "r": 16, "t": 12, "b": 8},
@@ -273,6 +269,11 @@ def _title(text: str) -> dict[str, Any]:
     return {"text": text, "standoff": 12, "font": {"size": 13}}
 
 
+def evenly(count: int, most: int) -> list[int]:
+    """Return at most `most` of the numbers below `count`, evenly spread, the first and the last among them."""
+    return list(range(count)) if count <= most else [round(n * (count - 1) / (most - 1)) for n in range(most)]
+
+
 def _add_markers(
     figure: Figure,
     x: Any,
@@ -285,20 +286,21 @@ def _add_markers(
     size: int = 7,
     **more: Any,
 ) -> None:
-    """Add points; none at all leave no entry in the legend."""
+    """Add points, of very many some at even distances; none at all leave no entry in the legend."""
     import plotly.graph_objects as go
 
     if len(hover):
         crowded = len(hover) > 1000
         marker = {"color": color, "symbol": symbol, "size": 4 if crowded else size, "opacity": 0.5 if crowded else 0.9}
-        points = {
-            "x": list(x),
-            "y": list(y),
-            "hovertext": list(hover),
-            "hoverinfo": "text",
-            "mode": "markers",
-        }
-        figure.add_trace(go.Scatter(points, name=name, marker=marker, showlegend=True, **more))
+        drawn = evenly(len(hover), MOST)
+        name += f" ({len(drawn)} of {len(hover)} drawn)" if len(drawn) < len(hover) else ""
+        columns = {"x": list(x), "y": list(y), "hovertext": list(hover)}
+        chosen = {column: [values[index] for index in drawn] for column, values in columns.items()}
+        points: dict[str, Any] = {**chosen, "hoverinfo": "text", "mode": "markers"}
+        if "error_y" in more:
+            spread = more["error_y"]
+            more["error_y"] = spread | {end: [spread[end][n] for n in drawn] for end in ("array", "arrayminus")}
+        figure.add_trace(go.Scatter(points | {"name": name, "marker": marker, "showlegend": True} | more))
 
 
 def _add_points(figure: Figure, rows: pd.DataFrame, by: str, name: str, *, color: str, symbol: str, size: int) -> None:
@@ -331,12 +333,7 @@ def _add_repeatability(figure: Figure, repeated: Mapping[str, Any]) -> None:
     if value is not None:
         figure.add_vline(x=value, line={"color": COLOURS["repeatability"], "width": 2, "dash": "dot"})
         figure.add_annotation(
-            x=1,
-            y=1,
-            xref="paper",
-            yref="paper",
-            yanchor="bottom",
-            xanchor="right",
+            **{"x": 1, "y": 1, "xref": "paper", "yref": "paper", "yanchor": "bottom", "xanchor": "right"},
             text=f"full training repeats itself: {decimal(value)}",
             showarrow=False,
         )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MEASURED = frozenset(
     {"key", "index", "phase", "state", "reason", "diverged", "pruned_at"}
     | {"score", "loss_sum", "score_std", "loss_sum_std", "seconds", "image_passes", "params", "flops"}
+    | {"latency_ms", "latency_low_ms", "latency_high_ms"}
 )
 LEAST, MOST = 8, 1000
 """Scored trials below which nothing is said, and the number of them, the sample first, that are looked at."""

@@ -6,8 +6,6 @@ or a file that cannot be read, leaves a note with the command that mends it; onl
 `run.toml` is refused.
 """
 
-import base64
-import io
 import json
 import shlex
 import tomllib
@@ -21,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import pandas as pd
 from markupsafe import Markup
-from PIL import Image
 
 from nas_proxy.errors import RunFolderError
 from nas_proxy.files import write_text
-from nas_proxy.report import figures, verdict
+from nas_proxy.report import figures, pareto, verdict
 from nas_proxy.report.importance import importances
+from nas_proxy.report.pictures import Picture, read_picture, shown
 from nas_proxy.report.rank_figure import ranks_against_truth
 from nas_proxy.report.verdict import MEASURES, UNDEFINED, decimal, finite, interval, label, part
 
@@ -49,7 +47,7 @@ class Run:
     name: the folder's name. config: `run.toml`. ranking: `ranking.json`, or {}.
     by: the score that ranks and picks; that of `trials`, `scores` and their figures.
     trials, truth, scores: the CSV files with all their columns, numbers finite or NaN; no rows when absent.
-    image: the bytes of `proxy.png`, or None, and its width in pixels.
+    image, real: `proxy.png` and `real.png`, or None.
     final: `final/architecture.json`, or {} where no final network was trained.
     missing: pairs of what is not there yet and the stage (the command) that makes it.
     damaged: pairs of a sentence about a file that cannot be read and the stage that makes it.
@@ -61,7 +59,8 @@ class Run:
     trials: pd.DataFrame
     truth: pd.DataFrame
     scores: pd.DataFrame
-    image: tuple[bytes, int] | None
+    image: Picture | None
+    real: Picture | None
     final: Mapping[str, Any]
     missing: tuple[tuple[str, str], ...]
     damaged: tuple[tuple[str, str], ...]
@@ -72,7 +71,7 @@ def read_run(run: Path) -> Run:
     """Read what a run folder holds. Raises RunFolderError where `run.toml` is absent or not TOML."""
     config = _read_config(run / "run.toml")
     damaged: list[tuple[str, str]] = []
-    image = _read_image(run / "proxy.png", damaged)
+    image, real = (read_picture(run / name, damaged) for name in ("proxy.png", "real.png"))
     by = "loss_sum" if config.get("score") == "loss_sum" else "accuracy"
     trials = _scored(_read_table(run / "trials.csv", TRIALS, "search", damaged), by)
     truth = _read_table(run / "truth.csv", TRUTH, "truth", damaged)
@@ -87,7 +86,8 @@ def read_run(run: Path) -> Run:
     }
     broken = {stage for _, stage in damaged}
     missing = tuple((what, stage) for what, (stage, there) in stages.items() if not there and stage not in broken)
-    return Run(run.resolve().name, config, ranking, trials, truth, scores, image, final, missing, tuple(damaged), by)
+    name = run.resolve().name
+    return Run(name, config, ranking, trials, truth, scores, image, real, final, missing, tuple(damaged), by)
 
 
 def write_report(run: Path) -> Path:
@@ -126,11 +126,11 @@ def report_html(run: Run) -> str:
         methods=_methods(run.ranking),
         repeated=finite(part(run.ranking, "signals", "repeatability", "spearman").get("value")),
         half=finite(part(run.ranking, "signals", "proxy", "spearman_top_half").get("n")),
-        image=_data_uri(run.image),
-        image_width=run.image[1] * max(1, 800 // run.image[1]) if run.image else 0,
+        pictures=shown(run.image, run.real),
         architectures=_architectures(run),
         trained=run.truth["key"].nunique(),
         importances=importances(run.trials),
+        pareto=pareto.section(run.trials, run.truth, run.config, MOST_ROWS),
         failures=_failures(run),
         pruning=part(run.ranking, "pruning"),
         spread=_spread(run.trials),
@@ -219,23 +219,6 @@ def _read_final(path: Path, damaged: list[tuple[str, str]]) -> dict[str, Any]:
         return {}
 
 
-def _read_image(path: Path, damaged: list[tuple[str, str]]) -> tuple[bytes, int] | None:
-    try:
-        content = path.read_bytes()
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-            image.load()
-            return content, image.width
-    except FileNotFoundError:
-        return None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        damaged.append((f"{path.name} cannot be read ({type(error).__name__})", "condense"))
-        return None
-
-
-def _data_uri(image: tuple[bytes, int] | None) -> str:
-    return f"data:image/png;base64,{base64.b64encode(image[0]).decode()}" if image else ""
-
-
 def _figures(run: Run) -> dict[str, "Figure"]:
     """Return the figures that the folder has data for, by the id of their place in the page."""
     found: dict[str, Figure] = {}
@@ -249,6 +232,9 @@ def _figures(run: Run) -> dict[str, "Figure"]:
         found["figure-spearman-top-half"] = figures.spearman_bars(run.ranking, "spearman_top_half")
         found["figure-cost-seconds"] = figures.spearman_by_cost(run.ranking, "seconds")
         found["figure-cost-image-passes"] = figures.spearman_by_cost(run.ranking, "image_passes")
+    objectives = pareto.objectives_of(run.config)
+    if len(objectives) > 1 and len(rows := pareto.comparable(run.trials, objectives)):
+        found["figure-pareto"] = pareto.pareto_figure(rows, objectives)
     if len(run.trials):
         found["figure-history"] = figures.history(run.trials, run.by)
     return found

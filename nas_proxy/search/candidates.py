@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from nas_proxy.errors import RunFailedError
+from nas_proxy.errors import ConfigError, RunFailedError, SpaceError
 from nas_proxy.pipeline.ledger import Candidate, Record
 from nas_proxy.pipeline.session import Session
+from nas_proxy.search.pareto import ACCURACY, directions, improves
 from nas_proxy.search.proposals import propose
 from nas_proxy.search.scores import column, shown, value_of
 from nas_proxy.seeds import derive
+from nas_proxy.spaces.limits import limits_text
 from nas_proxy.training.pruning import Curve, Pruning
 from nas_proxy.training.train import Outcome
 from nas_proxy.training.workers import Failure, Job
@@ -51,7 +53,12 @@ def _unpruned(records: Iterable[Record]) -> dict[str, Record]:
 
 
 def search(session: Session) -> None:
-    """Train the sample and the proposals that are not trained yet. Raises RunFailedError when everything fails."""
+    """Train the sample and the proposals that are not trained yet.
+
+    Raises RunFailedError when everything fails, ConfigError and SpaceError for a limit on latency that leaves out an
+    enqueued architecture or all.
+    """
+    _check_latencies(session)
     total = max(session.config.trials, session.config.truth)
     with session.progress.stage("Search", total) as bar:
         by = session.config.score
@@ -70,6 +77,26 @@ def search(session: Session) -> None:
         _train_sample(session, done)
         _train_proposals(session, done, start)
         bar.to(total, f"best {shown(best, by)}")
+
+
+def _check_latencies(session: Session) -> None:
+    """Find the mistakes that only measuring shows."""
+    most = session.config.max_latency_ms
+    if most is None:
+        return
+    for architecture in session.enqueued:
+        found = session.latencies.of(architecture)
+        if found is not None and found.ms > most:
+            raise ConfigError(
+                [
+                    f"--enqueue names {session.space.key(architecture)}, which takes {found.ms:.3g} ms, more than "
+                    f"--max-latency-ms {most:g}; leave it out"
+                ]
+            )
+    if next(session.stream(), None) is None:
+        raise SpaceError(
+            f"no architecture of the space {session.space.name!r} was found {limits_text(None, None, most)}; raise it"
+        )
 
 
 def _job(session: Session, candidate: Candidate, draw: int) -> Job:
@@ -145,12 +172,18 @@ def _all_failed(failures: Sequence[Record], complete: int) -> RunFailedError:
     )
 
 
-def fruitless(history: Sequence[Record], by: str = "accuracy") -> int:
-    """Return how many proposals have been trained since the best score last rose."""
-    best, since = float("-inf"), 0
+def fruitless(history: Sequence[Record], by: str = "accuracy", objectives: Sequence[str] = (ACCURACY,)) -> int:
+    """Return how many proposals have been trained since the best score last rose.
+
+    With several objectives: since one was found that no other is at least as good as in all of them.
+    """
+    best: list[tuple[float, ...]] = []
+    signs = [1.0 if direction == "maximize" else -1.0 for direction in directions(objectives)]
+    since = 0
     for record, value in zip(history, column(history, by), strict=True):
-        if value > best:
-            best, since = value, 0
+        values = (value, *record.costs.known(objectives))
+        if record.complete and improves(best, tuple(s * v for s, v in zip(signs, values, strict=True))):
+            since = 0
         elif record.phase == "search":
             since += 1
     return since
@@ -159,7 +192,8 @@ def fruitless(history: Sequence[Record], by: str = "accuracy") -> int:
 def _enough(session: Session, history: Sequence[Record], start: float) -> str | None:
     """Return why no further architectures are proposed, None where they are."""
     patience, hours = session.config.patience, session.config.hours
-    if patience is not None and (since := fruitless(history, session.config.score)) >= patience:
+    since = fruitless(history, session.config.score, session.config.objective)
+    if patience is not None and since >= patience:
         return f"No improvement in {since} proposals; the search ends here (--patience {patience})."
     if hours is not None and time.monotonic() - start >= 3600 * hours:
         return f"The search ends here after --hours {hours:g}; the same command goes on with it."
@@ -192,6 +226,7 @@ def _train_proposals(session: Session, done: _Done, start: float) -> None:
                         sampler,
                         session.enqueued,
                         session.config.score,
+                        session.config.objective,
                     )
                 )
                 if architecture is None:

@@ -13,7 +13,7 @@ trains nothing twice and completes what is missing.
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from nas_proxy.pipeline.session import Session, open_session
 from nas_proxy.progress import SILENT, Bar, Progress
 from nas_proxy.ranking.trust import score_on_test
 from nas_proxy.search import export
-from nas_proxy.search.scores import best_first
+from nas_proxy.search.scores import best_first, pareto_front
 from nas_proxy.seeds import derive
 from nas_proxy.spaces.cost import measure
 from nas_proxy.spaces.loading import load_space, space_digest
@@ -85,6 +85,7 @@ def train_final(
     *,
     rank: int | None = None,
     key: str | None = None,
+    front: int | None = None,
     recipe: Recipe | None = None,
     out: Path | None = None,
     overwrite: bool = False,
@@ -92,14 +93,15 @@ def train_final(
 ) -> Final:
     """Train an architecture of a searched run on all train and validation images, score it, export it.
 
-    rank: 1 is the search's pick, the default. key: of any architecture that the search trained.
+    rank: 1 is the search's pick, the default. key: of any architecture that the search trained. front: place on the
+        Pareto front of a run with several objectives, 1 is the cheapest.
     recipe: the run's full training if not given. out: RUN/final if not given.
     Raises a UserError for a mistake, and RunFailedError when the training raises or diverges.
     """
     folder = out if out is not None else run / FOLDER
     with open_session(run, progress) as session:
         session.proxy_path  # noqa: B018 (checks that data and space are those of the search)
-        record, rank = _chosen(session, rank, key)
+        record, rank = _chosen(session, rank, key, front)
         wanted = _identity(session, record, recipe or run.config.full_training)
         told = None if overwrite else _finished(folder, wanted)
         if told is None:
@@ -111,13 +113,16 @@ def train_final(
     return Final(folder, told, not_written)
 
 
-def _chosen(session: Session, rank: int | None, key: str | None) -> tuple[Record, int]:
+def _chosen(session: Session, rank: int | None, key: str | None, front: int | None) -> tuple[Record, int]:
     """Return the search's record of the wanted architecture, and its rank in the search."""
     found = best_first(session.ledger.records("proxy"), session.config.score)
-    if rank is not None and key is not None:
-        raise ConfigError(["--rank and --key both name an architecture; give one of them"])
+    given = [name for name, value in (("--rank", rank), ("--key", key), ("--front", front)) if value is not None]
+    if len(given) > 1:
+        raise ConfigError([f"{given[0]} and {given[1]} both name an architecture; give one of them"])
     if not found:
         raise RunFolderError(f"nothing is searched yet; first run: nas-proxy search {session.run.path}")
+    if front is not None:
+        key = _on_front(session.config.objective, found, front).key
     if key is not None:
         place = next((place for place, r in enumerate(found, 1) if r.key == key), None)
         if place is None:
@@ -132,6 +137,19 @@ def _chosen(session: Session, rank: int | None, key: str | None) -> tuple[Record
     if not 1 <= rank <= len(found):
         raise ConfigError([f"--rank is {rank}; it must be between 1 and {len(found)}, the architectures of the search"])
     return found[rank - 1], rank
+
+
+def _on_front(objectives: Sequence[str], found: Sequence[Record], place: int) -> Record:
+    if len(objectives) == 1:
+        raise ConfigError(
+            [f"--front is {place}, but the run has one objective, {objectives[0]}; choose with --rank or --key"]
+        )
+    front = pareto_front(found, objectives)
+    if not 1 <= place <= len(front):
+        raise ConfigError(
+            [f"--front is {place}; it must be between 1 and {len(front)}, the architectures on the Pareto front"]
+        )
+    return front[place - 1]
 
 
 def _identity(session: Session, record: Record, recipe: Recipe) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from optuna.trial import FixedTrial, TrialState, create_trial
 from nas_proxy.errors import ConfigError
 from nas_proxy.pipeline.ledger import Record, without_announcements
 from nas_proxy.search.evolution import RegularisedEvolutionSampler
+from nas_proxy.search.pareto import ACCURACY, directions
 from nas_proxy.search.scores import column
 from nas_proxy.seeds import derive
 from nas_proxy.spaces.space import Architecture, SearchSpace, Space
@@ -35,6 +36,7 @@ def propose(
     sampler: str = "tpe",
     first: Sequence[Architecture] = (),
     score: str = "accuracy",
+    objectives: Sequence[str] = (ACCURACY,),
 ) -> Architecture | None:
     """Return an architecture whose key is not in `seen`; None when there is none.
 
@@ -42,6 +44,7 @@ def propose(
     tpe: tree-structured Parzen estimator. random: uniform over the space. grid: the space at even distances, see
     `grid`. nsga2: NSGA-II, with one objective a genetic algorithm. evolution: regularised evolution.
     history: completed and failed trainings, in their order. seed: of this proposal alone. score: which one counts.
+    objectives: what the architectures are to be good at, the accuracy first; evolution looks at the accuracy alone.
     Raises ConfigError for a grid of a space whose size is not known.
     """
     known = next((a for a in first if space.key(a) not in seen), None)
@@ -50,7 +53,7 @@ def propose(
     if sampler == "grid":
         return next((a for a in grid(space) if space.key(a) not in seen), None)
     for optuna_sampler in _samplers(sampler, seed):
-        study = _study_of(space, history, optuna_sampler, score)
+        study = _study_of(space, history, optuna_sampler, score, objectives)
         for _ in range(TRIES):
             trial = study.ask()
             architecture = space.suggest(trial)
@@ -94,9 +97,11 @@ def _samplers(name: str, seed: int) -> list[BaseSampler]:
     return [TPESampler(seed=seed % 2**32, n_startup_trials=0, n_ei_candidates=n) for n in (24, 8, 4, 2)]
 
 
-def _study_of(space: SearchSpace, history: Sequence[Record], sampler: BaseSampler, score: str) -> optuna.Study:
+def _study_of(
+    space: SearchSpace, history: Sequence[Record], sampler: BaseSampler, score: str, objectives: Sequence[str]
+) -> optuna.Study:
     with without_announcements():
-        study = optuna.create_study(sampler=sampler, direction="maximize")
+        study = optuna.create_study(sampler=sampler, directions=directions(objectives))
     for record in history:
         if record.pruned_at is not None:  # which TPE takes into account
             fixed = FixedTrial(dict(record.architecture))
@@ -119,7 +124,7 @@ def _study_of(space: SearchSpace, history: Sequence[Record], sampler: BaseSample
             create_trial(
                 params=dict(record.architecture),
                 distributions=fixed.distributions,
-                value=value,
+                values=[value, *record.costs.known(objectives)],
                 system_attrs=generation if isinstance(sampler, NSGAIISampler) else None,
             )
         )

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from nas_proxy.pipeline.ledger import Record
+from nas_proxy.search.pareto import front
 from nas_proxy.training.train import Outcome
 
 SCORES = ("accuracy", "loss_sum")
@@ -55,3 +56,15 @@ def best_first(records: Iterable[Record], by: str = "accuracy") -> list[Record]:
     columns = [column(complete, name) for name in (by, other(by))]
     order = sorted(range(len(complete)), key=lambda i: (-columns[0][i], -columns[1][i], complete[i].key))
     return [complete[i] for i in order]
+
+
+def values_of(record: Record, objectives: Sequence[str]) -> list[float]:
+    """Return a completed record's values of the objectives, in their order: the accuracy first."""
+    return [math.nan if record.score is None else record.score, *record.costs.known(objectives)]
+
+
+def pareto_front(records: Iterable[Record], objectives: Sequence[str]) -> list[Record]:
+    """Return the completed records that no other one beats in all objectives, the cheapest first."""
+    complete = best_first(records)
+    columns = zip(*(values_of(r, objectives) for r in complete), strict=True)
+    return [complete[row] for row in front(dict(zip(objectives, columns, strict=False)))] if complete else []

@@ -22,6 +22,10 @@ class Size:
     flops: int
 
 
+# Of an architecture that cannot be measured; its training gives the reason.
+UNMEASURED = Size(0, 0)
+
+
 def measure(space: SearchSpace, architecture: Architecture, shape: DataShape) -> Size:
     """Build the network on the meta device, where nothing is computed, or on the CPU where that fails."""
     try:

@@ -1,10 +1,10 @@
-"""Limits on the size of architectures: the part of a space whose networks are small enough, as a search space.
+"""Limits on architectures: the part of a space whose networks are small and fast enough, as a search space.
 
-In: a space and the most parameters or FLOPs. Out: a space, so that the limits hold for the sample, the proposals and
-the pick alike, before anything is trained, and the ranking is measured on the architectures that may be chosen.
+In: a space and the most parameters, FLOPs or milliseconds. Out: a space, so that the limits hold for the sample, the
+proposals and the pick alike, before anything is trained, and the ranking is measured on what may be chosen.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import optuna
@@ -12,7 +12,8 @@ from torch import nn
 
 from nas_proxy.data.images import DataShape
 from nas_proxy.errors import SpaceError
-from nas_proxy.spaces.cost import measure
+from nas_proxy.spaces.cost import Size, measure
+from nas_proxy.spaces.latency import Latency
 from nas_proxy.spaces.space import PATIENCE, Architecture, SearchSpace
 
 
@@ -21,6 +22,8 @@ class Limited:
     """The architectures of `whole` within the limits, as a search space; they keep the order of its stream.
 
     params, flops: the most of each, as `nas_proxy.spaces.cost` counts them for images of `shape`; None for no limit.
+    latency_ms: the most milliseconds, as `latency` tells them of an architecture. patience: how many in a row may be
+    beyond the limits before the stream ends.
     An architecture that cannot be measured is let through: it fails, with its reason, when it is trained.
     """
 
@@ -28,6 +31,9 @@ class Limited:
     shape: DataShape
     params: int | None
     flops: int | None
+    latency_ms: float | None = None
+    latency: Callable[[Architecture], Latency | None] = lambda _: None
+    patience: int = PATIENCE
     _known: dict[str, bool] = field(default_factory=dict, repr=False)
 
     @property
@@ -48,20 +54,27 @@ class Limited:
         """Whether the architecture is within the limits; each is measured once."""
         key = self.key(architecture)
         if key not in self._known:
-            try:
-                size = measure(self.whole, architecture, self.shape)
-            except Exception:  # noqa: BLE001 (a user's code may raise anything)
-                self._known[key] = True
-            else:
-                within = [limit is None or value <= limit for value, limit in self._limits(size.params, size.flops)]
-                self._known[key] = all(within)
+            self._known[key] = self._small(architecture) and self._fast(architecture)
         return self._known[key]
 
-    def _limits(self, params: int, flops: int) -> tuple[tuple[int, int | None], tuple[int, int | None]]:
-        return (params, self.params), (flops, self.flops)
+    def _small(self, architecture: Architecture) -> bool:
+        if self.params is None and self.flops is None:
+            return True
+        try:
+            size = measure(self.whole, architecture, self.shape)
+        except Exception:  # noqa: BLE001 (a user's code may raise anything)
+            return True
+        limits = (size.params, self.params), (size.flops, self.flops)
+        return all(limit is None or value <= limit for value, limit in limits)
+
+    def _fast(self, architecture: Architecture) -> bool:
+        if self.latency_ms is None:
+            return True
+        found = self.latency(architecture)
+        return found is None or found.ms <= self.latency_ms
 
     def sample(self, seed: int) -> Iterator[Architecture]:
-        """Yield the architectures within the limits; ends as well when a thousand in a row are not."""
+        """Yield the architectures within the limits; ends as well when `patience` in a row are not."""
         rejected = 0
         for architecture in self.whole.sample(seed):
             if self.allows(architecture):
@@ -69,7 +82,7 @@ class Limited:
                 yield architecture
             else:
                 rejected += 1
-                if rejected == PATIENCE:
+                if rejected == self.patience:
                     return
 
     def suggest(self, trial: optuna.trial.BaseTrial) -> Architecture | None:
@@ -94,8 +107,28 @@ def limited(space: SearchSpace, shape: DataShape, params: int | None, flops: int
     return part
 
 
-def limits_text(params: int | None, flops: int | None) -> str:
+def limits_text(params: int | None, flops: int | None, latency_ms: float | None = None) -> str:
     """Return "within --max-params 1,000" and so on, "" for no limit."""
-    given = [("--max-params", params), ("--max-flops", flops)]
+    given = [("--max-params", params), ("--max-flops", flops), ("--max-latency-ms", latency_ms)]
     found = " and ".join(f"{option} {limit:,}" for option, limit in given if limit is not None)
     return f"within {found}" if found else ""
+
+
+def constraints(
+    size: Size, latency: Latency | None, params: int | None, flops: int | None, latency_ms: float | None
+) -> tuple[float, ...]:
+    """Return how far a value is above its limit, for each limit that is given; 0 and less is allowed, as in Optuna."""
+    ms = None if latency is None else latency.ms
+    found = ((size.params, params), (size.flops, flops), (ms, latency_ms))
+    return tuple(float(value - limit) for value, limit in found if value is not None and limit is not None)
+
+
+# Architectures in a row that may be too slow before there are said to be no more: each takes a fraction of a second.
+SLOW_IN_A_ROW = 200
+
+
+def fast_part(
+    space: SearchSpace, shape: DataShape, latency_ms: float, latency: Callable[[Architecture], Latency | None]
+) -> SearchSpace:
+    """Return the part of `space` that answers within `latency_ms`, by `latency`, which is asked when needed."""
+    return Limited(space, shape, None, None, latency_ms, latency, SLOW_IN_A_ROW)

@@ -1,0 +1,141 @@
+"""The Pareto front of a run for several objectives: the trials in, a table and a figure out.
+
+In: the rows of trials.csv as `nas_proxy.report.page.read_run` gives them, and the objectives of the run. Out: the
+front, cheapest first, as `nas_proxy.search.pareto` finds it, and a Plotly figure under the rules of
+`nas_proxy.report.figures`. Trials without a finite value of each objective are left out.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from nas_proxy.report.figures import GRID, OTHER, SEARCH, _add_markers, _figure, _hover, _title, evenly, usable
+from nas_proxy.report.verdict import UNDEFINED, count, finite, percent
+from nas_proxy.search.pareto import ACCURACY, METRICS, OBJECTIVES, front
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+COLUMNS = {ACCURACY: "score", "params": "params", "flops": "flops", "latency": "latency_ms"}
+MOST = 250
+"""Points that are drawn of the front, and of what is beaten: each stands in several plots."""
+WIDE = 20
+"""A cost that spans more than this factor has a logarithmic axis."""
+
+
+def objectives_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the objectives that a run.toml names, the accuracy first; accuracy alone where it names none."""
+    named = config.get("objective")
+    costs = [name for name in OBJECTIVES[1:] if name in named] if isinstance(named, list) else []
+    return (ACCURACY, *sorted(costs, key=named.index if isinstance(named, list) else None))
+
+
+def comparable(trials: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
+    """Return the trials that have a value of every objective: `key`, a column an objective, `place` on the front.
+
+    place: 1 for the cheapest; NaN for those that are beaten. The rows of the front come first, in its order.
+    """
+    rows = trials[usable(trials)].drop_duplicates("key")
+    found = pd.DataFrame({"key": rows["key"], **{name: _numbers(rows, COLUMNS[name]) for name in objectives}})
+    found = found.dropna().reset_index(drop=True)
+    on = front({name: found[name].tolist() for name in objectives})
+    found["place"] = np.nan
+    found.loc[on, "place"] = range(1, len(on) + 1)
+    return pd.concat([found.loc[on], found.drop(index=on)], ignore_index=True)
+
+
+def _numbers(rows: pd.DataFrame, name: str) -> "pd.Series[float]":
+    if name not in rows:
+        return pd.Series(np.nan, index=rows.index, dtype=float)
+    numbers = pd.to_numeric(rows[name], errors="coerce").astype(float)
+    return numbers.where(np.isfinite(numbers))
+
+
+def pareto_figure(rows: pd.DataFrame, objectives: Sequence[str]) -> "Figure":
+    """Return the accuracy against each cost, one above the other; the front in colour, what is beaten grey.
+
+    rows: what `comparable` returns. With one cost a line joins the front.
+    """
+    costs = [name for name in objectives if name != ACCURACY]
+    figure = _figure("", "", height=110 + 290 * len(costs))
+    on = rows["place"].notna()
+    several = len(costs) > 1
+    for number, cost in enumerate(costs):
+        axes = _axes(figure, number, len(costs), cost, rows[cost])
+        for found, name, color, symbol, size in (
+            (rows[~on], "beaten by another", OTHER, "circle", 6),
+            (rows[on], "on the Pareto front", SEARCH, "diamond", 10),
+        ):
+            front_line = {"mode": "lines+markers", "line": {"shape": "hv", "color": SEARCH, "width": 1.5}}
+            joined = front_line if color == SEARCH and not several else {}
+            part = found.iloc[evenly(len(found), MOST)]
+            hover = [_told(row, objectives) for row in part.to_dict("records")]
+            _add_markers(
+                figure,
+                part[cost],
+                100 * part[ACCURACY],
+                hover,
+                name=name,
+                color=color,
+                symbol=symbol,
+                size=size,
+                **{**axes, **joined, "legendgroup": name, "showlegend": number == 0},
+            )
+    return figure
+
+
+def _axes(figure: "Figure", number: int, of: int, cost: str, values: "pd.Series[float]") -> dict[str, str]:
+    """Give the figure a pair of axes, from the top down, and return what a trace calls them."""
+    gap = 0.16 / of
+    height = (1 - gap * (of - 1)) / of
+    top = 1 - number * (height + gap)
+    suffix = "" if number == 0 else str(number + 1)
+    axis = {"gridcolor": GRID, "zeroline": False, "automargin": True, "ticks": ""}
+    wide = len(values) > 0 and values.min() > 0 and values.max() / values.min() > WIDE
+    x = {"title": _title(METRICS[cost]), "type": "log" if wide else "linear", "anchor": f"y{suffix}"}
+    y = {"title": _title("proxy score, %"), "domain": [max(0.0, top - height), top], "anchor": f"x{suffix}"}
+    figure.update_layout({f"xaxis{suffix}": axis | x, f"yaxis{suffix}": axis | y})
+    return {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
+
+
+def _told(row: Mapping[Any, Any], objectives: Sequence[str]) -> str:
+    place = finite(row["place"])
+    lines = [f"place {place:.0f} on the front"] if place is not None else []
+    return _hover(row["key"], *lines, *(f"{METRICS[name]}: {value_text(name, row[name])}" for name in objectives))
+
+
+def value_text(objective: str, value: object) -> str:
+    """Return the value of an objective as a reader sees it; its unit is told beside it."""
+    if objective == ACCURACY:
+        return percent(value)
+    number = finite(value)
+    if objective == "latency":
+        return UNDEFINED if number is None else f"{number:.3g}"
+    return count(value)
+
+
+def section(trials: pd.DataFrame, truth: pd.DataFrame, config: Mapping[str, Any], most: int) -> dict[str, Any]:
+    """Return what the section of the report shows, {} for a run with one objective.
+
+    trials, truth: rows of trials.csv and truth.csv. config: run.toml. most: rows of the table.
+    """
+    objectives = objectives_of(config)
+    if len(objectives) == 1:
+        return {}
+    rows = comparable(trials, objectives)
+    on = rows[rows["place"].notna()]
+    accuracy = truth.drop_duplicates("key").set_index("key")["accuracy"]
+    table = [
+        {
+            "place": int(row["place"]),
+            "key": row["key"],
+            "values": [value_text(name, row[name]) for name in objectives],
+            "truth": accuracy.get(row["key"]),
+        }
+        for row in on.head(most).to_dict("records")
+    ]
+    drawn = min(len(on), MOST) + min(len(rows) - len(on), MOST)
+    names = [METRICS[name] for name in objectives]
+    return {"rows": table, "names": names, "front": len(on), "of": len(rows), "drawn": drawn, "objectives": objectives}
