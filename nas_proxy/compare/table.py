@@ -211,6 +211,7 @@ def _settings(session: Session, comparison: Comparison) -> dict[str, object]:
         "passes": passes_of(session, comparison),
         "candidates": comparison.sharing,
         **{name: getattr(recipe, name) for name in ("images_per_class", "steps", "real_batch", "width")},
+        **{name: getattr(session.config.proxy_training, name) for name in ("batch_size", "learning_rate")},
     }
 
 

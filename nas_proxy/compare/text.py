@@ -137,8 +137,9 @@ def remarks(ranking: Mapping[str, Any]) -> list[str]:
             told.append(f"{named(name)}: {values['spearman_note']}")
         if "pays_from" in values and not name.endswith(":loss_sum"):
             note = values.get("pays_from_reason") or values.get("pays_from_note")
-            from_on = f"condensing pays from {count(values['pays_from'])} candidates on, against full training"
-            head = from_on if values["pays_from"] is not None else "condensing does not pay against full training"
+            several = "" if values["pays_from"] == 1 else "s"
+            from_on = f"making it pays from {count(values['pays_from'])} candidate{several} on, against full training"
+            head = from_on if values["pays_from"] is not None else "making it does not pay against full training"
             told.append(f"{named(name)}: {head}" + (f" ({note})" if note else ""))
     failed = {name: number for name, number in part(ranking, "failures").items() if number}
     told += ["Failed: " + ", ".join(f"{name} {number}" for name, number in failed.items())] if failed else []

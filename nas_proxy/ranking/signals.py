@@ -164,11 +164,14 @@ def correlation_interval(draws: Draws, correlation: Correlation, plan: Plan, fra
         return undefined(ONE_SEED, n)
     pairs = [pair for draw in draws for pair in draw]
 
-    def statistic(counts: Floats) -> Floats:
-        def among(truth: Floats) -> Floats:
-            return counts if fraction == 1 else best_part(truth, counts, fraction)
+    truths = {pair.truth_name: pair.truth for pair in pairs}
 
-        return mean_of([correlation(p.score, p.truth, among(p.truth)) for p in pairs])
+    def statistic(counts: Floats) -> Floats:
+        # Once for each seed, and not for each draw beside it.
+        among = {
+            name: counts if fraction == 1 else best_part(truth, counts, fraction) for name, truth in truths.items()
+        }
+        return mean_of([correlation(p.score, p.truth, among[p.truth_name]) for p in pairs])
 
     parts = [best_part(pair.truth, np.ones((1, n)), fraction)[0] > 0 for pair in pairs]
     size = min(int(part.sum()) for part in parts)

@@ -1,0 +1,359 @@
+"""Whole comparisons on tiny images: every file, both kinds of equal cost, going on after a kill, and mistakes."""
+
+import functools
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from conftest import blobs, write_space
+from nas_proxy.cli.app import app
+from nas_proxy.compare import compare as comparing
+from nas_proxy.compare import table as comparison_table
+from nas_proxy.compare import work
+from nas_proxy.compare.settings import resolve_comparison
+from nas_proxy.data.images import ImageSet
+from nas_proxy.errors import ConfigError, RunFolderError, UserError
+from nas_proxy.pipeline.ledger import Ledger
+from nas_proxy.pipeline.run_folder import prepare_run
+from nas_proxy.training.workers import Failure, Pool
+
+SIGNALS = ["dm", "dm+space", "random", "herding", "early_stop", "params", "naswot"]
+RECIPE = {"condense": {"images_per_class": 2, "steps": 3, "width": 4}, "proxy_training": {"batch_size": 6}}
+RECIPE |= {"full_training": {"epochs": 1, "batch_size": 12}}
+
+
+class Bench:
+    """Data, a space of 14 architectures and a truth table of 8 of them, in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        images = blobs(per_class=30)
+        np.savez(folder / "blobs.npz", images=images.images[:, 0].numpy(), labels=images.labels.numpy())
+        self.space = write_space(folder / "tiny.py", (1, 2, 4, 6, 8, 12, 16))
+        self.table = folder / "truth.csv"
+        widths = (1, 2, 4, 6)
+        keys = [f"width={width},act={act}" for width in widths for act in ("relu", "tanh")]
+        accuracy = [0.3 + 0.05 * place for place in range(len(keys))]
+        pd.DataFrame({"key": keys, "one": accuracy}).to_csv(self.table, index=False)
+
+    def settings(self, table=False, **more):
+        given = {"dataset": f"npz:{self.folder / 'blobs.npz'}", "space": str(self.space), "device": "cpu", "workers": 1}
+        given |= {"truth_table": str(self.table)} if table else {}
+        options = {"signals": SIGNALS, "sample": 5, "draws": 2, "passes": 24, **more}
+        return resolve_comparison(given | RECIPE, **options)
+
+    def compare(self, out, **more):
+        return comparing.compare(self.settings(**more), self.folder / out)
+
+    def arguments(self, out):
+        text = f"compare --dataset npz:{self.folder / 'blobs.npz'} --space {self.space} --out {self.folder / out}"
+        text += " --sample 5 --draws 2 --passes 24 --ipc 2 --steps 3 --width 4 --batch 6 --workers 1 --device cpu"
+        return [*text.split(), "--signals", ",".join(SIGNALS), "--truth-epochs", "1"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_resamples():
+    """The intervals have tests of their own."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("rank", "difference"):
+            function = functools.partial(getattr(comparison_table, name), resamples=199)
+            patched.setattr(comparison_table, name, function)
+        yield
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    return Bench(tmp_path_factory.mktemp("compare"))
+
+
+@pytest.fixture(scope="module")
+def finished(bench):
+    """A whole comparison, with the truth trained."""
+    run, table = bench.compare("finished")
+    return run.path, table.ranking
+
+
+def trials(folder):
+    storage = f"sqlite:///{folder / 'study.db'}"
+    rows = []
+    for name in optuna.get_all_study_names(storage):
+        found = optuna.load_study(study_name=name, storage=storage).trials
+        rows += [(name, t.user_attrs["key"], t.user_attrs["draw"], t.state.name) for t in found]
+    return pd.DataFrame(rows, columns=["study", "key", "draw", "state"])
+
+
+def test_every_file_is_written(finished):
+    folder, ranking = finished
+    names = {path.name for path in folder.iterdir()}
+    files = {"compare.toml", "study.db", "computed.json", "sets", "scores.csv"}
+    files |= {"ranking.json", "table.csv", "table.md", "compare.html"}
+    assert names == files | {".lock"}
+    assert json.loads((folder / "ranking.json").read_text()) == ranking
+    trained = ["dm", "dm+space", "random", "herding", "early_stop", "random_total"]
+    expected = [row for name in trained[:5] for row in (name, f"{name}:loss_sum")] + ["params", "naswot"]
+    expected += ["random_total", "random_total:loss_sum", "repeatability"]
+    assert list(ranking["signals"]) == expected
+    scores = pd.read_csv(folder / "scores.csv")
+    assert len(scores) == 5
+    assert set(expected) - {"repeatability"} <= set(scores)
+    mean = (scores["dm_0"] + scores["dm_1"]) / 2
+    np.testing.assert_allclose(scores["dm"], mean)
+    assert (scores["dm:loss_sum"] < 0).all()
+    table = pd.read_csv(folder / "table.csv").set_index("signal")
+    assert table.loc["dm", "spearman"] == ranking["signals"]["dm"]["spearman"]["value"]
+    assert table.loc["dm", "beats_random"] == ranking["signals"]["dm"]["beats_random"]
+    assert (folder / "table.md").read_text().count("\n| ") == len(expected) + 1
+    assert "https:" not in (folder / "compare.html").read_text().split("<script>", maxsplit=1)[0]
+
+
+def test_every_row_has_what_the_paper_prints(finished):
+    _, ranking = finished
+    assert (ranking["n"], ranking["sample"]) == (5, 5)
+    for name, row in ranking["signals"].items():
+        for measure in ("spearman", "spearman_top_half", "spearman_top_20", "kendall", "partial_spearman"):
+            assert {"value", "low", "high", "n"} <= set(row[measure]), (name, measure)
+        assert {"precision_at_5", "precision_at_10", "regret", "beats_random", "more_architectures"} <= set(row)
+        assert {"seconds", "passes", "stored_images", "stored_bytes"} <= set(row["cost"])
+        assert row["beats_random"] in {None, "yes", "no", "cannot tell"}
+    assert ranking["signals"]["dm:loss_sum"]["control"] == "random:loss_sum"
+    assert ranking["signals"]["repeatability"]["spearman"]["n"] == 5
+
+
+def test_the_two_kinds_of_equal_cost(finished):
+    _, ranking = finished
+    cost = {name: row["cost"] for name, row in ranking["signals"].items()}
+    for name in ("dm", "dm+space", "herding", "random", "early_stop"):
+        assert cost[name]["training_passes"] == 5 * 24
+    for name in ("dm", "random", "herding"):
+        assert (cost[name]["stored_images"], cost[name]["stored_bytes"]) == (6, 6 * 64)
+    # 12 real and 2 synthetic images of each of 3 classes, in each of 3 steps.
+    assert cost["dm"]["making_passes"] == 3 * 3 * (12 + 2)
+    assert cost["dm"]["passes"] == cost["dm"]["training_passes"] + cost["dm"]["making_passes"]
+    assert cost["random"]["making_passes"] == 0
+    plan = ranking["equal_cost"]["random_total"]
+    assert (plan["target"], plan["candidates"]) == ("dm", 5)
+    whole = (cost["dm"]["training_seconds"] + cost["dm"]["making_seconds"]) / cost["random"]["training_seconds"]
+    assert plan["factor"] == pytest.approx(max(1, whole), rel=1e-6)
+    assert plan["passes"] == round(24 * plan["factor"])
+    assert plan["per_class"] == min(12, max(2, round(2 * plan["factor"])))
+    # A step is the least that a training can be longer by.
+    assert abs(cost["random_total"]["training_passes"] / 5 - plan["passes"]) <= 6
+    assert ranking["signals"]["dm"]["total_control"] == "random_total"
+    assert ranking["signals"]["dm"]["minus_random_total"]["n"] == 5
+    assert "pays_from" in ranking["signals"]["dm"]
+
+
+def test_embedding_networks_are_not_of_the_sample(finished):
+    folder, _ = finished
+    sample = set(pd.read_csv(folder / "scores.csv")["key"])
+    for draw in range(2):
+        found = ImageSet.load_metadata(folder / "sets" / f"dm+space-{draw}.safetensors")["embedded"]
+        assert len(found) == 3
+        assert sample.isdisjoint(found)
+
+
+def test_nothing_is_done_twice(finished, bench, monkeypatch):
+    folder, ranking = finished
+
+    def refuse(*arguments, **options):
+        raise AssertionError("there was nothing to do")
+
+    monkeypatch.setattr(Pool, "run", lambda self, jobs: (refuse() for _ in jobs))
+    monkeypatch.setattr(work, "computed", refuse)
+    monkeypatch.setattr("nas_proxy.compare.sets.condense", refuse)
+    before = {name: (folder / name).read_bytes() for name in ("scores.csv", "table.csv", "table.md")}
+    _, table = bench.compare("finished")
+    assert table.ranking["signals"] == ranking["signals"]
+    assert before == {name: (folder / name).read_bytes() for name in before}
+
+
+def test_it_goes_on_where_it_was_interrupted(finished, bench, monkeypatch):
+    folder, _ = finished
+    finish, count = Ledger.finish, 0
+
+    def dying(self, *arguments):
+        nonlocal count
+        count += 1
+        if count in {2, 13, 15, 60}:  # in the truth, in random images, at once again, in the last signal
+            raise KeyboardInterrupt
+        finish(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Ledger, "finish", dying)
+        for _ in range(4):
+            with pytest.raises(KeyboardInterrupt):
+                bench.compare("cut")
+    bench.compare("cut")
+    columns = [name for name in pd.read_csv(folder / "scores.csv") if not name.startswith("random_total")]
+    whole, cut = (pd.read_csv(path / "scores.csv")[columns] for path in (folder, bench.folder / "cut"))
+    pd.testing.assert_frame_equal(whole, cut)  # how long random_total trains depends on the clock
+    done = trials(bench.folder / "cut").query("state == 'COMPLETE'")
+    assert not done.duplicated(["study", "key", "draw"]).any()
+    assert len(done) == 5 * (2 * 5 + 1 + 2)
+
+
+def test_killed_outright_it_goes_on(bench):
+    folder = bench.folder / "killed"
+    command = [sys.executable, "-m", "nas_proxy", *bench.arguments("killed")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if (folder / "study.db").exists() and list(folder.glob("sets/dm-*.safetensors")):
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = CliRunner().invoke(app, [*bench.arguments("killed"), "--json"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["n"] == 5
+    complete = trials(folder).query("state == 'COMPLETE'")
+    assert len(complete) == len(complete.drop_duplicates(["study", "key", "draw"])) == 5 * (2 * 5 + 1 + 2)
+
+
+def test_the_terminal_has_100_columns(bench, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    arguments = bench.arguments("killed")
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    for text in (
+        "Spearman (5)",
+        "Top 20 % (1)",
+        "random_total",
+        "dm+space:loss_sum",
+        "P@10",
+        "Minus total",
+        "Pays from",
+    ):
+        assert text in done.stdout
+    assert "dm beats random: " in done.stdout
+
+
+def test_a_comparison_grows(bench):
+    small = {"signals": ["dm+space", "early_stop"], "sample": 4, "draws": 1}
+    run, first = bench.compare("grows", table=True, **small)
+    before = trials(run.path)
+    larger = {"signals": ["early_stop", "params", "kcenter"], "sample": 5, "draws": 2, "combine": ["params", "kcenter"]}
+    _, table = bench.compare("grows", table=True, **larger)
+    after = trials(run.path)
+    pd.testing.assert_frame_equal(after.merge(before), before)
+    assert {"kcenter", "combined", "params"} <= set(table.ranking["signals"])
+    assert table.ranking["signals"]["combined"]["spearman_note"] == "the mean rank of params, kcenter"
+    embedded = ImageSet.load_metadata(run / "sets" / "dm+space-0.safetensors")["embedded"]
+    assert set(table.scores["key"]).isdisjoint(embedded)
+    assert set(first.scores["key"]) <= set(table.scores["key"])
+
+
+def test_a_truth_of_one_column_has_no_repeatability(bench):
+    _, table = bench.compare("table", table=True, signals=["params", "flops"], sample=6)
+    ranking = table.ranking
+    assert list(ranking["signals"]) == ["params", "flops", "repeatability"]
+    assert ranking["signals"]["repeatability"]["spearman"]["value"] is None
+    assert "the truth has one seed, so its repeatability is not known" in ranking["remarks"]
+    assert ranking["signals"]["params"]["beats_random_reason"] == "there is no signal named 'random'"
+    assert ranking["truth"]["source"] == "table"
+    assert "truth table" in ranking["subset"]
+    assert not list((bench.folder / "table").glob("sets/*"))
+
+
+def test_one_way_of_scoring(bench):
+    _, table = bench.compare("loss", table=True, signals=["random", "params"], score="loss_sum", draws=1)
+    assert list(table.ranking["signals"]) == ["random:loss_sum", "params", "repeatability"]
+    assert table.ranking["signals"]["params"]["control"] == "random:loss_sum"
+    assert table.ranking["signals"]["params"]["minus_random"]["value"] is not None
+
+
+def test_failures_and_divergence_are_counted(bench, monkeypatch):
+    finish = Ledger.finish
+
+    def failing(self, name, number, result):
+        if name == "early_stop" and number == 0:
+            result = Failure("no memory")
+        elif name == "random" and number == 1:
+            result = type(result)(1 / 3, (2.0, float("nan")), True, 1.0, 24)
+        finish(self, name, number, result)
+
+    monkeypatch.setattr(Ledger, "finish", failing)
+    _, table = bench.compare("fails", table=True, signals=["early_stop", "random"], draws=1, sample=6)
+    assert (table.ranking["n"], table.ranking["sample"]) == (5, 6)
+    assert table.ranking["failures"]["early_stop"] == 1
+    assert "1 of the 6 sampled architectures lack a score or a truth" in table.ranking["remarks"]
+    note = table.ranking["signals"]["random:loss_sum"]["spearman_note"]
+    assert note == "1 of 6 trainings diverged and count as the lowest"
+    scores = table.scores["random:loss_sum"]
+    assert scores[1] == scores.min()
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"signals": ["synflo"]}, "--signals holds 'synflo'; did you mean 'synflow'? known: dm, "),
+        ({"signals": ["dm", "dm"]}, "--signals holds 'dm' more than once; leave one"),
+        ({"signals": []}, "--signals is empty; name at least one signal"),
+        ({"signals": ["params", "random_total"]}, "but not the signal whose cost it is matched with"),
+        ({"sample": 3}, "--sample is 3, but a ranking needs at least 4 architectures"),
+        ({"sample": "many"}, "--sample (truth) is 'many'; it must be a whole number"),
+        ({"draws": 0}, "--draws is 0; it must be a whole number of at least 1"),
+        ({"score": "loss"}, "--score is 'loss'; did you mean 'loss_sum'?"),
+        ({"combine": ["params"]}, "--combine holds 'params' alone; give at least two"),
+        ({"combine": ["params:loss_sum", "dm"]}, "params is computed and has no losses"),
+        ({"score": "accuracy", "combine": ["dm:loss_sum", "params"]}, "dm has no such score"),
+    ],
+)
+def test_mistakes_in_settings(bench, more, told):
+    with pytest.raises(ConfigError) as caught:
+        bench.settings(**more)
+    assert told in str(caught.value)
+    assert len(caught.value.mistakes) == 1
+
+
+def test_a_sample_larger_than_what_there_is(bench):
+    with pytest.raises(UserError, match="--sample is 9, but the truth table holds 8 architectures; give --sample 8"):
+        bench.compare("large", table=True, sample=9)
+    with pytest.raises(UserError, match="--sample is 99, but the space has 14 architectures; give --sample 14"):
+        bench.compare("large", sample=99)
+    assert not (bench.folder / "large").exists()
+
+
+def test_a_folder_holds_one_thing(finished, bench, tmp_path):
+    with pytest.raises(RunFolderError, match=r"holds another comparison \(passes: 24 → 48\)"):
+        bench.compare("finished", passes=48)
+    settings = bench.settings().run
+    with pytest.raises(RunFolderError, match=r"holds study.db but no run.toml"):
+        prepare_run(finished[0], settings)
+    prepare_run(tmp_path, settings)
+    with pytest.raises(RunFolderError, match=r"holds run.toml but no compare.toml, so it is no comparison"):
+        comparing.compare(bench.settings(), tmp_path)
+
+
+def test_another_set_under_the_trainings_is_refused(finished, bench):
+    folder = bench.folder / "foreign"
+    shutil.copytree(finished[0], folder)
+    shutil.copy(folder / "sets" / "dm-1.safetensors", folder / "sets" / "dm-0.safetensors")
+    with pytest.raises(RunFolderError, match="the set 0 has changed since the trainings"):
+        bench.compare("foreign")
+
+
+@pytest.mark.browser
+def test_the_page_in_a_browser(finished, browser, screenshot):
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    wrong: list[str] = []
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto((finished[0] / "compare.html").as_uri())
+    known = [row for row in finished[1]["signals"].values() if row["spearman"]["value"] is not None]
+    page.wait_for_selector("#figure-passes .main-svg")
+    assert page.locator("#figure-seconds .trace.scatter").count() == len(known) + 1
+    assert wrong == []
+    screenshot(page, "compare")
+    page.close()
