@@ -6,7 +6,7 @@ steps of the paper's recipe, and scored on validation images. `--embed` and `--n
     python benchmarks/images_per_class.py --data folder:cifar10 --ipc 1,2,5,10,20,50 --out runs/curve
     python benchmarks/images_per_class.py --data folder:cifar10 --ipc 10 --embed resnet18 --network resnet18 --out DIR
 
-Condensed sets are kept in `--out`, so that a run that is cut off goes on. The last line on stdout is one JSON object.
+Sets and points are kept in `--out`, so that a run that is cut off goes on. The last line on stdout is one JSON object.
 """
 
 import argparse
@@ -63,6 +63,18 @@ def point(data: Development, ipc: int, options: argparse.Namespace, device: str)
     return {"ipc": ipc, **rounded, "condense_seconds": round(seconds, 1), "train_seconds": trained}
 
 
+def kept(data: Development, ipc: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the point of `ipc` images a class, from the folder where it is there."""
+    settings = {name: value for name, value in vars(options).items() if name not in {"ipc", "out", "data"}}
+    path = options.out / f"{options.embed}-{options.network}-{ipc}.json"
+    identity = [data.fingerprint, settings]
+    if path.exists() and (found := json.loads(path.read_text(encoding="utf-8")))["identity"] == identity:
+        return found["point"]
+    made = point(data, ipc, options, options.device)
+    path.write_text(json.dumps({"identity": identity, "point": made}), encoding="utf-8")
+    return made
+
+
 def condensed(train: ImageSet, recipe: Condensation, out: Path, device: str) -> tuple[ImageSet, float]:
     path = out / f"{recipe.embed}-{recipe.width}-{recipe.images_per_class}-{recipe.steps}.safetensors"
     identity = json.loads(json.dumps([train.fingerprint(), asdict(recipe)]))
@@ -86,7 +98,7 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=3, help="trainings on each set, 2 or more")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0, help="0: PyTorch's choice")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the condensed sets")
+    parser.add_argument("--out", type=Path, required=True, help="folder for what is done")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -94,7 +106,7 @@ def main() -> None:
     data = development(open_source(options.data), seed=0, limit=options.limit)
     points = []
     for ipc in map(int, options.ipc.split(",")):
-        points.append(point(data, ipc, options, options.device))
+        points.append(kept(data, ipc, options))
         print(json.dumps(points[-1]), flush=True)
     facts = environment(options.device, 1)
     settings = ("limit", "steps", "train_steps", "width", "real_batch", "embed", "network")

@@ -1,7 +1,7 @@
 """The command `condense`: make, read, judge and export condensed sets."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,9 @@ from nas_proxy.cli.options import (
 )
 from nas_proxy.cli.printing import at_work, print_result
 from nas_proxy.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from nas_proxy.pipeline.config import RunConfig
 
 NAMES = {"convnet": "ConvNets", "resnet18": "ResNets"}
 
@@ -76,24 +79,22 @@ def condense_command(
             "embed": embed,
         },
     }
+    if evaluate_with not in NAMES:
+        raise ConfigError([f"--evaluate-with is {evaluate_with!r}{nearest(evaluate_with, NAMES)}"])
+    if dry_run:
+        with at_work() as terminal:
+            from nas_proxy.pipeline.foresight import foresee
+
+            foreseen = foresee(_settings(given, run), terminal)
+        print_result(foreseen.as_json(), foreseen.told(), as_json=as_json)
+        return
     with at_work() as terminal:
-        if evaluate_with not in NAMES:
-            raise ConfigError([f"--evaluate-with is {evaluate_with!r}{nearest(evaluate_with, NAMES)}"])
         from dataclasses import replace
 
         from nas_proxy.condensation.ranks import together
-        from nas_proxy.pipeline.config import resolve
-        from nas_proxy.pipeline.run_folder import open_run
         from nas_proxy.pipeline.stages import assist, evaluate_run, export_images, run_all
 
-        file = None if dataset is not None else open_run(run).path / "run.toml"
-        settings = resolve(given, file, options=option_names())
-        if dry_run:
-            from nas_proxy.pipeline.foresight import foresee
-
-            foresight = foresee(settings, terminal)
-            print_result(foresight.as_json(), foresight.told(), as_json=as_json)
-            return
+        settings = _settings(given, run)
         with together(settings.device) as (ranks, chosen):
             settings = replace(settings, device=chosen)
             if ranks.rank > 0:
@@ -125,3 +126,12 @@ def condense_command(
             f"on random images: {found.random_accuracy:.1%} ± {found.random_std:.1%} (5 networks each)"
         )
     print_result(result, text, as_json=as_json)
+
+
+def _settings(given: dict[str, Any], run: Path) -> "RunConfig":
+    """Return the settings of a new run where a data set is given, else those of the run with what is given."""
+    from nas_proxy.pipeline.config import resolve
+    from nas_proxy.pipeline.run_folder import open_run
+
+    file = None if given["dataset"] is not None else open_run(run).path / "run.toml"
+    return resolve(given, file, options=option_names())

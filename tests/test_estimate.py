@@ -1,0 +1,78 @@
+"""What a condensation will take, before anything is written."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from conftest import blobs
+from nas_proxy.cli.app import app
+from nas_proxy.condensation import estimate as estimates
+from nas_proxy.condensation.condense import Condensation, condense
+from nas_proxy.condensation.estimate import estimate, watched
+from nas_proxy.errors import ConfigError
+
+RECIPE = Condensation(images_per_class=2, steps=40, real_batch=8, width=8)
+
+
+def test_time_is_scaled_to_all_classes_and_steps(monkeypatch):
+    monkeypatch.setattr(estimates, "timed_steps", lambda task, networks, steps: [2.0, 1.0, 6.0][:steps])
+    found = estimate(blobs(classes=4), RECIPE, 0, classes=12)
+    assert found.seconds_per_step == 2.0 * 12 / 4
+    assert found.slowest_per_step == 6.0 * 12 / 4
+    assert found.seconds == pytest.approx(found.start_seconds + 40 * 6.0)
+    assert (found.classes, found.measured_classes, found.measured_steps) == (12, 4, 3)
+    whole = estimate(blobs(classes=4), RECIPE, 0)
+    assert (whole.classes, whole.seconds_per_step) == (4, 2.0)
+
+
+def test_it_is_near_what_the_condensation_takes():
+    data = blobs(classes=6, per_class=20, size=16)
+    recipe = dataclasses.replace(RECIPE, width=32, real_batch=16)
+    found = estimate(data, recipe, 0, steps=5)
+    taken = condense(data, recipe, 0).seconds
+    # Other work on the machine may slow either down.
+    assert taken / 5 < found.seconds < taken * 5
+
+
+def test_memory_grows_with_the_classes_at_a_time():
+    data, recipe = blobs(classes=4, size=16, channels=3), RECIPE
+    few = estimate(data, recipe, 0, classes=1000, classes_per_step=4)
+    many = estimate(data, recipe, 0, classes=1000, classes_per_step=1000)
+    if few.memory_bytes is None or many.memory_bytes is None:
+        pytest.skip("this system does not tell how much memory a process has")
+    assert (few.classes_per_step, many.classes_per_step) == (4, 1000)
+    # The synthetic images, their momentum and gradient: 2 × 3 × 16 × 16 float32 values of each class.
+    assert few.memory_bytes >= 996 * 2 * 768 * 4 * 3
+    # 8 real images three times and two synthetic ones six times, and what the network keeps of those.
+    assert many.memory_bytes - few.memory_bytes > 900 * 768 * 4 * (8 * 3 + 2 * 6)
+
+
+def test_memory_that_is_given_back_is_seen():
+    with watched(torch.device("cpu")) as peak:
+        block = torch.ones(20 << 20, dtype=torch.uint8)
+        del block
+    if peak.bytes is not None:
+        assert peak.bytes < 100 << 20
+    with watched(torch.device("cpu")) as peak:
+        block = torch.ones(50 << 20, dtype=torch.uint8)
+    if peak.bytes is not None:
+        assert 49 << 20 < peak.bytes < 100 << 20
+    assert len(block) > 0
+
+
+def test_a_dry_run_tells_and_writes_nothing(tmp_path):
+    options = ["condense", str(tmp_path / "run"), "--dataset", "digits", "--dry-run", "--device", "cpu", "--width", "8"]
+    done = CliRunner().invoke(app, [*options, "--json"], catch_exceptions=False)
+    found = json.loads(done.stdout)
+    assert found["estimate"] is True
+    assert (found["steps"], found["classes"], found["images"]) == (200, 10, 1797)
+    assert found["seconds"] >= 200 * found["seconds_per_step"] > 0
+    text = CliRunner().invoke(app, options, catch_exceptions=False).stdout
+    assert "Estimate from 3 steps on 10 of 10 classes; nothing was written." in text
+    assert "200 steps of" in text
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ConfigError, match="--dry-run estimates the steps of --method dm; other methods take none"):
+        CliRunner().invoke(app, [*options, "--method", "random"], catch_exceptions=False)

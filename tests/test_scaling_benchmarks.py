@@ -1,0 +1,48 @@
+"""The benchmarks of scale run, and end in one JSON object."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def last_line(script: str, *options: str) -> dict:
+    command = [sys.executable, str(BENCHMARKS / f"{script}.py"), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_scaling():
+    found = last_line("scaling", "--quick", "--steps", "2")
+    rows = {"classes", "classes, ten at a time", "size", "ipc"}
+    assert set(found["growth"]) == rows
+    assert {point["row"] for point in found["points"]} == rows
+    assert all(point["seconds_per_step"] > 0 for point in found["points"])
+    # Four times the pixels.
+    assert found["growth"]["size"]["memory_bytes"] > 2
+
+
+def test_images_per_class_goes_on_where_it_was(tmp_path):
+    options = ("--data", "digits", "--limit", "20", "--ipc", "1,2", "--steps", "2", "--train-steps", "2")
+    more = ("--networks", "2", "--width", "4", "--out", str(tmp_path))
+    found = last_line("images_per_class", *options, *more)
+    assert [point["ipc"] for point in found["points"]] == [1, 2]
+    assert last_line("images_per_class", *options, *more)["points"] == found["points"]
+
+
+def test_gpu_hours_are_arithmetic():
+    found = last_line("gpu_hours", "--ipc", "10,50", "--rate", "10")
+    assert found["measured"] is False
+    cifar, _, tiny, *_ = found["rows"]
+    # ConvNet-3 of width 128, by hand: multiply-adds of an image of 32×32 pixels.
+    image = 9 * 3 * 128 * 32**2 + 9 * 128 * 128 * (16**2 + 8**2)
+    # Real images go forward, synthetic ones forward and back to the pixels.
+    step = 100 * 2 * image * (256 + 2 * 10)
+    assert cifar["step_tflop"] == pytest.approx(step / 1e12, abs=0.01)
+    assert cifar["hours"] == pytest.approx(20_000 * step / 10e12 / 3600, rel=0.01)
+    assert tiny["step_tflop"] == pytest.approx(2 * 4 * cifar["step_tflop"], rel=0.01)
