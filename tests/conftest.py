@@ -74,12 +74,12 @@ def screenshot() -> Callable[[Any, str], Path]:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def postgres() -> Iterator[Server]:
     """A PostgreSQL server of the tests' own, on a free port of this machine."""
     pytest.importorskip("psycopg", reason="psycopg is not installed")
     if (programs := find_programs()) is None:
         pytest.skip("PostgreSQL is not installed")
-    with Server(programs, tmp_path_factory.mktemp("postgres")) as server:
+    with Server(programs) as server:
         yield server
 
 

@@ -9,6 +9,7 @@ import pwd
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import Self
@@ -30,9 +31,10 @@ def find_programs() -> Path | None:
 class Server:
     """A server that lives as long as this context. `url()` makes a database of its own."""
 
-    def __init__(self, programs: Path, folder: Path) -> None:
-        self._programs, self._data = programs, folder / "data"
-        self._folder, self._databases = folder, 0
+    def __init__(self, programs: Path) -> None:
+        # Not in pytest's folder, which is for its owner alone.
+        self._folder = Path(tempfile.mkdtemp(prefix="nas-proxy-postgres-"))
+        self._programs, self._data, self._databases = programs, self._folder / "data", 0
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
@@ -40,15 +42,14 @@ class Server:
     def __enter__(self) -> Self:
         if os.geteuid() == 0:
             shutil.chown(self._folder, "postgres")
-            for parent in self._folder.parents:  # pytest's folders are for their owner alone
-                if parent.stat().st_uid == 0 and not parent.stat().st_mode & 0o001:
-                    parent.chmod(parent.stat().st_mode | 0o011)
         self._call("initdb", "-D", self._data, "-A", "trust", "-U", "tester", "--no-sync", "-E", "UTF8")
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        with contextlib.suppress(subprocess.CalledProcessError):  # a test may have left it stopped
+            self.stop()
+        shutil.rmtree(self._folder)
 
     def start(self) -> None:
         settings = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self._folder}"
@@ -57,8 +58,7 @@ class Server:
 
     def stop(self) -> None:
         """End the server as an administrator in a hurry does: transactions are cut off."""
-        with contextlib.suppress(subprocess.CalledProcessError):
-            self._call("pg_ctl", "stop", "-w", "-m", "fast", "-D", self._data)
+        self._call("pg_ctl", "stop", "-w", "-m", "fast", "-D", self._data)
 
     def restart(self, pause: float = 0.0) -> None:
         self.stop()

@@ -1,8 +1,6 @@
 """Workers: the same outcomes wherever a job runs, reasons for what fails, and life after a death."""
 
-import os
 import pickle
-import signal
 import subprocess
 import sys
 import threading
@@ -14,7 +12,7 @@ import pytest
 import torch
 
 from nas_proxy.training.train import Outcome, Recipe
-from nas_proxy.training.workers import Failure, Job, Pool
+from nas_proxy.training.workers import KILLED, Failure, Job, Pool
 
 
 @pytest.fixture
@@ -42,21 +40,54 @@ def test_processes_and_this_process_give_the_same(jobs):
     assert alone[3] == Failure("ValueError: three is not a width")
 
 
-def test_a_worker_that_dies_fails_its_job_and_is_replaced(jobs):
+@pytest.mark.parametrize("kills", [1, 2])
+def test_a_job_whose_worker_is_killed_is_done_again_once(jobs, kills):
     with Pool(2) as pool:
         assert len(list(pool.run([(i, jobs(4, i)) for i in range(2)]))) == 2
-        victim = pool._workers[0]._process
+        victim = pool._workers[0]
 
         def kill():
-            time.sleep(0.3)
-            os.kill(victim.pid, signal.SIGKILL)
+            for _ in range(kills):
+                process = victim._process
+                time.sleep(0.3)
+                process.kill()
+                while victim._process is process:
+                    time.sleep(0.01)
 
-        threading.Thread(target=kill).start()
+        killing = threading.Thread(target=kill)
+        killing.start()
         results = dict(pool.run([(i, jobs(4, i, epochs=500)) for i in range(2)]))
+        killing.join()
         reasons = [r.reason for r in results.values() if isinstance(r, Failure)]
-        assert reasons == ["the worker process was killed twice; the machine was probably out of memory"]
+        assert reasons == [KILLED] * (kills - 1)
         survivors = dict(pool.run([(i, jobs(4, i)) for i in range(4)]))
         assert all(isinstance(r, Outcome) for r in survivors.values())
+    assert KILLED == "the worker process was killed twice; the machine was probably out of memory"
+
+
+def test_workers_train_on_their_devices(jobs):
+    with Pool(3, ("cpu", "cuda:7")) as pool:
+        results = dict(pool.run([(i, jobs(4, i)) for i in range(6)]))
+        assert [worker._device for worker in pool._workers] == ["cpu", "cuda:7", "cpu"]
+    failed = [r.reason for r in results.values() if isinstance(r, Failure)]
+    # The one whose device is not there fails; the others train.
+    assert 1 <= len(failed) < 6
+    assert not any("cpu" in reason for reason in failed)
+
+
+def test_a_pool_of_one_trains_on_its_device(jobs):
+    with Pool(1, ("cpu",)) as pool:
+        ((_, result),) = pool.run([(0, replace(jobs(4), device="cuda:7"))])
+    assert isinstance(result, Outcome)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_two_workers_share_a_gpu(jobs):
+    with Pool(2, ("cuda:0", "cuda:0")) as pool:
+        results = dict(pool.run([(i, jobs(4, 0)) for i in range(4)]))
+    assert all(isinstance(r, Outcome) for r in results.values())
+    assert len({comparable(r) for r in results.values()}) == 1
 
 
 def test_workers_end_with_their_parent(tmp_path, jobs):

@@ -35,7 +35,7 @@ class Studies(RDBStorage):
         self._prefix = place.study("") if isinstance(place, Database) else ""
         if isinstance(place, Database):
             patient.require_driver()
-            url, options = connectable(place.url), patient.engine_options(read_only=not writable)
+            url, options = connectable(place.url), patient.engine_options(kept=False, read_only=not writable)
         else:
             url, options = f"sqlite:///{place}", {"creator": lambda: _connected(place, writable=writable)}
         super().__init__(url, engine_kwargs=options, skip_table_creation=True)

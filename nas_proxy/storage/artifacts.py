@@ -12,7 +12,6 @@ from optuna.artifacts import FileSystemArtifactStore
 from optuna.artifacts.exceptions import ArtifactNotFound
 from sqlalchemy import Engine, create_engine, delete, select
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.pool import NullPool
 
 from nas_proxy.errors import StorageError
 from nas_proxy.storage.patient import Patience, engine_options
@@ -89,7 +88,5 @@ class FolderStore(FileSystemArtifactStore):
 def artifact_store(run: Path, place: Path | Database | None) -> "ArtifactStore":
     """Return the store of the artifacts of the run in the folder `run`; writing makes the folder of artifacts."""
     if isinstance(place, Database):
-        # Used now and then: no connection is kept open for it.
-        options = engine_options()["connect_args"]
-        return DatabaseStore(create_engine(connectable(place.url), poolclass=NullPool, connect_args=options))
+        return DatabaseStore(create_engine(connectable(place.url), **engine_options(kept=False)))
     return FolderStore(run / "artifacts")

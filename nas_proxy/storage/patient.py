@@ -14,6 +14,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from nas_proxy.errors import StorageError
 from nas_proxy.storage.place import Database, connectable
@@ -36,12 +37,14 @@ def _quiet(text: str) -> None:
     del text
 
 
-def engine_options(*, read_only: bool = False) -> dict[str, Any]:
-    """Return how connections are made: checked before use, and given up when the network swallows them."""
+def engine_options(*, kept: bool = True, read_only: bool = False) -> dict[str, Any]:
+    """Return how connections are made, and given up when the network swallows them.
+
+    kept: whether they stay open, and are checked before they are used again.
+    """
     options = {"options": "-c default_transaction_read_only=on"} if read_only else {}
     return {
-        "pool_pre_ping": True,
-        "pool_size": 2,
+        **({"pool_pre_ping": True, "pool_size": 2} if kept else {"poolclass": NullPool}),
         "connect_args": {
             "application_name": "nas-proxy",
             "connect_timeout": 10,
