@@ -53,6 +53,8 @@ MEMORY = "End a candidate that needs more memory than so many MB."
 SIGNALS = "Computed controls: params, flops, synflow, jacob_cov, naswot, with commas between."
 COMBINE = "Add the mean rank of several: proxy, early_stop or computed ones, with commas between."
 METHOD = "dm (distribution matching), random, herding or kcenter."
+DRY_RUN = "Train nothing: print what would be trained, and an estimate of its time and memory."
+DryRun = Annotated[bool, typer.Option("--dry-run", help=DRY_RUN)]
 Run = Annotated[Path, typer.Argument(help="The run folder.", metavar="RUN", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 
