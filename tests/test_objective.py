@@ -14,12 +14,12 @@ import nas_proxy
 from conftest import TINY_SPACE, blobs
 from nas_proxy import Choice, ProxyObjective, Space
 from nas_proxy.data.images import ImageSet
-from nas_proxy.errors import RunFolderError, SpaceError
+from nas_proxy.errors import ConfigError, RunFolderError, SpaceError
 from nas_proxy.pipeline.config import resolve
 from nas_proxy.pipeline.run_folder import prepare_run
 from nas_proxy.pipeline.stages import run_stages
-from nas_proxy.search.objective import _marks
 from nas_proxy.seeds import derive
+from nas_proxy.training.pruning import marks
 from nas_proxy.training.train import Recipe, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -184,10 +184,51 @@ def test_packed_images_are_trained_on_unpacked(run):
 
 
 def test_marks_by_hand():
-    # 12 images in batches of 6: two steps an epoch.
-    assert _marks(Recipe(epochs=8, batch_size=6), 12, 3) == {4: 2, 8: 4, 12: 6}
-    assert _marks(Recipe(epochs=2, batch_size=6), 12, 10) == {2: 1}
-    assert _marks(Recipe(epochs=0.5, batch_size=6), 12, 10) == {}
+    assert marks(Recipe(epochs=8), 3) == {2, 4, 6}
+    assert marks(Recipe(epochs=2), 10) == {1}
+    assert marks(Recipe(epochs=0.5), 10) == frozenset()
+
+
+@pytest.mark.parametrize(("limit", "words"), [("max_params", "parameters"), ("max_flops", "FLOPs")])
+def test_what_is_too_large_is_pruned_and_not_trained(run, monkeypatch, limit, words):
+    monkeypatch.setattr("nas_proxy.search.objective.train", lambda *a: pytest.fail("trained"))
+    study = new_study()
+    study.enqueue_trial({"width": 16, "act": "relu"})
+    study.optimize(ProxyObjective(run, **{limit: 1000}), n_trials=1)
+    assert study.trials[0].state == TrialState.PRUNED
+    reason = study.trials[0].user_attrs["reason"]
+    assert re.fullmatch(rf"it has [\d,]+ {words}, and at most 1,000 are wanted", reason)
+
+
+def test_either_score(run):
+    recipe = Recipe(epochs=8, batch_size=6)
+    outcomes = {}
+    for score in ("accuracy", "loss_sum"):
+        study = new_study()
+        study.enqueue_trial({"width": 8, "act": "tanh"})
+        objective = ProxyObjective(run, score=score, recipe=recipe, reports=3)
+        study.optimize(objective, n_trials=1)
+        outcomes[score] = study.trials[0]
+    plain = train(
+        lambda: objective.space.build({"width": 8, "act": "tanh"}, objective.proxy.shape),
+        objective.proxy,
+        objective.validation,
+        recipe,
+        derive(3, "proxy", "width=8,act=tanh", 0),
+    )
+    assert outcomes["accuracy"].value == plain.score
+    assert outcomes["loss_sum"].value == -sum(plain.losses)
+    so_far = {epoch: -sum(plain.losses[:epoch]) / epoch for epoch in (2, 4, 6)}
+    assert outcomes["loss_sum"].intermediate_values == pytest.approx(so_far)
+    with pytest.raises(ConfigError, match="score is 'loss'; did you mean"):
+        ProxyObjective(run, score="loss")
+
+
+def test_what_diverges_has_no_sum_of_losses(run):
+    study = new_study()
+    study.enqueue_trial({"width": 8, "act": "tanh"})
+    study.optimize(ProxyObjective(run, score="loss_sum", recipe=Recipe(epochs=2, learning_rate=1e20)), n_trials=1)
+    assert study.trials[0].user_attrs["reason"] == "the training diverged"
 
 
 def test_the_lines_of_the_readme(tmp_path, monkeypatch, capsys):

@@ -30,6 +30,7 @@ from nas_proxy.cli.options import (
     SEEDS,
     SIGNALS,
     Devices,
+    DryRun,
     Json,
     Run,
     Storage,
@@ -111,6 +112,7 @@ def run_command(
     combine: Annotated[str | None, typer.Option(help=COMBINE, metavar="NAMES")] = None,
     no_flip: Annotated[bool, typer.Option("--no-flip", help="Never mirror images.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another run in the folder.")] = False,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Condense, search, train the ground truth, rank and report. Run it again to continue or to extend."""
@@ -156,13 +158,20 @@ def run_command(
     }
     with at_work() as terminal:
         from nas_proxy.pipeline.config import resolve
-        from nas_proxy.pipeline.stages import run_all
+        from nas_proxy.pipeline.estimate import estimate_run, estimate_text
+        from nas_proxy.pipeline.stages import STAGES, run_all
         from nas_proxy.search.enqueue import read_entries
 
         if enqueue is not None:
             given["enqueue"] = read_entries(enqueue)
         settings = resolve(given, config, options=option_names())
-        run = run_all(settings, out, overwrite=overwrite, progress=terminal)
+        if not dry_run:
+            run = run_all(settings, out, overwrite=overwrite, progress=terminal)
+        else:
+            found = estimate_run(settings, out, tuple(STAGES), overwrite=overwrite, progress=terminal)
+    if dry_run:
+        print_result(found.as_json(), estimate_text(found), as_json=as_json)
+        return
     print_ranking(run.path, as_json=as_json)
     tell(f"Report: {run / 'report.html'}")
 
@@ -191,11 +200,13 @@ def search_command(
     pruner: Annotated[str | None, typer.Option(help=PRUNER)] = None,
     candidate_minutes: Annotated[float | None, numeric(MINUTES)] = None,
     candidate_memory: Annotated[float | None, numeric(MEMORY)] = None,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Search on the condensed set of a run; how, can be changed until the first architecture is proposed."""
     with at_work() as terminal:
         from nas_proxy.pipeline.config import resolve
+        from nas_proxy.pipeline.estimate import estimate_run, estimate_text
         from nas_proxy.pipeline.run_folder import open_run
         from nas_proxy.pipeline.stages import run_all
         from nas_proxy.search.enqueue import read_entries
@@ -213,7 +224,13 @@ def search_command(
             "storage": storage,
         }
         settings = resolve(given, folder / "run.toml", options=option_names())
-        run_all(settings, run, progress=terminal, names=("search",))
+        if not dry_run:
+            run_all(settings, run, progress=terminal, names=("search",))
+        else:
+            found = estimate_run(settings, run, ("search",), progress=terminal)
+    if dry_run:
+        print_result(found.as_json(), estimate_text(found), as_json=as_json)
+        return
     trials = rows(folder / "trials.csv")
     result, text = found_by_search(trials, settings.score)
     print_result(result, text, as_json=as_json)

@@ -61,6 +61,8 @@ DEVICES = "Train on several: names such as cuda:0,cuda:1, each with --workers pr
 STORAGE = "PostgreSQL database for the studies, which workers elsewhere can join; a file in RUN if not given."
 Storage = Annotated[str | None, typer.Option(help=STORAGE, metavar="URL")]
 Devices = Annotated[str | None, typer.Option(help=DEVICES, metavar="NAMES")]
+DRY_RUN = "Train nothing: print what would be trained, and an estimate of its time and memory."
+DryRun = Annotated[bool, typer.Option("--dry-run", help=DRY_RUN)]
 Run = Annotated[Path, typer.Argument(help="The run folder.", metavar="RUN", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 

@@ -4,11 +4,10 @@
     study.optimize(nas_proxy.ProxyObjective("runs/digits-convnet"), n_trials=20)
 
 In: a run folder in which `nas-proxy condense` has been (or a condensed set and validation images), and a search space.
-Out: the validation accuracy of the suggested architecture, trained on the condensed set, as the search itself scores
-it. Guarantees: a score depends on the architecture and the seed alone; test images are not opened; nothing is written.
+Out: the score of the suggested architecture, trained on the condensed set, as the search itself scores it.
+Guarantees: a score depends on the architecture and the seed alone; test images are not opened; nothing is written.
 """
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,33 +15,38 @@ import optuna
 from torch import nn
 
 from nas_proxy.data.images import ImageSet
-from nas_proxy.errors import RunFolderError
+from nas_proxy.errors import ConfigError, RunFolderError, nearest
 from nas_proxy.pipeline.run_folder import open_run
 from nas_proxy.pipeline.session import Session, choose_device
+from nas_proxy.search.scores import SCORES, value_of
 from nas_proxy.seeds import derive
 from nas_proxy.spaces.cost import Size, measure
 from nas_proxy.spaces.loading import as_space, load_space
 from nas_proxy.spaces.space import SearchSpace
-from nas_proxy.training.train import Recipe, accuracy, train
+from nas_proxy.training.pruning import marks
+from nas_proxy.training.train import Recipe, Watch, train
 
 # Epochs of a training on the proxy where neither a run nor the user says.
 EPOCHS = 200
 
 
 class ProxyObjective:
-    """A function of an Optuna trial that returns an accuracy, a fraction to be maximised.
+    """A function of an Optuna trial that returns a score to be maximised.
 
     proxy: a run folder; or its proxy.safetensors; or an `ImageSet`, or the file of one, with `validation`.
     space: as in `nas_proxy.load_space`, or a `Space`, or a function of a trial; the run's if not given.
     validation: images to score on; the run's if not given. recipe, seed: the run's if not given.
+    score: "accuracy" on the validation images, a fraction, or "loss_sum", the negated sum of the training losses; the
+        run's if not given. max_params, max_flops: larger architectures are pruned before they are trained; the run's
+        limits if not given.
     device: "auto", "cpu", "cuda" or "cuda:N".
-    reports: how often, at most, a training reports its accuracy so far to the trial, for pruners; the step is the
-        number of epochs done.
+    reports: how often, at most, a training reports its score so far to the trial, for pruners; the step is the
+        number of epochs done. By losses, that is the negated mean so far.
 
-    A trial gets the user attributes `key`, `params` and `flops`. One whose architecture the space refuses, or whose
-    network raises, is pruned, in the latter case with the attribute `reason`; one that diverges scores as chance.
-    An architecture that comes again is not trained again. Use processes rather than `n_jobs`: threads would share
-    PyTorch's generator, and scores would not repeat.
+    A trial gets the user attributes `key`, `params` and `flops`. One whose architecture the space refuses or which is
+    too large, or whose network raises, is pruned, but for the first with the attribute `reason`. One that diverges
+    scores as chance, and is pruned by losses. An architecture that comes again is not trained again. Use processes
+    rather than `n_jobs`: threads would share PyTorch's generator, and scores would not repeat.
     """
 
     def __init__(
@@ -53,6 +57,9 @@ class ProxyObjective:
         validation: ImageSet | None = None,
         recipe: Recipe | None = None,
         seed: int | None = None,
+        score: str | None = None,
+        max_params: int | None = None,
+        max_flops: int | None = None,
         device: str = "auto",
         reports: int = 10,
     ) -> None:
@@ -76,11 +83,16 @@ class ProxyObjective:
             self.space = as_space(space, "objective", images.shape)
         self.recipe = recipe or (run.config.proxy_training if run is not None else Recipe(epochs=EPOCHS))
         self.seed = seed if seed is not None else run.config.seed if run is not None else 0
+        self.score = score or (run.config.score if run is not None else SCORES[0])
+        if self.score not in SCORES:
+            raise ConfigError([f"score is {self.score!r}{nearest(self.score, SCORES)}"])
+        self.max_params = max_params if max_params is not None or run is None else run.config.max_params
+        self.max_flops = max_flops if max_flops is not None or run is None else run.config.max_flops
         self.reports = reports
         self._known: dict[str, float] = {}
 
     def __call__(self, trial: optuna.Trial) -> float:
-        """Suggest an architecture, train it on the proxy and return its validation accuracy."""
+        """Suggest an architecture, train it on the proxy and return its score."""
         architecture = self.space.suggest(trial)
         if architecture is None:
             raise optuna.TrialPruned("the search space refuses this architecture")
@@ -89,6 +101,7 @@ class ProxyObjective:
         try:
             size = measure(self.space, architecture, self.proxy.shape)
             _tell_size(trial, size)
+            self._check_size(trial, size)
             if key not in self._known:
                 self._known[key] = self._score(trial, lambda: self.space.build(architecture, self.proxy.shape), key)
         except optuna.TrialPruned:
@@ -98,45 +111,30 @@ class ProxyObjective:
             raise optuna.TrialPruned(str(error)) from error
         return self._known[key]
 
+    def _check_size(self, trial: optuna.Trial, size: Size) -> None:
+        for count, most, name in ((size.params, self.max_params, "parameters"), (size.flops, self.max_flops, "FLOPs")):
+            if most is not None and count > most:
+                trial.set_user_attr("reason", f"it has {count:,} {name}, and at most {most:,} are wanted")
+                raise optuna.TrialPruned(trial.user_attrs["reason"])
+
     def _score(self, trial: optuna.Trial, build: Callable[[], nn.Module], key: str) -> float:
         # The seed of the search's own trainings, so that both give an architecture the same score.
         seed = derive(self.seed, "proxy", key, 0)
-        watched = self._watched(trial, build)
-        return train(watched, self.proxy, self.validation, self.recipe, seed, self.device).score
 
-    def _watched(self, trial: optuna.Trial, build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
-        """Return `build` with a network that is scored at some steps of its training, which this does not change."""
-        marks = _marks(self.recipe, len(self.proxy), self.reports)
-        steps = 0
+        def ends(epoch: int, score: float) -> bool:
+            trial.report(score, epoch)
+            return trial.should_prune()
 
-        def look(network: nn.Module, _: object) -> None:
-            nonlocal steps
-            if not network.training:  # that is the scoring itself
-                return
-            epoch, steps = marks.get(steps), steps + 1
-            if epoch is None:
-                return
-            score = accuracy(network, self.validation)
-            network.train()
-            trial.report(1 / len(self.proxy.classes) if score is None else score, epoch)
-            if trial.should_prune():
-                raise optuna.TrialPruned(f"after {epoch} of {self.recipe.epochs:g} epochs")
-
-        def built() -> nn.Module:
-            network = build()
-            if marks and len(trial.study.directions) == 1:  # Optuna prunes by one objective only
-                network.register_forward_pre_hook(look)
-            return network
-
-        return built
-
-
-def _marks(recipe: Recipe, images: int, reports: int) -> dict[int, int]:
-    """Return the steps before which to report, and how many whole epochs are done there."""
-    epochs = {math.floor(k * recipe.epochs / (reports + 1)) for k in range(1, reports + 1)} - {0}
-    steps = recipe.steps(images)
-    marks = {math.ceil(epoch * images / recipe.batch(images)): epoch for epoch in sorted(epochs, reverse=True)}
-    return {step: epoch for step, epoch in marks.items() if step < steps}
+        watch = Watch(marks(self.recipe, self.reports), ends, self.score)
+        single = len(trial.study.directions) == 1  # Optuna prunes by one objective only
+        outcome = train(build, self.proxy, self.validation, self.recipe, seed, self.device, watch if single else None)
+        if outcome.pruned_at is not None:
+            raise optuna.TrialPruned(f"after {outcome.pruned_at} of {self.recipe.epochs:g} epochs")
+        score = value_of(outcome, self.score)
+        if score is None:
+            trial.set_user_attr("reason", "the training diverged")
+            raise optuna.TrialPruned("the training diverged")
+        return score
 
 
 def _tell_size(trial: optuna.Trial, size: Size) -> None:

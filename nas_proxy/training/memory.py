@@ -8,6 +8,7 @@ holds there beyond the images, and the allocator itself refuses more.
 
 import contextlib
 import functools
+import math
 import os
 import sys
 import threading
@@ -52,7 +53,14 @@ def limited(megabytes: float, device: str) -> Iterator[Use]:
 
     On a GPU, torch.OutOfMemoryError is raised instead.
     """
-    with _on_gpu(megabytes, device) if device != "cpu" else _on_cpu(megabytes) as use:
+    with _on_gpu(megabytes, device) if device != "cpu" else _on_cpu(megabytes, _base()) as use:
+        yield use
+
+
+@contextlib.contextmanager
+def measured(device: str) -> Iterator[Use]:
+    """Measure what this process needs meanwhile beyond what it holds."""
+    with _on_gpu(math.inf, device) if device != "cpu" else _on_cpu(math.inf, held()) as use:
         yield use
 
 
@@ -72,8 +80,8 @@ def _base() -> int:
 
 
 @contextlib.contextmanager
-def _on_cpu(megabytes: float) -> Iterator[Use]:
-    base, use, over = _base(), Use(), threading.Event()
+def _on_cpu(megabytes: float, base: int) -> Iterator[Use]:
+    use, over = Use(), threading.Event()
 
     def look() -> None:
         while not over.wait(_PAUSE):

@@ -1,0 +1,353 @@
+"""What a command would train, and about how long it will take: a session in, an `Estimate` out.
+
+A few architectures of the uniform sample are trained for a few steps, twice, in as many workers as the command would
+have; the difference of the two is the steps, and the rest is building and scoring the network. Condensation takes a
+few of its steps. Nothing is written into the run folder, which need not exist.
+"""
+
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import t as student
+
+from nas_proxy.condensation.condense import condense
+from nas_proxy.dashboard.storage import open_studies, readable
+from nas_proxy.data.images import ImageSet
+from nas_proxy.data.splits import random_subset
+from nas_proxy.errors import RunFailedError
+from nas_proxy.pipeline.checks import check
+from nas_proxy.pipeline.config import RunConfig
+from nas_proxy.pipeline.ledger import TRAINED, Record, finished
+from nas_proxy.pipeline.run_folder import RunFolder, check_same
+from nas_proxy.pipeline.session import Session
+from nas_proxy.pipeline.stages import default_folder
+from nas_proxy.progress import SILENT, Progress
+from nas_proxy.ranking.trust import BEST, DRAWS, SEEDS, random_set
+from nas_proxy.seeds import derive, torch_generator
+from nas_proxy.training.memory import MB, measured
+from nas_proxy.training.train import Outcome, Recipe
+from nas_proxy.training.workers import Job
+
+# Architectures that are measured, and at most how many are tried for them.
+ARCHITECTURES, TRIED = 5, 20
+# Steps of the shorter training, least and most of the longer one, and the seconds that it should take.
+SHORT, LEAST, MOST, SECONDS = 4, 24, 200, 1.0
+CONDENSE_STEPS = 4
+# Batches of a full training's images that are kept for measuring.
+BATCHES = 20
+
+
+@dataclass(frozen=True)
+class Span:
+    """An estimate with the bounds in which it should be 19 times of 20, None where one architecture was measured."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """The trainings of one signal that are not done: their number, those of them that a seed takes, and their time.
+
+    image_passes: of all of them. seconds: by the clock, with all workers.
+    """
+
+    trainings: int
+    image_passes: int
+    seconds: Span
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is to be done.
+
+    condense: seconds and steps, None where there is nothing to be learnt. parts: by signal. seconds: of all.
+    memory_mb: a worker needs while it trains, beyond what it needs anyway; the bounds are the least and the most seen.
+    measured: architectures that the estimate is from. failed: of those tried for it, the reasons.
+    """
+
+    condense: Mapping[str, Any] | None
+    parts: Mapping[str, Part]
+    seconds: Span
+    memory_mb: Span | None
+    workers: int
+    measured: int
+    failed: Sequence[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the object that `--dry-run --json` prints."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What the measured architectures took. fixed, step: seconds, of each. memory: bytes, the most of each."""
+
+    fixed: Sequence[float]
+    step: Sequence[float]
+    memory: Sequence[int]
+
+    def seconds(self, steps: int) -> list[float]:
+        """Return what a training of so many steps takes, for each architecture."""
+        return [fixed + steps * step for fixed, step in zip(self.fixed, self.step, strict=True)]
+
+
+def estimate(session: Session, stages: Sequence[str]) -> Estimate:
+    """Return what is left to be done in `stages`. Raises RunFailedError where no architecture could be measured."""
+    config, left = session.config, _left(session, stages)
+    images = len(session.data.train.classes) * config.condense.images_per_class * config.condense.formation**2
+    missing = "condense" in stages and not (session.run / "proxy.safetensors").exists()
+    condensing = _condensing(session) if missing else None
+    if not any(left.values()):
+        return Estimate(condensing, {}, _sum([], condensing), None, session.pool.count, 0, ())
+    with tempfile.TemporaryDirectory() as folder:
+        measured_on_proxy, measured_on_all, failed = _measured(session, Path(folder), full=left["truth"] > 0)
+    parts: dict[str, Part] = {}
+    for signal, number in left.items():
+        if number == 0:
+            continue
+        full = signal == "truth"
+        recipe = config.full_training if full else config.proxy_training
+        count = len(session.data.train) if full else images
+        seeds = 1 if full else config.seeds
+        speed = measured_on_all if full else measured_on_proxy
+        assert speed is not None
+        spent = [seeds * seconds for seconds in speed.seconds(recipe.steps(count))]
+        passes = number * seeds * recipe.image_passes(count)
+        parts[signal] = Part(number, passes, predicted(spent, number, session.pool.count))
+    known = [speed for speed in (measured_on_proxy, measured_on_all) if speed is not None]
+    memory = [most / MB for speed in known for most in speed.memory]
+    return Estimate(
+        condense=condensing,
+        parts=parts,
+        seconds=_sum([part.seconds for part in parts.values()], condensing),
+        memory_mb=Span(statistics.fmean(memory), min(memory), max(memory)),
+        workers=session.pool.count,
+        measured=len(measured_on_proxy.step),
+        failed=failed,
+    )
+
+
+def _sum(spans: Sequence[Span], condensing: Mapping[str, Any] | None) -> Span:
+    """Add up; the bounds add up too, since all of them come from the same architectures."""
+    fixed = 0.0 if condensing is None else float(condensing["seconds"])
+
+    def added(ends: list[float | None]) -> float | None:
+        known = [end for end in ends if end is not None]
+        return fixed + sum(known) if len(known) == len(ends) else None
+
+    low, high = added([span.low for span in spans]), added([span.high for span in spans])
+    return Span(fixed + sum(span.value for span in spans), low, high)
+
+
+def predicted(spent: Sequence[float], number: int, workers: int) -> Span:
+    """Return the seconds of `number` trainings, from what some of them, drawn at random, have `spent`.
+
+    The bounds are those of a normal distribution's prediction interval for the mean of `number` more.
+    """
+    mean, n = statistics.fmean(spent), len(spent)
+    at_once = min(workers, number)
+    if n == 1:
+        return Span(number * mean / at_once, None, None)
+    deviation = statistics.stdev(spent) * math.sqrt(1 / n + 1 / number)
+    arm = float(student.ppf(0.975, n - 1)) * deviation
+    value, low, high = (number * max(0.0, value) / at_once for value in (mean, mean - arm, mean + arm))
+    return Span(value, low, high)
+
+
+def _left(session: Session, stages: Sequence[str]) -> dict[str, int]:
+    """Return how many trainings of each signal are not done; those that fail in the sample come on top."""
+    config, done = session.config, _done(session)
+    found = min(BEST, max(0, config.trials - config.truth))
+    wanted = {
+        "proxy": max(config.trials, config.truth) if "search" in stages else 0,
+        "random": DRAWS * config.truth if "rank" in stages else 0,
+        "early_stop": config.truth if "rank" in stages else 0,
+        "truth": SEEDS * (config.truth + found) if "truth" in stages and config.truth_table is None else 0,
+    }
+    size = session.space.size
+    if size is not None:
+        wanted["proxy"] = min(wanted["proxy"], size)
+    return {signal: max(0, number - len(done[signal])) for signal, number in wanted.items()}
+
+
+def _done(session: Session) -> dict[str, list[Record]]:
+    path = session.run / "study.db"
+    if not path.exists():
+        return {signal: [] for signal in TRAINED}
+    with readable(path):
+        storage = open_studies(session.run.path)
+        ids = {study.study_name: study._study_id for study in storage.get_all_studies()}
+        return {s: finished(storage.get_all_trials(ids[s], deepcopy=False)) if s in ids else [] for s in TRAINED}
+
+
+class _EnoughError(Exception):
+    pass
+
+
+def _condensing(session: Session) -> dict[str, Any] | None:
+    """Take a few steps of the condensation; None where it learns nothing."""
+    recipe = session.config.condense
+    if recipe.source is not None or recipe.method != "dm":
+        return None
+    times = [time.perf_counter()]
+
+    def look(step: int, images: ImageSet) -> None:
+        del images
+        times.append(time.perf_counter())
+        if step == min(CONDENSE_STEPS, recipe.steps):
+            raise _EnoughError
+
+    with measured(session.device) as use, session.progress.stage("Measure condensing", 1) as bar:
+        try:
+            space = session.whole_space
+            # Its own reports wait for the device, and so do the images.
+            condense(
+                session.data.train,
+                recipe,
+                session.config.seed,
+                device=session.device,
+                space=space,
+                preview=look,
+                preview_every=1,
+                say=session.progress.say,
+            )
+        except _EnoughError:
+            pass
+        bar.to(1)
+    steps = [b - a for a, b in pairwise(times[1:])] or [times[1] - times[0]]
+    step = statistics.median(steps)
+    first = times[1] - times[0]  # what is made or compiled once, too
+    return {
+        "steps": recipe.steps,
+        "seconds": first + (recipe.steps - 1) * step,
+        "seconds_per_step": step,
+        "memory_mb": use.most / MB,
+    }
+
+
+def _measured(session: Session, folder: Path, *, full: bool) -> tuple[Speed, Speed | None, list[str]]:
+    """Return the speed of trainings on as many images as the proxy has and, if asked for, of full ones."""
+    config, train = session.config, session.data.train
+    small, large, validation = folder / "proxy", folder / "train", folder / "validation"
+    random_set(session, 0).save(small)
+    session.data.validation.save(validation)
+    kinds: list[tuple[Path, Recipe]] = [(small, config.proxy_training)]
+    if full:
+        each = -(-BATCHES * config.full_training.batch_size // len(train.classes))
+        smallest = min(map(len, train.of_class()))
+        random_subset(train, min(each, smallest), torch_generator(config.seed, "estimate")).save(large)
+        kinds.append((large, config.full_training))
+
+    def jobs(steps: Mapping[tuple[str, int], int]) -> Iterator[tuple[tuple[str, int], Job]]:
+        for (key, kind), number in steps.items():
+            path, recipe = kinds[kind]
+            images = len(ImageSet.load(path).unpacked())
+            shorter = replace(recipe, epochs=number * recipe.batch(images) / images)
+            job = session.job(architectures[key], path, validation, shorter, derive(config.seed, "estimate", key))
+            yield (key, kind), replace(job, minutes=config.candidate_minutes, megabytes=math.inf)
+
+    architectures = {session.space.key(a): a for a in islice(session.stream(), TRIED)}
+    failed: list[str] = []
+    chosen: list[str] = []
+    short: dict[tuple[str, int], Outcome] = {}
+    pool = session.pool
+    with session.progress.stage("Measure training", 2 * ARCHITECTURES * len(kinds)) as bar:
+        waiting = list(architectures)
+        while len(chosen) < ARCHITECTURES and waiting:
+            keys, waiting = waiting[: ARCHITECTURES - len(chosen)], waiting[ARCHITECTURES - len(chosen) :]
+            tried = dict(pool.run(jobs({(key, kind): SHORT for key in keys for kind in range(len(kinds))})))
+            for key in keys:
+                results = [tried[key, kind] for kind in range(len(kinds))]
+                reasons = [result.reason for result in results if not isinstance(result, Outcome)]
+                failed += reasons[:1]
+                if not reasons:
+                    chosen.append(key)
+            short |= {tag: result for tag, result in tried.items() if isinstance(result, Outcome)}
+            bar.to(len(chosen) * len(kinds))
+        if not chosen:
+            raise RunFailedError(f"all {len(architectures)} sampled architectures failed; the last with: {failed[-1]}")
+        longer = {tag: _longer(found) for tag, found in short.items() if tag[0] in chosen}
+        long: dict[tuple[str, int], Outcome] = {}
+        for tag, result in pool.run(jobs(longer)):
+            if isinstance(result, Outcome):
+                long[tag] = result
+            bar.to(len(chosen) * len(kinds) + len(long))
+    speeds = [_speed(kind, short, long, longer) for kind in range(len(kinds))]
+    return speeds[0], speeds[1] if full else None, failed
+
+
+def _longer(found: Outcome) -> int:
+    """Return how many steps the longer training takes, from what the shorter took."""
+    return max(LEAST, min(MOST, math.ceil(SECONDS / (found.seconds / SHORT))))
+
+
+def _speed(
+    kind: int,
+    short: Mapping[tuple[str, int], Outcome],
+    long: Mapping[tuple[str, int], Outcome],
+    steps: Mapping[tuple[str, int], int],
+) -> Speed:
+    fixed, per_step, memory = [], [], []
+    for tag, found in long.items():
+        if tag[1] == kind:
+            step = max(0.0, (found.seconds - short[tag].seconds) / (steps[tag] - SHORT))
+            per_step.append(step)
+            fixed.append(max(0.0, found.seconds - steps[tag] * step))
+            memory.append(max(found.memory or 0, short[tag].memory or 0))
+    return Speed(fixed, per_step, memory)
+
+
+def estimate_run(
+    config: RunConfig, out: Path | None, stages: Sequence[str], *, overwrite: bool = False, progress: Progress = SILENT
+) -> Estimate:
+    """Return what the same command without `--dry-run` has to do; its mistakes are raised here as there."""
+    run = RunFolder(out or default_folder(config), config)
+    if overwrite:  # nothing that is there counts
+        run = replace(run, path=run.path / f"without-{time.time_ns()}")
+    check_same(run)
+    session = Session(run, progress)
+    try:
+        check(session)
+        return estimate(session, stages)
+    finally:
+        session.pool.close()
+
+
+def estimate_text(found: Estimate) -> str:
+    """Return the lines that `--dry-run` prints."""
+    return "\n".join(_lines(found))
+
+
+def _lines(found: Estimate) -> Iterator[str]:
+    from nas_proxy.report.verdict import count, duration, label
+
+    def span(seconds: Span) -> str:
+        return f"about {duration(seconds.value)} [{duration(seconds.low)}, {duration(seconds.high)}]"
+
+    yield "Nothing is trained but for measuring. It would be:"
+    if found.condense is not None:
+        told = f"{found.condense['steps']:,} steps"
+        yield f"  {'Condensation':<16} {told:>15}  {'':>17}  about {duration(found.condense['seconds'])}"
+    for signal, part in found.parts.items():
+        told = f"{part.trainings:,} trainings"
+        name = "Full training" if signal == "truth" else label(signal)
+        yield f"  {name:<16} {told:>15}  {count(part.image_passes):>4} image passes  {span(part.seconds)}"
+    if not found.parts and found.condense is None:
+        yield "  nothing: all is done"
+        return
+    yield f"In all {span(found.seconds)}, with {found.workers} worker{'s' if found.workers > 1 else ''}."
+    if found.memory_mb is None:
+        return
+    least, most = found.memory_mb.low, found.memory_mb.high
+    yield f"A training needs about {found.memory_mb.value:.0f} MB [{least:.0f}, {most:.0f}] beyond what a worker needs."
+    failed = f"; {len(found.failed)} more failed, one with: {found.failed[-1]}" if found.failed else ""
+    yield f"Measured on {found.measured} architectures of the sample, a few steps each{failed}."
