@@ -294,6 +294,30 @@ def test_failures_and_divergence_are_counted(bench, monkeypatch):
     assert scores[1] == scores.min()
 
 
+def test_a_signal_that_always_fails_is_named(bench, monkeypatch):
+    finish = Ledger.finish
+
+    def failing(self, name, number, result):
+        finish(self, name, number, Failure("no memory") if name == "early_stop" else result)
+
+    monkeypatch.setattr(Ledger, "finish", failing)
+    more = {"signals": ["early_stop", "random"], "draws": 1}
+    with pytest.raises(
+        UserError, match=r"only 0 architectures have all scores by early_stop.*no memory; leave early_stop"
+    ):
+        bench.compare("none", table=True, **more)
+
+
+def test_packed_images_have_packed_controls(bench):
+    _, table = bench.compare("packed", table=True, signals=["dm+formation"], draws=1, score="accuracy")
+    signals = table.ranking["signals"]
+    assert list(signals) == ["dm+formation", "random", "random+formation", "random_total", "repeatability"]
+    assert signals["dm+formation"]["control"] == "random+formation"
+    assert {signals[name]["cost"]["stored_images"] for name in list(signals)[:3]} == {6}
+    assert {signals[name]["cost"]["training_passes"] for name in list(signals)[:3]} == {5 * 24}
+    assert len(ImageSet.load(bench.folder / "packed" / "sets" / "random+formation-0.safetensors").unpacked()) == 24
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [
@@ -322,6 +346,8 @@ def test_a_sample_larger_than_what_there_is(bench):
         bench.compare("large", table=True, sample=9)
     with pytest.raises(UserError, match="--sample is 99, but the space has 14 architectures; give --sample 14"):
         bench.compare("large", sample=99)
+    with pytest.raises(UserError, match=r"dm\+space embeds with architectures outside the sample"):
+        bench.compare("large", sample=14)
     assert not (bench.folder / "large").exists()
 
 

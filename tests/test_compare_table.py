@@ -132,7 +132,7 @@ def test_how_many_more_would_tell():
 
 def test_the_wording_of_an_answer():
     assert answer({"beats_random": "yes", "more_architectures": None}) == "yes"
-    assert answer({"beats_random": "no", "more_architectures": None}) == "no"
+    assert answer({"beats_random": "no", "more_architectures": None}) == "no, it is worse"
     told = answer({"beats_random": "cannot tell", "more_architectures": 60})
     assert told == "cannot tell, about 60 more architectures would"
     one = answer({"beats_random_total": "cannot tell", "total_more_architectures": 1}, total=True)

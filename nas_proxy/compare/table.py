@@ -25,10 +25,12 @@ from nas_proxy.compare.contenders import (
 from nas_proxy.compare.equal_cost import Cost, cost_of, pays_from
 from nas_proxy.compare.settings import Comparison
 from nas_proxy.compare.work import Work, passes_of
+from nas_proxy.errors import UserError
 from nas_proxy.pipeline.ledger import Record
 from nas_proxy.pipeline.session import Session
 from nas_proxy.ranking.computed import COMBINED, mean_rank
 from nas_proxy.ranking.control import beats
+from nas_proxy.ranking.estimates import LEAST
 from nas_proxy.ranking.signals import Row, Signal, difference, rank, ranked
 from nas_proxy.ranking.summary import origin, subset
 from nas_proxy.ranking.trust import by_draw
@@ -55,6 +57,7 @@ def make_table(session: Session, comparison: Comparison, work: Work, environment
         for name in comparison.signals
         for row in rows_of(name, comparison.score)
     ]
+    _check_complete(records)
     used = ranked(signals, work.truth.scores, keys)
     if comparison.combine:
         control = control_of(COMBINED, comparison.score)
@@ -96,6 +99,18 @@ def make_table(session: Session, comparison: Comparison, work: Work, environment
         "environment": environment,
     }
     return Table(ranking, _scores(signals, by_name, work))
+
+
+def _check_complete(records: dict[str, list[Record]]) -> None:
+    """Raise UserError for a signal without enough scores; its name says more than that architectures lack one."""
+    for name, found in records.items():
+        keys = {r.key for r in found} - {r.key for r in found if not r.complete}
+        failed = [r for r in found if not r.complete]
+        if len(keys) < LEAST and failed:
+            raise UserError(
+                f"only {len(keys)} architectures have all scores by {name}, and a ranking needs at least {LEAST}; the "
+                f"last training failed with: {failed[-1].reason}; leave {name} out of --signals, or enlarge --sample"
+            )
 
 
 def _of(records: Sequence[Record], keys: set[str]) -> list[Record]:
