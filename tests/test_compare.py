@@ -1,4 +1,4 @@
-"""Whole comparisons on tiny images: every file, both kinds of equal cost, going on after a kill, what a folder holds."""
+"""Whole comparisons on tiny images: every file, two kinds of equal cost, going on after a kill, what a folder holds."""
 
 import json
 import shutil

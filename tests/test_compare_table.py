@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from nas_proxy.compare.contenders import canonical, completed, control_of, recipe_of, rows_of, target_of, total_of
-from nas_proxy.compare.equal_cost import Cost, cost_of, pays_from, plan_total
+from nas_proxy.compare.equal_cost import Cost, cost_of, pays_from, plan_total, together
 from nas_proxy.compare.figure import Point, correlation_by_cost, pareto
 from nas_proxy.compare.page import comparison_html
 from nas_proxy.compare.sets import Made, forward_passes
@@ -202,6 +202,7 @@ def test_costs_are_those_of_one_draw():
     found = cost_of(records, {"a", "b"}, 2, [made(10.0, 500), made(20.0, 700)])
     assert found == Cost(4.0, 15.0, 200, 600, 20, 2000)
     assert (found.seconds, found.passes) == (19.0, 800)
+    assert together([found, Cost(1.0, 0.0, 5, 0, 1, 10)]) == Cost(5.0, 15.0, 205, 600, 21, 2010)
 
 
 def test_random_images_at_the_whole_cost():

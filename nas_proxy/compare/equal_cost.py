@@ -8,7 +8,7 @@ those of training, and those of making the set.
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 from nas_proxy.compare.sets import Made
 from nas_proxy.pipeline.ledger import Record
@@ -83,6 +83,11 @@ def cost_of(records: Sequence[Record], keys: Collection[str], draws: int, sets: 
         stored_images=sets[0].stored if sets else 0,
         stored_bytes=sets[0].stored_bytes if sets else 0,
     )
+
+
+def together(costs: Sequence[Cost]) -> Cost:
+    """Return what several signals cost together."""
+    return Cost(**{field.name: sum(getattr(cost, field.name) for cost in costs) for field in fields(Cost)})
 
 
 def plan_total(

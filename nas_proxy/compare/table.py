@@ -22,7 +22,7 @@ from nas_proxy.compare.contenders import (
     rows_of,
     total_of,
 )
-from nas_proxy.compare.equal_cost import Cost, cost_of, pays_from
+from nas_proxy.compare.equal_cost import Cost, cost_of, pays_from, together
 from nas_proxy.compare.settings import Comparison
 from nas_proxy.compare.work import Work, passes_of
 from nas_proxy.errors import UserError
@@ -31,7 +31,7 @@ from nas_proxy.pipeline.session import Session
 from nas_proxy.ranking.computed import COMBINED, mean_rank
 from nas_proxy.ranking.control import beats
 from nas_proxy.ranking.estimates import LEAST
-from nas_proxy.ranking.signals import Row, Signal, difference, rank, ranked
+from nas_proxy.ranking.signals import REPEATABILITY, Row, Signal, difference, rank, ranked
 from nas_proxy.ranking.summary import origin, subset
 from nas_proxy.ranking.trust import by_draw
 from nas_proxy.spaces.loading import split_spec
@@ -51,18 +51,17 @@ def make_table(session: Session, comparison: Comparison, work: Work, environment
     """Judge every signal by the truth. Raises UserError when too few architectures have all scores."""
     keys = work.keys
     records = {name: _of(session.ledger.records(study), set(keys)) for name, study in work.studies.items()}
+    _check_complete(records)
     costs = {name: _cost(session, comparison, work, name, records) for name in comparison.signals}
     signals = [
         _signal(row, name, comparison, work, records, costs[name])
         for name in comparison.signals
         for row in rows_of(name, comparison.score)
     ]
-    _check_complete(records)
     used = ranked(signals, work.truth.scores, keys)
     if comparison.combine:
-        control = control_of(COMBINED, comparison.score)
-        members = [signal for signal in signals if signal.name in comparison.combine]
-        signals.append(replace(mean_rank(members, used), control=control))
+        costs[COMBINED] = together([costs[name] for name in _members(comparison)])
+        signals.append(_combined(signals, comparison, costs[COMBINED], used))
     truth_cost = _truth_cost(session, work)
     rows = rank(
         signals,
@@ -79,13 +78,11 @@ def make_table(session: Session, comparison: Comparison, work: Work, environment
     full = _full_seconds(session, work, records)
     for row, signal in by_name.items():
         name = row.removesuffix(LOSS_SUM)
-        rows[row] |= {"control": signal.control, **_against_total(signal, by_name, comparison, work, used)}
-        if row in (COMBINED,):
-            continue
-        rows[row]["cost"] = costs[name].as_json()
+        rows[row] |= {"control": signal.control, "cost": costs[name].as_json()}
+        rows[row] |= _against_total(signal, by_name, comparison, work, used)
         rows[row] |= _remarks(name, work, costs[name], len(keys), full)
     if truth_cost is not None:
-        rows["repeatability"]["cost"] = truth_cost.as_json()
+        rows[REPEATABILITY]["cost"] = truth_cost.as_json()
     ranking: dict[str, object] = {
         "n": len(used),
         "sample": len(keys),
@@ -98,7 +95,20 @@ def make_table(session: Session, comparison: Comparison, work: Work, environment
         "failures": _failures(records, work),
         "environment": environment,
     }
-    return Table(ranking, _scores(signals, by_name, work))
+    return Table(ranking, _scores(signals, work))
+
+
+def _members(comparison: Comparison) -> list[str]:
+    """Return the signals of the mean rank, each once: two ways of scoring one training cost one."""
+    return list(dict.fromkeys(row.removesuffix(LOSS_SUM) for row in comparison.combine))
+
+
+def _combined(signals: Sequence[Signal], comparison: Comparison, cost: Cost, used: Sequence[str]) -> Signal:
+    found = mean_rank([signal for signal in signals if signal.name in comparison.combine], used)
+    control = control_of(COMBINED, comparison.score)
+    return replace(
+        found, seconds=cost.seconds, image_passes=cost.passes, stored_bytes=cost.stored_bytes, control=control
+    )
 
 
 def _check_complete(records: dict[str, list[Record]]) -> None:
@@ -236,7 +246,7 @@ def _failures(records: dict[str, list[Record]], work: Work) -> dict[str, int]:
     return found | {name: column.missing for name, column in work.columns.items()}
 
 
-def _scores(signals: Sequence[Signal], by_name: dict[str, Signal], work: Work) -> pd.DataFrame:
+def _scores(signals: Sequence[Signal], work: Work) -> pd.DataFrame:
     """Return the scores: `dm` is the mean over the draws `dm_0`, `dm_1`, …; what failed is empty."""
     columns: dict[str, object] = {"key": work.keys}
     for signal in signals:
