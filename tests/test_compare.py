@@ -100,8 +100,8 @@ def test_the_two_kinds_of_equal_cost(finished):
     assert cost["random"]["making_passes"] == 0
     plan = ranking["equal_cost"]["random_total"]
     assert (plan["target"], plan["candidates"]) == ("dm", 5)
-    whole = (cost["dm"]["training_seconds"] + cost["dm"]["making_seconds"]) / cost["random"]["training_seconds"]
-    assert plan["factor"] == pytest.approx(max(1, whole), rel=1e-6)
+    training = (cost["dm"]["training_seconds"] + cost["random"]["training_seconds"]) / 2
+    assert plan["factor"] == pytest.approx(1 + cost["dm"]["making_seconds"] / training, rel=1e-6)
     assert plan["passes"] == round(24 * plan["factor"])
     assert plan["per_class"] == min(12, max(2, round(2 * plan["factor"])))
     # A step is the least that a training can be longer by.

@@ -206,13 +206,14 @@ def test_costs_are_those_of_one_draw():
 
 
 def test_random_images_at_the_whole_cost():
-    trained, random = [record(key, 3.0) for key in "abcd"], [record(key, 2.0) for key in "abcd"]
-    # 3 s of training and 12 s shared by 4 candidates are 6 s, three times a training on random images.
+    # Equally many passes, so 2 s are the time of either.
+    trained, random = ([record(key, seconds, passes=1000) for key in "abcd"] for seconds in (3.0, 1.0))
+    # 2 s of training and 16 s shared by 4 candidates are 6 s, three times a training on random images.
     options = {"candidates": 4, "per_class": 10, "passes": 1000}
-    plan = plan_total("dm", trained, [made(12.0, 0)], random, **options, most=100)
+    plan = plan_total("dm", trained, [made(16.0, 0)], random, **options, most=100)
     assert (plan.factor, plan.per_class, plan.passes) == (3.0, 30, 3000)
     # A class has no more than 20 images: then they are seen more often.
-    assert plan_total("dm", trained, [made(12.0, 0)], random, **options, most=20).per_class == 20
+    assert plan_total("dm", trained, [made(16.0, 0)], random, **options, most=20).per_class == 20
     cheap = plan_total("dm", random, [made(0.0, 0)], trained, **options, most=100)
     assert (cheap.factor, cheap.passes) == (1.0, 1000)
 

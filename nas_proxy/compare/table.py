@@ -22,7 +22,7 @@ from nas_proxy.compare.contenders import (
     rows_of,
     total_of,
 )
-from nas_proxy.compare.equal_cost import Cost, cost_of, pays_from, together
+from nas_proxy.compare.equal_cost import Cost, cost_of, pays_from, seconds_a_pass, together
 from nas_proxy.compare.settings import Comparison
 from nas_proxy.compare.work import Work, passes_of
 from nas_proxy.errors import UserError
@@ -183,11 +183,8 @@ def _truth_cost(session: Session, work: Work) -> Cost | None:
 def _full_seconds(session: Session, work: Work, records: dict[str, list[Record]]) -> float | None:
     """Return the seconds of one full training: measured, or by its recipe's image passes at the speed of another."""
     known = work.truth.records if work.truth.trained else records.get(EARLY_STOP) or records.get(RANDOM) or []
-    done = [r for r in known if r.complete and r.image_passes > 0]
-    if not done:
-        return None
-    each = sum(r.seconds for r in done) / sum(r.image_passes for r in done)
-    return each * session.config.full_training.image_passes(len(session.data.train))
+    each = seconds_a_pass(known)
+    return None if math.isnan(each) else each * session.config.full_training.image_passes(len(session.data.train))
 
 
 def _against_total(
