@@ -1,13 +1,11 @@
-"""Whole comparisons on tiny images: every file, both kinds of equal cost, going on after a kill, and mistakes."""
+"""Whole comparisons on tiny images: every file, two kinds of equal cost, going on after a kill, what a folder holds."""
 
-import functools
 import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import optuna
@@ -15,60 +13,20 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from conftest import blobs, write_space
+from comparisons import Bench, few_resamples
 from nas_proxy.cli.app import app
 from nas_proxy.compare import compare as comparing
-from nas_proxy.compare import table as comparison_table
 from nas_proxy.compare import work
-from nas_proxy.compare.settings import resolve_comparison
 from nas_proxy.data.images import ImageSet
-from nas_proxy.errors import ConfigError, RunFolderError, UserError
+from nas_proxy.errors import RunFolderError
 from nas_proxy.pipeline.ledger import Ledger
 from nas_proxy.pipeline.run_folder import prepare_run
-from nas_proxy.training.workers import Failure, Pool
-
-SIGNALS = ["dm", "dm+space", "random", "herding", "early_stop", "params", "naswot"]
-RECIPE = {"condense": {"images_per_class": 2, "steps": 3, "width": 4}, "proxy_training": {"batch_size": 6}}
-RECIPE |= {"full_training": {"epochs": 1, "batch_size": 12}}
-
-
-class Bench:
-    """Data, a space of 14 architectures and a truth table of 8 of them, in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        images = blobs(per_class=30)
-        np.savez(folder / "blobs.npz", images=images.images[:, 0].numpy(), labels=images.labels.numpy())
-        self.space = write_space(folder / "tiny.py", (1, 2, 4, 6, 8, 12, 16))
-        self.table = folder / "truth.csv"
-        widths = (1, 2, 4, 6)
-        keys = [f"width={width},act={act}" for width in widths for act in ("relu", "tanh")]
-        accuracy = [0.3 + 0.05 * place for place in range(len(keys))]
-        pd.DataFrame({"key": keys, "one": accuracy}).to_csv(self.table, index=False)
-
-    def settings(self, table=False, **more):
-        given = {"dataset": f"npz:{self.folder / 'blobs.npz'}", "space": str(self.space), "device": "cpu", "workers": 1}
-        given |= {"truth_table": str(self.table)} if table else {}
-        options = {"signals": SIGNALS, "sample": 5, "draws": 2, "passes": 24, **more}
-        return resolve_comparison(given | RECIPE, **options)
-
-    def compare(self, out, **more):
-        return comparing.compare(self.settings(**more), self.folder / out)
-
-    def arguments(self, out):
-        text = f"compare --dataset npz:{self.folder / 'blobs.npz'} --space {self.space} --out {self.folder / out}"
-        text += " --sample 5 --draws 2 --passes 24 --ipc 2 --steps 3 --width 4 --batch 6 --workers 1 --device cpu"
-        return [*text.split(), "--signals", ",".join(SIGNALS), "--truth-epochs", "1"]
+from nas_proxy.training.workers import Pool
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _few_resamples():
-    """The intervals have tests of their own."""
-    with pytest.MonkeyPatch.context() as patched:
-        for name in ("rank", "difference"):
-            function = functools.partial(getattr(comparison_table, name), resamples=199)
-            patched.setattr(comparison_table, name, function)
-        yield
+def _few():
+    yield from few_resamples()
 
 
 @pytest.fixture(scope="module")
@@ -142,8 +100,8 @@ def test_the_two_kinds_of_equal_cost(finished):
     assert cost["random"]["making_passes"] == 0
     plan = ranking["equal_cost"]["random_total"]
     assert (plan["target"], plan["candidates"]) == ("dm", 5)
-    whole = (cost["dm"]["training_seconds"] + cost["dm"]["making_seconds"]) / cost["random"]["training_seconds"]
-    assert plan["factor"] == pytest.approx(max(1, whole), rel=1e-6)
+    training = (cost["dm"]["training_seconds"] + cost["random"]["training_seconds"]) / 2
+    assert plan["factor"] == pytest.approx(1 + cost["dm"]["making_seconds"] / training, rel=1e-6)
     assert plan["passes"] == round(24 * plan["factor"])
     assert plan["per_class"] == min(12, max(2, round(2 * plan["factor"])))
     # A step is the least that a training can be longer by.
@@ -273,56 +231,14 @@ def test_one_way_of_scoring(bench):
     assert table.ranking["signals"]["params"]["minus_random"]["value"] is not None
 
 
-def test_failures_and_divergence_are_counted(bench, monkeypatch):
-    finish = Ledger.finish
-
-    def failing(self, name, number, result):
-        if name == "early_stop" and number == 0:
-            result = Failure("no memory")
-        elif name == "random" and number == 1:
-            result = type(result)(1 / 3, (2.0, float("nan")), True, 1.0, 24)
-        finish(self, name, number, result)
-
-    monkeypatch.setattr(Ledger, "finish", failing)
-    _, table = bench.compare("fails", table=True, signals=["early_stop", "random"], draws=1, sample=6)
-    assert (table.ranking["n"], table.ranking["sample"]) == (5, 6)
-    assert table.ranking["failures"]["early_stop"] == 1
-    assert "1 of the 6 sampled architectures lack a score or a truth" in table.ranking["remarks"]
-    note = table.ranking["signals"]["random:loss_sum"]["spearman_note"]
-    assert note == "1 of 6 trainings diverged and count as the lowest"
-    scores = table.scores["random:loss_sum"]
-    assert scores[1] == scores.min()
-
-
-@pytest.mark.parametrize(
-    ("more", "told"),
-    [
-        ({"signals": ["synflo"]}, "--signals holds 'synflo'; did you mean 'synflow'? known: dm, "),
-        ({"signals": ["dm", "dm"]}, "--signals holds 'dm' more than once; leave one"),
-        ({"signals": []}, "--signals is empty; name at least one signal"),
-        ({"signals": ["params", "random_total"]}, "but not the signal whose cost it is matched with"),
-        ({"sample": 3}, "--sample is 3, but a ranking needs at least 4 architectures"),
-        ({"sample": "many"}, "--sample (truth) is 'many'; it must be a whole number"),
-        ({"draws": 0}, "--draws is 0; it must be a whole number of at least 1"),
-        ({"score": "loss"}, "--score is 'loss'; did you mean 'loss_sum'?"),
-        ({"combine": ["params"]}, "--combine holds 'params' alone; give at least two"),
-        ({"combine": ["params:loss_sum", "dm"]}, "params is computed and has no losses"),
-        ({"score": "accuracy", "combine": ["dm:loss_sum", "params"]}, "dm has no such score"),
-    ],
-)
-def test_mistakes_in_settings(bench, more, told):
-    with pytest.raises(ConfigError) as caught:
-        bench.settings(**more)
-    assert told in str(caught.value)
-    assert len(caught.value.mistakes) == 1
-
-
-def test_a_sample_larger_than_what_there_is(bench):
-    with pytest.raises(UserError, match="--sample is 9, but the truth table holds 8 architectures; give --sample 8"):
-        bench.compare("large", table=True, sample=9)
-    with pytest.raises(UserError, match="--sample is 99, but the space has 14 architectures; give --sample 14"):
-        bench.compare("large", sample=99)
-    assert not (bench.folder / "large").exists()
+def test_packed_images_have_packed_controls(bench):
+    _, table = bench.compare("packed", table=True, signals=["dm+formation"], draws=1, score="accuracy")
+    signals = table.ranking["signals"]
+    assert list(signals) == ["dm+formation", "random", "random+formation", "random_total", "repeatability"]
+    assert signals["dm+formation"]["control"] == "random+formation"
+    assert {signals[name]["cost"]["stored_images"] for name in list(signals)[:3]} == {6}
+    assert {signals[name]["cost"]["training_passes"] for name in list(signals)[:3]} == {5 * 24}
+    assert len(ImageSet.load(bench.folder / "packed" / "sets" / "random+formation-0.safetensors").unpacked()) == 24
 
 
 def test_a_folder_holds_one_thing(finished, bench, tmp_path):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from nas_proxy.compare.contenders import canonical, completed, control_of, recipe_of, rows_of, target_of, total_of
-from nas_proxy.compare.equal_cost import Cost, cost_of, pays_from, plan_total
+from nas_proxy.compare.equal_cost import Cost, cost_of, pays_from, plan_total, together
 from nas_proxy.compare.figure import Point, correlation_by_cost, pareto
 from nas_proxy.compare.page import comparison_html
 from nas_proxy.compare.sets import Made, forward_passes
@@ -132,7 +132,7 @@ def test_how_many_more_would_tell():
 
 def test_the_wording_of_an_answer():
     assert answer({"beats_random": "yes", "more_architectures": None}) == "yes"
-    assert answer({"beats_random": "no", "more_architectures": None}) == "no"
+    assert answer({"beats_random": "no", "more_architectures": None}) == "no, it is worse"
     told = answer({"beats_random": "cannot tell", "more_architectures": 60})
     assert told == "cannot tell, about 60 more architectures would"
     one = answer({"beats_random_total": "cannot tell", "total_more_architectures": 1}, total=True)
@@ -202,16 +202,18 @@ def test_costs_are_those_of_one_draw():
     found = cost_of(records, {"a", "b"}, 2, [made(10.0, 500), made(20.0, 700)])
     assert found == Cost(4.0, 15.0, 200, 600, 20, 2000)
     assert (found.seconds, found.passes) == (19.0, 800)
+    assert together([found, Cost(1.0, 0.0, 5, 0, 1, 10)]) == Cost(5.0, 15.0, 205, 600, 21, 2010)
 
 
 def test_random_images_at_the_whole_cost():
-    trained, random = [record(key, 3.0) for key in "abcd"], [record(key, 2.0) for key in "abcd"]
-    # 3 s of training and 12 s shared by 4 candidates are 6 s, three times a training on random images.
+    # Equally many passes, so 2 s are the time of either.
+    trained, random = ([record(key, seconds, passes=1000) for key in "abcd"] for seconds in (3.0, 1.0))
+    # 2 s of training and 16 s shared by 4 candidates are 6 s, three times a training on random images.
     options = {"candidates": 4, "per_class": 10, "passes": 1000}
-    plan = plan_total("dm", trained, [made(12.0, 0)], random, **options, most=100)
+    plan = plan_total("dm", trained, [made(16.0, 0)], random, **options, most=100)
     assert (plan.factor, plan.per_class, plan.passes) == (3.0, 30, 3000)
     # A class has no more than 20 images: then they are seen more often.
-    assert plan_total("dm", trained, [made(12.0, 0)], random, **options, most=20).per_class == 20
+    assert plan_total("dm", trained, [made(16.0, 0)], random, **options, most=20).per_class == 20
     cheap = plan_total("dm", random, [made(0.0, 0)], trained, **options, most=100)
     assert (cheap.factor, cheap.passes) == (1.0, 1000)
 

@@ -127,7 +127,7 @@ def test_a_stage_needs_a_run(nas_proxy, tmp_path, stage):
 
 def test_help_ends_in_examples_and_version_is_printed(nas_proxy):
     assert nas_proxy("--version")[1].strip() == cli.__version__
-    for name in ("run", "condense", "search", "truth", "rank", "report", "datasets", "spaces"):
+    for name in ("run", "condense", "search", "truth", "rank", "report", "compare", "datasets", "spaces"):
         code, out, _ = nas_proxy(name, "--help")
         assert code == 0
         assert out.rsplit("Examples", 1)[1].count(f"nas-proxy {name}") == 2

@@ -21,7 +21,9 @@ def compare_command(
     truth_table: Annotated[
         str | None, typer.Option(help="Published accuracies in place of full training.", metavar="FILE[:COLUMN]")
     ] = None,
-    sample: Annotated[int | None, numeric("Architectures drawn uniformly, on which all signals are judged.")] = None,
+    sample: Annotated[
+        int | None, numeric("Architectures drawn uniformly, on which all signals are judged; 24.")
+    ] = None,
     folder: Annotated[Path | None, typer.Option("--out", help="Folder; runs/compare-… if not given.")] = None,
     signals: Annotated[str | None, typer.Option(help=NAMES, metavar="NAMES")] = None,
     combine: Annotated[

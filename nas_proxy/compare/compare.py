@@ -47,4 +47,4 @@ def _check(session: Session, comparison: Comparison) -> None:
     space_digest(session.config.space)
     for name in filter(is_set, comparison.signals):
         check_recipe(session, recipe_of(name, session.config.condense))
-    check_sample(session, comparison.run.truth)
+    check_sample(session, comparison)

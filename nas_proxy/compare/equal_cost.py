@@ -8,7 +8,7 @@ those of training, and those of making the set.
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 from nas_proxy.compare.sets import Made
 from nas_proxy.pipeline.ledger import Record
@@ -66,10 +66,10 @@ class Plan:
         )
 
 
-def seconds_each(records: Sequence[Record]) -> float:
-    """Return the mean seconds of a training; NaN where there is none."""
-    done = [r.seconds for r in records if r.complete]
-    return sum(done) / len(done) if done else math.nan
+def seconds_a_pass(records: Sequence[Record]) -> float:
+    """Return the seconds of a training for each of its image passes, evaluation included; NaN where there is none."""
+    done = [r for r in records if r.complete and r.image_passes > 0]
+    return sum(r.seconds for r in done) / sum(r.image_passes for r in done) if done else math.nan
 
 
 def cost_of(records: Sequence[Record], keys: Collection[str], draws: int, sets: Sequence[Made]) -> Cost:
@@ -85,6 +85,11 @@ def cost_of(records: Sequence[Record], keys: Collection[str], draws: int, sets: 
     )
 
 
+def together(costs: Sequence[Cost]) -> Cost:
+    """Return what several signals cost together."""
+    return Cost(**{field.name: sum(getattr(cost, field.name) for cost in costs) for field in fields(Cost)})
+
+
 def plan_total(
     target: str,
     trained: Sequence[Record],
@@ -98,13 +103,13 @@ def plan_total(
 ) -> Plan:
     """Return what random images train on at the cost of `target`.
 
-    trained, sets: the target's. random: trainings on `per_class` random images for `passes` image passes. most: images
-    that each class has. There are more images for as many epochs; when a class has no more, more epochs.
+    trained, sets: the target's. random: trainings on `per_class` random images; both are of `passes` image passes, so
+    their speed is taken from all of them, and other work on the machine favours neither. most: images that each class
+    has. There are more images for as many epochs; when a class has no more, more epochs.
     """
     making = sum(made.seconds for made in sets) / len(sets)
-    whole = seconds_each(trained) + making / candidates
-    ratio = whole / seconds_each(random)
-    factor = max(1.0, ratio) if math.isfinite(ratio) else 1.0
+    speed = seconds_a_pass([*trained, *random])
+    factor = 1.0 + (making / candidates / (passes * speed) if speed > 0 else 0.0)
     return Plan(
         target, candidates, factor, min(most, max(per_class, round(per_class * factor))), round(passes * factor)
     )

@@ -22,14 +22,16 @@ from nas_proxy.compare.contenders import (
     rows_of,
     total_of,
 )
-from nas_proxy.compare.equal_cost import Cost, cost_of, pays_from
+from nas_proxy.compare.equal_cost import Cost, cost_of, pays_from, seconds_a_pass, together
 from nas_proxy.compare.settings import Comparison
 from nas_proxy.compare.work import Work, passes_of
+from nas_proxy.errors import UserError
 from nas_proxy.pipeline.ledger import Record
 from nas_proxy.pipeline.session import Session
 from nas_proxy.ranking.computed import COMBINED, mean_rank
 from nas_proxy.ranking.control import beats
-from nas_proxy.ranking.signals import Row, Signal, difference, rank, ranked
+from nas_proxy.ranking.estimates import LEAST
+from nas_proxy.ranking.signals import REPEATABILITY, Row, Signal, difference, rank, ranked
 from nas_proxy.ranking.summary import origin, subset
 from nas_proxy.ranking.trust import by_draw
 from nas_proxy.spaces.loading import split_spec
@@ -49,6 +51,7 @@ def make_table(session: Session, comparison: Comparison, work: Work, environment
     """Judge every signal by the truth. Raises UserError when too few architectures have all scores."""
     keys = work.keys
     records = {name: _of(session.ledger.records(study), set(keys)) for name, study in work.studies.items()}
+    _check_complete(records)
     costs = {name: _cost(session, comparison, work, name, records) for name in comparison.signals}
     signals = [
         _signal(row, name, comparison, work, records, costs[name])
@@ -57,9 +60,8 @@ def make_table(session: Session, comparison: Comparison, work: Work, environment
     ]
     used = ranked(signals, work.truth.scores, keys)
     if comparison.combine:
-        control = control_of(COMBINED, comparison.score)
-        members = [signal for signal in signals if signal.name in comparison.combine]
-        signals.append(replace(mean_rank(members, used), control=control))
+        costs[COMBINED] = together([costs[name] for name in _members(comparison)])
+        signals.append(_combined(signals, comparison, costs[COMBINED], used))
     truth_cost = _truth_cost(session, work)
     rows = rank(
         signals,
@@ -76,13 +78,11 @@ def make_table(session: Session, comparison: Comparison, work: Work, environment
     full = _full_seconds(session, work, records)
     for row, signal in by_name.items():
         name = row.removesuffix(LOSS_SUM)
-        rows[row] |= {"control": signal.control, **_against_total(signal, by_name, comparison, work, used)}
-        if row in (COMBINED,):
-            continue
-        rows[row]["cost"] = costs[name].as_json()
+        rows[row] |= {"control": signal.control, "cost": costs[name].as_json()}
+        rows[row] |= _against_total(signal, by_name, comparison, work, used)
         rows[row] |= _remarks(name, work, costs[name], len(keys), full)
     if truth_cost is not None:
-        rows["repeatability"]["cost"] = truth_cost.as_json()
+        rows[REPEATABILITY]["cost"] = truth_cost.as_json()
     ranking: dict[str, object] = {
         "n": len(used),
         "sample": len(keys),
@@ -95,7 +95,32 @@ def make_table(session: Session, comparison: Comparison, work: Work, environment
         "failures": _failures(records, work),
         "environment": environment,
     }
-    return Table(ranking, _scores(signals, by_name, work))
+    return Table(ranking, _scores(signals, work))
+
+
+def _members(comparison: Comparison) -> list[str]:
+    """Return the signals of the mean rank, each once: two ways of scoring one training cost one."""
+    return list(dict.fromkeys(row.removesuffix(LOSS_SUM) for row in comparison.combine))
+
+
+def _combined(signals: Sequence[Signal], comparison: Comparison, cost: Cost, used: Sequence[str]) -> Signal:
+    found = mean_rank([signal for signal in signals if signal.name in comparison.combine], used)
+    control = control_of(COMBINED, comparison.score)
+    return replace(
+        found, seconds=cost.seconds, image_passes=cost.passes, stored_bytes=cost.stored_bytes, control=control
+    )
+
+
+def _check_complete(records: dict[str, list[Record]]) -> None:
+    """Raise UserError for a signal without enough scores; its name says more than that architectures lack one."""
+    for name, found in records.items():
+        keys = {r.key for r in found} - {r.key for r in found if not r.complete}
+        failed = [r for r in found if not r.complete]
+        if len(keys) < LEAST and failed:
+            raise UserError(
+                f"only {len(keys)} architectures have all scores by {name}, and a ranking needs at least {LEAST}; the "
+                f"last training failed with: {failed[-1].reason}; leave {name} out of --signals, or enlarge --sample"
+            )
 
 
 def _of(records: Sequence[Record], keys: set[str]) -> list[Record]:
@@ -158,11 +183,8 @@ def _truth_cost(session: Session, work: Work) -> Cost | None:
 def _full_seconds(session: Session, work: Work, records: dict[str, list[Record]]) -> float | None:
     """Return the seconds of one full training: measured, or by its recipe's image passes at the speed of another."""
     known = work.truth.records if work.truth.trained else records.get(EARLY_STOP) or records.get(RANDOM) or []
-    done = [r for r in known if r.complete and r.image_passes > 0]
-    if not done:
-        return None
-    each = sum(r.seconds for r in done) / sum(r.image_passes for r in done)
-    return each * session.config.full_training.image_passes(len(session.data.train))
+    each = seconds_a_pass(known)
+    return None if math.isnan(each) else each * session.config.full_training.image_passes(len(session.data.train))
 
 
 def _against_total(
@@ -221,7 +243,7 @@ def _failures(records: dict[str, list[Record]], work: Work) -> dict[str, int]:
     return found | {name: column.missing for name, column in work.columns.items()}
 
 
-def _scores(signals: Sequence[Signal], by_name: dict[str, Signal], work: Work) -> pd.DataFrame:
+def _scores(signals: Sequence[Signal], work: Work) -> pd.DataFrame:
     """Return the scores: `dm` is the mean over the draws `dm_0`, `dm_1`, …; what failed is empty."""
     columns: dict[str, object] = {"key": work.keys}
     for signal in signals:

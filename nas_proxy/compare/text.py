@@ -47,10 +47,12 @@ def named(row: str) -> str:
 
 
 def answer(values: Mapping[str, Any], *, total: bool = False) -> str:
-    """Return whether a signal beats its control: "yes", "no", or that it cannot be told and what might tell."""
+    """Return whether a signal beats its control: yes, no, or that it cannot be told and what might tell."""
     found = values.get("beats_random_total" if total else "beats_random")
     if found is None:
         return UNDEFINED
+    if found == "no":
+        return "no, it is worse"
     more = finite(values.get("total_more_architectures" if total else "more_architectures"))
     if more is not None:
         return f"{found}, about {count(more)} more architecture{'' if more == 1 else 's'} would"

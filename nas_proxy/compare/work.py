@@ -46,12 +46,22 @@ class Work:
         return [candidate.key for candidate in self.sample]
 
 
-def check_sample(session: Session, wanted: int) -> None:
-    """Raise ConfigError where the sample is larger than what it is drawn from."""
+def check_sample(session: Session, comparison: Comparison) -> None:
+    """Raise ConfigError where the sample is larger than what it is drawn from, or leaves nothing to embed with."""
+    wanted = comparison.run.truth
     size = session.space.size
     if size is not None and wanted > size:
         held = "the truth table holds" if session.truth_table is not None else "the space has"
         raise ConfigError([f"--sample is {wanted}, but {held} {size} architectures; give --sample {size} or less"])
+    whole = session.whole_space.size
+    embeds = [name for name in comparison.signals if is_set(name) and "space" in name.split("+")]
+    if embeds and whole is not None and wanted >= whole:
+        raise ConfigError(
+            [
+                f"{embeds[0]} embeds with architectures outside the sample, but --sample {wanted} takes all of the "
+                f"space; give --sample {whole - 1} or less, or leave {embeds[0]} out of --signals"
+            ]
+        )
 
 
 def draw_sample(session: Session, wanted: int) -> tuple[Candidate, ...]:
@@ -71,7 +81,7 @@ def draw_sample(session: Session, wanted: int) -> tuple[Candidate, ...]:
 
 def do_work(session: Session, comparison: Comparison) -> Work:
     """Make, train and compute what is not there yet, and return all of it."""
-    check_sample(session, comparison.run.truth)
+    check_sample(session, comparison)
     sample = draw_sample(session, comparison.run.truth)
     keys = frozenset(candidate.key for candidate in sample)
     names = comparison.signals

@@ -1,0 +1,86 @@
+"""What a comparison says of failures, and of what a user gets wrong."""
+
+import pytest
+
+from comparisons import Bench, few_resamples
+from nas_proxy.errors import ConfigError, UserError
+from nas_proxy.pipeline.ledger import Ledger
+from nas_proxy.training.workers import Failure
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few():
+    yield from few_resamples()
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    return Bench(tmp_path_factory.mktemp("mistakes"))
+
+
+def test_failures_and_divergence_are_counted(bench, monkeypatch):
+    finish = Ledger.finish
+
+    def failing(self, name, number, result):
+        if name == "early_stop" and number == 0:
+            result = Failure("no memory")
+        elif name == "random" and number == 1:
+            result = type(result)(1 / 3, (2.0, float("nan")), True, 1.0, 24)
+        finish(self, name, number, result)
+
+    monkeypatch.setattr(Ledger, "finish", failing)
+    _, table = bench.compare("fails", table=True, signals=["early_stop", "random"], draws=1, sample=6)
+    assert (table.ranking["n"], table.ranking["sample"]) == (5, 6)
+    assert table.ranking["failures"]["early_stop"] == 1
+    assert "1 of the 6 sampled architectures lack a score or a truth" in table.ranking["remarks"]
+    note = table.ranking["signals"]["random:loss_sum"]["spearman_note"]
+    assert note == "1 of 6 trainings diverged and count as the lowest"
+    scores = table.scores["random:loss_sum"]
+    assert scores[1] == scores.min()
+
+
+def test_a_signal_that_always_fails_is_named(bench, monkeypatch):
+    finish = Ledger.finish
+
+    def failing(self, name, number, result):
+        finish(self, name, number, Failure("no memory") if name == "early_stop" else result)
+
+    monkeypatch.setattr(Ledger, "finish", failing)
+    more = {"signals": ["early_stop", "random"], "draws": 1}
+    with pytest.raises(
+        UserError, match=r"only 0 architectures have all scores by early_stop.*no memory; leave early_stop"
+    ):
+        bench.compare("none", table=True, **more)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"signals": ["synflo"]}, "--signals holds 'synflo'; did you mean 'synflow'? known: dm, "),
+        ({"signals": ["dm", "dm"]}, "--signals holds 'dm' more than once; leave one"),
+        ({"signals": []}, "--signals is empty; name at least one signal"),
+        ({"signals": ["params", "random_total"]}, "but not the signal whose cost it is matched with"),
+        ({"sample": 3}, "--sample is 3, but a ranking needs at least 4 architectures"),
+        ({"sample": "many"}, "--sample (truth) is 'many'; it must be a whole number"),
+        ({"draws": 0}, "--draws is 0; it must be a whole number of at least 1"),
+        ({"score": "loss"}, "--score is 'loss'; did you mean 'loss_sum'?"),
+        ({"combine": ["params"]}, "--combine holds 'params' alone; give at least two"),
+        ({"combine": ["params:loss_sum", "dm"]}, "params is computed and has no losses"),
+        ({"score": "accuracy", "combine": ["dm:loss_sum", "params"]}, "dm has no such score"),
+    ],
+)
+def test_mistakes_in_settings(bench, more, told):
+    with pytest.raises(ConfigError) as caught:
+        bench.settings(**more)
+    assert told in str(caught.value)
+    assert len(caught.value.mistakes) == 1
+
+
+def test_a_sample_larger_than_what_there_is(bench):
+    with pytest.raises(UserError, match="--sample is 9, but the truth table holds 8 architectures; give --sample 8"):
+        bench.compare("large", table=True, sample=9)
+    with pytest.raises(UserError, match="--sample is 99, but the space has 14 architectures; give --sample 14"):
+        bench.compare("large", sample=99)
+    with pytest.raises(UserError, match=r"dm\+space embeds with architectures outside the sample"):
+        bench.compare("large", sample=14)
+    assert not (bench.folder / "large").exists()
