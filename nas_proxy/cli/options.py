@@ -47,6 +47,7 @@ MATCH = "Match the last block of the embedding networks, or all."
 EMBED = "Embedding networks: convnet, or drawn from the search space."
 SIGNALS = "Computed controls: params, flops, synflow, jacob_cov, naswot, az_nas, with commas between."
 COMBINE = "Add the mean rank of several: proxy, early_stop or computed ones, with commas between."
+ALLOW_PICKLE = "The truth table may be pickles, which can run any code: only for files of NATS-Bench that you trust."
 METHOD = "dm (distribution matching), random, herding or kcenter."
 Run = Annotated[Path, typer.Argument(help="The run folder.", metavar="RUN", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
@@ -62,6 +63,6 @@ def option_names() -> dict[str, str]:
     same = (
         *("dataset", "space", "seed", "trials", "truth", "truth_table", "sampler", "enqueue", "patience", "hours"),
         *("max_params", "max_flops", "limit", "image_size", "device", "workers", "preview_every"),
-        *("signals", "combine"),
+        *("signals", "combine", "allow_pickle"),
     )
     return {path: f"--{name.replace('_', '-')}" for name, path in [*((n, n) for n in same), *SETTINGS.items()]}
