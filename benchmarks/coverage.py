@@ -62,7 +62,8 @@ def coverage(statistic: str, n: int, rho: float, trials: int, resamples: int, *,
     target = population(statistic, rho, ties=ties)
     covered, below, widths = 0, 0, []
     for trial in range(trials):
-        x, y = drawn(n, rho, np.random.default_rng((n, trial)), ties=ties)
+        rng = np.random.default_rng((list(STATISTICS).index(statistic), n, ties, round(100 * rho), trial))
+        x, y = drawn(n, rho, rng, ties=ties)
         plan = Plan(n, trial, resamples)
         found = correlation_interval([[Pair("score", x, "truth", y)]], correlation, plan, fraction)
         if found.low is None or found.high is None:

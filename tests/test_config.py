@@ -140,11 +140,15 @@ def test_signals_are_named(tmp_path):
     ("name", "value", "mistake"),
     [
         ("signals", "synflow", "is 'synflow'; it must be a list of names: params, flops, synflow, jacob_cov, naswot"),
-        ("signals", ["synflw"], "holds 'synflw'; did you mean 'synflow'? known: flops, jacob_cov, naswot, params"),
+        (
+            "signals",
+            ["synflw"],
+            "holds 'synflw'; did you mean 'synflow'? known: az_nas, flops, jacob_cov, naswot",
+        ),
         ("signals", ["flops", "flops"], "holds 'flops' more than once; leave one"),
-        ("signals", ["proxy"], "holds 'proxy'; known: flops, jacob_cov"),
+        ("signals", ["proxy"], "holds 'proxy'; known: az_nas, flops, jacob_cov"),
         ("combine", ["proxy"], "holds 'proxy' alone; give at least two"),
-        ("combine", ["random", "flops"], "holds 'random', which has several draws; known: early_stop, flops"),
+        ("combine", ["random", "flops"], "holds 'random', which has several draws; known: az_nas, early_stop, flops"),
     ],
 )
 def test_a_wrong_signal_gets_a_sentence(name, value, mistake):

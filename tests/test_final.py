@@ -26,8 +26,8 @@ from nas_proxy.pipeline.stages import run_stages
 from nas_proxy.ranking import trust
 from nas_proxy.report.page import write_report
 from nas_proxy.search import export, final
-from nas_proxy.search.scores import best_first
 from nas_proxy.search.final import NAMES, load_final, train_final
+from nas_proxy.search.scores import best_first
 
 SETTINGS = {
     "trials": 5,

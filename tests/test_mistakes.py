@@ -68,7 +68,7 @@ FLAGS = {
     "--formation 2 --ipc 20": "80 images a class were asked for (4 in each stored one), but the smallest class has",
     "--match every": "--match (condense.match) is 'every'",
     "--embed nets": "--embed (condense.embed) is 'nets'; did you mean 'convnet'? known: convnet, space",
-    "--signals params,naswat": "--signals holds 'naswat'; did you mean 'naswot'? known: flops, jacob_cov",
+    "--signals params,naswat": "--signals holds 'naswat'; did you mean 'naswot'? known: az_nas, flops, jacob_cov",
     "--config absent.toml": "the configuration absent.toml does not exist",
 }
 

@@ -14,6 +14,7 @@ from nas_proxy.cli import watch as cli_watch
 from nas_proxy.cli import worker as cli_worker
 from nas_proxy.cli.exits import explained
 from nas_proxy.cli.options import (
+    ALLOW_PICKLE,
     COMBINE,
     EMBED,
     ENQUEUE,
@@ -80,6 +81,7 @@ def run_command(
     truth_table: Annotated[
         str | None, typer.Option(help="Published accuracies in place of full training.", metavar="FILE[:COLUMN]")
     ] = None,
+    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help=ALLOW_PICKLE)] = False,
     sampler: Annotated[str | None, typer.Option(help=SAMPLER)] = None,
     enqueue: Annotated[Path | None, typer.Option(help=ENQUEUE)] = None,
     score: Annotated[str | None, typer.Option(help=SCORE)] = None,
@@ -123,6 +125,7 @@ def run_command(
         "trials": trials,
         "truth": truth,
         "truth_table": truth_table,
+        "allow_pickle": True if allow_pickle else None,
         "patience": patience,
         "hours": hours,
         "max_params": max_params,

@@ -56,6 +56,7 @@ MINUTES = "End a candidate that trains longer than this."
 MEMORY = "End a candidate that needs more memory than so many MB."
 SIGNALS = "Computed controls: params, flops, synflow, jacob_cov, naswot, az_nas, with commas between."
 COMBINE = "Add the mean rank of several: proxy, early_stop or computed ones, with commas between."
+ALLOW_PICKLE = "The truth table may be pickles, which can run any code: only for files of NATS-Bench that you trust."
 METHOD = "dm (distribution matching), random, herding or kcenter."
 DEVICES = "Train on several: names such as cuda:0,cuda:1, each with --workers processes (one if not given)."
 STORAGE = "PostgreSQL database for the studies, which workers elsewhere can join; a file in RUN if not given."
@@ -78,7 +79,7 @@ def option_names() -> dict[str, str]:
         *("dataset", "space", "seed", "trials", "truth", "truth_table", "sampler", "enqueue", "patience", "hours"),
         *("objective", "max_latency_ms", "latency_batch"),
         *("max_params", "max_flops", "limit", "image_size", "device", "devices", "workers", "preview_every", "storage"),
-        *("signals", "combine", "classes_per_step"),
+        *("signals", "combine", "classes_per_step", "allow_pickle"),
         *("score", "seeds", "pruner", "candidate_minutes", "candidate_memory"),
     )
     return {path: f"--{name.replace('_', '-')}" for name, path in [*((n, n) for n in same), *SETTINGS.items()]}

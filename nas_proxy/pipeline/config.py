@@ -24,6 +24,7 @@ from nas_proxy.files import write_text
 from nas_proxy.pipeline import bounds
 from nas_proxy.pipeline.bounds import is_a, kind_of
 from nas_proxy.ranking import computed
+from nas_proxy.ranking.nats import PREFIX
 from nas_proxy.search.pareto import ACCURACY
 from nas_proxy.storage.place import without_password
 from nas_proxy.training.train import Recipe
@@ -47,6 +48,8 @@ class RunConfig:
         `nas_proxy.training.pruning`.
     enqueue: architectures that are proposed first, each a key or a JSON object; see `nas_proxy.search.enqueue`.
     truth_table: published accuracies in place of full training, see `nas_proxy.ranking.truth_table`; None to train.
+        allow_pickle: whether it may be a file that can run code when it is loaded. Whoever repeats somebody else's
+        settings should look at this, and at `space`, which can name a Python file.
     patience: the search ends after so many proposals without a better one. hours: it proposes no more after so
         long; the same command goes on. None for neither. Neither is part of a run's identity.
     objective: what the search is for, the accuracy first; of `nas_proxy.search.pareto.OBJECTIVES`.
@@ -76,6 +79,7 @@ class RunConfig:
     trials: int = 48
     truth: int = 24
     truth_table: str | None = None
+    allow_pickle: bool = False
     sampler: str = "tpe"
     score: str = "accuracy"
     seeds: int = 1
@@ -112,7 +116,7 @@ OF_TRAININGS = frozenset({"storage"})
 # What may change between two commands in one folder: where it is computed, how far it goes, what is computed anew.
 NOT_IDENTITY = frozenset(
     {"device", "devices", "workers", "candidate_minutes", "candidate_memory", "preview_every", "classes_per_step"}
-    | {"trials", "truth", "patience", "hours", "signals", "combine"}
+    | {"trials", "truth", "patience", "hours", "signals", "combine", "allow_pickle"}
 )
 
 
@@ -195,7 +199,8 @@ def _anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         if isinstance(value := values.get(name), str):
             anchored[name] = _absolute(value, folder)
     if isinstance(table := values.get("truth_table"), str) and table:
-        anchored["truth_table"] = _absolute_path(table, folder)
+        kind = PREFIX if table.startswith(PREFIX) else ""
+        anchored["truth_table"] = kind + _absolute_path(table.removeprefix(kind), folder)
     recipe = values.get("condense")
     if isinstance(recipe, Mapping) and isinstance(source := recipe.get("source"), str) and source:
         anchored["condense"] = {**recipe, "source": _absolute_path(source, folder)}

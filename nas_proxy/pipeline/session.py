@@ -103,7 +103,8 @@ class Session:
         """The published accuracies that stand for full training, where the user gave some."""
         if self.config.truth_table is None:
             return None
-        table = load_truth_table(self.config.truth_table, self.whole_space, self.shape.classes)
+        consent = self.config.allow_pickle
+        table = load_truth_table(self.config.truth_table, self.whole_space, self.shape.classes, allow_pickle=consent)
         self.progress.say(f"Truth table: {'; '.join(table.remarks)}.")
         return table
 

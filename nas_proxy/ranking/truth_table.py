@@ -3,13 +3,14 @@
     --truth-table nas_bench_201.csv:cifar10_valid_200ep
     --truth-table nas-bench-macro_cifar10.json
     --truth-table mine.parquet:seed1,seed2
+    --truth-table nats:NATS-tss-v1_0-3ffb9-simple:cifar10-valid --allow-pickle
 
 CSV and Parquet: a row an architecture; its key, or published name, in the column `key`, `arch_str`, `arch`,
 `architecture` or `code`. JSON: an object from keys to rows, as NAS-Bench-Macro publishes it, or to numbers; or a list
 of rows. The accuracy is a column, and several columns, or a list of numbers in one, are seeds of full training. Where
 none is named it is `test_acc`, `accuracy_0`, `accuracy_1`, …, or `accuracy`, or the only column of numbers.
-Guarantees: every row belongs to the space, no architecture occurs twice, accuracies come out as fractions, and no
-file is unpickled.
+The files of NATS-Bench are read by `nats.py`. Guarantees: every row belongs to the space, no architecture occurs twice,
+accuracies come out as fractions, and no file is unpickled without the user's consent.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from torch import nn
 from nas_proxy.data.images import DataShape
 from nas_proxy.errors import DataError, SpaceError, nearest
 from nas_proxy.ranking.estimates import Floats
+from nas_proxy.ranking.nats import PREFIX, read_nats
+from nas_proxy.ranking.twins import twins_of
 from nas_proxy.spaces.space import ENUMERABLE, Architecture, SearchSpace, Space
 
 KEYS = ("key", "arch_str", "arch", "architecture", "code")
@@ -95,17 +98,22 @@ class KnownPart:
         return self.whole.build(architecture, shape)
 
 
-def load_truth_table(spec: str, space: SearchSpace, classes: int) -> TruthTable:
+def load_truth_table(spec: str, space: SearchSpace, classes: int, *, allow_pickle: bool = False) -> TruthTable:
     """Return the table FILE or FILE:COLUMN,… for a space whose data has so many classes.
 
+    allow_pickle: whether files that can run code may be loaded, which only those of NATS-Bench are.
     Rows that lack an accuracy, and rows that the space leaves out by its `valid`, are left out.
     Raises DataError for a table that cannot be used, SpaceError for a space whose keys cannot be listed.
     """
-    path, wanted = _split(spec)
+    of_nats = spec.startswith(PREFIX)
+    path, wanted = (Path(), "") if of_nats else _split(spec)
     names = _names(space)
-    keys, frame = _read(path)
+    if of_nats:
+        path, keys, frame = read_nats(spec, allow_pickle=allow_pickle)
+    else:
+        keys, frame = _read(path)
     _check_keys(path, keys, names, space.name)
-    columns = _columns(path, frame, wanted)
+    columns = tuple(map(str, frame)) if of_nats else _columns(path, frame, wanted)
     scores = pd.DataFrame(_numbers(path, frame, columns, keys), index=pd.Index(keys, name="key"))
     missing = scores.isna().any(axis=1)
     known = scores[~missing]
@@ -206,14 +214,9 @@ def _names(space: SearchSpace) -> dict[str, bool]:
 
 
 def _twins(space: SearchSpace, scores: pd.DataFrame) -> tuple[tuple[float, ...], ...]:
-    if not isinstance(space, Space) or space.function_of is None or scores.shape[1] > 1:
+    if not isinstance(space, Space) or len(scores.columns) > 1:
         return ()
-    accuracies: dict[str, list[float]] = {}
-    published = scores[0].to_dict()
-    for architecture in space.choices.outcomes():
-        if (key := space.key(architecture)) in published:
-            accuracies.setdefault(space.function_of(architecture), []).append(published[key])
-    return tuple(tuple(found) for found in accuracies.values() if len(found) > 1)
+    return twins_of(space, dict(zip(scores.index, scores[0], strict=True)))
 
 
 def _check_keys(path: Path, keys: Sequence[str], names: Mapping[str, bool], space: str) -> None:

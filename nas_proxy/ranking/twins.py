@@ -16,7 +16,7 @@ cannot see: trainings that were no repetition, since they began with the same we
 where most groups agree to the last digit, one result was written down several times, and nothing is estimated.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +33,7 @@ from nas_proxy.ranking.estimates import (
     undefined,
 )
 from nas_proxy.seeds import numpy_generator
+from nas_proxy.spaces.space import Space
 
 LEAST_GROUPS = 20
 """With fewer the noise is a guess: of 20, its standard deviation is known to within a third."""
@@ -60,6 +61,16 @@ class Repeated:
             found[name] = interval.as_json()
             found |= {} if interval.value is None else {f"{name}_note": self.note}
         return found
+
+
+def twins_of(space: Space, published: Mapping[str, float]) -> tuple[tuple[float, ...], ...]:
+    """Return the accuracies of each function of the space that several keys of `published` compute."""
+    found: dict[str, list[float]] = {}
+    if space.function_of is not None:
+        for architecture in space.choices.outcomes():
+            if (key := space.key(architecture)) in published:
+                found.setdefault(space.function_of(architecture), []).append(published[key])
+    return tuple(tuple(group) for group in found.values() if len(group) > 1)
 
 
 class _Pairs:
