@@ -53,7 +53,7 @@ def limited(megabytes: float, device: str) -> Iterator[Use]:
 
     On a GPU, torch.OutOfMemoryError is raised instead.
     """
-    with _on_gpu(megabytes, device) if device != "cpu" else _on_cpu(megabytes, _base()) as use:
+    with _on_gpu(megabytes, device) if device != "cpu" else _on_cpu(megabytes, base()) as use:
         yield use
 
 
@@ -65,7 +65,7 @@ def measured(device: str) -> Iterator[Use]:
 
 
 @functools.cache
-def _base() -> int:
+def base() -> int:
     """Return the bytes held before the first training, but after a tiny one: PyTorch loads much when it is needed."""
     images = torch.arange(8 * 256, dtype=torch.uint8).view(8, 1, 16, 16)
     data = from_raw(images, torch.arange(8) % 2, ("a", "b"))

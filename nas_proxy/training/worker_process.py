@@ -11,7 +11,8 @@ import time
 
 import torch
 
-from nas_proxy.training.workers import Job, perform, read_message, write_message
+from nas_proxy.training import memory
+from nas_proxy.training.workers import PREPARE, Job, perform, read_message, write_message
 
 
 def main() -> None:
@@ -31,6 +32,9 @@ def main() -> None:
             job = read_message(sys.stdin.buffer)
         except EOFError:
             return
+        if job == PREPARE:
+            write_message(answers, memory.base())
+            continue
         assert isinstance(job, Job)
         write_message(answers, perform(job))
 

@@ -35,6 +35,8 @@ from nas_proxy.training.train import Outcome, Recipe, Watch, train
 
 REASON_LENGTH = 500
 KILLED = "the worker process was killed twice; the machine was probably out of memory"
+# What a worker is told before its first job with a limit on memory.
+PREPARE = "prepare"
 _Tag = TypeVar("_Tag")
 
 
@@ -254,6 +256,9 @@ class _Worker:
             if not self._ready:
                 read_message(process.stdout)  # what a process loads before its first job is not the job's time
                 self._ready = True
+            if job.megabytes is not None and self._served == 0:  # nor is what shows how much memory it has before
+                write_message(process.stdin, PREPARE)
+                read_message(process.stdout)
             with _ended_after(job.minutes, process, late):
                 write_message(process.stdin, job)
                 answer = read_message(process.stdout)
