@@ -13,7 +13,7 @@ import pandas as pd
 
 from nas_proxy.report.figures import GRID, OTHER, SEARCH, _add_markers, _figure, _hover, _title, evenly, usable
 from nas_proxy.report.verdict import UNDEFINED, count, finite, percent
-from nas_proxy.search.pareto import ACCURACY, METRICS, OBJECTIVES, front
+from nas_proxy.search.pareto import ACCURACY, METRICS, OBJECTIVES, WORDS, front
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -138,4 +138,6 @@ def section(trials: pd.DataFrame, truth: pd.DataFrame, config: Mapping[str, Any]
     ]
     drawn = min(len(on), MOST) + min(len(rows) - len(on), MOST)
     names = [METRICS[name] for name in objectives]
-    return {"rows": table, "names": names, "front": len(on), "of": len(rows), "drawn": drawn, "objectives": objectives}
+    words = [WORDS[name] for name in objectives]
+    counted = {"front": len(on), "of": len(rows), "drawn": drawn}
+    return {"rows": table, "names": names, "words": words, "objectives": objectives, **counted}
