@@ -83,6 +83,9 @@ def test_three_objectives_have_a_plot_a_cost() -> None:
     assert figure.layout.yaxis.domain[0] > figure.layout.yaxis2.domain[1]
     # d is the fastest; c is beaten by e in everything.
     assert set(figure.data[1].x) == {10, 50, 200, 1000}
+    across = pareto.pareto_figure(pareto.comparable(ROWS, objectives), objectives, across=True).layout
+    assert across.xaxis.domain[1] < across.xaxis2.domain[0]
+    assert across.height < figure.layout.height
 
 
 def test_the_section_of_the_report(tmp_path: Path) -> None:
