@@ -212,7 +212,7 @@ def test_an_objective_that_is_not_known_fails_the_trial(tmp_path):
     records = ledger.records("proxy")
     assert [(r.key, r.score, r.reason) for r in records] == [
         ("whole", 0.5, None),
-        ("untimed", None, "its latency, ms could not be measured, which is an objective"),
+        ("untimed", None, "its latency could not be measured, which is an objective"),
         ("unmeasured", None, "its FLOPs of one image could not be measured, which is an objective"),
         ("failed", None, "raised"),
     ]

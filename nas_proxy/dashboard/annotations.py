@@ -214,7 +214,7 @@ def _figures(run: Run) -> "dict[str, Figure]":
         found["rank"] = ("Where proxy and full training agree", ranks_against_truth(run.trials, run.truth, run.by))
     objectives = pareto.objectives_of(run.config)
     if len(objectives) > 1 and len(rows := pareto.comparable(run.trials, objectives)):
-        found["pareto"] = ("Pareto front", pareto.pareto_figure(rows, objectives))
+        found["pareto"] = ("Pareto front", pareto.pareto_figure(rows, objectives, across=True))
     if part(run.ranking, "signals"):
         found["signals"] = ("How well each signal ranks, 95 % intervals", figures.spearman_bars(run.ranking))
     return {name: _titled(figure, title) for name, (title, figure) in found.items()}
@@ -226,7 +226,7 @@ def _titled(figure: "Figure", title: str) -> "Figure":
         title=heading,
         paper_bgcolor="#ffffff",
         margin={"t": 72},
-        height=max(440, figure.layout.height),
+        height=440,
     )
 
 

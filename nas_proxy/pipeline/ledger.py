@@ -27,7 +27,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from nas_proxy.errors import RunFolderError
-from nas_proxy.search.pareto import ACCURACY, METRICS, Costs, directions
+from nas_proxy.search.pareto import ACCURACY, METRICS, WORDS, Costs, directions
 from nas_proxy.spaces.cost import UNMEASURED, Size
 from nas_proxy.spaces.latency import Latency
 from nas_proxy.spaces.space import Architecture
@@ -289,7 +289,7 @@ class Ledger:
             return
         if None in costs:
             name = self._objectives[1 + costs.index(None)]
-            self._fail(study, trial, f"its {METRICS[name]} could not be measured, which is an objective")
+            self._fail(study, trial, f"its {WORDS[name]} could not be measured, which is an objective")
             return
         trial.set_user_attr("seconds", round(result.seconds, 4))
         trial.set_user_attr("image_passes", result.image_passes)

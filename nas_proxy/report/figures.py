@@ -293,7 +293,7 @@ def _add_markers(
         crowded = len(hover) > 1000
         marker = {"color": color, "symbol": symbol, "size": 4 if crowded else size, "opacity": 0.5 if crowded else 0.9}
         drawn = evenly(len(hover), MOST)
-        name += f" ({len(drawn)} of {len(hover)} drawn)" if len(drawn) < len(hover) else ""
+        name += f" ({len(drawn):,} of {len(hover):,} drawn)" if len(drawn) < len(hover) else ""
         columns = {"x": list(x), "y": list(y), "hovertext": list(hover)}
         chosen = {column: [values[index] for index in drawn] for column, values in columns.items()}
         points: dict[str, Any] = {**chosen, "hoverinfo": "text", "mode": "markers"}

@@ -13,7 +13,7 @@ import pandas as pd
 
 from nas_proxy.report.figures import GRID, OTHER, SEARCH, _add_markers, _figure, _hover, _title, evenly, usable
 from nas_proxy.report.verdict import UNDEFINED, count, finite, percent
-from nas_proxy.search.pareto import ACCURACY, METRICS, OBJECTIVES, front
+from nas_proxy.search.pareto import ACCURACY, METRICS, OBJECTIVES, WORDS, front
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -53,17 +53,17 @@ def _numbers(rows: pd.DataFrame, name: str) -> "pd.Series[float]":
     return numbers.where(np.isfinite(numbers))
 
 
-def pareto_figure(rows: pd.DataFrame, objectives: Sequence[str]) -> "Figure":
-    """Return the accuracy against each cost, one above the other; the front in colour, what is beaten grey.
+def pareto_figure(rows: pd.DataFrame, objectives: Sequence[str], *, across: bool = False) -> "Figure":
+    """Return the accuracy against each cost, one plot above the other; the front in colour, what is beaten grey.
 
-    rows: what `comparable` returns. With one cost a line joins the front.
+    rows: what `comparable` returns. With one cost a line joins the front. across: the plots stand side by side.
     """
     costs = [name for name in objectives if name != ACCURACY]
-    figure = _figure("", "", height=110 + 290 * len(costs))
+    figure = _figure("", "", height=400 if across else 110 + 290 * len(costs))
     on = rows["place"].notna()
     several = len(costs) > 1
     for number, cost in enumerate(costs):
-        axes = _axes(figure, number, len(costs), cost, rows[cost])
+        axes = _axes(figure, number, len(costs), cost, rows[cost], across)
         for found, name, color, symbol, size in (
             (rows[~on], "beaten by another", OTHER, "circle", 6),
             (rows[on], "on the Pareto front", SEARCH, "diamond", 10),
@@ -86,16 +86,20 @@ def pareto_figure(rows: pd.DataFrame, objectives: Sequence[str]) -> "Figure":
     return figure
 
 
-def _axes(figure: "Figure", number: int, of: int, cost: str, values: "pd.Series[float]") -> dict[str, str]:
-    """Give the figure a pair of axes, from the top down, and return what a trace calls them."""
+def _axes(
+    figure: "Figure", number: int, of: int, cost: str, values: "pd.Series[float]", across: bool
+) -> dict[str, str]:
+    """Give the figure a pair of axes, from the top down or from the left, and return what a trace calls them."""
     gap = 0.16 / of
-    height = (1 - gap * (of - 1)) / of
-    top = 1 - number * (height + gap)
+    share = (1 - gap * (of - 1)) / of
+    first = (number if across else of - 1 - number) * (share + gap)
+    domain = [first, min(1.0, first + share)]
     suffix = "" if number == 0 else str(number + 1)
     axis = {"gridcolor": GRID, "zeroline": False, "automargin": True, "ticks": ""}
     wide = len(values) > 0 and values.min() > 0 and values.max() / values.min() > WIDE
     x = {"title": _title(METRICS[cost]), "type": "log" if wide else "linear", "anchor": f"y{suffix}"}
-    y = {"title": _title("proxy score, %"), "domain": [max(0.0, top - height), top], "anchor": f"x{suffix}"}
+    y = {"title": _title("" if across and number else "proxy score, %"), "anchor": f"x{suffix}"}
+    (x if across else y)["domain"] = domain
     figure.update_layout({f"xaxis{suffix}": axis | x, f"yaxis{suffix}": axis | y})
     return {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
 
@@ -138,4 +142,6 @@ def section(trials: pd.DataFrame, truth: pd.DataFrame, config: Mapping[str, Any]
     ]
     drawn = min(len(on), MOST) + min(len(rows) - len(on), MOST)
     names = [METRICS[name] for name in objectives]
-    return {"rows": table, "names": names, "front": len(on), "of": len(rows), "drawn": drawn, "objectives": objectives}
+    words = [WORDS[name] for name in objectives]
+    counted = {"front": len(on), "of": len(rows), "drawn": drawn}
+    return {"rows": table, "names": names, "words": words, "objectives": objectives, **counted}

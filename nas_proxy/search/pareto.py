@@ -20,6 +20,8 @@ METRICS = {
     "flops": "FLOPs of one image",
     "latency": "latency, ms",
 }
+# The same in a sentence.
+WORDS = {name: metric.partition(",")[0] for name, metric in METRICS.items()}
 
 
 def directions(objectives: Sequence[str]) -> list[Literal["minimize", "maximize"]]:
