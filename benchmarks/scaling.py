@@ -3,10 +3,11 @@
 Each point is a process of its own, on random images at narrow settings (a ConvNet of width 16, 16 real images a class);
 all but one number is as in the first point of the row. `classes, ten at a time` repeats the classes with
 `--classes-per-step 10`. Growth is per doubling of the number, by least squares over the row in logarithms; memory is
-beyond what the process had before, real images not counted.
+beyond what the process had before, real images not counted. On the CPU one thread works, and its own time counts, so
+that other work on the machine matters little.
 
-    python benchmarks/scaling.py            # about six minutes on two cores
-    python benchmarks/scaling.py --quick    # to see it run
+    python benchmarks/scaling.py --keep points.jsonl    # minutes; goes on where it was cut off
+    python benchmarks/scaling.py --quick                # to see it run
 
 The last line on stdout is one JSON object.
 """
@@ -17,6 +18,7 @@ import math
 import multiprocessing
 import platform
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,7 +53,8 @@ def measure(row: str, number: int, quick: bool, steps: int, device: str) -> dict
     real = from_raw(pixels, labels, tuple(map(str, range(classes))))
     recipe = Condensation(ipc, 1, real_batch=REAL, width=WIDTH)
     together = CLASSES if row == "classes, ten at a time" else classes
-    found = estimate(real, recipe, 0, device=device, classes_per_step=together, steps=steps)
+    clock = time.thread_time if device == "cpu" else time.perf_counter
+    found = estimate(real, recipe, 0, device=device, classes_per_step=together, steps=steps, clock=clock)
     return {
         "row": row,
         "number": number,
@@ -72,14 +75,23 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two small numbers a row")
     parser.add_argument("--steps", type=int, default=5, help="measured steps a point; their median counts")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--keep", type=Path, help="file in which points are kept")
     options = parser.parse_args()
-    started, points = time.perf_counter(), []
+    points = []
+    lines = options.keep.read_text(encoding="utf-8").splitlines() if options.keep and options.keep.exists() else []
+    kept = {(point["row"], point["number"]): point for point in map(json.loads, lines)}
     # A fresh process for each point, since memory that was used once is not given back.
     context = multiprocessing.get_context("spawn" if options.device.startswith("cuda") else "fork")
     for row, (low, high) in (QUICK if options.quick else ROWS).items():
         for number in numbers(low, high):
-            with context.Pool(1) as pool:
-                points.append(pool.apply(measure, (row, number, options.quick, options.steps, options.device)))
+            if (row, number) not in kept:
+                with context.Pool(1) as pool:
+                    found = pool.apply(measure, (row, number, options.quick, options.steps, options.device))
+                kept[row, number] = found
+                if options.keep:
+                    with options.keep.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(found) + "\n")
+            points.append(kept[row, number])
             print(json.dumps(points[-1]), flush=True)
     rows = {row: [point for point in points if point["row"] == row] for row in ROWS}
     first, last = rows["classes"][0], rows["classes"][-1]
@@ -98,7 +110,6 @@ def main() -> None:
         ),
         "points": points,
         "n": options.steps,
-        "seconds": round(time.perf_counter() - started, 1),
         "hardware": {k: facts[k] for k in ("device", "cpu", "cores")} | {"threads": 1},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "nas_proxy": facts["nas_proxy"]},
     }

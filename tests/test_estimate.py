@@ -18,7 +18,7 @@ RECIPE = Condensation(images_per_class=2, steps=40, real_batch=8, width=8)
 
 
 def test_time_is_scaled_to_all_classes_and_steps(monkeypatch):
-    monkeypatch.setattr(estimates, "timed_steps", lambda task, networks, steps: [2.0, 1.0, 6.0][:steps])
+    monkeypatch.setattr(estimates, "timed_steps", lambda task, networks, steps, clock: [2.0, 1.0, 6.0][:steps])
     found = estimate(blobs(classes=4), RECIPE, 0, classes=12)
     assert found.seconds_per_step == 2.0 * 12 / 4
     assert found.slowest_per_step == 6.0 * 12 / 4

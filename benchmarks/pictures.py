@@ -1,0 +1,88 @@
+"""Draw the kept results of the benchmarks of scale: a figure as HTML, and a picture of it by a headless Chromium.
+
+    python benchmarks/pictures.py scaling benchmarks/results/scaling-cpu.json
+    python benchmarks/pictures.py images_per_class benchmarks/results/images-per-class-cpu.json
+
+Writes the PNG beside the JSON. Needs Playwright and Chromium.
+"""
+
+import argparse
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+WIDTH, HEIGHT = 900, 380
+COLOURS = ("#2563eb", "#f59e0b", "#059669", "#7c3aed")
+
+
+def scaling(result: dict[str, Any]) -> go.Figure:
+    """Seconds a step and memory against what grows, both logarithmic."""
+    figure = make_subplots(1, 2, subplot_titles=("seconds a step", "peak memory, MB"))
+    for colour, row in zip(COLOURS, result["growth"], strict=True):
+        points = [point for point in result["points"] if point["row"] == row]
+        x = [point["number"] for point in points]
+        panels = ([point["seconds_per_step"] for point in points], [point["memory_bytes"] / 1e6 for point in points])
+        name = {"size": "pixels a side", "ipc": "images a class"}.get(row, row)
+        for column, y in enumerate(panels, start=1):
+            style = {"color": colour, "dash": "dot" if "," in row else "solid"}
+            shown = go.Scatter(x=x, y=y, name=name, legendgroup=row, showlegend=column == 1, line=style)
+            figure.add_trace(shown, 1, column)
+    return figure.update_xaxes(type="log", dtick=1).update_yaxes(type="log", dtick=1)
+
+
+def images_per_class(result: dict[str, Any]) -> go.Figure:
+    """Accuracy on validation images against images a class, with standard deviations."""
+    figure, points = go.Figure(), result["points"]
+    for colour, (name, prefix) in zip(COLOURS, (("condensed", ""), ("random real", "random_")), strict=False):
+        figure.add_scatter(
+            x=[point["ipc"] for point in points],
+            y=[point[f"{prefix}accuracy"] for point in points],
+            error_y={"array": [point[f"{prefix}std"] for point in points]},
+            name=f"{name} images",
+            line={"color": colour},
+        )
+    ticks = [point["ipc"] for point in points]
+    figure.update_xaxes(type="log", title="images a class", tickvals=ticks, ticktext=[str(tick) for tick in ticks])
+    return figure.update_yaxes(title=f"accuracy (n = {result['n']} networks)", tickformat=".0%", rangemode="tozero")
+
+
+def photograph(figure: go.Figure, path: Path) -> None:
+    """Write a PNG of the figure."""
+    from playwright.sync_api import sync_playwright
+
+    figure.update_layout(
+        width=WIDTH, height=HEIGHT, template="plotly_white", margin={"t": 40, "b": 50, "l": 60, "r": 20}
+    )
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        page_path = Path(folder) / "figure.html"
+        figure.write_html(page_path, include_plotlyjs=True, config={"displayModeBar": False})
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": WIDTH + 16, "height": HEIGHT + 16})
+        page.goto(page_path.as_uri())
+        page.wait_for_selector(".main-svg")
+        page.screenshot(path=path)
+        browser.close()
+
+
+FIGURES = {"scaling": scaling, "images_per_class": images_per_class}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("figure", choices=FIGURES)
+    parser.add_argument("result", type=Path)
+    options = parser.parse_args()
+    result = json.loads(options.result.read_text(encoding="utf-8"))
+    path = options.result.with_suffix(".png")
+    photograph(FIGURES[options.figure](result), path)
+    print(json.dumps({"benchmark": "pictures", "figure": options.figure, "path": path.name}))
+
+
+if __name__ == "__main__":
+    main()
