@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from test_report import opened, page_of
 
 from conftest import blobs
 from nas_proxy.data.picture import GAP, TILE, write_grid, write_real
@@ -21,6 +20,7 @@ from nas_proxy.report.page import read_run, report_html, write_report
 from nas_proxy.report.pictures import MOST_BYTES
 from odd_objectives import several, two
 from odd_runs import ordinary
+from test_report import opened, page_of
 
 ROWS = pd.DataFrame(
     {

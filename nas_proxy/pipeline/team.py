@@ -20,7 +20,7 @@ from nas_proxy._version import __version__
 from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import StorageError
 from nas_proxy.pipeline.config import to_dict
-from nas_proxy.pipeline.ledger import TRAINED, Candidate, Ledger
+from nas_proxy.pipeline.ledger import LATENCY, TRAINED, Candidate, Ledger
 from nas_proxy.storage.artifacts import DatabaseStore
 from nas_proxy.storage.jobs import GRACE, Jobs, Offer, forget_run
 from nas_proxy.storage.patient import connect
@@ -190,7 +190,7 @@ def forget_studies(ledger: Ledger, place: Database) -> None:
     engine = connect(place)
     try:
         known = set(optuna.get_all_study_names(ledger._storage))
-        for signal in TRAINED:
+        for signal in (*TRAINED, LATENCY):
             if study_name(place, signal) in known:
                 study = ledger.study(signal)
                 for meta in get_all_artifact_meta(study):

@@ -36,6 +36,7 @@ def main() -> None:
             write_message(answers, memory.base())
             continue
         assert isinstance(job, Job)
+        memory.give_back()
         write_message(answers, perform(job))
 
 
