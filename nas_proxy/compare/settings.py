@@ -93,7 +93,7 @@ def resolve_comparison(
     try:
         run = resolve({**given, "truth": sample, "trials": sample}, options={**(options or {}), "truth": "--sample"})
     except ConfigError as error:
-        told = [text for text in error.mistakes if not text.startswith("trials ")]
+        told = [text for text in error.mistakes if not text.removeprefix("--").startswith("trials ")]
         raise ConfigError([*mistakes, *told]) from None
     if mistakes:
         raise ConfigError(mistakes)
