@@ -257,6 +257,14 @@ def test_a_folder_holds_one_thing(finished, bench, tmp_path):
     assert (tmp_path / "study.db").read_text() == "a run's"
 
 
+def test_overwrite_replaces_a_comparison(bench):
+    run, _ = bench.compare("replaced", table=True, signals=["random"], draws=1, score="accuracy")
+    assert len(list((run / "sets").iterdir())) == 1
+    run, table = comparing.compare(bench.settings(table=True, signals=["params"], passes=48), run.path, overwrite=True)
+    assert list(table.ranking["signals"]) == ["params", "repeatability"]
+    assert not (run / "sets").exists()
+
+
 def test_another_set_under_the_trainings_is_refused(finished, bench):
     folder = bench.folder / "foreign"
     shutil.copytree(finished[0], folder)
