@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from conftest import blobs, write_space
+from nas_proxy.cli.options import option_names
 from nas_proxy.compare import compare as comparing
 from nas_proxy.compare import table as comparison_table
 from nas_proxy.compare.settings import resolve_comparison
@@ -34,7 +35,7 @@ class Bench:
     def settings(self, table=False, **more):
         given = {"dataset": f"npz:{self.folder / 'blobs.npz'}", "space": str(self.space), "device": "cpu", "workers": 1}
         given |= {"truth_table": str(self.table)} if table else {}
-        options = {"signals": SIGNALS, "sample": 5, "draws": 2, "passes": 24, **more}
+        options = {"signals": SIGNALS, "sample": 5, "draws": 2, "passes": 24, "options": option_names(), **more}
         return resolve_comparison(given | RECIPE, **options)
 
     def compare(self, out, **more):

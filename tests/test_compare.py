@@ -248,8 +248,21 @@ def test_a_folder_holds_one_thing(finished, bench, tmp_path):
     with pytest.raises(RunFolderError, match=r"holds study.db but no run.toml"):
         prepare_run(finished[0], settings)
     prepare_run(tmp_path, settings)
-    with pytest.raises(RunFolderError, match=r"holds run.toml but no compare.toml, so it is no comparison"):
-        comparing.compare(bench.settings(), tmp_path)
+    (tmp_path / "study.db").write_text("a run's")
+    for overwrite in (False, True):
+        with pytest.raises(
+            RunFolderError, match=r"holds a run \(it has a run.toml\); choose another folder with --out"
+        ):
+            comparing.compare(bench.settings(), tmp_path, overwrite=overwrite)
+    assert (tmp_path / "study.db").read_text() == "a run's"
+
+
+def test_overwrite_replaces_a_comparison(bench):
+    run, _ = bench.compare("replaced", table=True, signals=["random"], draws=1, score="accuracy")
+    assert len(list((run / "sets").iterdir())) == 1
+    run, table = comparing.compare(bench.settings(table=True, signals=["params"], passes=48), run.path, overwrite=True)
+    assert list(table.ranking["signals"]) == ["params", "repeatability"]
+    assert not (run / "sets").exists()
 
 
 def test_another_set_under_the_trainings_is_refused(finished, bench):

@@ -93,7 +93,7 @@ def resolve_comparison(
     try:
         run = resolve({**given, "truth": sample, "trials": sample}, options={**(options or {}), "truth": "--sample"})
     except ConfigError as error:
-        told = [text for text in error.mistakes if not text.startswith("trials ")]
+        told = [text for text in error.mistakes if not text.removeprefix("--").startswith("trials ")]
         raise ConfigError([*mistakes, *told]) from None
     if mistakes:
         raise ConfigError(mistakes)
@@ -102,6 +102,7 @@ def resolve_comparison(
 
 def claim(folder: Path, comparison: Comparison, *, overwrite: bool = False) -> None:
     """Make the folder this comparison's; it is held already. Raises RunFolderError when it holds something else."""
+    _refuse_run(folder)
     if overwrite:
         for name in OURS:
             (folder / name).unlink(missing_ok=True)
@@ -115,8 +116,9 @@ def claim(folder: Path, comparison: Comparison, *, overwrite: bool = False) -> N
 
 def check_same(folder: Path, comparison: Comparison) -> None:
     """Raise RunFolderError when the folder holds another comparison, or a run."""
+    _refuse_run(folder)
     if not (folder / FILE).exists():
-        found = [name for name in ("run.toml", *OURS) if (folder / name).exists()]
+        found = [name for name in OURS if (folder / name).exists()]
         if found:
             raise RunFolderError(
                 f"{folder} holds {found[0]} but no {FILE}, so it is no comparison; choose another folder with --out"
@@ -135,6 +137,12 @@ def check_same(folder: Path, comparison: Comparison) -> None:
             f"{folder} holds another comparison ({'; '.join(changed)}); "
             "choose another folder with --out, or replace it with --overwrite"
         )
+
+
+def _refuse_run(folder: Path) -> None:
+    """Raise RunFolderError for a run's folder; its studies are not a comparison's, not even to be replaced."""
+    if (folder / "run.toml").exists():
+        raise RunFolderError(f"{folder} holds a run (it has a run.toml); choose another folder with --out")
 
 
 def _read(path: Path) -> tuple[RunConfig, int | None]:
