@@ -174,6 +174,23 @@ def test_rank_adds_the_mean_rank_of_several(run):
             assert signals["combined"]["spearman_note"] == "the mean rank of proxy, synflow"
 
 
+def test_az_nas_is_a_signal_to_combine_and_says_what_it_lacks(run):
+    arguments = ["rank", str(run.folder), "--combine", "params,az_nas", "--json"]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    ranking = json.loads(done.stdout)
+    assert list(ranking["signals"])[3:-1] == ["params", "flops", "az_nas", "combined"]
+    # Its linear networks have no maps of features.
+    n = ranking["failures"]["az_nas"]
+    assert n == len(pd.read_csv(run.folder / "scores.csv"))
+    assert ranking["signals"]["az_nas"]["spearman_note"] == (
+        f"a score is a rank among these {n} architectures; {n} of {n} have no score and count as the lowest "
+        "(it has 0 of the 2 blocks with feature maps that AZ-NAS needs)"
+    )
+    of_one, of_both = (ranking["signals"][name]["spearman"]["value"] for name in ("params", "combined"))
+    assert of_one == of_both  # a constant signal moves no rank
+
+
 def published(count: int) -> list[tuple[str, float]]:
     if not PUBLIC.exists():
         pytest.skip(f"{PUBLIC.name} is not here")
