@@ -225,12 +225,11 @@ def test_synflow_ranks_the_published_cells_as_known():
 
 
 def test_az_nas_ranks_the_published_cells_as_known():
-    # One cell a stage keeps it short; the published 0.91 is of five and all cells, ours of five in benchmarks/results.
-    names, accuracy = zip(*published(80), strict=True)
+    # One cell a stage keeps it short; of five, 600 cells gave 0.88 (benchmarks/results).
+    names, accuracy = zip(*published(40), strict=True)
     data = ImageSet(
         torch.zeros(10, 3, 32, 32, dtype=torch.uint8), torch.arange(10), torch.ones(3), torch.zeros(3), ("",) * 10
     )
     space = load_space("nas_bench_201:cells=1", DataShape(3, 16, 16, 10))
     found = computed(["az_nas"], space, [parse(n) for n in names], data, 0)["az_nas"]
-    print(spearmanr(found.ranked(), accuracy).statistic)
     assert spearmanr(found.ranked(), accuracy).statistic > 0.7
