@@ -6,7 +6,7 @@ epochs on CIFAR-10. A cell without a score counts as the lowest.
     python benchmarks/zero_cost.py --table nas_bench_201_public.csv --signals synflow --cells 400
     python benchmarks/zero_cost.py --table nas_bench_201_public.csv --signals synflow,jacob_cov,naswot \
         --cells 100 --data folder:cifar10
-    python benchmarks/zero_cost.py --table nas_bench_201_public.csv --signals az_nas --cells 300
+    python benchmarks/zero_cost.py --table nas_bench_201_public.csv --signals az_nas --cells 600 --noise 10
 
 The last line on stdout is one JSON object.
 """
@@ -25,6 +25,7 @@ from nas_proxy.data.images import DataShape, ImageSet
 from nas_proxy.data.sources import open_source
 from nas_proxy.data.splits import development
 from nas_proxy.environment import environment
+from nas_proxy.ranking import az_nas
 from nas_proxy.ranking.computed import NAMES, computed
 from nas_proxy.ranking.estimates import RESAMPLES, bootstrap_interval, spearman
 from nas_proxy.spaces.loading import load_space
@@ -48,10 +49,12 @@ def main() -> None:
     parser.add_argument("--signals", default="synflow", help=f"of {','.join(NAMES)}, with commas between")
     parser.add_argument("--cells", type=int, default=400)
     parser.add_argument("--data", help="CIFAR-10 as nas-proxy run --dataset takes it; synflow and az_nas need none")
+    parser.add_argument("--noise", type=int, default=az_nas.NOISE, help="images of noise that az_nas sees")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    az_nas.NOISE = options.noise
     rows = pd.read_csv(options.table).sample(options.cells, random_state=options.seed)
     truth = rows[options.column].to_numpy(float)
     cells = [parse(name) for name in rows["arch_str"]]
@@ -82,7 +85,12 @@ def main() -> None:
         "space": "nas_bench_201",
         "truth": options.column,
         "signals": found,
-        "settings": {"seed": options.seed, "threads": options.threads, "images": options.data is not None},
+        "settings": {
+            "seed": options.seed,
+            "threads": options.threads,
+            "images": options.data is not None,
+            "noise": options.noise,
+        },
         "hardware": {k: facts[k] for k in ("device", "cpu", "cores")},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "nas_proxy": facts["nas_proxy"]},
     }

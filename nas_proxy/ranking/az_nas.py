@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor, nn
 
-from nas_proxy.ranking.zero_cost import IMAGES, NORMS, NoScoreError, as_in_training
+from nas_proxy.ranking.zero_cost import NORMS, NoScoreError, as_in_training
 
+NOISE = 64  # images, as published for NAS-Bench-201
 LEAST_BLOCKS = 2  # progress and training are about a block and the next one
 INVERSE = 1e-6  # as published: keeps 1 / σ finite where a block passes nothing back
 
@@ -47,7 +48,7 @@ def traits(network: nn.Module, images: Tensor) -> Traits:
     """
     _initialise(network)
     blocks = Blocks(as_in_training(network))
-    maps = blocks.outputs(torch.randn(IMAGES, *images.shape[1:], device=images.device, requires_grad=True))
+    maps = blocks.outputs(torch.randn(NOISE, *images.shape[1:], device=images.device, requires_grad=True))
     if len(maps) < LEAST_BLOCKS:
         raise NoScoreError(f"it has {len(maps)} of the {LEAST_BLOCKS} blocks with feature maps that AZ-NAS needs")
     entropies = [entropy(found.detach()) for found in maps]
