@@ -12,7 +12,9 @@ from sqlalchemy.exc import OperationalError
 from nas_proxy.errors import ConfigError, RunFolderError, StorageError
 from nas_proxy.pipeline.config import resolve, to_dict, write_config
 from nas_proxy.pipeline.run_folder import prepare_run
+from nas_proxy.pipeline.session import Session
 from nas_proxy.pipeline.worker import Here, work
+from nas_proxy.progress import SILENT
 from nas_proxy.storage import mounts
 from nas_proxy.storage.patient import Patience, connect, explained, is_away
 from nas_proxy.storage.place import Database, connectable, existing, place_of, settled, without_password
@@ -233,6 +235,19 @@ def test_network_file_systems(tmp_path, path, kind):
             f"{path}/study.db lies on a network file system ({kind}), where SQLite can be slow and may lose trainings; "
             "put the run folder on a local disk, or give a PostgreSQL database with --storage"
         )
+
+
+def test_a_command_warns_of_one(tmp_path, monkeypatch):
+    told: list[str] = []
+
+    class Told:
+        stage = staticmethod(SILENT.stage)
+        say = staticmethod(told.append)
+
+    monkeypatch.setattr(mounts, "warning", lambda path: f"{path.name} lies there")
+    session = Session(prepare_run(tmp_path / "run", resolve({})), Told())
+    session.ledger.close()
+    assert told == ["Warning: study.db lies there."]
 
 
 def test_where_the_system_does_not_tell(tmp_path):

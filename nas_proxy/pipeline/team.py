@@ -57,6 +57,8 @@ class Team:
         finished: Callable[[int, Outcome | Failure], None],
     ) -> None:
         """Have the tasks trained by this machine's processes and whoever has joined the run, and record them."""
+        if not tasks:
+            return
         self._join()
         ledger, pool = self._session.ledger, self._session.pool
         wanted = {(candidate.key, draw): candidate for candidate, draw in tasks}

@@ -77,7 +77,8 @@ def work(place: str, name: str | None, here: Here, progress: Progress = SILENT) 
     tally = Tally()
     with explained(nameless):
         engine, patience = connect(nameless), Patience(progress.say)
-        storage = optuna.storages.get_storage(open_storage(nameless, patience))
+        database = open_storage(nameless, patience)
+        storage = optuna.storages.get_storage(database)
         try:
             with tempfile.TemporaryDirectory(prefix="nas-proxy-") as folder:
                 deadline = _Deadline(here.idle_minutes)
@@ -94,6 +95,8 @@ def work(place: str, name: str | None, here: Here, progress: Progress = SILENT) 
                     jobs = Jobs(engine, study.study_name.rpartition("/")[0], patience)
                     _serve(session, jobs, study, deadline, tally)
         finally:
+            database.scoped_session.remove()
+            database.engine.dispose()
             engine.dispose()
     return tally
 

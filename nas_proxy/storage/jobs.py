@@ -95,6 +95,8 @@ class Jobs:
     def leave(self) -> None:
         """Give back the jobs that are not done, and be gone."""
         self._stop.set()
+        if self._heart is not None:
+            self._heart.join(2 * BEAT)
         mine = and_(self._ours, JOBS.c.worker == self.id, JOBS.c.state == TAKEN)
         back = update(JOBS).where(mine).values(state=WAITING, worker=None, attempts=JOBS.c.attempts - 1)
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, func, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
@@ -28,6 +28,7 @@ AWAY = ("08", "57P0", "53300", "40")
 # A server that is there and refuses says so in words; libpq gives no SQLSTATE for what hinders a connection.
 REFUSED = ("authentication", "does not exist", "no password", "pg_hba", "translate host")
 DISK_FULL = "53100"
+TABLES = 0x6E6173  # the number of a lock of ours
 FAILED = (SQLAlchemyError, StorageInternalError)
 _T = TypeVar("_T")
 Say = Callable[[str], None]
@@ -185,17 +186,16 @@ for _name in (
 
 def open_storage(database: Database, patience: Patience) -> PatientStorage:
     """Open the studies of a database; tables, Optuna's and ours, are made where there are none. Raises StorageError."""
-    connect(database).dispose()
-    for last in (False, True):
-        try:
+    engine = connect(database)
+    try:
+        # Two commands that make tables at the same moment disturb each other; the lock goes with the connection.
+        with engine.connect() as connection:
+            connection.execute(select(func.pg_advisory_lock(TABLES)))
             storage = PatientStorage(connectable(database.url), engine_kwargs=engine_options())
             METADATA.create_all(storage.engine)
-        except (*FAILED, RuntimeError) as error:
-            # Two commands that make the tables at the same moment disturb each other.
-            if last or not isinstance(error, DBAPIError):
-                raise explained(database, error) from None
-            time.sleep(1)
-        else:
-            storage.patience = patience
-            return storage
-    raise AssertionError
+    except (*FAILED, RuntimeError) as error:
+        raise explained(database, error) from None
+    finally:
+        engine.dispose()
+    storage.patience = patience
+    return storage
