@@ -101,8 +101,7 @@ def test_the_command(given, tmp_path, monkeypatch, capsys, as_json):
     run = prepare_run(tmp_path / "run", resolve(given))
     run_stages(run, ("condense",))
     before = files(tmp_path)
-    arguments = ["nas-proxy", "search", str(run.path), "--trials-are-no-option"][:3]
-    monkeypatch.setattr(sys, "argv", [*arguments, "--dry-run", *(["--json"] if as_json else [])])
+    monkeypatch.setattr(sys, "argv", ["nas-proxy", "search", str(run.path), "--dry-run", *["--json"] * as_json])
     with pytest.raises(SystemExit, match="0"):
         main()
     told = capsys.readouterr().out
