@@ -39,7 +39,8 @@ from nas_proxy.training.workers import Job
 ARCHITECTURES, TRIED = 5, 20
 # Steps of the shorter training, least and most of the longer one, and the seconds that it should take.
 SHORT, LEAST, MOST, SECONDS = 4, 24, 200, 1.0
-CONDENSE_STEPS = 4
+# Steps of the condensation that are taken, less after so many seconds; the first are slower and do not count.
+UNCOUNTED, CONDENSE_STEPS, CONDENSE_SECONDS = 2, 12, 10.0
 # Batches of a full training's images that are kept for measuring.
 BATCHES = 20
 
@@ -203,7 +204,8 @@ def _condensing(session: Session) -> dict[str, Any] | None:
     def look(step: int, images: ImageSet) -> None:
         del images
         times.append(time.perf_counter())
-        if step == min(CONDENSE_STEPS, recipe.steps):
+        slow = step > UNCOUNTED and times[-1] - times[UNCOUNTED] > CONDENSE_SECONDS
+        if slow or step == min(CONDENSE_STEPS, recipe.steps):
             raise _EnoughError
 
     with measured(session.device) as use, session.progress.stage("Measure condensing", 1) as bar:
@@ -223,12 +225,12 @@ def _condensing(session: Session) -> dict[str, Any] | None:
         except _EnoughError:
             pass
         bar.to(1)
-    steps = [b - a for a, b in pairwise(times[1:])] or [times[1] - times[0]]
-    step = statistics.median(steps)
-    first = times[1] - times[0]  # what is made or compiled once, too
+    taken = [b - a for a, b in pairwise(times)]
+    step = statistics.median(taken[UNCOUNTED:] or taken)
+    first = sum(taken[:UNCOUNTED])  # what is made or compiled once, too
     return {
         "steps": recipe.steps,
-        "seconds": first + (recipe.steps - 1) * step,
+        "seconds": first + max(0, recipe.steps - UNCOUNTED) * step,
         "seconds_per_step": step,
         "memory_mb": use.most / MB,
     }

@@ -77,6 +77,9 @@ def search(session: Session) -> None:
         _train_sample(session, done)
         _train_proposals(session, done, start)
         bar.to(total, f"best {shown(best, by)}")
+    pruned = [r.seconds_saved for r in session.ledger.records("proxy") if r.pruned_at is not None]
+    if pruned:
+        session.progress.say(f"{len(pruned)} proposals were pruned, which saved about {sum(pruned):.0f} s of training.")
 
 
 def _check_latencies(session: Session) -> None:
