@@ -99,8 +99,8 @@ def _axes(
     wide = len(values) > 0 and values.min() > 0 and values.max() / values.min() > WIDE
     x = {"title": _title(METRICS[cost]), "type": "log" if wide else "linear", "anchor": f"y{suffix}"}
     y = {"title": _title("" if across and number else "proxy score, %"), "anchor": f"x{suffix}"}
-    (x if across else y)["domain"] = domain
     figure.update_layout({f"xaxis{suffix}": axis | x, f"yaxis{suffix}": axis | y})
+    figure.update_layout({f"{'x' if across else 'y'}axis{suffix}_domain": domain})
     return {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
 
 
