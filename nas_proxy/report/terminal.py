@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nas_proxy.report.verdict import (
+    architectures,
     count,
     duration,
     finite,
@@ -40,7 +41,7 @@ def ranking_table(ranking: Mapping[str, Any]) -> Group:
     lines += [
         Text(f"{'; '.join(where)} – {note}", style="dim") for note, where in notes(ranking, undefined_only=True).items()
     ]
-    lines += [Text(line) for line in (_pick(ranking), _failures(ranking)) if line]
+    lines += [Text(line) for line in (_pick(ranking), _front(ranking), _failures(ranking)) if line]
     lines.append(Text(verdict(ranking), style="bold"))
     return Group(*lines)
 
@@ -84,6 +85,15 @@ def _pick(ranking: Mapping[str, Any]) -> str:
     if finite(factor) is not None:
         found.append(f"speed-up {speedup(factor)}")
     return "; ".join(found)
+
+
+def _front(ranking: Mapping[str, Any]) -> str:
+    front = ranking.get("pareto")
+    if not isinstance(front, list) or not front:
+        return ""
+    names = [name for name in part(front[0]) if name not in ("key", "truth_mean")]
+    counted = f"Pareto front ({', '.join(names)}): {architectures(len(front))}"
+    return f"{counted}; nas-proxy final RUN --front N trains the N-th"
 
 
 def _failures(ranking: Mapping[str, Any]) -> str:
