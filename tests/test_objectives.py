@@ -1,5 +1,6 @@
 """Runs for several objectives and with a limit on latency: what is recorded, kept, shown and refused."""
 
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -9,15 +10,19 @@ import optuna
 import pandas as pd
 import pytest
 from optuna.trial import TrialState
+from optuna_dashboard import get_note
+from rich.console import Console
 
 import nas_proxy
 from conftest import blobs, write_space
+from nas_proxy.cli.app import main
 from nas_proxy.errors import ConfigError, RunFolderError, SpaceError
 from nas_proxy.pipeline import latencies
 from nas_proxy.pipeline.config import resolve
 from nas_proxy.pipeline.ledger import INTERRUPTED, Candidate, Ledger
 from nas_proxy.pipeline.run_folder import open_run
 from nas_proxy.pipeline.stages import run_all
+from nas_proxy.report.terminal import ranking_table
 from nas_proxy.search.final import train_final
 from nas_proxy.spaces.cost import UNMEASURED, Size
 from nas_proxy.spaces.latency import Latency
@@ -127,7 +132,7 @@ def test_what_is_too_slow_is_neither_sampled_nor_proposed_and_is_visible(places,
     assert sorted(found["width"]) == [1, 1, 2, 2, 3, 3, 4, 4]
     assert set(found[found["state"] == "failed"]["width"]) == {3}
     assert json.loads((run / "ranking.json").read_text())["subset"] == (
-        "uniform sample of the architectures within --max-params 411 and --max-latency-ms 4.0 (4 of an unknown number)"
+        "uniform sample of the architectures within --max-params 411 and --max-latency-ms 4 (4 of an unknown number)"
     )
     # What is too large is not timed at all.
     assert {key.partition(",")[0] for key in timed} == {f"width={width}" for width in (1, 2, 3, 4, 6)}
@@ -137,6 +142,13 @@ def test_what_is_too_slow_is_neither_sampled_nor_proposed_and_is_visible(places,
     assert {(trial.params["width"], trial.value) for trial in slow} == {(6, 6.0)}
     failed = [trial for trial in study(run, "latency").trials if trial.state == TrialState.FAIL]
     assert {trial.user_attrs["reason"] for trial in failed} == {"ValueError: three is not a width"}
+    note = get_note(study(run, "latency"))
+    assert "It is noisy, and holds for the `device` that a trial names. Those above 4 ms are infeasible here" in note
+    assert "[Proxy](/dashboard/studies/" in note
+    assert (
+        "- **constraints**: max\\_params 411, max\\_latency\\_ms 4; a trial's constraints are its distances"
+        in get_note(study(run, "proxy"))
+    )
     # A clock that runs otherwise changes nothing that is known.
     timed.clear()
     run_all(replace(run.config, trials=12), run.path, names=("search", "truth", "rank"))
@@ -225,10 +237,36 @@ def test_an_objective_that_is_not_known_fails_the_trial(tmp_path):
     assert [r.score for r in ledger.records("truth")] == [0.5]
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--objective", "flops"], "--objective begins with 'flops'; it must begin with 'accuracy'"),
+        (["--objective", "accuracy,latncy"], "--objective holds 'latncy'; did you mean 'latency'?"),
+        (["--max-latency-ms", "0"], "--max-latency-ms is 0; it must be above 0"),
+        (["--latency-batch", "x"], "--latency-batch is 'x'; it must be a whole number"),
+        (
+            ["--objective", "accuracy,flops", "--sampler", "evolution"],
+            "evolution has one objective, but --objective na",
+        ),
+    ],
+)
+def test_a_mistake_on_the_command_line(places, tmp_path, monkeypatch, capsys, options, sentence):
+    given = ["--dataset", places["dataset"], "--space", places["space"], "--out", str(tmp_path / "run")]
+    monkeypatch.setattr("sys.argv", ["nas-proxy", "run", *given, *options])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_from_python(places, tmp_path):
     run = nas_proxy.run(
         places["dataset"], places["space"], out=tmp_path / "run", **SETTINGS, objective=["accuracy", "params"]
     )
     keys = [row["key"] for row in run.ranking["pareto"]]
     assert len(keys) == len(set(keys)) >= 1
+    console = Console(width=100, file=io.StringIO())
+    console.print(ranking_table(run.ranking))
+    assert f"Pareto front (accuracy, params): {len(keys)} architecture" in console.file.getvalue()
     assert (tmp_path / "run" / "report.html").exists()

@@ -97,10 +97,10 @@ def _axes(
     suffix = "" if number == 0 else str(number + 1)
     axis = {"gridcolor": GRID, "zeroline": False, "automargin": True, "ticks": ""}
     wide = len(values) > 0 and values.min() > 0 and values.max() / values.min() > WIDE
-    x: dict[str, Any] = {"title": _title(METRICS[cost]), "type": "log" if wide else "linear", "anchor": f"y{suffix}"}
-    y: dict[str, Any] = {"title": _title("" if across and number else "proxy score, %"), "anchor": f"x{suffix}"}
-    (x if across else y)["domain"] = domain
+    x = {"title": _title(METRICS[cost]), "type": "log" if wide else "linear", "anchor": f"y{suffix}"}
+    y = {"title": _title("" if across and number else "proxy score, %"), "anchor": f"x{suffix}"}
     figure.update_layout({f"xaxis{suffix}": axis | x, f"yaxis{suffix}": axis | y})
+    figure.update_layout({f"{'x' if across else 'y'}axis{suffix}_domain": domain})
     return {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
 
 

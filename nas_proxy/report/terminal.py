@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nas_proxy.report.verdict import (
+    architectures,
     count,
     duration,
     finite,
@@ -40,7 +41,8 @@ def ranking_table(ranking: Mapping[str, Any]) -> Group:
     lines += [
         Text(f"{'; '.join(where)} – {note}", style="dim") for note, where in notes(ranking, undefined_only=True).items()
     ]
-    lines += [Text(line) for line in (_pick(ranking), _failures(ranking), _pruned(ranking)) if line]
+    told = (_pick(ranking), _front(ranking), _failures(ranking), _pruned(ranking))
+    lines += [Text(line) for line in told if line]
     lines.append(Text(verdict(ranking), style="bold"))
     return Group(*lines)
 
@@ -89,6 +91,15 @@ def _pick(ranking: Mapping[str, Any]) -> str:
 def _pruned(ranking: Mapping[str, Any]) -> str:
     pruned = part(ranking, "pruning")
     return f"Pruned: {pruned.get('pruned', '–')}; saved about {duration(pruned.get('seconds_saved'))}" if pruned else ""
+
+
+def _front(ranking: Mapping[str, Any]) -> str:
+    front = ranking.get("pareto")
+    if not isinstance(front, list) or not front:
+        return ""
+    names = [name for name in part(front[0]) if name not in ("key", "truth_mean")]
+    counted = f"Pareto front ({', '.join(names)}): {architectures(len(front))}"
+    return f"{counted}; nas-proxy final RUN --front N trains the N-th"
 
 
 def _failures(ranking: Mapping[str, Any]) -> str:

@@ -110,7 +110,7 @@ def limited(space: SearchSpace, shape: DataShape, params: int | None, flops: int
 def limits_text(params: int | None, flops: int | None, latency_ms: float | None = None) -> str:
     """Return "within --max-params 1,000" and so on, "" for no limit."""
     given = [("--max-params", params), ("--max-flops", flops), ("--max-latency-ms", latency_ms)]
-    found = " and ".join(f"{option} {limit:,}" for option, limit in given if limit is not None)
+    found = " and ".join(f"{option} {limit:,.12g}" for option, limit in given if limit is not None)
     return f"within {found}" if found else ""
 
 
