@@ -28,6 +28,7 @@ def flat(config, prefix=""):
 
 def test_every_number_has_a_bound():
     optional = {"max_params": 9, "max_flops": 9, "patience": 3, "hours": 1.0, "candidate_minutes": 60.0}
+    optional["classes_per_step"] = 9
     values = dict(flat(RunConfig(limit=5, image_size=8, **optional)))
     numbers = {name for name, value in values.items() if isinstance(value, int | float) and not isinstance(value, bool)}
     assert numbers == set(BOUNDS) | POSITIVE
