@@ -31,14 +31,20 @@ from nas_proxy.environment import environment
 from nas_proxy.seeds import torch_generator
 
 CLASSES, SIZE, IPC, REAL, WIDTH = 10, 32, 1, 16, 16
-# Bounds of the rows; the numbers between are doublings of the first.
-ROWS = {"classes": (10, 1000), "classes, ten at a time": (10, 1000), "size": (32, 128), "ipc": (1, 1250)}
-QUICK = {"classes": (2, 4), "classes, ten at a time": (2, 4), "size": (8, 16), "ipc": (1, 2)}
 
 
-def numbers(low: int, high: int) -> list[int]:
+def doublings(low: int, high: int) -> tuple[int, ...]:
     """Return low, 2 low, 4 low … and high."""
-    return [low << n for n in range(math.ceil(math.log2(high / low)))] + [high]
+    return (*(low << n for n in range(math.ceil(math.log2(high / low)))), high)
+
+
+ROWS = {
+    "classes": doublings(10, 1000),
+    "size": doublings(32, 128),
+    "ipc": doublings(1, 1250),
+    "classes, ten at a time": (10, 100, 1000),
+}
+QUICK = {"classes": (2, 4), "size": (8, 16), "ipc": (1, 2), "classes, ten at a time": (2, 4)}
 
 
 def measure(row: str, number: int, quick: bool, steps: int, device: str) -> dict[str, Any]:
@@ -59,6 +65,7 @@ def measure(row: str, number: int, quick: bool, steps: int, device: str) -> dict
         "row": row,
         "number": number,
         "seconds_per_step": round(found.seconds_per_step, 5),
+        "steps": steps,
         "slowest": round(found.slowest_per_step, 5),
         "memory_bytes": found.memory_bytes,
     }
@@ -82,8 +89,8 @@ def main() -> None:
     kept = {(point["row"], point["number"]): point for point in map(json.loads, lines)}
     # A fresh process for each point, since memory that was used once is not given back.
     context = multiprocessing.get_context("spawn" if options.device.startswith("cuda") else "fork")
-    for row, (low, high) in (QUICK if options.quick else ROWS).items():
-        for number in numbers(low, high):
+    for row, numbers in (QUICK if options.quick else ROWS).items():
+        for number in numbers:
             if (row, number) not in kept:
                 with context.Pool(1) as pool:
                     found = pool.apply(measure, (row, number, options.quick, options.steps, options.device))
@@ -109,7 +116,7 @@ def main() -> None:
             first["seconds_per_step"] * last["number"] / first["number"] / last["seconds_per_step"], 3
         ),
         "points": points,
-        "n": options.steps,
+        "n": min(point["steps"] for point in points),
         "hardware": {k: facts[k] for k in ("device", "cpu", "cores")} | {"threads": 1},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "nas_proxy": facts["nas_proxy"]},
     }

@@ -35,6 +35,7 @@ def test_every_number_has_a_bound():
         "hours": 1.0,
         "candidate_minutes": 60.0,
         "candidate_memory": 500.0,
+        "classes_per_step": 9,
     }
     values = dict(flat(RunConfig(limit=5, image_size=8, **optional)))
     numbers = {name for name, value in values.items() if isinstance(value, int | float) and not isinstance(value, bool)}

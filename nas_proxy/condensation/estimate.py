@@ -1,8 +1,9 @@
 """How long a condensation will take and how much memory, from a few steps at its real settings.
 
 In: real images, of all classes or of some of them, and the recipe. Out: an `Estimate`; nothing is written.
-A step's time is taken to be proportional to the number of classes, since the loss is a sum over classes;
-`benchmarks/scaling.py` measures how far that holds.
+A step's time is taken to be proportional to the number of classes, since the loss is a sum over classes. What a step
+takes whatever the classes are is scaled too, so the estimate errs on the long side where steps are short;
+`benchmarks/scaling.py` measures by how much.
 """
 
 import contextlib
