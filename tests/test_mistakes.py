@@ -67,8 +67,13 @@ FLAGS = {
     "--formation 3 --ipc 1": "--formation 3 divides images evenly, but these have 8×8 pixels",
     "--formation 2 --ipc 20": "80 images a class were asked for (4 in each stored one), but the smallest class has",
     "--match every": "--match (condense.match) is 'every'",
-    "--embed nets": "--embed (condense.embed) is 'nets'; did you mean 'convnet'? known: convnet, space",
+    "--embed nets": "--embed (condense.embed) is 'nets'; did you mean 'convnet'? known: convnet, resnet18, space",
     "--signals params,naswat": "--signals holds 'naswat'; did you mean 'naswot'? known: az_nas, flops, jacob_cov",
+    "--score acuracy": "--score is 'acuracy'; did you mean 'accuracy'? known: accuracy, loss_sum",
+    "--seeds 0": "--seeds is 0; it must be between 1 and 100",
+    "--pruner medium": "--pruner is 'medium'; did you mean 'median'? known: hyperband, median, none, wilcoxon",
+    "--pruner wilcoxon": "--pruner wilcoxon compares candidates across seeds, but --seeds is 1; give --seeds 5 or more",
+    "--candidate-memory 0": "--candidate-memory is 0; it must be above 0",
     "--config absent.toml": "the configuration absent.toml does not exist",
 }
 

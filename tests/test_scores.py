@@ -1,5 +1,6 @@
 """Which score ranks and picks, and several seeds a candidate."""
 
+import io
 import json
 import statistics
 import sys
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from scipy.stats import spearmanr
 
 import nas_proxy
@@ -17,6 +19,7 @@ from conftest import blobs
 from nas_proxy.cli.app import main
 from nas_proxy.errors import RunFolderError
 from nas_proxy.pipeline.ledger import Record
+from nas_proxy.report.terminal import ranking_table
 from nas_proxy.search.scores import best_first, column, shown
 from nas_proxy.seeds import derive
 from nas_proxy.training.repeats import repeated
@@ -160,3 +163,14 @@ def test_several_seeds_in_a_run(go):
     assert "Each candidate is the mean of 3 trainings with different seeds" in three.report.read_text(encoding="utf-8")
     with pytest.raises(RunFolderError, match="seeds: 3 → 1"):
         go("three")
+
+
+def test_in_the_terminal_the_other_score_stands_under_its_signal():
+    estimate = {"value": -0.91, "low": -0.94, "high": -0.95}
+    row = dict.fromkeys(("spearman", "spearman_top_half", "minus_random"), estimate) | {"seconds": 23.9}
+    names = ["proxy", "random", "params", "proxy:loss_sum", "random:loss_sum", "odd:loss_sum", "repeatability"]
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(ranking_table({"signals": dict.fromkeys(names, row)}))
+    heads = [line[:13].rstrip() for line in console.export_text().splitlines()[1:8]]
+    assert heads[:4] == ["Proxy", "  by loss sum", "Random images", "  by loss sum"]
+    assert heads[4:] == ["Parameters", "odd:loss_sum", "Full training"]

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nas_proxy.report.verdict import (
+    BY,
     architectures,
     count,
     duration,
@@ -48,10 +49,10 @@ def ranking_table(ranking: Mapping[str, Any]) -> Group:
 
 
 def _table(ranking: Mapping[str, Any]) -> Table:
-    signals = {name: part(ranking, "signals", name) for name in part(ranking, "signals")}
+    signals = {name: part(ranking, "signals", name) for name in _order(list(part(ranking, "signals")))}
     rows = list(signals.values())
     columns: dict[str, list[str]] = {
-        "Signal": [label(name) for name in signals],
+        "Signal": [_named(name, signals) for name in signals],
         "Spearman": _aligned([interval(values.get("spearman")) for values in rows]),
         "Better half": _aligned([interval(values.get("spearman_top_half")) for values in rows]),
         "Minus random": _aligned([interval(values.get("minus_random"), sign=True) for values in rows]),
@@ -66,6 +67,19 @@ def _table(ranking: Mapping[str, Any]) -> Table:
         # The line that every signal is measured against is set apart from the signals.
         table.add_row(*map(Text, cells), style={"proxy": "bold", "repeatability": "dim"}.get(name))
     return table
+
+
+def _order(names: list[str]) -> list[str]:
+    """Put a signal by its other score, "proxy:loss_sum", under the signal."""
+    others = [name for name in names if name.partition(":")[0] in names and ":" in name]
+    firsts = [name for name in names if name not in others]
+    return [name for first in firsts for name in (first, *(o for o in others if o.partition(":")[0] == first))]
+
+
+def _named(name: str, among: Mapping[str, Any]) -> str:
+    """Return the name of a row; under its signal, a name in full would not fit."""
+    first, _, score = name.partition(":")
+    return f"  {BY[score]}" if first in among and score in BY else label(name)
 
 
 def _aligned(intervals: list[str]) -> list[str]:
