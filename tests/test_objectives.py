@@ -78,7 +78,7 @@ def study(run, name) -> optuna.Study:
     return optuna.load_study(study_name=name, storage=f"sqlite:///{run / 'study.db'}")
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "grid"])
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
 def test_a_search_for_several_goes_on_the_same_and_times_nothing_twice(places, tmp_path, timed, sampler):
     whole = trials(searched(places, tmp_path / "whole", objective=OBJECTIVES, sampler=sampler))
     assert (whole["state"] == "complete").sum() >= 8

@@ -37,7 +37,11 @@ from nas_proxy.training.pruning import WILCOXON_LEAST
 
 def to_be_ranked(session: Session) -> frozenset[str]:
     """Return the keys of the uniform sample, before anything is trained."""
-    return frozenset(session.space.key(a) for a in itertools.islice(session.stream(), session.config.truth))
+    keys = None
+    if session.ranks.rank == 0:  # latencies, which may limit the sample, are measured by one process
+        keys = frozenset(session.space.key(a) for a in itertools.islice(session.stream(), session.config.truth))
+    found: frozenset[str] = session.ranks.gathered(keys)[0]
+    return found
 
 
 def condense_stage(session: Session) -> None:
