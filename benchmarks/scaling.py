@@ -41,7 +41,7 @@ def doublings(low: int, high: int) -> tuple[int, ...]:
 ROWS = {
     "classes": doublings(10, 1000),
     "size": doublings(32, 128),
-    "ipc": doublings(1, 1250),
+    "ipc": (*doublings(1, 256), 1250),
     "classes, ten at a time": (10, 100, 1000),
 }
 QUICK = {"classes": (2, 4), "size": (8, 16), "ipc": (1, 2), "classes, ten at a time": (2, 4)}
