@@ -24,11 +24,14 @@ from nas_proxy.errors import (
 
 if TYPE_CHECKING:
     from nas_proxy.condensation.condense import Condensation, Condensed, condense
-    from nas_proxy.data.images import DataShape, ImageSet
+    from nas_proxy.condensation.selection import select
+    from nas_proxy.data.images import DataShape, ImageSet, join
+    from nas_proxy.data.splits import Development, load_data
     from nas_proxy.pipeline.config import RunConfig
     from nas_proxy.pipeline.stages import FinishedRun, run
     from nas_proxy.search.final import Final, load_final, train_final
     from nas_proxy.search.objective import ProxyObjective
+    from nas_proxy.spaces.convnet import ConvNet
     from nas_proxy.spaces.loading import load_space
     from nas_proxy.spaces.space import NOTHING, All, Architecture, Branch, Choice, SearchSpace, Space, repeat
     from nas_proxy.training.train import Outcome, Recipe, train
@@ -36,11 +39,14 @@ else:
     # Hidden from type checkers, which would take any name whatsoever for one of this package's.
     _NAMES_OF = {
         "condensation.condense": ("Condensation", "Condensed", "condense"),
-        "data.images": ("DataShape", "ImageSet"),
+        "condensation.selection": ("select",),
+        "data.images": ("DataShape", "ImageSet", "join"),
+        "data.splits": ("Development", "load_data"),
         "pipeline.config": ("RunConfig",),
         "pipeline.stages": ("FinishedRun", "run"),
         "search.final": ("Final", "load_final", "train_final"),
         "search.objective": ("ProxyObjective",),
+        "spaces.convnet": ("ConvNet",),
         "spaces.loading": ("load_space",),
         "spaces.space": ("NOTHING", "All", "Architecture", "Branch", "Choice", "SearchSpace", "Space", "repeat"),
         "training.train": ("Outcome", "Recipe", "train"),
@@ -68,8 +74,10 @@ __all__ = [
     "Condensation",
     "Condensed",
     "ConfigError",
+    "ConvNet",
     "DataError",
     "DataShape",
+    "Development",
     "DeviceError",
     "Final",
     "FinishedRun",
@@ -87,10 +95,13 @@ __all__ = [
     "UserError",
     "__version__",
     "condense",
+    "join",
+    "load_data",
     "load_final",
     "load_space",
     "repeat",
     "run",
+    "select",
     "train",
     "train_final",
 ]

@@ -67,6 +67,7 @@ def screenshot() -> Callable[[Any, str], Path]:
     def keep(page: Any, name: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{name}.png"
+        page.evaluate("scrollTo(0, 0)")  # or a bar that sticks to the top would stand in the middle of the picture
         page.screenshot(path=path, full_page=True)
         return path
 

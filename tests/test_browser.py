@@ -115,3 +115,28 @@ def test_a_write_is_refused(page: Any) -> None:
     for method in ("DELETE", "POST", "PUT"):
         assert page.evaluate(asked, method) == [405, "GET, HEAD"]
     assert len(page.request.get("/api/studies").json()["study_summaries"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "context"),
+    [
+        ("light", {"viewport": {"width": 1200, "height": 900}}),
+        ("dark", {"viewport": {"width": 1200, "height": 900}, "color_scheme": "dark"}),
+        ("phone", {"viewport": {"width": 390, "height": 844}}),
+    ],
+)
+def test_the_report(
+    name: str, context: dict[str, Any], browser: Any, finished: nas_proxy.FinishedRun, screenshot: Keep
+) -> None:
+    page, wrong = browser.new_page(**context), []
+    page.on("console", lambda message: wrong.append(message.text))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto(finished.report.as_uri())
+    figures = page.locator(".figure")
+    assert figures.count() >= 5
+    for number in range(figures.count()):
+        figures.nth(number).locator(".subplot.xy").wait_for()
+    page.get_by_text("ValueError: three is not a width").first.wait_for()
+    screenshot(page, f"report-{name}")
+    assert wrong == []
+    page.close()

@@ -1,20 +1,17 @@
 """What the README shows works, and what it says is so."""
 
 import json
-import re
-from pathlib import Path
 
-import pytest
 import torch
 
 import nas_proxy
+from documents import ROOT, block, read
 from nas_proxy.data.images import DataShape
 from nas_proxy.pipeline.config import differences, resolve
 from nas_proxy.report.verdict import decimal, interval, label, verdict
 from nas_proxy.spaces.loading import load_space, try_out
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = read("README.md")
 REFERENCE = ROOT / "runs" / "digits-reference"
 TINY = {
     "trials": 5,
@@ -28,14 +25,9 @@ TINY = {
 }
 
 
-def code(containing: str) -> str:
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    return next(block for block in blocks if containing in block)
-
-
 def test_the_space_of_the_readme_runs(tmp_path):
     path = tmp_path / "mine.py"
-    path.write_text(code("def build"))
+    path.write_text(block("README.md", "def build"))
     shape = DataShape(1, 8, 8, 10)
     space = load_space(str(path), shape)
     try_out(space, shape)
@@ -50,7 +42,7 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     whole = nas_proxy.run
     monkeypatch.setattr(nas_proxy, "run", lambda *args, **options: whole(*args, **options, **TINY))
-    exec(compile(code("nas_proxy.run("), "README.md", "exec"), {})
+    exec(compile(block("README.md", "nas_proxy.run("), "README.md", "exec"), {})
     assert "'depth'" in capsys.readouterr().out
     assert (tmp_path / "runs" / "from-python" / "report.html").exists()
 
@@ -71,23 +63,3 @@ def test_the_table_is_that_of_the_reference_run():
 def test_the_reference_run_is_the_default_run():
     config = resolve({}, REFERENCE / "run.toml")
     assert differences(config, resolve({})) == []
-
-
-def test_the_tree_names_every_module():
-    tree = README.split("## What is where")[1]
-    named, folder = set(), ""
-    for line in tree.splitlines():
-        if found := re.match(r" {6}(\w+/) ", line):
-            folder = found[1]
-        names = re.findall(r"\b(\w+\.py)\b", line)
-        named |= {folder + name if line.startswith(" " * 8) else name for name in names}
-    modules = {path.relative_to(ROOT / "nas_proxy").as_posix() for path in (ROOT / "nas_proxy").rglob("*.py")}
-    assert {path for path in modules if not path.split("/")[-1].startswith("_")} == named
-
-
-FILES = ["CITATION.cff", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "runs/report.png", "runs/dashboard.png"]
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_what_it_links_to_is_there(name):
-    assert (ROOT / name).is_file()

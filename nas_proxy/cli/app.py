@@ -382,7 +382,7 @@ def spaces_command(as_json: Json = False) -> None:
     from nas_proxy.spaces.loading import list_spaces
 
     print_pairs(
-        [*list_spaces(), ("FILE.py", "Your own: a file that defines `space`; see the README.")],
+        [*list_spaces(), ("FILE.py", "Your own: a file that defines `space`; see the README's tutorial.")],
         as_json=as_json,
     )
 

@@ -5,7 +5,7 @@ Real images and condensed images are the same type, so whatever trains on one tr
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -74,6 +74,15 @@ class ImageSet:
     def select(self, index: Tensor) -> "ImageSet":
         """Return the images at `index`, in that order."""
         return replace(self, images=self.images[index], labels=self.labels[index])
+
+    def of_classes(self, labels: Sequence[int]) -> "ImageSet":
+        """Return the images of some classes, as a set of these classes in that order."""
+        place = torch.full((len(self.classes),), -1, dtype=torch.int64)
+        place[list(labels)] = torch.arange(len(labels))
+        labelled = place.to(self.labels.device)[self.labels]
+        index = torch.nonzero(labelled >= 0).flatten()
+        names = tuple(self.classes[label] for label in labels)
+        return replace(self, images=self.images[index], labels=labelled[index], classes=names)
 
     def unpacked(self) -> "ImageSet":
         """Return the images that networks are trained on: formation², upsampled, for each stored one."""
@@ -204,6 +213,26 @@ def from_raw(
     mean = torch.stack([channel.mean() for channel in flat])
     std = torch.stack([channel.std(correction=0) for channel in flat]).clamp_min(1.0)
     return ImageSet(images, labels, (1 / std).float(), (-mean / std).float(), classes)
+
+
+def join(sets: Sequence[ImageSet]) -> ImageSet:
+    """Return the images of several sets of one size as one, the classes of the first set first.
+
+    A class of the same name in two sets stays two classes. Sets that decode differently, as condensed ones do, are
+    stored anew over the range of all, see `quantised`; images of several in one are unpacked.
+    """
+    sets = [each.unpacked() for each in sets]
+    classes = tuple(name for each in sets for name in each.classes)
+    starts = [sum(len(before.classes) for before in sets[:number]) for number in range(len(sets))]
+    labels = torch.cat([each.labels + start for each, start in zip(sets, starts, strict=True)])
+    first = sets[0]
+    if all(torch.equal(each.scale, first.scale) and torch.equal(each.offset, first.offset) for each in sets):
+        return replace(first, images=torch.cat([_whole(each.images) for each in sets]), labels=labels, classes=classes)
+    return quantised(torch.cat([each.decode() for each in sets]), labels, classes)
+
+
+def _whole(images: Tensor | StoredImages) -> Tensor:
+    return torch.cat(list(images.blocks())) if isinstance(images, StoredImages) else images
 
 
 def quantised(images: Tensor, labels: Tensor, classes: tuple[str, ...]) -> ImageSet:

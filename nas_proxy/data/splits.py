@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nas_proxy.data.images import ImageSet, from_raw
-from nas_proxy.data.sources import Part, Source
+from nas_proxy.data.sources import Part, Source, open_source
 from nas_proxy.data.store import Progress, StoredImages, taken
 from nas_proxy.errors import DataError
 from nas_proxy.seeds import torch_generator
@@ -105,6 +105,15 @@ def development(
         validation = from_raw(taken(images, slice(count, None)), labels[count:], source.classes, like=train)
     text = train.fingerprint() + validation.fingerprint()
     return Development(train, validation, hashlib.sha256(text.encode()).hexdigest()[:16])
+
+
+def load_data(dataset: str, *, seed: int = 0, limit: int | None = None, image_size: int | None = None) -> Development:
+    """Return the train and validation images of a data set as a run with that seed sees them; never the test images.
+
+    dataset: as on the command line, for example "digits", "cifar10" or "folder:DIR". limit: at most so many images a
+    class. image_size: resize to a square of so many pixels. Raises DataError for data that cannot be used.
+    """
+    return development(open_source(dataset, image_size=image_size), seed=seed, limit=limit)
 
 
 def held_out_test(

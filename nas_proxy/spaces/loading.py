@@ -56,7 +56,9 @@ def load_space(spec: str, shape: DataShape) -> SearchSpace:
     elif hasattr(module, "space"):
         found = module.space
     else:
-        raise SpaceError(f"{spec} defines neither `space` nor `space_for(shape)`; README shows a 20-line example")
+        raise SpaceError(
+            f"{spec} defines neither `space` nor `space_for(shape)`; the README's tutorial has a short example"
+        )
     return as_space(found, name, shape, f"`space` in {spec}")
 
 
