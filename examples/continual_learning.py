@@ -19,6 +19,8 @@ import json
 import os
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -60,39 +62,47 @@ def augmentation(data: str) -> tuple[str, ...]:
     return OPERATIONS if data in NOT_MIRRORED else (*OPERATIONS, "flip")
 
 
-def accuracies(
-    data: nas_proxy.Development, order: list[int], method: str, given: argparse.Namespace, seed: int
-) -> list[float]:
-    """Return the accuracy on all classes seen so far after each task; task k takes the seed `seed` + k."""
+def accuracies(number: int, method: str, given: argparse.Namespace) -> list[float]:
+    """Return the accuracy on all classes seen so far after each task of one order of the classes."""
+    torch.set_num_threads(1)  # other orders have the other cores; threads of one small network wait for each other
+    data = loaded(given)
     recipe = nas_proxy.Recipe(epochs=given.epochs, batch_size=given.batch, augmentation=augmentation(given.data))
+    order = orders(len(data.train.classes), given.orders, given.seed)[number]
     kept, seen, found = [], [], []
-    for number, task in enumerate(tasks_of(order, given.tasks)):
-        kept.append(memory(data.train.of_classes(task), method, given, seed + number))
+    for place, task in enumerate(tasks_of(order, given.tasks)):
+        seed = given.seed * 10_000 + number * 100 + place
+        kept.append(memory(data.train.of_classes(task), method, given, seed))
         seen += task
         images, judges = nas_proxy.join(kept), data.validation.of_classes(seen)
         build = lambda: ConvNet(images.shape, depth=given.depth, width=given.width)  # noqa: B023, E731
-        found.append(nas_proxy.train(build, images, judges, recipe, seed + number, given.device).score)
+        found.append(nas_proxy.train(build, images, judges, recipe, seed, given.device).score)
     return found
 
 
-def measured(data: nas_proxy.Development, given: argparse.Namespace) -> dict[str, list[list[float]]]:
+def loaded(given: argparse.Namespace) -> nas_proxy.Development:
+    """Return the train and validation images."""
+    return nas_proxy.load_data(given.data, seed=given.seed, limit=given.limit, image_size=given.image_size)
+
+
+def measured(given: argparse.Namespace) -> dict[str, list[list[float]]]:
     """Return, for each method, the accuracies of each order of classes; OUT/scores.json holds what is done."""
     file = given.out / "scores.json"
-    settings = {name: str(value) for name, value in vars(given).items() if name not in ("out", "orders", "methods")}
+    free = ("out", "orders", "methods", "processes")
+    settings = {name: str(value) for name, value in vars(given).items() if name not in free}
     done = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"settings": settings, "scores": {}}
     if done["settings"] != settings:
         raise SystemExit(f"{file} has scores of other settings; give another --out, or delete it")
-    scores: dict[str, list[list[float]]] = {method: [] for method in given.methods}
-    for number, order in enumerate(orders(len(data.train.classes), given.orders, given.seed)):
-        for method in given.methods:
-            name = f"{method} {number}"
-            if name not in done["scores"]:
-                done["scores"][name] = accuracies(data, order, method, given, seed=given.seed * 10_000 + number * 100)
-                replaced = file.with_suffix(".part")
-                replaced.write_text(json.dumps(done, indent=1), encoding="utf-8")
-                os.replace(replaced, file)  # noqa: PTH105
-            scores[method].append(done["scores"][name])
-    return scores
+    names = {f"{method} {number}": (number, method) for number in range(given.orders) for method in given.methods}
+    with ProcessPoolExecutor(given.processes, get_context("spawn")) as pool:
+        jobs = {pool.submit(accuracies, *names[name], given): name for name in names if name not in done["scores"]}
+        for job in as_completed(jobs):
+            done["scores"][jobs[job]] = job.result()
+            replaced = file.with_suffix(".part")
+            replaced.write_text(json.dumps(done, indent=1), encoding="utf-8")
+            os.replace(replaced, file)  # noqa: PTH105
+    return {
+        method: [done["scores"][f"{method} {number}"] for number in range(given.orders)] for method in given.methods
+    }
 
 
 def spread(values: list[float]) -> float:
@@ -148,6 +158,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=32, help="of the ConvNets")
     parser.add_argument("--depth", type=int, default=3, help="of the ConvNet that is trained on the memory")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="orders and methods at once; 1 on a GPU")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/continual"))
     given = parser.parse_args()
@@ -162,14 +173,14 @@ def main() -> None:
     given, start = options(), time.perf_counter()
     given.out.mkdir(parents=True, exist_ok=True)
     try:
-        data = nas_proxy.load_data(given.data, seed=given.seed, limit=given.limit, image_size=given.image_size)
-        found = summary(measured(data, given))
+        classes = len(loaded(given).train.classes)
+        found = summary(measured(given))
     except nas_proxy.UserError as error:
         raise SystemExit(str(error)) from None
     for method, values in found.items():
         cells = (f"{mean:.1%} ± {std:.1%}" for mean, std in zip(values["mean"], values["std"], strict=True))
         print(f"{method:8}", *cells, sep="  ")
-    print(f"Curve: {draw(found, len(data.train.classes), given)}")
+    print(f"Curve: {draw(found, classes, given)}")
     print(json.dumps(told(found, given, time.perf_counter() - start)))
 
 
