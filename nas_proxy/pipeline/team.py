@@ -86,10 +86,18 @@ class Team:
                 if at not in begun:
                     begun[at] = ledger.begin(signal, wanted[at], taken.draw)
                 if taken.result is not None:
-                    finished(begun[at], result_of(taken.result))
-                    self.jobs.recorded(signal, *at)
+                    result = result_of(taken.result)
+                    finished(begun[at], result)
+                    self._close(signal, *at, pruned=isinstance(result, Outcome) and result.pruned_at is not None)
                     del wanted[at]
                     pause = LOOK
+
+    def _close(self, signal: str, key: str, draw: int, *, pruned: bool) -> None:
+        """Keep a job as recorded; one that was pruned may be wanted again, whole, when the sample comes to it."""
+        if pruned:
+            self.jobs.drop(Offer(signal, key, draw, {}))
+        else:
+            self.jobs.recorded(signal, key, draw)
 
     def done(self, finished: bool) -> None:
         """Tell the workers whether there is more to come."""
@@ -122,10 +130,13 @@ class Team:
     def _settle(self) -> None:
         """Keep the jobs as recorded that were recorded when an earlier command was cut off."""
         for signal in TRAINED:
-            known = {(record.key, record.draw) for record in self._session.ledger.records(signal)}
+            records = self._session.ledger.records(signal)
+            whole = {(r.key, r.draw) for r in records if r.pruned_at is None}
+            known = whole | {(r.key, r.draw) for r in records}
             for taken in self.jobs.taken(signal):
-                if (taken.key, taken.draw) in known:
-                    self.jobs.recorded(signal, taken.key, taken.draw)
+                at = (taken.key, taken.draw)
+                if at in known:
+                    self._close(signal, *at, pruned=at not in whole)
 
     def _publish(self) -> None:
         """Let workers find the configuration, the fingerprints and the condensed set."""
@@ -184,7 +195,7 @@ def told_result(result: Outcome | Failure) -> dict[str, Any]:
 
 def result_of(plain: Mapping[str, Any]) -> Outcome | Failure:
     """Return the result that `told_result` was given."""
-    return from_plain(Failure, plain) if "reason" in plain else from_plain(Outcome, plain)
+    return from_plain(Outcome, plain) if "score" in plain else from_plain(Failure, plain)
 
 
 def forget_studies(ledger: Ledger, place: Database) -> None:

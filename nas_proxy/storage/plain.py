@@ -21,8 +21,15 @@ def from_plain(kind: type[_T], values: Mapping[str, Any]) -> _T:
 
 
 def _restored(hint: Any, value: Any) -> Any:
+    if value is None:
+        return None
     if isinstance(hint, types.UnionType):  # of one type and None
         hint = next(arm for arm in typing.get_args(hint) if arm is not type(None))
     if isinstance(value, Mapping) and dataclasses.is_dataclass(hint):
         return from_plain(typing.cast("type[Any]", hint), value)
-    return tuple(value) if isinstance(value, list) else value
+    if not isinstance(value, list | tuple):
+        return value
+    kinds = typing.get_args(hint)
+    if not kinds or kinds[-1] is Ellipsis:  # tuple[kind, ...], or nothing is known
+        return tuple(_restored(kinds[0] if kinds else None, one) for one in value)
+    return tuple(_restored(kind, one) for kind, one in zip(kinds, value, strict=True))
