@@ -18,7 +18,7 @@ from nas_proxy.compare.page import comparison_html
 from nas_proxy.compare.sets import Made, forward_passes
 from nas_proxy.compare.text import answer, markdown, table_csv
 from nas_proxy.condensation.condense import Condensation
-from nas_proxy.pipeline.ledger import Record
+from nas_proxy.pipeline.records import Record
 from nas_proxy.ranking.computed import mean_rank
 from nas_proxy.ranking.control import beats
 from nas_proxy.ranking.estimates import Interval, partial_spearman

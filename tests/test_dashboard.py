@@ -27,7 +27,8 @@ from nas_proxy.dashboard.server import ServerError, application, is_local, read_
 from nas_proxy.dashboard.storage import open_studies
 from nas_proxy.errors import RunFolderError
 from nas_proxy.pipeline.config import RunConfig
-from nas_proxy.pipeline.ledger import TRAINED, Candidate, Ledger
+from nas_proxy.pipeline.ledger import Ledger
+from nas_proxy.pipeline.records import TRAINED, Candidate
 from nas_proxy.pipeline.run_folder import RunFolder
 from nas_proxy.pipeline.stages import annotated as annotate_session
 from nas_proxy.report.verdict import verdict

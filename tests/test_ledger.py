@@ -7,7 +7,8 @@ from pathlib import Path
 
 from optuna.distributions import CategoricalDistribution
 
-from nas_proxy.pipeline.ledger import Candidate, Ledger
+from nas_proxy.pipeline.ledger import Ledger
+from nas_proxy.pipeline.records import Candidate
 from nas_proxy.spaces.cost import Size
 from nas_proxy.training.train import Outcome
 from nas_proxy.training.workers import Failure

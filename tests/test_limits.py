@@ -11,7 +11,7 @@ from nas_proxy import Choice, Space
 from nas_proxy.data.images import DataShape
 from nas_proxy.errors import ConfigError, RunFolderError, SpaceError
 from nas_proxy.pipeline.config import resolve
-from nas_proxy.pipeline.ledger import Record
+from nas_proxy.pipeline.records import Record
 from nas_proxy.pipeline.stages import run_all
 from nas_proxy.search.candidates import fruitless
 from nas_proxy.search.proposals import SAMPLERS, propose

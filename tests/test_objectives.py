@@ -19,7 +19,8 @@ from nas_proxy.cli.app import main
 from nas_proxy.errors import ConfigError, RunFolderError, SpaceError
 from nas_proxy.pipeline import latencies
 from nas_proxy.pipeline.config import resolve
-from nas_proxy.pipeline.ledger import INTERRUPTED, Candidate, Ledger
+from nas_proxy.pipeline.ledger import Ledger
+from nas_proxy.pipeline.records import INTERRUPTED, Candidate
 from nas_proxy.pipeline.run_folder import open_run
 from nas_proxy.pipeline.stages import run_all
 from nas_proxy.report.terminal import ranking_table

@@ -13,7 +13,7 @@ from nas_proxy.data.images import DataShape
 from nas_proxy.errors import ConfigError
 from nas_proxy.pipeline.checks import check_objectives
 from nas_proxy.pipeline.config import RunConfig, resolve
-from nas_proxy.pipeline.ledger import Record
+from nas_proxy.pipeline.records import Record
 from nas_proxy.search.candidates import fruitless
 from nas_proxy.search.pareto import Costs, directions, front, improves
 from nas_proxy.search.proposals import SAMPLERS, propose

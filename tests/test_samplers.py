@@ -20,7 +20,7 @@ from nas_proxy.cli.app import main
 from nas_proxy.data.images import DataShape
 from nas_proxy.errors import ConfigError, RunFolderError
 from nas_proxy.pipeline.config import resolve
-from nas_proxy.pipeline.ledger import Record
+from nas_proxy.pipeline.records import Record
 from nas_proxy.pipeline.run_folder import open_run, prepare_run
 from nas_proxy.pipeline.stages import run_all, run_stages
 from nas_proxy.ranking.truth_table import KnownPart

@@ -18,7 +18,7 @@ import nas_proxy
 from conftest import blobs
 from nas_proxy.cli.app import main
 from nas_proxy.errors import RunFolderError
-from nas_proxy.pipeline.ledger import Record
+from nas_proxy.pipeline.records import Record
 from nas_proxy.report.terminal import ranking_table
 from nas_proxy.search.scores import best_first, column, shown
 from nas_proxy.seeds import derive

@@ -19,7 +19,8 @@ from nas_proxy.dashboard.status import Stage, Status, Watcher
 from nas_proxy.dashboard.status_text import status_text
 from nas_proxy.errors import RunFolderError
 from nas_proxy.pipeline.config import resolve
-from nas_proxy.pipeline.ledger import Candidate, Ledger
+from nas_proxy.pipeline.ledger import Ledger
+from nas_proxy.pipeline.records import Candidate
 from nas_proxy.pipeline.run_folder import RunFolder, is_held, prepare_run
 from nas_proxy.spaces.cost import Size
 from nas_proxy.training.train import Outcome

@@ -10,6 +10,8 @@ import typer
 from nas_proxy._version import __version__
 from nas_proxy.cli import compare as cli_compare
 from nas_proxy.cli import condense as cli_condense
+from nas_proxy.cli import final as cli_final
+from nas_proxy.cli import lists as cli_lists
 from nas_proxy.cli import watch as cli_watch
 from nas_proxy.cli import worker as cli_worker
 from nas_proxy.cli.exits import explained
@@ -40,7 +42,7 @@ from nas_proxy.cli.options import (
     numeric,
     option_names,
 )
-from nas_proxy.cli.printing import at_work, found_by_search, print_pairs, print_ranking, print_result, rows, tell
+from nas_proxy.cli.printing import at_work, found_by_search, print_ranking, print_result, rows, tell
 
 app = typer.Typer(
     name="nas-proxy",
@@ -331,60 +333,15 @@ app.command(
 )(cli_compare.compare_command)
 
 
-@app.command(
+app.command(
     "final",
     epilog=examples(
         "nas-proxy final runs/digits-convnet",
         "nas-proxy final runs/digits-convnet --rank 2 --epochs 20 --out runs/second",
     ),
-)
-def final_command(
-    run: Run,
-    rank: Annotated[int | None, typer.Option(help="Place in the search; 1, the pick, if not given.")] = None,
-    key: Annotated[str | None, typer.Option(help="Key of an architecture that the search trained.")] = None,
-    front: Annotated[int | None, typer.Option(help="Place on the Pareto front, the cheapest first.")] = None,
-    epochs: Annotated[float | None, numeric("Epochs; those of the run's full training if not given.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write to; RUN/final if not given.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another network in the folder.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Train the pick on all train and validation images, score it once on test, and export it."""
-    with at_work() as terminal:
-        from nas_proxy.pipeline.config import resolve
-        from nas_proxy.pipeline.run_folder import open_run
-        from nas_proxy.report.page import write_report
-        from nas_proxy.search.final import told_as_text, train_final
-
-        folder = open_run(run)
-        given = {"full_training": {"epochs": epochs}}
-        recipe = resolve(given, folder / "run.toml", options={"full_training.epochs": "--epochs"}).full_training
-        wanted: dict[str, Any] = {"rank": rank, "key": key, "front": front}
-        found = train_final(folder, **wanted, recipe=recipe, out=out, overwrite=overwrite, progress=terminal)
-        if out is None and (folder / "report.html").exists():
-            write_report(folder.path)
-    result = {**found.told, "folder": str(found.folder), "not_written": dict(found.not_written)}
-    print_result(result, told_as_text(found), as_json=as_json)
-    for name, reason in found.not_written.items():
-        tell(f"{found.folder / name} was not written: {reason}")
-
-
-@app.command("datasets", epilog=examples("nas-proxy datasets", "nas-proxy datasets --json"))
-def datasets_command(as_json: Json = False) -> None:
-    """List what --dataset takes."""
-    from nas_proxy.data.sources import list_datasets
-
-    print_pairs(list_datasets(), as_json=as_json)
-
-
-@app.command("spaces", epilog=examples("nas-proxy spaces", "nas-proxy spaces --json"))
-def spaces_command(as_json: Json = False) -> None:
-    """List the built-in search spaces."""
-    from nas_proxy.spaces.loading import list_spaces
-
-    print_pairs(
-        [*list_spaces(), ("FILE.py", "Your own: a file that defines `space`; see the README's tutorial.")],
-        as_json=as_json,
-    )
+)(cli_final.final_command)
+app.command("datasets", epilog=examples("nas-proxy datasets", "nas-proxy datasets --json"))(cli_lists.datasets_command)
+app.command("spaces", epilog=examples("nas-proxy spaces", "nas-proxy spaces --json"))(cli_lists.spaces_command)
 
 
 def main() -> None:

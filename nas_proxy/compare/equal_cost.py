@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 
 from nas_proxy.compare.sets import Made
-from nas_proxy.pipeline.ledger import Record
+from nas_proxy.pipeline.records import Record
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from nas_proxy.compare.equal_cost import Cost, cost_of, pays_from, seconds_a_pas
 from nas_proxy.compare.settings import Comparison
 from nas_proxy.compare.work import Work, passes_of
 from nas_proxy.errors import UserError
-from nas_proxy.pipeline.ledger import Record
+from nas_proxy.pipeline.records import Record
 from nas_proxy.pipeline.session import Session
 from nas_proxy.ranking.computed import COMBINED, mean_rank
 from nas_proxy.ranking.control import beats

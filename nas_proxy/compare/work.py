@@ -15,7 +15,7 @@ from nas_proxy.compare.sets import Made, embedded, made_set, more_random
 from nas_proxy.compare.settings import Comparison
 from nas_proxy.errors import ConfigError
 from nas_proxy.files import write_json
-from nas_proxy.pipeline.ledger import Candidate, Record
+from nas_proxy.pipeline.records import Candidate, Record
 from nas_proxy.pipeline.session import Session
 from nas_proxy.ranking.computed import Column, computed
 from nas_proxy.ranking.trust import SEEDS, Truth, by_draw, train_draws, train_fully

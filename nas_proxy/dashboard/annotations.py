@@ -18,7 +18,8 @@ import optuna
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.trial import Trial, TrialState
 
-from nas_proxy.pipeline.ledger import LATENCY, TRAINED, Ledger, Record, without_announcements
+from nas_proxy.pipeline.ledger import Ledger, without_announcements
+from nas_proxy.pipeline.records import LATENCY, TRAINED, Record
 from nas_proxy.report import figures, pareto
 from nas_proxy.report.page import Run, read_run
 from nas_proxy.report.rank_figure import ranks_against_truth

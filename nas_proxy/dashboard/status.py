@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from nas_proxy.dashboard.storage import Studies, open_studies, readable
 from nas_proxy.errors import RunFolderError
-from nas_proxy.pipeline.ledger import TRAINED, Record, finished
+from nas_proxy.pipeline.records import TRAINED, Record, finished
 from nas_proxy.pipeline.run_folder import RunFolder, is_held, open_run
 from nas_proxy.ranking.trust import BEST, DRAWS, SEEDS
 from nas_proxy.search.scores import best_first

@@ -24,7 +24,7 @@ from nas_proxy.data.splits import random_subset
 from nas_proxy.errors import RunFailedError
 from nas_proxy.pipeline.checks import check
 from nas_proxy.pipeline.config import RunConfig
-from nas_proxy.pipeline.ledger import TRAINED, Record, finished
+from nas_proxy.pipeline.records import TRAINED, Record, finished
 from nas_proxy.pipeline.run_folder import RunFolder, check_same
 from nas_proxy.pipeline.session import Session
 from nas_proxy.pipeline.stages import default_folder

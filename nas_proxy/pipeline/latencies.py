@@ -14,7 +14,8 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
 from nas_proxy.data.images import DataShape
 from nas_proxy.environment import environment
-from nas_proxy.pipeline.ledger import LATENCY, Ledger, read_latency, told_latency
+from nas_proxy.pipeline.ledger import Ledger
+from nas_proxy.pipeline.records import LATENCY, read_latency, told_latency
 from nas_proxy.spaces.latency import Latency, measure_latency
 from nas_proxy.spaces.space import Architecture, SearchSpace
 

@@ -14,7 +14,8 @@ from nas_proxy.data.sources import Source, open_source
 from nas_proxy.data.splits import Development, development
 from nas_proxy.errors import DeviceError, RunFolderError
 from nas_proxy.pipeline.latencies import Latencies
-from nas_proxy.pipeline.ledger import LATENCY, Candidate, Ledger, explained
+from nas_proxy.pipeline.ledger import Ledger, explained
+from nas_proxy.pipeline.records import LATENCY, Candidate
 from nas_proxy.pipeline.run_folder import RunFolder
 from nas_proxy.pipeline.team import Team
 from nas_proxy.progress import SILENT, Progress

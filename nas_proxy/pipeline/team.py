@@ -20,7 +20,8 @@ from nas_proxy._version import __version__
 from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import StorageError
 from nas_proxy.pipeline.config import to_dict
-from nas_proxy.pipeline.ledger import LATENCY, TRAINED, Candidate, Ledger
+from nas_proxy.pipeline.ledger import Ledger
+from nas_proxy.pipeline.records import LATENCY, TRAINED, Candidate
 from nas_proxy.storage.artifacts import DatabaseStore
 from nas_proxy.storage.jobs import GRACE, Jobs, Offer, forget_run
 from nas_proxy.storage.patient import connect

@@ -8,7 +8,7 @@ import pandas as pd
 
 from nas_proxy.data.images import ImageSet
 from nas_proxy.files import write_json, write_text
-from nas_proxy.pipeline.ledger import TRAINED, Record
+from nas_proxy.pipeline.records import TRAINED, Record
 from nas_proxy.pipeline.session import Session
 from nas_proxy.ranking.computed import NAMES, SIZES, Column, computed, mean_rank
 from nas_proxy.ranking.control import CONTROL

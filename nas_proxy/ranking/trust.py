@@ -18,7 +18,7 @@ import pandas as pd
 from nas_proxy.data.images import ImageSet
 from nas_proxy.data.splits import held_out_test, random_subset
 from nas_proxy.errors import RunFolderError
-from nas_proxy.pipeline.ledger import Candidate, Record
+from nas_proxy.pipeline.records import Candidate, Record
 from nas_proxy.pipeline.session import Session
 from nas_proxy.search.candidates import sampled
 from nas_proxy.search.scores import best_first, column

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from nas_proxy.errors import ConfigError, RunFailedError, SpaceError
-from nas_proxy.pipeline.ledger import Candidate, Record
+from nas_proxy.pipeline.records import Candidate, Record
 from nas_proxy.pipeline.session import Session
 from nas_proxy.search.pareto import ACCURACY, directions, improves
 from nas_proxy.search.proposals import propose

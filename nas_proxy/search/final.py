@@ -26,7 +26,7 @@ from nas_proxy.data.store import together
 from nas_proxy.environment import environment
 from nas_proxy.errors import ConfigError, RunFailedError, RunFolderError, SpaceError
 from nas_proxy.files import atomic_path, write_json
-from nas_proxy.pipeline.ledger import Record
+from nas_proxy.pipeline.records import Record
 from nas_proxy.pipeline.run_folder import RunFolder
 from nas_proxy.pipeline.session import Session, open_session
 from nas_proxy.progress import SILENT, Bar, Progress

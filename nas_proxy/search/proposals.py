@@ -13,7 +13,8 @@ from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.trial import FixedTrial, TrialState, create_trial
 
 from nas_proxy.errors import ConfigError
-from nas_proxy.pipeline.ledger import Record, without_announcements
+from nas_proxy.pipeline.ledger import without_announcements
+from nas_proxy.pipeline.records import Record
 from nas_proxy.search.evolution import RegularisedEvolutionSampler
 from nas_proxy.search.pareto import ACCURACY, directions
 from nas_proxy.search.scores import column

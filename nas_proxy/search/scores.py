@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from nas_proxy.pipeline.ledger import Record
+from nas_proxy.pipeline.records import Record
 from nas_proxy.search.pareto import front
 from nas_proxy.training.train import Outcome
 
