@@ -79,8 +79,10 @@ def condensed(train: ImageSet, recipe: Condensation, out: Path, device: str) -> 
     path = out / f"{recipe.embed}-{recipe.width}-{recipe.images_per_class}-{recipe.steps}.safetensors"
     identity = json.loads(json.dumps([train.fingerprint(), asdict(recipe)]))
     if not path.exists() or ImageSet.load_metadata(path)["identity"] != identity:
-        made = condense(train, recipe, 0, device=device, checkpoint=path.with_suffix(".part"))
+        part = path.with_suffix(".part")
+        made = condense(train, recipe, 0, device=device, checkpoint=part)
         made.images.save(path, {"identity": identity, "seconds": made.seconds})
+        part.unlink(missing_ok=True)
     return ImageSet.load(path), float(str(ImageSet.load_metadata(path)["seconds"]))
 
 

@@ -56,7 +56,7 @@ def test_a_signal_that_always_fails_is_named(bench, monkeypatch):
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        ({"signals": ["synflo"]}, "--signals holds 'synflo'; did you mean 'synflow'? known: dm, "),
+        ({"signals": ["synflo"]}, "--signals holds 'synflo'; did you mean 'synflow'? known: az_nas, dm, "),
         ({"signals": ["dm", "dm"]}, "--signals holds 'dm' more than once; leave one"),
         ({"signals": []}, "--signals is empty; name at least one signal"),
         ({"signals": ["params", "random_total"]}, "but not the signal whose cost it is matched with"),

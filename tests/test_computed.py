@@ -32,6 +32,8 @@ from search_spaces.nas_bench_201 import EDGES, edge, parse
 
 PUBLIC = Path(__file__).parents[2] / "shared" / "data" / "benchmarks" / "nas_bench_201_public.csv"
 CIFAR = DataShape(3, 32, 32, 10)
+SIZES = ["params", "flops"]
+BY_LOSS_SUM = ["proxy:loss_sum", "random:loss_sum", "early_stop:loss_sum"]
 
 
 def column(*values: float, reason: str = "it has no weights") -> Column:
@@ -96,7 +98,7 @@ def run(finished, tmp_path):
 
 def test_rank_takes_other_signals_and_trains_nothing_again(run, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
-    assert list(run.ranking["signals"])[3:-1] == ["params", "flops"]
+    assert list(run.ranking["signals"])[3:-4] == SIZES
     before = pd.read_csv(run.folder / "scores.csv")
     names = ["synflow", "params", "naswot", "jacob_cov"]
     done = CliRunner().invoke(app, ["rank", str(run.folder), "--signals", ", ".join(names)], catch_exceptions=False)
@@ -109,10 +111,11 @@ def test_rank_takes_other_signals_and_trains_nothing_again(run, monkeypatch):
     tanh = scores["key"].str.contains("tanh")
     assert 0 < tanh.sum() < len(scores)
     assert (scores["naswot"].isna() == tanh).all()
-    assert list(scores)[-4:] == names
-    pd.testing.assert_frame_equal(scores[list(before)[:-2]], before[list(before)[:-2]])
+    assert list(scores)[-7:] == [*names, *BY_LOSS_SUM]
+    others = [name for name in before if name not in SIZES]
+    pd.testing.assert_frame_equal(scores[others], before[others])
     ranking = json.loads((run.folder / "ranking.json").read_text())
-    assert list(ranking["signals"]) == ["proxy", "random", "early_stop", *names, "repeatability"]
+    assert list(ranking["signals"]) == ["proxy", "random", "early_stop", *names, *BY_LOSS_SUM, "repeatability"]
     assert ranking["n"] == run.ranking["n"]
     note = f"{tanh.sum()} of {len(scores)} have no score and count as the lowest (it has no rectifiers (ReLU))"
     assert ranking["signals"]["naswot"]["spearman_note"] == note
@@ -156,12 +159,12 @@ def test_the_mean_rank_is_that_of_the_keys_alone_and_costs_what_its_members_cost
 
 
 def test_rank_adds_the_mean_rank_of_several(run):
-    for names, rows in (("proxy,synflow", ["synflow", "combined"]), ("", [])):
+    for names, rows in (("proxy,synflow", [*SIZES, "synflow", *BY_LOSS_SUM, "combined"]), ("", [*SIZES, *BY_LOSS_SUM])):
         arguments = ["rank", str(run.folder), "--combine", names, "--json"]
         done = CliRunner().invoke(app, arguments, catch_exceptions=False)
         assert done.exit_code == 0
         signals = json.loads(done.stdout)["signals"]
-        assert list(signals) == ["proxy", "random", "early_stop", "params", "flops", *rows, "repeatability"]
+        assert list(signals) == ["proxy", "random", "early_stop", *rows, "repeatability"]
         assert {k: v for k, v in signals["proxy"].items() if k != "seconds"} == {
             k: v for k, v in run.ranking["signals"]["proxy"].items() if k != "seconds"
         }
@@ -179,7 +182,7 @@ def test_az_nas_is_a_signal_to_combine_and_says_what_it_lacks(run):
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert done.exit_code == 0
     ranking = json.loads(done.stdout)
-    assert list(ranking["signals"])[3:-1] == ["params", "flops", "az_nas", "combined"]
+    assert list(ranking["signals"])[3:-1] == [*SIZES, "az_nas", *BY_LOSS_SUM, "combined"]
     # Its linear networks have no maps of features.
     n = ranking["failures"]["az_nas"]
     assert n == len(pd.read_csv(run.folder / "scores.csv"))

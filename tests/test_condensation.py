@@ -103,7 +103,7 @@ def test_a_kill_before_the_images_are_stored_repeats_no_step(tiny_space, tmp_pat
         patch.setattr(ImageSet, "save", killed)
         run_all(config, tmp_path / "run", names=("condense",))
     with monkeypatch.context() as patch:
-        patch.setattr(condensation, "_step", killed)
+        patch.setattr(condensation, "take_step", killed)
         run = run_all(config, tmp_path / "run", names=("condense",))
     assert (run / "proxy.safetensors").exists()
     assert not run.checkpoint.exists()

@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 
 from nas_proxy.compare.contenders import RANDOM, recipe_of
+from nas_proxy.condensation.checkpoint import remove
 from nas_proxy.condensation.condense import Condensation, Condensed, condense
+from nas_proxy.condensation.ranks import ALONE
 from nas_proxy.condensation.selection import FEATURE_RECIPE, select
 from nas_proxy.data.images import ImageSet
 from nas_proxy.data.splits import random_subset
@@ -62,6 +64,7 @@ def made_set(session: Session, name: str, draw: int, sample: Collection[str]) ->
             _learnt(session, name, draw, recipe, sample) if recipe.method == "dm" else _chosen(session, draw, recipe)
         )
         _keep(session, path, result, draw, recipe, forward_passes(recipe, session.data.train))
+        remove(_checkpoint(session, name, draw), ALONE)
     return opened(session, path)
 
 
@@ -106,6 +109,10 @@ def seed_of(session: Session, draw: int) -> int:
     return session.config.seed if draw == 0 else derive(session.config.seed, "compare", "draw", draw)
 
 
+def _checkpoint(session: Session, name: str, draw: int) -> Path:
+    return session.run.work / f"{name}-{draw}.safetensors"
+
+
 def _learnt(session: Session, name: str, draw: int, recipe: Condensation, sample: Collection[str]) -> Condensed:
     with session.progress.stage(f"Condense: {name}, {draw + 1}", recipe.steps) as bar:
         return condense(
@@ -115,7 +122,7 @@ def _learnt(session: Session, name: str, draw: int, recipe: Condensation, sample
             device=session.device,
             space=session.whole_space,
             exclude=sample if recipe.embed == "space" else (),
-            checkpoint=session.run.work / f"{name}-{draw}.safetensors",
+            checkpoint=_checkpoint(session, name, draw),
             progress=lambda step, loss: bar.to(step, f"loss {loss:.3g}"),
             say=session.progress.say,
         )
