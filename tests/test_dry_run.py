@@ -12,7 +12,7 @@ from scipy.stats import t as student
 from conftest import blobs
 from nas_proxy.cli.app import main
 from nas_proxy.pipeline.config import resolve
-from nas_proxy.pipeline.estimate import (
+from nas_proxy.pipeline.dry_run import (
     Estimate,
     Span,
     Speed,

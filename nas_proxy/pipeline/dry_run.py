@@ -11,13 +11,13 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from scipy.stats import t as student
 
-from nas_proxy.condensation.condense import condense
+from nas_proxy.condensation.estimate import estimate as estimate_condensation
 from nas_proxy.dashboard.storage import open_studies, readable
 from nas_proxy.data.images import ImageSet
 from nas_proxy.data.splits import random_subset
@@ -31,7 +31,8 @@ from nas_proxy.pipeline.stages import default_folder
 from nas_proxy.progress import SILENT, Progress
 from nas_proxy.ranking.trust import BEST, DRAWS, SEEDS, random_set
 from nas_proxy.seeds import derive, torch_generator
-from nas_proxy.training.memory import MB, measured
+from nas_proxy.storage.place import existing, study_name
+from nas_proxy.training.memory import MB
 from nas_proxy.training.train import Outcome, Recipe
 from nas_proxy.training.workers import Job
 
@@ -39,8 +40,8 @@ from nas_proxy.training.workers import Job
 ARCHITECTURES, TRIED = 5, 20
 # Steps of the shorter training, least and most of the longer one, and the seconds that it should take.
 SHORT, LEAST, MOST, SECONDS = 4, 24, 200, 1.0
-# Steps of the condensation that are taken, less after so many seconds; the first are slower and do not count.
-UNCOUNTED, CONDENSE_STEPS, CONDENSE_SECONDS = 2, 12, 10.0
+# Steps of the condensation that are taken and count.
+CONDENSE_STEPS = 6
 # Batches of a full training's images that are kept for measuring.
 BATCHES = 20
 
@@ -181,17 +182,17 @@ def _left(session: Session, stages: Sequence[str]) -> dict[str, int]:
 
 
 def _done(session: Session) -> dict[str, list[Record]]:
-    path = session.run / "study.db"
-    if not path.exists():
+    place = existing(session.run.path)
+    if place is None:
         return {signal: [] for signal in TRAINED}
-    with readable(path):
+    with readable(place):
         storage = open_studies(session.run.path)
         ids = {study.study_name: study._study_id for study in storage.get_all_studies()}
-        return {s: finished(storage.get_all_trials(ids[s], deepcopy=False)) if s in ids else [] for s in TRAINED}
-
-
-class _EnoughError(Exception):
-    pass
+        own = {signal: ids.get(study_name(place, signal)) for signal in TRAINED}
+        return {
+            signal: [] if number is None else finished(storage.get_all_trials(number, deepcopy=False))
+            for signal, number in own.items()
+        }
 
 
 def _condensing(session: Session) -> dict[str, Any] | None:
@@ -199,40 +200,22 @@ def _condensing(session: Session) -> dict[str, Any] | None:
     recipe = session.config.condense
     if recipe.source is not None or recipe.method != "dm":
         return None
-    times = [time.perf_counter()]
-
-    def look(step: int, images: ImageSet) -> None:
-        del images
-        times.append(time.perf_counter())
-        slow = step > UNCOUNTED and times[-1] - times[UNCOUNTED] > CONDENSE_SECONDS
-        if slow or step == min(CONDENSE_STEPS, recipe.steps):
-            raise _EnoughError
-
-    with measured(session.device) as use, session.progress.stage("Measure condensing", 1) as bar:
-        try:
-            space = session.whole_space
-            # Its own reports wait for the device, and so do the images.
-            condense(
-                session.data.train,
-                recipe,
-                session.config.seed,
-                device=session.device,
-                space=space,
-                preview=look,
-                preview_every=1,
-                say=session.progress.say,
-            )
-        except _EnoughError:
-            pass
+    with session.progress.stage("Measure condensing", 1) as bar:
+        found = estimate_condensation(
+            session.data.train,
+            recipe,
+            session.config.seed,
+            device=session.device,
+            space=session.whole_space,
+            classes_per_step=session.config.classes_per_step,
+            steps=min(CONDENSE_STEPS, recipe.steps),
+        )
         bar.to(1)
-    taken = [b - a for a, b in pairwise(times)]
-    step = statistics.median(taken[UNCOUNTED:] or taken)
-    first = sum(taken[:UNCOUNTED])  # what is made or compiled once, too
     return {
-        "steps": recipe.steps,
-        "seconds": first + max(0, recipe.steps - UNCOUNTED) * step,
-        "seconds_per_step": step,
-        "memory_mb": use.most / MB,
+        "steps": found.steps,
+        "seconds": found.seconds,
+        "seconds_per_step": found.seconds_per_step,
+        "memory_mb": None if found.memory_bytes is None else found.memory_bytes / MB,
     }
 
 
