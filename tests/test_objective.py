@@ -227,7 +227,7 @@ def test_either_score(run):
 def test_what_diverges_has_no_sum_of_losses(run):
     study = new_study()
     study.enqueue_trial({"width": 8, "act": "tanh"})
-    study.optimize(ProxyObjective(run, score="loss_sum", recipe=Recipe(epochs=2, learning_rate=1e20)), n_trials=1)
+    study.optimize(ProxyObjective(run, score="loss_sum", recipe=Recipe(epochs=5, learning_rate=1e38)), n_trials=1)
     assert study.trials[0].user_attrs["reason"] == "the training diverged"
 
 

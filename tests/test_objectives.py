@@ -207,7 +207,7 @@ def test_the_final_network_from_the_front(template, tmp_path, monkeypatch):
 
 
 def test_an_objective_that_is_not_known_fails_the_trial(tmp_path):
-    ledger = Ledger(tmp_path / "study.db", ("accuracy", "flops", "latency"))
+    ledger = Ledger(tmp_path / "study.db", objectives=("accuracy", "flops", "latency"))
     distributions = {"width": optuna.distributions.IntDistribution(0, 9)}
     timed = Latency(2.0, 1.0, 3.0, 4)
     candidates = [

@@ -71,7 +71,7 @@ REASONS = {
     "hangs": "took longer than 0.1 minutes",
     "wrong shape": "ValueError: the network returned shape (6, 2), expected (6, 3)",
     "too much memory": "needed more than 300 MB of memory",
-    "dies": "the worker process was killed; the machine was probably out of memory",
+    "dies": "the worker process was killed twice; the machine was probably out of memory",
     "cannot be built": "KeyError: 'no such layer'",
 }
 SETTINGS = {

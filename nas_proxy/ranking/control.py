@@ -22,6 +22,7 @@ from nas_proxy.ranking.estimates import (
 from nas_proxy.seeds import numpy_generator
 
 CONTROL = "random"
+ITSELF = "this is the control itself"
 ONE_SEED = "the truth has one seed, so no second full training is there to compare it with"
 CANNOT_TELL = "cannot tell"
 ABOUT_ZERO = 10.0
@@ -66,7 +67,7 @@ def minus_control(
     if control is None:
         return undefined(f"there is no signal named {against!r}", n)
     if name == against:
-        return undefined("this is the control itself", n)
+        return undefined(ITSELF, n)
     if not draws[name]:
         return undefined(ONE_SEED, n)
     own, other = (float(_per_draw(draws[of], np.ones((1, n))).mean()) for of in (name, against))

@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from nas_proxy.ranking.control import ITSELF
 from nas_proxy.report.verdict import (
     BY,
     architectures,
@@ -39,9 +40,9 @@ def ranking_table(ranking: Mapping[str, Any]) -> Group:
         lines.append(Text(f"n = {ranking.get('n', '?')}: {ranking['subset']}", style="dim"))
     if truth_source(ranking):
         lines.append(Text(f"Truth: {truth_source(ranking)}", style="dim"))
-    lines += [
-        Text(f"{'; '.join(where)} – {note}", style="dim") for note, where in notes(ranking, undefined_only=True).items()
-    ]
+    undefined = notes(ranking, undefined_only=True).items()
+    # That the control has no difference to itself needs no line.
+    lines += [Text(f"{'; '.join(where)} – {note}", style="dim") for note, where in undefined if note != ITSELF]
     told = (_pick(ranking), _front(ranking), _failures(ranking), _pruned(ranking))
     lines += [Text(line) for line in told if line]
     lines.append(Text(verdict(ranking), style="bold"))
