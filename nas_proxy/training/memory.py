@@ -7,7 +7,6 @@ holds there beyond the images, and the allocator itself refuses more.
 """
 
 import contextlib
-import ctypes
 import functools
 import math
 import os
@@ -25,10 +24,6 @@ from nas_proxy.training.train import Recipe, train
 
 # Exit code of a process that ended itself because its training needed too much; no other part of Python's uses it.
 TOO_MUCH = 77
-# The environment in which glibc keeps what a training step frees for the next one. By default it returns whatever is
-# larger than some megabytes to the system at once, and the next step pays for every page again: a tenth of its time in
-# a wide network. What is set already counts.
-KEEPING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(64 << 20)}
 MB = 1_000_000
 _PAUSE = 0.01
 _STATUS = Path("/proc/self/status")
@@ -50,12 +45,6 @@ def held() -> int:
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else 1024 * most
-
-
-def give_back() -> None:
-    """Return to the system what earlier trainings have freed; where the C library cannot, it is left alone."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextlib.contextmanager

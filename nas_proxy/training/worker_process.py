@@ -36,7 +36,6 @@ def main() -> None:
             write_message(answers, memory.base())
             continue
         assert isinstance(job, Job)
-        memory.give_back()
         write_message(answers, perform(job))
 
 

@@ -28,7 +28,7 @@ import torch
 from nas_proxy.data.images import DataShape, ImageSet
 from nas_proxy.spaces.loading import load_space
 from nas_proxy.spaces.space import Architecture, SearchSpace
-from nas_proxy.training.memory import KEEPING, TOO_MUCH, limited
+from nas_proxy.training.memory import TOO_MUCH, limited
 from nas_proxy.training.pruning import Pruning
 from nas_proxy.training.repeats import repeated
 from nas_proxy.training.train import Outcome, Recipe, Watch, train
@@ -232,7 +232,7 @@ class _Worker:
             [sys.executable, "-m", "nas_proxy.training.worker_process", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**KEEPING, **os.environ, **single},
+            env={**os.environ, **single},
             # An interrupt typed in the terminal is for the coordinating process, which then stops the workers.
             start_new_session=True,
         )
