@@ -37,6 +37,7 @@ from nas_proxy.training.train import Recipe
 
 pytestmark = pytest.mark.database
 OPTIONS = Recipe(epochs=1, augmentation=(), precision="float32")
+NAMES = ("condense", "search")
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,20 @@ def test_it_gives_what_a_file_gives(run, alone, name):
     assert without_time((run / name).read_text()) == without_time((alone / name).read_text())
     assert not (run / "study.db").exists()
     assert not (run / "artifacts").exists()
+
+
+def test_seeds_and_what_is_pruned_pass_through_it(config, postgres, tmp_path):
+    longer = replace(OPTIONS, epochs=6)
+    config = replace(config, trials=36, truth=4, seeds=2, pruner="median", proxy_training=longer)
+    tables = []
+    for place, storage in (("file", None), ("database", postgres.url())):
+        for truth in (4, 16):  # of which some were proposed and pruned before the sample came to them
+            found = run_all(replace(config, truth=truth, storage=storage), tmp_path / place, names=NAMES)
+            tables.append(without_time((found / "trials.csv").read_text()))
+    assert tables[:2] == tables[2:]
+    states = [[row[tables[0][0].index("state")] for row in table] for table in tables[:2]]
+    assert states[0].count("pruned") > 0
+    assert states[1].count("complete") > states[0].count("complete")
 
 
 def test_the_same_command_again_trains_nothing(run, config):
