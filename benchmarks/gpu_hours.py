@@ -12,6 +12,7 @@ The last line on stdout is one JSON object.
 import argparse
 import json
 import platform
+from dataclasses import replace
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -34,7 +35,8 @@ def flops_of_an_image(shape: DataShape, recipe: Condensation) -> tuple[int, int]
     """Return the FLOPs of one real and of one synthetic image in a step."""
     embedding = Embedding(shape, recipe.width, deepest(shape, recipe.depth))
     engine = open_engine(embedding, "cpu", real=1, synthetic=1, steps=0)
-    network = engine.draw(torch.Generator().manual_seed(0))
+    # The counter sees its own thread only.
+    network = replace(engine.draw(torch.Generator().manual_seed(0)), parallel=False)
     counts = []
     for real, synthetic in ((1, 1), (2, 1), (1, 2)):
         images = [torch.zeros(n, *shape[:3]) for n in (real, synthetic)]
