@@ -158,10 +158,11 @@ def _cropped(images: Tensor, shift: Tensor) -> Tensor:
 
 def _cut(images: Tensor, hole: Tensor) -> Tensor:
     _, _, height, width = images.shape
-    size = cutout_size(height, width).to(images.device)
+    # Numbers, not a tensor, which would have to be brought to the device while everything waits.
+    down, across = map(int, cutout_size(height, width))
     y = torch.arange(height, device=images.device) - hole[:, :1]
     x = torch.arange(width, device=images.device) - hole[:, 1:]
-    inside = ((y >= 0) & (y < size[0])).unsqueeze(2) & ((x >= 0) & (x < size[1])).unsqueeze(1)
+    inside = ((y >= 0) & (y < down)).unsqueeze(2) & ((x >= 0) & (x < across)).unsqueeze(1)
     return images * (~inside).unsqueeze(1)
 
 

@@ -7,7 +7,7 @@ reference, plain PyTorch in float32, with which faster ways must agree.
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,9 +17,12 @@ from torch import Tensor, nn
 from nas_proxy.data import augment
 from nas_proxy.data.images import ImageSet
 from nas_proxy.seeds import derive, torch_generator
+from nas_proxy.training.recorded import Recorded
 from nas_proxy.training.ways import PLAIN, Way, attempt, choose
 
 EVALUATION_BATCH = 500
+# Steps whose images are augmented together: on a GPU launches are what it takes, on the CPU the cache is small.
+TOGETHER = {"cuda": 64}
 SCHEDULES = ("cosine", "step")
 
 
@@ -218,6 +221,24 @@ def _fit(
     draws = torch_generator(seed, "batches")
     steps, batch = recipe.steps(len(data)), recipe.batch(len(data))
     order = _order(len(data), steps * batch, draws).view(steps, batch).to(data.images.device)
+    rates: Sequence[float] | Tensor = [recipe.rate(step, steps) for step in range(steps)]
+    step = _step(network, recipe, way, len(data.classes))
+    if way.recorded:
+        rates = torch.tensor(rates, device=order.device)
+    network.train()
+    losses: list[float] = []
+    for epoch in _epochs(len(data), batch, steps, recipe.epochs):
+        batches = _batches(order[epoch.start : epoch.stop], data, recipe.augmentation, draws)
+        pending = [step(*one, rates[number]) for number, one in zip(epoch, batches, strict=True)]
+        # The only host synchronisation, once an epoch.
+        losses.append(float(torch.stack(pending).mean()))
+        if not math.isfinite(losses[-1]) or (after is not None and after(network, losses)):
+            return tuple(losses), epoch.stop * batch
+    return tuple(losses), steps * batch
+
+
+def _step(network: nn.Module, recipe: Recipe, way: Way, classes: int) -> Callable[..., Tensor]:
+    """Return a function of augmented images, labels and a learning rate, which takes a step and returns its loss."""
     optimiser = torch.optim.SGD(
         network.parameters(),
         lr=recipe.learning_rate,
@@ -226,26 +247,24 @@ def _fit(
         nesterov=recipe.nesterov and recipe.momentum > 0,
         fused=True,
     )
-    network.train()
-    losses: list[float] = []
-    for epoch in _epochs(len(data), batch, steps, recipe.epochs):
-        augmented = _augmentation(len(epoch), batch, data, recipe.augmentation, draws)
-        pending: list[Tensor] = []
-        for step in epoch:
-            for group in optimiser.param_groups:
-                group["lr"] = recipe.rate(step, steps)
-            logits = way.logits(network, augmented(data.decode(order[step]), step - epoch.start))
-            _check(logits, batch, len(data.classes))
-            loss = F.cross_entropy(logits, data.labels[order[step]])
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            pending.append(loss.detach())
-        # The only host synchronisation, once an epoch.
-        losses.append(float(torch.stack(pending).mean()))
-        if not math.isfinite(losses[-1]) or (after is not None and after(network, losses)):
-            return tuple(losses), epoch.stop * batch
-    return tuple(losses), steps * batch
+
+    def step(images: Tensor, labels: Tensor, rate: float | Tensor) -> Tensor:
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        logits = way.logits(network, images)
+        _check(logits, len(labels), classes)
+        loss = F.cross_entropy(logits, labels)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        return loss.detach()
+
+    def state() -> Iterator[Tensor]:
+        yield from itertools.chain(network.parameters(), network.buffers())
+        for kept in optimiser.state.values():
+            yield from (value for value in kept.values() if isinstance(value, Tensor))
+
+    return Recorded(step, state) if way.recorded else step
 
 
 def _epochs(images: int, batch: int, steps: int, epochs: float) -> list[range]:
@@ -259,24 +278,40 @@ def _order(images: int, length: int, draws: torch.Generator) -> Tensor:
     return torch.cat([torch.randperm(images, generator=draws) for _ in range(-(-length // images))])[:length]
 
 
-def _augmentation(
-    steps: int, batch: int, data: ImageSet, strategy: tuple[str, ...], draws: torch.Generator
-) -> Callable[[Tensor, int], Tensor]:
-    """Return a function that augments the images of the `step`-th of an epoch's steps.
+def _batches(
+    order: Tensor, data: ImageSet, strategy: tuple[str, ...], draws: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the augmented images and the labels of an epoch's steps, `order` (steps, batch).
 
     One operation is drawn for each step, its parameters for each image, all of them before the epoch begins.
     """
-    if not strategy:
-        return lambda images, step: images
+    steps, batch = order.shape
     _, height, width, _ = data.shape
-    chosen = augment.draw_operations(steps, strategy, draws)
-    names = [strategy[index] for index in chosen.tolist()]
-    rows = augment.draw(chosen.repeat_interleave(batch), strategy, height, width, draws).to(data.images.device)
+    if strategy:
+        chosen = augment.draw_operations(steps, strategy, draws)
+        names = [strategy[index] for index in chosen.tolist()]
+        rows = augment.draw(chosen.repeat_interleave(batch), strategy, height, width, draws).to(order.device)
+    together = TOGETHER.get(order.device.type, 1)
+    for first in range(0, steps, together):
+        some = range(first, min(first + together, steps))
+        images = data.decode(order[some.start : some.stop].flatten())
+        if strategy:
+            of_them = rows.rows(slice(batch * some.start, batch * some.stop))
+            images = _augmented(images, [names[step] for step in some], of_them)
+        yield from zip(torch.split(images, batch), data.labels[order[some.start : some.stop]], strict=True)
 
-    def apply(images: Tensor, step: int) -> Tensor:
-        return augment.apply_one(images, names[step], rows.rows(slice(step * batch, (step + 1) * batch)))
 
-    return apply
+def _augmented(images: Tensor, names: Sequence[str], rows: augment.Draws) -> Tensor:
+    """Augment the images of some steps, each with its operation; `rows` has the parameters of each image."""
+    if len(set(names)) == 1:
+        return augment.apply_one(images, names[0], rows)
+    owners = torch.arange(len(names)).repeat_interleave(len(images) // len(names))
+    result = torch.empty_like(images)
+    for name in dict.fromkeys(names):
+        mine = torch.tensor([other == name for other in names])[owners]
+        index = torch.nonzero(mine).flatten().to(images.device, non_blocking=True)
+        result[index] = augment.apply_one(images[index], name, rows.rows(index))
+    return result
 
 
 def _check(logits: Tensor, batch: int, classes: int) -> None:

@@ -1,15 +1,16 @@
-"""How the arithmetic of a training is done: in which precision, in which memory format, in whose layers.
+"""How the arithmetic of a training is done: in which precision, which memory format, whose layers, how many launches.
 
 `PLAIN` is PyTorch as it comes, in float32; it is the reference, and what every network is trained in when it does
-not take anything else. On a processor with units for bfloat16, images of 16×16 pixels and more are trained in
-bfloat16 (weights, sums and losses stay in float32) and channels last: two to three times as fast, the same to
-rounding. Below that a step is all overhead and nothing is gained. The choice depends on the recipe, the size of
-the images and the kind of processor alone, so the same seed gives the same result there.
+not take anything else. On a GPU a step is recorded as a CUDA graph (`nas_proxy.training.recorded`). On a device with
+units for bfloat16, images of 16×16 pixels and more are trained in bfloat16 (weights, sums and losses stay in float32)
+and channels last: two to three times as fast on a CPU, the same to rounding. Below that a step is all overhead and
+nothing is gained. The choice depends on the recipe, the size of the images and the kind of device alone, so the same
+seed gives the same result there.
 """
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -30,10 +31,12 @@ class Way:
     """How steps are computed.
 
     precision: of convolutions, products and maps. channels_last: of maps and weights; see `nas_proxy.training.layers`.
+    recorded: whether steps are recorded and replayed.
     """
 
     precision: torch.dtype = torch.float32
     channels_last: bool = False
+    recorded: bool = False
 
     def placed(self, network: nn.Module) -> nn.Module:
         """Return the network with its weights in this way's memory format."""
@@ -65,27 +68,35 @@ def choose(precision: str, shape: DataShape, device: torch.device) -> Way:
 
     precision: "auto" for bfloat16 where the device has units for it and the images are not small; or the type itself.
     """
-    small = shape.height * shape.width < SMALL_IMAGE
+    small, recorded = shape.height * shape.width < SMALL_IMAGE, device.type == "cuda"
     if precision == "auto":
         precision = "bfloat16" if has_bfloat16(device) and not small else "float32"
     if precision == "bfloat16":
-        return Way(torch.bfloat16, channels_last=not small)
-    return Way(channels_last=not small)
+        return Way(torch.bfloat16, channels_last=not small, recorded=recorded)
+    return Way(channels_last=not small, recorded=recorded)
 
 
 def attempt(work: Callable[[Way], _Result], way: Way) -> tuple[_Result, str]:
     """Return what `work` returns in `way`, and "".
 
-    Where that raises, `work` is done in the plain way, and what went wrong comes with its result. A network that
-    is at fault itself raises there again. Lack of memory is raised at once.
+    Where that raises, `work` is done without recording, then in the plain way, and what went wrong comes with its
+    result. A network that is at fault itself raises there again. Lack of memory is raised at once.
     """
-    if way == PLAIN:
-        return work(PLAIN), ""
-    try:
-        return work(way), ""
-    except (torch.OutOfMemoryError, MemoryError):
-        raise
-    except Exception as error:  # noqa: BLE001 (a user's network may raise anything)
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason, tried = "", way
+    for simpler in dict.fromkeys((way, replace(way, recorded=False), PLAIN)):
+        try:
+            return work(simpler), reason and _told(tried, reason)
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:
+            if simpler == PLAIN:
+                raise
+            reason, tried = (str(error).strip() or type(error).__name__).splitlines()[0], simpler
+    raise AssertionError("the plain way returns or raises")
+
+
+def _told(way: Way, reason: str) -> str:
+    if way.recorded:
+        return f"the steps of a network cannot be recorded as a CUDA graph ({reason}); it is trained more slowly"
     name = str(way.precision).removeprefix("torch.")
-    return work(PLAIN), f"a network cannot be trained in {name} here ({reason}); it is trained plainly, more slowly"
+    return f"a network cannot be trained in {name} here ({reason}); it is trained plainly, more slowly"
