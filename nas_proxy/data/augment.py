@@ -181,20 +181,22 @@ def apply_same(images: Tensor, name: str, draws: Draws, row: int) -> Tensor:
     """Augment images (n, c, h, w) of one class by the operation `name` with one row of parameters.
 
     draws: on the CPU. The same as `apply` to rounding, at a fraction of its cost, because only that one
-    operation touches the images and its parameters are known.
+    operation touches the images and its parameters are known. On a GPU nothing here waits for the device.
     """
     _, _, height, width = images.shape
     if name == "crop":
         down, right = draws.shift[row].tolist()
         return F.pad(images, (-right, right, -down, down))
     if name == "cutout":
-        return images * _outside(draws.hole[row], height, width).to(images)
+        mask = _outside(draws.hole[row], height, width)
+        return images * mask.to(images.device, images.dtype, non_blocking=True)
     if name == "colour":
         return _coloured(images, *(float(v[row]) for v in (draws.brightness, draws.saturation, draws.contrast)))
     if name == "flip":
         return images.flip(3) if draws.affine[row, 0, 0] < 0 else images
     grid = F.affine_grid(draws.affine[row : row + 1].to(images.dtype), [1, 1, height, width], align_corners=False)
-    return F.grid_sample(images, grid.to(images.device).expand(len(images), -1, -1, -1), align_corners=False)
+    grid = grid.to(images.device, non_blocking=True)
+    return F.grid_sample(images, grid.expand(len(images), -1, -1, -1), align_corners=False)
 
 
 def _outside(hole: Tensor, height: int, width: int) -> Tensor:
