@@ -4,17 +4,20 @@
 32×32×3 in 10 classes, 50 a step, all six augmentations. Baseline: a DataLoader, eager float32 as PyTorch comes, one
 network after another with all threads, one operation drawn for each step (differentiable Siamese augmentation as
 published, its parameters drawn for each image). Engine: what `nas_proxy search` does, one process a core, all busy.
+With `--device cuda` the baseline's images stay on the GPU, as published, and `--workers` processes share it.
 
 A candidate costs its start-up + 200 × a steady epoch. Start-up is what the first epoch of a network takes more than
 a later one, with building it and scoring it on 500 images. For the engine it is measured as the difference between
-trainings of one and of three epochs, and a core's seconds are divided by the number of cores.
+trainings of one and of three epochs (41 on a GPU), and a process's seconds are divided by their number.
 
     python benchmarks/candidates.py
+    python benchmarks/candidates.py --device cuda --workers 4
 
 The last line on stdout is one JSON object. Ends within 8 minutes: rounds are left out when time runs short.
 """
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -44,6 +47,8 @@ CLASSES, SIZE, IMAGES, EPOCHS = 10, 32, 500, 200
 WIDTHS = (32, 64, 128)
 RECIPE = Recipe(epochs=EPOCHS, batch_size=50)
 MOST_SECONDS = 440.0
+# Epochs of the shorter and the longer training.
+EPOCH_PAIR = {"cpu": (1, 3), "cuda": (1, 41)}
 # Architectures after which baseline and engine change places.
 TURN = 8
 
@@ -61,43 +66,47 @@ def architectures(data: ImageSet, count: int) -> list[Architecture]:
 
 def augmented(images: Tensor, operation: str) -> Tensor:
     """Apply one operation, its parameters drawn for each image, as the published code does."""
-    n = len(images)
+    n, device = len(images), images.device
+    rand, randint = (functools.partial(draw, device=device) for draw in (torch.rand, torch.randint))
     if operation == "colour":
-        images = images + (torch.rand(n, 1, 1, 1) - 0.5)
+        images = images + (rand(n, 1, 1, 1) - 0.5)
         grey = images.mean(1, keepdim=True)
-        images = (images - grey) * (torch.rand(n, 1, 1, 1) * 2) + grey
+        images = (images - grey) * (rand(n, 1, 1, 1) * 2) + grey
         mean = images.mean((1, 2, 3), keepdim=True)
-        return (images - mean) * (torch.rand(n, 1, 1, 1) + 0.5) + mean
+        return (images - mean) * (rand(n, 1, 1, 1) + 0.5) + mean
     if operation == "crop":
-        rows, columns = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
-        y = (rows + torch.randint(-4, 5, (n, 1, 1)) + 1).clamp(0, SIZE + 1)
-        x = (columns + torch.randint(-4, 5, (n, 1, 1)) + 1).clamp(0, SIZE + 1)
+        rows, columns = torch.meshgrid(
+            torch.arange(SIZE, device=device), torch.arange(SIZE, device=device), indexing="ij"
+        )
+        y = (rows + randint(-4, 5, (n, 1, 1)) + 1).clamp(0, SIZE + 1)
+        x = (columns + randint(-4, 5, (n, 1, 1)) + 1).clamp(0, SIZE + 1)
         padded = F.pad(images, (1, 1, 1, 1)).permute(0, 2, 3, 1).contiguous()
         return padded[torch.arange(n).view(n, 1, 1), y, x].permute(0, 3, 1, 2).contiguous()
     if operation == "cutout":
         half = SIZE // 4
-        batch, rows, columns = torch.meshgrid(torch.arange(n), torch.arange(16), torch.arange(16), indexing="ij")
-        y = (rows + torch.randint(0, SIZE + 1, (n, 1, 1)) - half).clamp(0, SIZE - 1)
-        x = (columns + torch.randint(0, SIZE + 1, (n, 1, 1)) - half).clamp(0, SIZE - 1)
-        mask = torch.ones(n, SIZE, SIZE)
+        each = (torch.arange(count, device=device) for count in (n, 16, 16))
+        batch, rows, columns = torch.meshgrid(*each, indexing="ij")
+        y = (rows + randint(0, SIZE + 1, (n, 1, 1)) - half).clamp(0, SIZE - 1)
+        x = (columns + randint(0, SIZE + 1, (n, 1, 1)) - half).clamp(0, SIZE - 1)
+        mask = torch.ones(n, SIZE, SIZE, device=device)
         mask[batch, y, x] = 0
         return images * mask.unsqueeze(1)
     if operation == "flip":
-        return torch.where(torch.rand(n, 1, 1, 1) < 0.5, images.flip(3), images)
-    theta = torch.zeros(n, 2, 3)
+        return torch.where(rand(n, 1, 1, 1) < 0.5, images.flip(3), images)
+    theta = torch.zeros(n, 2, 3, device=device)
     if operation == "scale":
-        theta[:, 0, 0], theta[:, 1, 1] = (torch.rand(2, n) * (1.2 - 1 / 1.2) + 1 / 1.2).unbind()
+        theta[:, 0, 0], theta[:, 1, 1] = (rand(2, n) * (1.2 - 1 / 1.2) + 1 / 1.2).unbind()
     else:
-        angle = (torch.rand(n) - 0.5) * 2 * 15 * torch.pi / 180
+        angle = (rand(n) - 0.5) * 2 * 15 * torch.pi / 180
         theta[:, 0, 0], theta[:, 0, 1] = angle.cos(), -angle.sin()
         theta[:, 1, 0], theta[:, 1, 1] = angle.sin(), angle.cos()
     return F.grid_sample(images, F.affine_grid(theta, list(images.shape), align_corners=False), align_corners=False)
 
 
 def baseline(architecture: Architecture, data: ImageSet) -> tuple[float, float]:
-    """Return the seconds of start-up and of a steady epoch of the usual loop."""
+    """Return the seconds of start-up and of a steady epoch of the usual loop, on the device of the images."""
     start = time.perf_counter()
-    network: nn.Module = ConvNet(data.shape, **architecture)  # type: ignore[arg-type]
+    network: nn.Module = ConvNet(data.shape, **architecture).to(data.labels.device)  # type: ignore[arg-type]
     loader = DataLoader(TensorDataset(data.decode(), data.labels), batch_size=RECIPE.batch_size, shuffle=True)
     optimiser = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=True)
     ends = []
@@ -121,22 +130,25 @@ def baseline(architecture: Architecture, data: ImageSet) -> tuple[float, float]:
     return time.perf_counter() - start - 2 * epoch, epoch
 
 
-def engine(pool: Pool, jobs: Sequence[tuple[int, Architecture]], path: Path) -> dict[int, tuple[float, float]]:
+def engine(
+    pool: Pool, jobs: Sequence[tuple[int, Architecture]], path: Path, device: str
+) -> dict[int, tuple[float, float]]:
     """Return the seconds of start-up and of a steady epoch of each job, with all processes busy."""
+    few, many = EPOCH_PAIR[device]
 
     def all_jobs() -> Iterator[tuple[tuple[int, int], Job]]:
         for index, architecture in jobs:
-            for epochs in (1, 3):
+            for epochs in (few, many):
                 recipe = Recipe(epochs=epochs, batch_size=RECIPE.batch_size)
-                yield (index, epochs), Job("convnet", architecture, path, path, recipe, 0, "cpu")
+                yield (index, epochs), Job("convnet", architecture, path, path, recipe, 0, device)
 
     seconds: dict[tuple[int, int], float] = {}
     for tag, result in pool.run(all_jobs()):
         assert isinstance(result, Outcome), result
         assert not result.note, result.note
         seconds[tag] = result.seconds
-    epochs = {index: (seconds[index, 3] - seconds[index, 1]) / 2 for index, _ in jobs}
-    return {index: (seconds[index, 1] - epochs[index], epochs[index]) for index, _ in jobs}
+    epochs = {index: (seconds[index, many] - seconds[index, few]) / (many - few) for index, _ in jobs}
+    return {index: (seconds[index, few] - few * epochs[index], epochs[index]) for index, _ in jobs}
 
 
 def main() -> None:
@@ -144,32 +156,36 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=24, help="architectures")
     parser.add_argument("--repeats", type=int, default=5, help="rounds at most, after one to warm up")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of the baseline")
+    parser.add_argument("--device", choices=tuple(EPOCH_PAIR), default="cpu")
+    parser.add_argument("--workers", type=int, default=0, help="processes of the engine; 0 for one a core, 4 on a GPU")
     options = parser.parse_args()
     began = time.perf_counter()
-    cores = os.cpu_count() or 1
+    device = options.device
+    workers = options.workers or (4 if device == "cuda" else os.cpu_count() or 1)
     torch.set_num_threads(options.threads)
     data = proxy()
+    placed = data.to(device)
     chosen = architectures(data, options.count)
     # Like beside like, so that no core waits long for another at the end of a turn.
     order = sorted(range(len(chosen)), key=lambda i: str((chosen[i]["pooling"] != "none", chosen[i]["width"])))
     turns = [order[start : start + TURN] for start in range(0, len(order), TURN)]
     taken: dict[str, list[list[tuple[float, float]]]] = {way: [[] for _ in chosen] for way in ("baseline", "engine")}
     costs: dict[str, list[float]] = {"baseline": [], "engine": []}
-    with tempfile.TemporaryDirectory() as folder, Pool(cores) as pool:
+    with tempfile.TemporaryDirectory() as folder, Pool(workers) as pool:
         path = Path(folder) / "proxy.safetensors"
         data.save(path)
-        small = [(index, {**chosen[0], "width": 32, "depth": 1}) for index in range(cores)]
-        engine(pool, small, path)
-        baseline(small[0][1], data)
+        small = [(index, {**chosen[0], "width": 32, "depth": 1}) for index in range(workers)]
+        engine(pool, small, path, device)
+        baseline(small[0][1], placed)
         longest = 0.0
         while len(costs["engine"]) < options.repeats and time.perf_counter() - began + longest < MOST_SECONDS:
             start = time.perf_counter()
             for turn in turns:
                 for index in turn:
-                    taken["baseline"][index].append(baseline(chosen[index], data))
-                for index, both in engine(pool, [(index, chosen[index]) for index in turn], path).items():
+                    taken["baseline"][index].append(baseline(chosen[index], placed))
+                for index, both in engine(pool, [(i, chosen[i]) for i in turn], path, device).items():
                     taken["engine"][index].append(both)
-            for way, share in (("baseline", 1), ("engine", cores)):
+            for way, share in (("baseline", 1), ("engine", workers)):
                 costs[way].append(sum(s[-1][0] + EPOCHS * s[-1][1] for s in taken[way]) / share)
             longest = max(longest, time.perf_counter() - start)
             print(
@@ -180,12 +196,12 @@ def main() -> None:
         """Return the sum over architectures of the medians of the start-ups (0) or epochs (1)."""
         return sum(statistics.median(seconds[part] for seconds in each) for each in taken[way])
 
-    facts = environment("cpu", cores)
+    facts = environment(device, workers)
     before, after = (median(w, 0) + EPOCHS * median(w, 1) for w in ("baseline", "engine"))
-    after /= cores
+    after /= workers
     ratios = [a / b for a, b in zip(costs["baseline"], costs["engine"], strict=True)]
     each = [
-        statistics.median(s + EPOCHS * e for s, e in a) / statistics.median(s + EPOCHS * e for s, e in b) * cores
+        statistics.median(s + EPOCHS * e for s, e in a) / statistics.median(s + EPOCHS * e for s, e in b) * workers
         for a, b in zip(taken["baseline"], taken["engine"], strict=True)
     ]
     result = {
@@ -200,7 +216,8 @@ def main() -> None:
         "n": len(chosen),
         "rounds": len(ratios),
         "baseline_threads": options.threads,
-        "precision": str(choose(RECIPE.precision, data.shape, torch.device("cpu")).precision).removeprefix("torch."),
+        "workers": workers,
+        "precision": str(choose(RECIPE.precision, data.shape, torch.device(device)).precision).removeprefix("torch."),
         "hardware": {k: facts[k] for k in ("device", "cpu", "cores")},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "nas_proxy": facts["nas_proxy"]},
     }
