@@ -2,6 +2,7 @@
 
     python benchmarks/pictures.py scaling benchmarks/results/scaling-cpu.json
     python benchmarks/pictures.py images_per_class benchmarks/results/images-per-class-cpu.json
+    python benchmarks/pictures.py rank_per_class benchmarks/results/rank-per-class-cpu.json
 
 Writes the PNG beside the JSON. Needs Playwright and Chromium.
 """
@@ -51,6 +52,25 @@ def images_per_class(result: dict[str, Any]) -> go.Figure:
     return figure.update_yaxes(title=f"accuracy (n = {result['n']} networks)", tickformat=".0%", rangemode="tozero")
 
 
+def rank_per_class(result: dict[str, Any]) -> go.Figure:
+    """Spearman against images a class, with intervals: by accuracy, and by the sum of training losses."""
+    points = result["points"]
+    figure = make_subplots(1, 2, subplot_titles=("by accuracy", "by the sum of training losses"), shared_yaxes=True)
+    for column, score in enumerate(("", ":loss_sum"), start=1):
+        for colour, name, words in zip(COLOURS, ("dm", "random"), ("condensed", "random real"), strict=False):
+            found = [point[name + score] for point in points]
+            # Side by side, so that no interval hides another.
+            x = [point["ipc"] * (0.95 if name == "dm" else 1.05) for point in points]
+            y = [one["value"] for one in found]
+            above, below = ([abs(one[end] - one["value"]) for one in found] for end in ("high", "low"))
+            spread = {"array": above, "arrayminus": below, "symmetric": False}
+            style = {"name": f"{words} images", "legendgroup": name, "showlegend": column == 1}
+            figure.add_trace(go.Scatter(x=x, y=y, error_y=spread, line={"color": colour}, **style), 1, column)
+    ticks = [point["ipc"] for point in points]
+    figure.update_xaxes(type="log", title="images a class", tickvals=ticks, ticktext=[str(tick) for tick in ticks])
+    return figure.update_yaxes(title=f"Spearman (n = {result['n']})", col=1)
+
+
 def photograph(figure: go.Figure, path: Path) -> None:
     """Write a PNG of the figure."""
     from playwright.sync_api import sync_playwright
@@ -70,7 +90,7 @@ def photograph(figure: go.Figure, path: Path) -> None:
         browser.close()
 
 
-FIGURES = {"scaling": scaling, "images_per_class": images_per_class}
+FIGURES = {"scaling": scaling, "images_per_class": images_per_class, "rank_per_class": rank_per_class}
 
 
 def main() -> None:

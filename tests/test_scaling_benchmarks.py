@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from comparisons import Bench
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -33,6 +35,19 @@ def test_images_per_class_goes_on_where_it_was(tmp_path):
     found = last_line("images_per_class", *options, *more)
     assert [point["ipc"] for point in found["points"]] == [1, 2]
     assert last_line("images_per_class", *options, *more)["points"] == found["points"]
+
+
+def test_rank_per_class_goes_on_where_it_was(tmp_path):
+    bench = Bench(tmp_path)
+    where = ("--data", f"npz:{tmp_path / 'blobs.npz'}", "--space", str(bench.space), "--out", str(tmp_path / "curve"))
+    options = (*where, "--truth-table", str(bench.table), "--ipc", "1,2", "--sample", "5", "--draws", "2")
+    less = ("--passes", "24", "--steps", "3", "--width", "4", "--batch", "6", "--real-batch", "6", "--workers", "1")
+    found = last_line("rank_per_class", *options, *less)
+    assert [point["ipc"] for point in found["points"]] == [1, 2]
+    for point in found["points"]:
+        for row in ("dm", "dm:loss_sum", "random", "random:loss_sum"):
+            assert -1 <= point[row]["value"] <= 1
+    assert last_line("rank_per_class", *options, *less)["points"] == found["points"]
 
 
 def test_gpu_hours_are_arithmetic():
