@@ -28,6 +28,7 @@ import torch
 from nas_proxy.data.images import DataShape, ImageSet
 from nas_proxy.spaces.loading import load_space
 from nas_proxy.spaces.space import Architecture, SearchSpace
+from nas_proxy.threads import one_thread
 from nas_proxy.training.memory import TOO_MUCH, limited
 from nas_proxy.training.pruning import Pruning
 from nas_proxy.training.repeats import repeated
@@ -155,7 +156,7 @@ class Pool:
         if self.count > 1:
             yield from self._run_spread(iter(jobs))
             return
-        with _one_thread():
+        with one_thread():
             for tag, job in jobs:
                 if job.alone:
                     yield from self._run_spread(iter([(tag, job)]))
@@ -199,17 +200,6 @@ def _put(
     result: Outcome | Failure,
 ) -> None:
     done.put((worker, tag, result))
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute on one thread, as worker processes do: the number of threads changes how sums are rounded."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _Worker:
