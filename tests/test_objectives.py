@@ -27,8 +27,8 @@ from nas_proxy.report.terminal import ranking_table
 from nas_proxy.search.final import train_final
 from nas_proxy.spaces.cost import UNMEASURED, Size
 from nas_proxy.spaces.latency import Latency
+from nas_proxy.training.jobs import Failure
 from nas_proxy.training.train import Outcome
-from nas_proxy.training.workers import Failure
 
 SETTINGS = {
     "trials": 10,

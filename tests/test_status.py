@@ -23,8 +23,8 @@ from nas_proxy.pipeline.ledger import Ledger
 from nas_proxy.pipeline.records import Candidate
 from nas_proxy.pipeline.run_folder import RunFolder, is_held, prepare_run
 from nas_proxy.spaces.cost import Size
+from nas_proxy.training.jobs import Failure
 from nas_proxy.training.train import Outcome
-from nas_proxy.training.workers import Failure
 
 WIDTH = {"width": optuna.distributions.IntDistribution(1, 99)}
 

@@ -32,9 +32,9 @@ from nas_proxy.progress import SILENT, Progress
 from nas_proxy.ranking.trust import BEST, DRAWS, SEEDS, random_set
 from nas_proxy.seeds import derive, torch_generator
 from nas_proxy.storage.place import existing, study_name
+from nas_proxy.training.jobs import Job
 from nas_proxy.training.memory import MB
 from nas_proxy.training.train import Outcome, Recipe
-from nas_proxy.training.workers import Job
 
 # Architectures that are measured, and at most how many are tried for them.
 ARCHITECTURES, TRIED = 5, 20

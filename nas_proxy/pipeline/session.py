@@ -28,8 +28,9 @@ from nas_proxy.spaces.space import Architecture, SearchSpace
 from nas_proxy.storage import mounts
 from nas_proxy.storage.patient import Patience
 from nas_proxy.storage.place import Database, settled
+from nas_proxy.training.jobs import Failure, Job
 from nas_proxy.training.train import Outcome, Recipe
-from nas_proxy.training.workers import Failure, Job, Pool
+from nas_proxy.training.workers import Pool
 
 
 def choose_device(name: str) -> str:

@@ -27,8 +27,8 @@ from nas_proxy.storage.jobs import GRACE, Jobs, Offer, forget_run
 from nas_proxy.storage.patient import connect
 from nas_proxy.storage.place import Database, study_name
 from nas_proxy.storage.plain import from_plain, to_plain
+from nas_proxy.training.jobs import Failure, Job
 from nas_proxy.training.train import Outcome
-from nas_proxy.training.workers import Failure, Job
 
 if TYPE_CHECKING:
     from nas_proxy.pipeline.session import Session
