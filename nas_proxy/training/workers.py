@@ -175,7 +175,7 @@ class _Worker:
             answer = None
         if answer is None or late.is_set():  # both, where the answer comes at the last moment
             code, fresh = process.wait(), self._served == 0
-            failure = self._replaced(job, f"took longer than {job.minutes:.3g} minutes" if late.is_set() else None)
+            failure = self._replaced(job, _too_long(job) if late.is_set() else None)
             # A kill may have nothing to do with the job, and what earlier jobs left behind may be what was too much.
             again = code == -signal.SIGKILL or (code == TOO_MUCH and not fresh)
             return None if again and not (last or late.is_set() or self._ended) else failure
@@ -231,6 +231,10 @@ def _ended_after(minutes: float | None, process: "subprocess.Popen[bytes]", late
         timer.cancel()
         with deciding:  # an answer and the end of its time may come at once
             over.set()
+
+
+def _too_long(job: Work[Any]) -> str:
+    return f"took longer than {job.minutes:.3g} minute{'' if job.minutes == 1 else 's'}"
 
 
 def _cause_of_death(code: int) -> str:
