@@ -71,7 +71,7 @@ def settings(tmp_path: Path) -> dict[str, object]:
     np.savez(tmp_path / "blobs.npz", images=images.images[:, 0].numpy(), labels=images.labels.numpy())
     return {
         **{"dataset": f"npz:{tmp_path / 'blobs.npz'}", "space": str(tmp_path / "untimed.py"), "device": "cpu"},
-        **{"trials": 6, "truth": 2, "sampler": "random", "candidate_minutes": 0.25},
+        **{"trials": 6, "truth": 2, "sampler": "random"},
         "condense": {"images_per_class": 2, "steps": 2, "width": 8},
         "proxy_training": {"epochs": 1, "batch_size": 6},
         "workers": 1,
@@ -101,6 +101,7 @@ def told(run: RunFolder) -> tuple[pd.DataFrame, dict[str, str]]:
     ],
 )
 def test_what_cannot_be_timed_costs_no_more_than_itself(settings, tmp_path, monkeypatch, does, wanted):
+    monkeypatch.setattr(session, "MINUTES", 0.25)
     write_space(tmp_path / "untimed.py", *does)
     reasons = {name: REASONS[name] for name in does}
     wanted = {**wanted, "enqueue": [f"does={name},width=10" for name in does]}
@@ -120,15 +121,17 @@ def test_what_cannot_be_timed_costs_no_more_than_itself(settings, tmp_path, monk
     assert not set(asked) & set(trials.index)  # what is known, a failure too, is not measured again
 
 
-def test_a_latency_ends_after_a_while_without_any_limit_of_the_users(settings, tmp_path, monkeypatch):
-    assert session.MINUTES == 1
-    monkeypatch.setattr(session, "MINUTES", 0.25)
-    write_space(tmp_path / "untimed.py", "sleeps")
-    more = {"objective": ("accuracy", "latency"), "enqueue": ["does=sleeps,width=10"], "candidate_minutes": None}
-    config = resolve({**settings, **more, "trials": 3})
-    trials, failed = told(run_all(config, tmp_path / "run", names=("condense", "search")))
-    assert failed == {"sleeps": REASONS["sleeps"]}
-    assert sorted(trials["state"]) == ["complete", "complete", "failed"]
+@pytest.mark.parametrize(
+    ("limits", "wanted"),
+    [({}, (1.0, None)), ({"candidate_minutes": 2.5, "candidate_memory": 300.0}, (2.5, 300.0))],
+)
+def test_a_latency_has_the_limits_of_a_candidate(settings, tmp_path, monkeypatch, limits, wanted):
+    write_space(tmp_path / "untimed.py")
+    jobs = []
+    monkeypatch.setattr(Pool, "run_apart", lambda self, job: jobs.append(job) or Failure("not now"))
+    config = resolve({**settings, **limits, "objective": ("accuracy", "latency"), "latency_batch": 3})
+    Session(RunFolder(tmp_path / "run", config)).timed({"does": "fine", "width": 1})
+    assert [(job.minutes, job.megabytes, job.batch, job.device) for job in jobs] == [(*wanted, 3, "cpu")]
 
 
 @pytest.mark.parametrize(("minutes", "told"), [(1.0, "1 minute"), (0.5, "0.5 minutes")])

@@ -13,6 +13,7 @@ from nas_proxy.data.images import DataShape, ImageSet
 from nas_proxy.data.sources import Source, open_source
 from nas_proxy.data.splits import Development, development
 from nas_proxy.errors import DeviceError, RunFolderError
+from nas_proxy.pipeline import attendance
 from nas_proxy.pipeline.latencies import MINUTES, Latencies
 from nas_proxy.pipeline.ledger import Ledger, explained
 from nas_proxy.pipeline.records import LATENCY, Candidate
@@ -56,6 +57,7 @@ class Session:
         self.config = run.config
         self.progress = progress
         self.ranks = ranks
+        self.holds = False  # the run folder, see `open_session`
         # The condensation and the final network train on the first of several.
         self.device = choose_device(next(iter(run.config.devices), run.config.device))
 
@@ -163,9 +165,17 @@ class Session:
         """The workers of this machine."""
         if self.config.devices:
             devices = [choose_device(name) for name in self.config.devices]
-            return Pool(len(devices) * (self.config.workers or 1), devices)
-        default = 1 if self.device != "cpu" else (os.cpu_count() or 1)
-        return Pool(self.config.workers or default)
+            pool = Pool(len(devices) * (self.config.workers or 1), devices)
+        else:
+            default = 1 if self.device != "cpu" else (os.cpu_count() or 1)
+            pool = Pool(self.config.workers or default)
+        if self.holds and not isinstance(self.run.place, Database):  # which knows its workers
+            attendance.announce(self.run, self.trains_on(pool))
+        return pool
+
+    def trains_on(self, pool: Pool) -> str:
+        """Return what the workers of this machine train on, in words."""
+        return ", ".join(pool.devices) or f"{pool.count} × {self.device}"
 
     @functools.cached_property
     def proxy_path(self) -> Path:
@@ -276,6 +286,8 @@ class Session:
             self.pool.__exit__(None, None, None)
         if (team := made.get("team")) is not None:
             team.close()
+        if self.holds:
+            attendance.withdraw(self.run)
         # Before the ledger, which may need the space on a full disk.
         for path in made.get("_written", ()):
             path.unlink(missing_ok=True)
@@ -291,6 +303,8 @@ def open_session(run: RunFolder, progress: Progress = SILENT, ranks: Ranks = ALO
     """Hold the run folder and work in it."""
     with run.lock(), explained(run.place):
         session = Session(run, progress, ranks)
+        session.holds = True
+        attendance.withdraw(run)  # what a killed command left
         try:
             yield session
         finally:

@@ -123,8 +123,7 @@ class Team:
                 f"wait {GRACE:.0f} s when it has been killed"
             )
         self._settle()
-        pool = self._session.pool
-        self.jobs.join(", ".join(pool.devices) or f"{pool.count} × {self._session.device}", coordinates=True)
+        self.jobs.join(self._session.trains_on(self._session.pool), coordinates=True)
         self._joined = True
         self._publish()
 

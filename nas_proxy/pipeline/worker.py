@@ -215,7 +215,7 @@ def _hinted(option: str) -> Iterator[None]:
 def _serve(session: Session, jobs: Jobs, study: optuna.Study, deadline: _Deadline, tally: Tally) -> None:
     """Take jobs until there are no more."""
     pool = session.pool
-    devices = ", ".join(pool.devices) or f"{pool.count} × {session.device}"
+    devices = session.trains_on(pool)
     jobs.join(devices)
     session.progress.say(f"Joined {study.study_name.rpartition('/')[0]} with {devices}.")
     busy: dict[tuple[str, str, int], Offer] = {}
