@@ -39,9 +39,10 @@ from nas_proxy.seeds import torch_generator
 from nas_proxy.spaces.convnet import ConvNet
 from nas_proxy.spaces.loading import load_space
 from nas_proxy.spaces.space import Architecture
+from nas_proxy.training.jobs import Job
 from nas_proxy.training.train import Outcome, Recipe
 from nas_proxy.training.ways import choose
-from nas_proxy.training.workers import Job, Pool
+from nas_proxy.training.workers import Pool
 
 CLASSES, SIZE, IMAGES, EPOCHS = 10, 32, 500, 200
 WIDTHS = (32, 64, 128)

@@ -28,7 +28,7 @@ from nas_proxy.pipeline.config import RunConfig
 from nas_proxy.pipeline.run_folder import prepare_run
 from nas_proxy.pipeline.stages import run_stages
 from nas_proxy.spaces.loading import load_space
-from nas_proxy.training import workers
+from nas_proxy.training import jobs
 from nas_proxy.training.train import Outcome
 
 HUNDRED = 100
@@ -72,7 +72,7 @@ def trials(folder: Path, count: int) -> tuple[float, list[float]]:
         begun.append(time.perf_counter())
         return Outcome(score=len(begun) % 97 / 97, losses=(0.5,) * 200, diverged=False, seconds=0.0, image_passes=0)
 
-    with mock.patch.object(workers, "train", nothing):
+    with mock.patch.object(jobs, "train", nothing):
         start = time.perf_counter()
         run_stages(run, ("search",))
         return time.perf_counter() - start, begun

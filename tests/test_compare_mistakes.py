@@ -5,7 +5,7 @@ import pytest
 from comparisons import Bench, few_resamples
 from nas_proxy.errors import ConfigError, UserError
 from nas_proxy.pipeline.ledger import Ledger
-from nas_proxy.training.workers import Failure
+from nas_proxy.training.jobs import Failure
 
 
 @pytest.fixture(scope="module", autouse=True)

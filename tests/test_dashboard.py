@@ -33,8 +33,8 @@ from nas_proxy.pipeline.run_folder import RunFolder
 from nas_proxy.pipeline.stages import annotated as annotate_session
 from nas_proxy.report.verdict import verdict
 from nas_proxy.spaces.cost import Size
+from nas_proxy.training.jobs import Failure
 from nas_proxy.training.train import Outcome
-from nas_proxy.training.workers import Failure
 from odd_runs import HOSTILE, ODD_RUNS, Builder, get_ranking, ordinary
 
 

@@ -21,7 +21,10 @@ from nas_proxy.pipeline.dry_run import (
     predicted,
 )
 from nas_proxy.pipeline.run_folder import open_run, prepare_run
+from nas_proxy.pipeline.session import Session
 from nas_proxy.pipeline.stages import STAGES, run_stages
+from nas_proxy.spaces.latency import Latency
+from nas_proxy.training.jobs import Failure
 
 SETTINGS = {
     "trials": 10,
@@ -78,6 +81,22 @@ def test_a_run_that_is_new_is_counted_measured_and_not_made(given, tmp_path):
     assert found.seconds.low <= found.seconds.value <= found.seconds.high
     assert 0 <= found.memory_mb.low <= found.memory_mb.value <= found.memory_mb.high < 500
     assert (found.measured, found.workers, list(found.failed)) == (5, 2, [])
+
+
+def test_latencies_are_measured_for_the_estimate_alone(given, tmp_path, monkeypatch):
+    def by_width(session, architecture):
+        width = architecture["width"]
+        return Failure("took longer than 1 minute") if width == 6 else Latency(width, width, width, 9)
+
+    monkeypatch.setattr(Session, "timed", by_width)
+    limited = resolve({**given, "max_latency_ms": 8, "trials": 6})
+    before = files(tmp_path)
+    found = estimate_run(limited, tmp_path / "run", ("search",))
+    assert files(tmp_path) == before
+    assert not (tmp_path / "run").exists()
+    # Widths 1, 2, 4 and 8, and 6, which is not trained, with two activations each.
+    assert (found.measured, set(found.failed)) == (5, {"took longer than 1 minute"})
+    assert found.parts["proxy"].trainings == 6
 
 
 def test_what_is_done_does_not_count_and_failures_are_told(given, tmp_path):

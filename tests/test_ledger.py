@@ -10,8 +10,8 @@ from optuna.distributions import CategoricalDistribution
 from nas_proxy.pipeline.ledger import Ledger
 from nas_proxy.pipeline.records import Candidate
 from nas_proxy.spaces.cost import Size
+from nas_proxy.training.jobs import Failure
 from nas_proxy.training.train import Outcome
-from nas_proxy.training.workers import Failure
 
 
 def candidate(index: int) -> Candidate:

@@ -17,18 +17,18 @@ import nas_proxy
 from conftest import blobs, write_space
 from nas_proxy.cli.app import main
 from nas_proxy.errors import ConfigError, RunFolderError, SpaceError
-from nas_proxy.pipeline import latencies
 from nas_proxy.pipeline.config import resolve
 from nas_proxy.pipeline.ledger import Ledger
 from nas_proxy.pipeline.records import INTERRUPTED, Candidate
 from nas_proxy.pipeline.run_folder import open_run
+from nas_proxy.pipeline.session import Session
 from nas_proxy.pipeline.stages import run_all
 from nas_proxy.report.terminal import ranking_table
 from nas_proxy.search.final import train_final
 from nas_proxy.spaces.cost import UNMEASURED, Size
 from nas_proxy.spaces.latency import Latency
+from nas_proxy.training.jobs import Failure
 from nas_proxy.training.train import Outcome
-from nas_proxy.training.workers import Failure
 
 SETTINGS = {
     "trials": 10,
@@ -47,13 +47,13 @@ def timed(monkeypatch):
     """Milliseconds by width instead of by a clock, and the list of what was timed."""
     asked = []
 
-    def by_width(space, architecture, shape, device, batch):
-        asked.append(space.key(architecture))
+    def by_width(session, architecture):
+        asked.append(session.whole_space.key(architecture))
         if architecture["width"] == 3:
-            raise ValueError("three is not a width")
+            return Failure("ValueError: three is not a width")
         return Latency(float(architecture["width"]), architecture["width"] - 0.5, architecture["width"] + 0.5, 9)
 
-    monkeypatch.setattr(latencies, "measure_latency", by_width)
+    monkeypatch.setattr(Session, "timed", by_width)
     return asked
 
 
@@ -128,10 +128,12 @@ def test_a_run_for_accuracy_alone_times_nothing(places, tmp_path, timed):
 
 def test_what_is_too_slow_is_neither_sampled_nor_proposed_and_is_visible(places, tmp_path, timed):
     run = searched(places, tmp_path / "run", "truth", "rank", max_latency_ms=4, max_params=411)
-    # Widths 1, 2 and 4 with two activations each; 3 cannot be timed, is let through, and fails.
+    # Widths 1, 2 and 4 with two activations each; 3 cannot be timed, and fails without being trained.
     found = trials(run)
     assert sorted(found["width"]) == [1, 1, 2, 2, 3, 3, 4, 4]
     assert set(found[found["state"] == "failed"]["width"]) == {3}
+    reason = "its latency could not be measured: ValueError: three is not a width"
+    assert set(found[found["width"] == 3]["reason"]) == {reason}
     assert json.loads((run / "ranking.json").read_text())["subset"] == (
         "uniform sample of the architectures within --max-params 411 and --max-latency-ms 4 (4 of an unknown number)"
     )

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from nas_proxy.pipeline.team import job_of, result_of, told, told_result
+from nas_proxy.training.jobs import Failure, Job
 from nas_proxy.training.pruning import Curve, Pruning
 from nas_proxy.training.train import Outcome, Recipe
-from nas_proxy.training.workers import Failure, Job
 
 ONE = Outcome(0.5, (2.0, math.inf), False, 1.5, 100, "a note", curve=((1, 0.25), (2, 0.5)), memory=10)
 PRUNING = Pruning("median", history=(Curve(((1, 0.25), (2, 0.5)), 0.5), Curve(((1, 0.1),), None)), ahead=3)

@@ -2,9 +2,11 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,16 @@ from nas_proxy.cli.app import app
 from nas_proxy.dashboard.status import Stage, Status, Watcher
 from nas_proxy.dashboard.status_text import status_text
 from nas_proxy.errors import RunFolderError
+from nas_proxy.pipeline import attendance
 from nas_proxy.pipeline.config import resolve
 from nas_proxy.pipeline.ledger import Ledger
 from nas_proxy.pipeline.records import Candidate
 from nas_proxy.pipeline.run_folder import RunFolder, is_held, prepare_run
+from nas_proxy.pipeline.session import open_session
 from nas_proxy.spaces.cost import Size
+from nas_proxy.storage.jobs import Worker
+from nas_proxy.training.jobs import Failure
 from nas_proxy.training.train import Outcome
-from nas_proxy.training.workers import Failure
 
 WIDTH = {"width": optuna.distributions.IntDistribution(1, 99)}
 
@@ -150,6 +155,37 @@ def test_looking_never_takes_the_folder(run: RunFolder) -> None:
     assert not (run / ".lock").exists()
 
 
+def test_the_command_at_work_and_what_it_trains_on(run: RunFolder) -> None:
+    record(run, "proxy", 0, 0.5, phase="sample")
+    record(run, "proxy", 1, None, phase="sample")
+    with run.lock():
+        assert look(run).workers == ()  # it trains nothing yet
+        attendance.announce(run, "3 × cpu")
+        here = Worker(platform.node(), os.getpid(), "3 × cpu", coordinates=True, jobs=1)
+        status = look(run)
+        assert status.workers == (here,)
+        assert json.loads(json.dumps(status.as_json()))["workers"] == [asdict(here)]
+        line = f"  {here.host}, process {here.pid}, 3 × cpu: 1 training, coordinates\n"
+        assert f"Workers alive: 1\n{line}" in status_text(status)
+        for change in ({"host": "elsewhere"}, {"pid": ended_process()}, {"pid": None}, {"more": 1}):
+            (run.work / attendance.NAME).write_text(json.dumps({**asdict(here), **change}))
+            assert look(run).workers == ()
+        (run.work / attendance.NAME).write_text("{")
+        assert look(run).workers == ()
+        attendance.announce(run, "3 × cpu")
+        assert look(run).workers == (here,)
+    assert look(run).workers == ()  # as after a kill, which leaves the file
+    with open_session(run):
+        assert look(run).workers == ()  # the next command knows better
+    assert not run.work.exists()
+
+
+def ended_process() -> int:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return process.pid
+
+
 def test_what_cannot_be_read_gets_a_sentence(run: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"the run folder .*none does not exist; make one with: nas-proxy run"):
         Watcher(tmp_path / "none")
@@ -195,7 +231,12 @@ def test_watching_a_search_from_outside_disturbs_nothing(tmp_path: Path) -> None
     assert (looked.exit_code, looked.stderr) == (0, "")
     seen = [json.loads(line) for line in looked.stdout.splitlines()]
     assert any(status["at_work"] for status in seen)
+    workers = [worker for status in seen for worker in status["workers"]]
+    assert {(worker["host"], worker["pid"]) for worker in workers} == {(platform.node(), search.pid)}
+    assert {(worker["devices"], worker["coordinates"]) for worker in workers} == {("1 × cpu", True)}
+    assert {worker["jobs"] for worker in workers} <= {0, 1}
     last = seen[-1]
+    assert last["workers"] == []
     assert (last["complete"], last["at_work"], last["open_trainings"], last["seconds_left"]) == (True, False, 0, None)
     assert [stage["done"] == stage["total"] for stage in last["stages"]] == [True] * 5
     assert last["best"]["key"] == json.loads(out)["pick"]["key"]

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from nas_proxy.training.jobs import Failure, Job
 from nas_proxy.training.train import Outcome, Recipe
-from nas_proxy.training.workers import KILLED, Failure, Job, Pool
+from nas_proxy.training.workers import KILLED, Pool
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from nas_proxy.cli import compare as cli_compare
 from nas_proxy.cli import condense as cli_condense
 from nas_proxy.cli import final as cli_final
 from nas_proxy.cli import lists as cli_lists
+from nas_proxy.cli import rank as cli_rank
 from nas_proxy.cli import watch as cli_watch
 from nas_proxy.cli import worker as cli_worker
 from nas_proxy.cli.exits import explained
@@ -37,10 +38,12 @@ from nas_proxy.cli.options import (
     Json,
     Run,
     Storage,
+    Workers,
     examples,
     listed,
     numeric,
     option_names,
+    where,
 )
 from nas_proxy.cli.printing import at_work, found_by_search, print_ranking, print_result, rows, tell
 
@@ -98,7 +101,7 @@ def run_command(
     latency_batch: Annotated[int | None, numeric(LATENCY_BATCH)] = None,
     seed: Annotated[int | None, numeric("All randomness derives from it.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
-    workers: Annotated[int | None, numeric("Processes that train; 0: one a core, or one on a GPU.")] = None,
+    workers: Workers = None,
     devices: Devices = None,
     storage: Storage = None,
     candidate_minutes: Annotated[float | None, numeric(MINUTES)] = None,
@@ -142,9 +145,7 @@ def run_command(
         "limit": limit,
         "image_size": image_size,
         "device": device,
-        "workers": workers,
-        "devices": listed(devices),
-        "storage": storage,
+        **where(workers, devices, storage),
         "candidate_minutes": candidate_minutes,
         "candidate_memory": candidate_memory,
         "signals": listed(signals),
@@ -192,12 +193,13 @@ app.command(
 
 @app.command(
     "search",
-    epilog=examples("nas-proxy search runs/digits-convnet", "nas-proxy search runs/digits-convnet --json"),
+    epilog=examples("nas-proxy search runs/digits-convnet", "nas-proxy search runs/digits-convnet --workers 2 --json"),
 )
 def search_command(
     run: Run,
     sampler: Annotated[str | None, typer.Option(help=SAMPLER)] = None,
     enqueue: Annotated[Path | None, typer.Option(help=ENQUEUE)] = None,
+    workers: Workers = None,
     devices: Devices = None,
     storage: Storage = None,
     score: Annotated[str | None, typer.Option(help=SCORE)] = None,
@@ -225,8 +227,7 @@ def search_command(
             "pruner": pruner,
             "candidate_minutes": candidate_minutes,
             "candidate_memory": candidate_memory,
-            "devices": listed(devices),
-            "storage": storage,
+            **where(workers, devices, storage),
         }
         settings = resolve(given, folder / "run.toml", options=option_names())
         if not dry_run:
@@ -241,56 +242,17 @@ def search_command(
     print_result(result, text, as_json=as_json)
 
 
-@app.command(
-    "truth", epilog=examples("nas-proxy truth runs/digits-convnet", "nas-proxy truth runs/digits-convnet --json")
-)
-def truth_command(run: Run, devices: Devices = None, storage: Storage = None, as_json: Json = False) -> None:
-    """Train the sampled architectures and the search's best fully, or look them up in the truth table."""
-    with at_work() as terminal:
-        from nas_proxy.pipeline.config import resolve
-        from nas_proxy.pipeline.run_folder import open_run
-        from nas_proxy.pipeline.stages import run_all, run_stages
-
-        folder, given = open_run(run), {"devices": listed(devices), "storage": storage}
-        if devices is None and storage is None:
-            run_stages(folder, ("truth",), terminal)
-        else:
-            settings = resolve(given, folder / "run.toml", options=option_names())
-            run_all(settings, run, progress=terminal, names=("truth",))
-    truth = rows(folder / "truth.csv")
-    best = max(truth, key=lambda row: row["accuracy"])
-    result = {"architectures": len(truth), "best": best["key"], "accuracy": best["accuracy"]}
-    known = "fully trained" if "seconds" in best else "have a published accuracy"
-    text = f"{len(truth)} architectures {known}; the best is {best['key']} at {best['accuracy']:.1%}"
-    print_result(result, text, as_json=as_json)
-
-
-@app.command(
+app.command(
+    "truth",
+    epilog=examples("nas-proxy truth runs/digits-convnet", "nas-proxy truth runs/digits-convnet --workers 2 --json"),
+)(cli_rank.truth_command)
+app.command(
     "rank",
     epilog=examples(
         "nas-proxy rank runs/digits-convnet",
         "nas-proxy rank runs/digits-convnet --signals params,flops,synflow --combine proxy,synflow",
     ),
-)
-def rank_command(
-    run: Run,
-    signals: Annotated[str | None, typer.Option(help=SIGNALS, metavar="NAMES")] = None,
-    combine: Annotated[str | None, typer.Option(help=COMBINE, metavar="NAMES")] = None,
-    devices: Devices = None,
-    storage: Storage = None,
-    as_json: Json = False,
-) -> None:
-    """Train the controls, compute the others, and judge every signal by the ground truth. Its options stay chosen."""
-    with at_work() as terminal:
-        from nas_proxy.pipeline.config import resolve
-        from nas_proxy.pipeline.run_folder import open_run
-        from nas_proxy.pipeline.stages import run_all
-
-        given: dict[str, Any] = {"signals": listed(signals), "combine": listed(combine)}
-        given |= {"devices": listed(devices), "storage": storage}
-        settings = resolve(given, open_run(run).path / "run.toml", options=option_names())
-        run_all(settings, run, progress=terminal, names=("rank",))
-    print_ranking(run, as_json=as_json)
+)(cli_rank.rank_command)
 
 
 @app.command(

@@ -52,14 +52,16 @@ EVALUATE_WITH = "Networks that judge the set: convnet, or resnet18 of half as ma
 SCORE = "What ranks and picks candidates: accuracy, or loss_sum (the training losses)."
 SEEDS = "Trainings a candidate; its score is their mean."
 PRUNER = "End proposals early: none, median, hyperband or wilcoxon (across seeds)."
-MINUTES = "End a candidate that trains longer than this."
+MINUTES = "End a candidate that trains longer than this, or whose latency takes longer (1 if not given)."
 MEMORY = "End a candidate that needs more memory than so many MB."
 SIGNALS = "Computed controls: params, flops, synflow, jacob_cov, naswot, az_nas, with commas between."
 COMBINE = "Add the mean rank of several: proxy, early_stop or computed ones, with commas between."
 ALLOW_PICKLE = "The truth table may be pickles, which can run any code: only for files of NATS-Bench that you trust."
 METHOD = "dm (distribution matching), random, herding or kcenter."
+WORKERS = "Processes that train; 0: one a core, or one on a GPU."
 DEVICES = "Train on several: names such as cuda:0,cuda:1, each with --workers processes (one if not given)."
 STORAGE = "PostgreSQL database for the studies, which workers elsewhere can join; a file in RUN if not given."
+Workers = Annotated[int | None, numeric(WORKERS)]
 Storage = Annotated[str | None, typer.Option(help=STORAGE, metavar="URL")]
 Devices = Annotated[str | None, typer.Option(help=DEVICES, metavar="NAMES")]
 DRY_RUN = "Train nothing: print what would be trained, and an estimate of its time and memory."
@@ -71,6 +73,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 def listed(text: str | None) -> list[str] | None:
     """Return the names in a text with commas between them; None for an option that was not given."""
     return None if text is None else [name for name in map(str.strip, text.split(",")) if name]
+
+
+def where(workers: Any, devices: str | None, storage: str | None) -> dict[str, Any]:
+    """Return the settings that say where trainings are done and kept; None for an option that was not given."""
+    return {"workers": workers, "devices": listed(devices), "storage": storage}
 
 
 def option_names() -> dict[str, str]:

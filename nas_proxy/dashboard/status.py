@@ -7,7 +7,7 @@ the mean of the finished trainings of a kind times those that are missing, over 
 import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ from safetensors import SafetensorError, safe_open
 
 from nas_proxy.dashboard.storage import Studies, open_studies, readable
 from nas_proxy.errors import RunFolderError
+from nas_proxy.pipeline import attendance
 from nas_proxy.pipeline.records import TRAINED, Record, finished
 from nas_proxy.pipeline.run_folder import RunFolder, is_held, open_run
 from nas_proxy.ranking.trust import BEST, DRAWS, SEEDS
 from nas_proxy.search.scores import best_first
 from nas_proxy.storage.jobs import Worker
-from nas_proxy.storage.place import existing, study_name
+from nas_proxy.storage.place import Database, existing, study_name
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class Status:
         the sum of its losses where the run ranks by it.
     failures: the reasons and how often, by signal. at_work: whether a command holds the folder.
     open_trainings: begun and not finished; left by a command that was killed where nothing is at work.
-    workers: the processes whose hearts beat, where a database knows them; the first coordinates the others.
+    workers: the commands that train: the one that holds the folder, and whoever has joined it, where a database knows
+        whose hearts beat; the first coordinates the others.
     seconds_left: to the end of the run; None where nothing is at work or a stage's time is not known.
     pruned, seconds_saved: candidates that a pruner ended, and about how long the rest of them would have taken.
     """
@@ -84,12 +86,15 @@ class Watcher:
         run = self._run = open_run(self._run.path)
         at_work = is_held(run.path)
         trials = self._trials(at_work)
-        workers = self._workers()
+        workers = self._workers(trials)
         return status_of(run, trials, at_work or any(worker.coordinates for worker in workers), workers)
 
-    def _workers(self) -> tuple[Worker, ...]:
+    def _workers(self, trials: Mapping[str, Sequence[FrozenTrial]]) -> tuple[Worker, ...]:
         place = existing(self._run.path)
-        if self._studies is None or place is None:
+        if not isinstance(place, Database):
+            command = attendance.alive(self._run)
+            return () if command is None else (replace(command, jobs=_running(trials)),)
+        if self._studies is None:
             return ()
         with readable(place):
             return tuple(self._studies.workers())
@@ -120,7 +125,7 @@ def status_of(
 ) -> Status:
     """Return how a run stands, from its files and the trials of its studies."""
     records = {signal: finished(trials.get(signal, ())) for signal in TRAINED}
-    running = sum(trial.state == TrialState.RUNNING for found in trials.values() for trial in found)
+    running = _running(trials)
     stages = _stages(run, trials, records, max(running, 1) if at_work else None)
     missing = [stage.seconds_left for stage in stages if not stage.complete]
     known = [seconds for seconds in missing if seconds is not None]
@@ -137,6 +142,10 @@ def status_of(
         pruned=sum(r.pruned_at is not None for r in records["proxy"]),
         seconds_saved=sum(r.seconds_saved for r in records["proxy"]),
     )
+
+
+def _running(trials: Mapping[str, Sequence[FrozenTrial]]) -> int:
+    return sum(trial.state == TrialState.RUNNING for found in trials.values() for trial in found)
 
 
 def _stages(

@@ -62,10 +62,11 @@ class RunConfig:
     device: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:N". workers: processes that train
         candidates; 0 for one a core on the CPU and one on a GPU. devices: several, each with so many workers, 0 for
         one; () for `device` alone. candidate_minutes: a candidate that trains longer on the proxy is ended and
-        counts as failed; None for no limit. candidate_memory: so does one that needs more MB (10⁶ bytes) than this,
-        see `nas_proxy.training.workers`. preview_every: steps of the condensation between pictures of its images; 0
-        for none. classes_per_step: classes that it has in memory at a time; None for as many as fit. None of these
-        is part of a run's identity.
+        counts as failed, and so does one whose latency takes longer to measure; None for no limit, but 1 minute for
+        a latency. candidate_memory: so does one that needs more MB (10⁶ bytes) than this, see
+        `nas_proxy.training.memory`. preview_every: steps of the condensation between pictures of its images; 0 for
+        none. classes_per_step: classes that it has in memory at a time; None for as many as fit. None of these is
+        part of a run's identity.
     signals: what the ranking of the proxy is compared with besides random images and early stopping, computed
         without training; names of `nas_proxy.ranking.computed.NAMES`. combine: signals whose mean rank is one more, of
         `nas_proxy.ranking.computed.MEMBERS`; () for none. Both may change at any time, too.

@@ -24,6 +24,7 @@ from nas_proxy.data.splits import random_subset
 from nas_proxy.errors import RunFailedError
 from nas_proxy.pipeline.checks import check
 from nas_proxy.pipeline.config import RunConfig
+from nas_proxy.pipeline.ledger import Ledger
 from nas_proxy.pipeline.records import TRAINED, Record, finished
 from nas_proxy.pipeline.run_folder import RunFolder, check_same
 from nas_proxy.pipeline.session import Session
@@ -32,9 +33,9 @@ from nas_proxy.progress import SILENT, Progress
 from nas_proxy.ranking.trust import BEST, DRAWS, SEEDS, random_set
 from nas_proxy.seeds import derive, torch_generator
 from nas_proxy.storage.place import existing, study_name
+from nas_proxy.training.jobs import Job
 from nas_proxy.training.memory import MB
 from nas_proxy.training.train import Outcome, Recipe
-from nas_proxy.training.workers import Job
 
 # Architectures that are measured, and at most how many are tried for them.
 ARCHITECTURES, TRIED = 5, 20
@@ -241,12 +242,14 @@ def _measured(session: Session, folder: Path, *, full: bool) -> tuple[Speed, Spe
             yield (key, kind), replace(job, minutes=config.candidate_minutes, megabytes=math.inf)
 
     architectures = {session.space.key(a): a for a in islice(session.stream(), TRIED)}
-    failed: list[str] = []
+    failure = session.latencies.failure if config.max_latency_ms is not None else lambda _: None
+    untimed = {key: reason for key, a in architectures.items() if (reason := failure(a)) is not None}
+    failed = list(untimed.values())
     chosen: list[str] = []
     short: dict[tuple[str, int], Outcome] = {}
     pool = session.pool
     with session.progress.stage("Measure training", 2 * ARCHITECTURES * len(kinds)) as bar:
-        waiting = list(architectures)
+        waiting = [key for key in architectures if key not in untimed]
         while len(chosen) < ARCHITECTURES and waiting:
             keys, waiting = waiting[: ARCHITECTURES - len(chosen)], waiting[ARCHITECTURES - len(chosen) :]
             tried = dict(pool.run(jobs({(key, kind): SHORT for key in keys for kind in range(len(kinds))})))
@@ -300,11 +303,15 @@ def estimate_run(
         run = replace(run, path=run.path / f"without-{time.time_ns()}")
     check_same(run)
     session = Session(run, progress)
-    try:
-        check(session)
-        return estimate(session, stages)
-    finally:
-        session.pool.close()
+    with tempfile.TemporaryDirectory() as folder:
+        # Latencies, which a limit on them needs, are measured for the estimate alone.
+        session.ledger = Ledger(Path(folder) / "study.db", objectives=config.objective)
+        try:
+            check(session)
+            return estimate(session, stages)
+        finally:
+            session.pool.close()
+            session.ledger.close()
 
 
 def estimate_text(found: Estimate) -> str:

@@ -29,8 +29,8 @@ from nas_proxy.pipeline.records import INTERRUPTED, LATENCY, TRAINED, Candidate,
 from nas_proxy.search.pareto import ACCURACY, METRICS, WORDS, directions
 from nas_proxy.storage import patient
 from nas_proxy.storage.place import Database, Place, study_name
+from nas_proxy.training.jobs import Failure
 from nas_proxy.training.train import Outcome
-from nas_proxy.training.workers import Failure
 
 
 @contextlib.contextmanager

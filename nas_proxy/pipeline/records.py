@@ -31,6 +31,7 @@ class Candidate:
     distributions: Optuna's, of the architecture's parameters.
     latency: how long it takes to answer, where that was measured.
     constraints: how far it is above each limit of the run, see `nas_proxy.spaces.limits.constraints`.
+    untimed: why its latency, which the run needs, could not be measured; None where it could or need not.
     """
 
     key: str
@@ -41,6 +42,7 @@ class Candidate:
     distributions: Mapping[str, BaseDistribution]
     latency: Latency | None = None
     constraints: tuple[float, ...] = ()
+    untimed: str | None = None
 
     @property
     def costs(self) -> Costs:

@@ -13,7 +13,8 @@ from nas_proxy.data.images import DataShape, ImageSet
 from nas_proxy.data.sources import Source, open_source
 from nas_proxy.data.splits import Development, development
 from nas_proxy.errors import DeviceError, RunFolderError
-from nas_proxy.pipeline.latencies import Latencies
+from nas_proxy.pipeline import attendance
+from nas_proxy.pipeline.latencies import MINUTES, Latencies
 from nas_proxy.pipeline.ledger import Ledger, explained
 from nas_proxy.pipeline.records import LATENCY, Candidate
 from nas_proxy.pipeline.run_folder import RunFolder
@@ -21,15 +22,17 @@ from nas_proxy.pipeline.team import Team
 from nas_proxy.progress import SILENT, Progress
 from nas_proxy.ranking.truth_table import TruthTable, known_part, load_truth_table
 from nas_proxy.search.enqueue import architectures
-from nas_proxy.spaces.cost import UNMEASURED, measure
+from nas_proxy.spaces.cost import UNMEASURED, Size, measure
+from nas_proxy.spaces.latency import Latency
 from nas_proxy.spaces.limits import constraints, fast_part, limited
 from nas_proxy.spaces.loading import load_space, space_digest, try_out
 from nas_proxy.spaces.space import Architecture, SearchSpace
 from nas_proxy.storage import mounts
 from nas_proxy.storage.patient import Patience
 from nas_proxy.storage.place import Database, settled
+from nas_proxy.training.jobs import Failure, Job, Timing
 from nas_proxy.training.train import Outcome, Recipe
-from nas_proxy.training.workers import Failure, Job, Pool
+from nas_proxy.training.workers import Pool
 
 
 def choose_device(name: str) -> str:
@@ -54,6 +57,7 @@ class Session:
         self.config = run.config
         self.progress = progress
         self.ranks = ranks
+        self.holds = False  # the run folder, see `open_session`
         # The condensation and the final network train on the first of several.
         self.device = choose_device(next(iter(run.config.devices), run.config.device))
 
@@ -125,10 +129,15 @@ class Session:
     @functools.cached_property
     def latencies(self) -> Latencies:
         """How long architectures take to answer on this run's device."""
+        batch, most = self.config.latency_batch, self.config.max_latency_ms
+        return Latencies(lambda: self.ledger, self.sized_space, self.timed, self.device, batch, most)
+
+    def timed(self, architecture: Architecture) -> Latency | Failure:
+        """Time an architecture in a worker process, within the limits of a candidate."""
         config = self.config
-        return Latencies(
-            lambda: self.ledger, self.sized_space, self.shape, self.device, config.latency_batch, config.max_latency_ms
-        )
+        minutes, memory = config.candidate_minutes or MINUTES, config.candidate_memory
+        batch, chosen = config.latency_batch, dict(architecture)
+        return self.pool.run_apart(Timing(config.space, chosen, self.shape, self.device, batch, minutes, memory))
 
     @functools.cached_property
     def enqueued(self) -> Sequence[Architecture]:
@@ -156,9 +165,17 @@ class Session:
         """The workers of this machine."""
         if self.config.devices:
             devices = [choose_device(name) for name in self.config.devices]
-            return Pool(len(devices) * (self.config.workers or 1), devices)
-        default = 1 if self.device != "cpu" else (os.cpu_count() or 1)
-        return Pool(self.config.workers or default)
+            pool = Pool(len(devices) * (self.config.workers or 1), devices)
+        else:
+            default = 1 if self.device != "cpu" else (os.cpu_count() or 1)
+            pool = Pool(self.config.workers or default)
+        if self.holds and not isinstance(self.run.place, Database):  # which knows its workers
+            attendance.announce(self.run, self.trains_on(pool))
+        return pool
+
+    def trains_on(self, pool: Pool) -> str:
+        """Return what the workers of this machine train on, in words."""
+        return ", ".join(pool.devices) or f"{pool.count} × {self.device}"
 
     @functools.cached_property
     def proxy_path(self) -> Path:
@@ -208,17 +225,20 @@ class Session:
 
         fixed = FixedTrial(dict(architecture))
         self.space.suggest(fixed)
-        try:
-            size = measure(self.space, architecture, self.shape)
-        except Exception:  # noqa: BLE001 (a broken architecture gets its reason when it is trained)
-            size = UNMEASURED
-        config = self.config
-        timed = config.max_latency_ms is not None or LATENCY in config.objective
-        latency = self.latencies.of(architecture) if timed else None
+        config, latency, untimed = self.config, None, None
+        if config.max_latency_ms is not None or LATENCY in config.objective:
+            latency, untimed = self.latencies.of(architecture), self.latencies.failure(architecture)
+        # What has failed in a process of its own is not run in this one.
+        size = self._size(architecture) if untimed is None else UNMEASURED
         above = constraints(size, latency, config.max_params, config.max_flops, config.max_latency_ms)
-        return Candidate(
-            self.space.key(architecture), architecture, phase, index, size, fixed.distributions, latency, above
-        )
+        key = self.space.key(architecture)
+        return Candidate(key, architecture, phase, index, size, fixed.distributions, latency, above, untimed)
+
+    def _size(self, architecture: Architecture) -> Size:
+        try:
+            return measure(self.space, architecture, self.shape)
+        except Exception:  # noqa: BLE001 (a broken architecture gets its reason when it is trained)
+            return UNMEASURED
 
     def job(self, architecture: Architecture, data: Path, evaluation: Path, recipe: Recipe, seed: int) -> Job:
         """Return a training of this run's space on this run's device."""
@@ -231,7 +251,10 @@ class Session:
         job: Callable[[Candidate, int], Job],
         done: Callable[[Outcome | Failure], None],
     ) -> None:
-        """Train candidates, each in a draw, and record them in the study of `signal`."""
+        """Train candidates, each in a draw, and record them in the study of `signal`.
+
+        One whose latency is needed and could not be measured fails at once: it would do the same when it is trained.
+        """
 
         def finished(number: int, result: Outcome | Failure) -> None:
             self.ledger.finish(signal, number, result)
@@ -240,6 +263,11 @@ class Session:
                 self.progress.say(result.note)
             done(result)
 
+        for candidate, draw in tasks:
+            if candidate.untimed is not None:
+                reason = f"its latency could not be measured: {candidate.untimed}"
+                finished(self.ledger.begin(signal, candidate, draw), Failure(reason))
+        tasks = [task for task in tasks if task[0].untimed is None]
         if self.team is not None:
             self.team.train(signal, tasks, job, finished)
             return
@@ -258,6 +286,8 @@ class Session:
             self.pool.__exit__(None, None, None)
         if (team := made.get("team")) is not None:
             team.close()
+        if self.holds:
+            attendance.withdraw(self.run)
         # Before the ledger, which may need the space on a full disk.
         for path in made.get("_written", ()):
             path.unlink(missing_ok=True)
@@ -273,6 +303,8 @@ def open_session(run: RunFolder, progress: Progress = SILENT, ranks: Ranks = ALO
     """Hold the run folder and work in it."""
     with run.lock(), explained(run.place):
         session = Session(run, progress, ranks)
+        session.holds = True
+        attendance.withdraw(run)  # what a killed command left
         try:
             yield session
         finally:

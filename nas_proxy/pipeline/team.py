@@ -27,8 +27,8 @@ from nas_proxy.storage.jobs import GRACE, Jobs, Offer, forget_run
 from nas_proxy.storage.patient import connect
 from nas_proxy.storage.place import Database, study_name
 from nas_proxy.storage.plain import from_plain, to_plain
+from nas_proxy.training.jobs import Failure, Job
 from nas_proxy.training.train import Outcome
-from nas_proxy.training.workers import Failure, Job
 
 if TYPE_CHECKING:
     from nas_proxy.pipeline.session import Session
@@ -123,8 +123,7 @@ class Team:
                 f"wait {GRACE:.0f} s when it has been killed"
             )
         self._settle()
-        pool = self._session.pool
-        self.jobs.join(", ".join(pool.devices) or f"{pool.count} × {self._session.device}", coordinates=True)
+        self.jobs.join(self._session.trains_on(self._session.pool), coordinates=True)
         self._joined = True
         self._publish()
 

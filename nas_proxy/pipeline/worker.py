@@ -32,8 +32,8 @@ from nas_proxy.storage.artifacts import DatabaseStore
 from nas_proxy.storage.jobs import Jobs, Offer
 from nas_proxy.storage.patient import Patience, connect, open_storage
 from nas_proxy.storage.place import Database, existing, is_database, url_mistake, without_password
+from nas_proxy.training.jobs import Failure
 from nas_proxy.training.train import Outcome
-from nas_proxy.training.workers import Failure
 
 # Seconds between two looks for something to do, at first and at most.
 LOOK, SELDOM = 0.1, 2.0
@@ -215,7 +215,7 @@ def _hinted(option: str) -> Iterator[None]:
 def _serve(session: Session, jobs: Jobs, study: optuna.Study, deadline: _Deadline, tally: Tally) -> None:
     """Take jobs until there are no more."""
     pool = session.pool
-    devices = ", ".join(pool.devices) or f"{pool.count} × {session.device}"
+    devices = session.trains_on(pool)
     jobs.join(devices)
     session.progress.say(f"Joined {study.study_name.rpartition('/')[0]} with {devices}.")
     busy: dict[tuple[str, str, int], Offer] = {}

@@ -23,8 +23,8 @@ from nas_proxy.pipeline.session import Session
 from nas_proxy.search.candidates import sampled
 from nas_proxy.search.scores import best_first, column
 from nas_proxy.seeds import derive, torch_generator
+from nas_proxy.training.jobs import Failure, Job
 from nas_proxy.training.train import Fitted, Outcome, Recipe, accuracy
-from nas_proxy.training.workers import Failure, Job
 
 SEEDS = 2
 DRAWS = 3

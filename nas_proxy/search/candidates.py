@@ -18,9 +18,9 @@ from nas_proxy.search.proposals import propose
 from nas_proxy.search.scores import column, shown, value_of
 from nas_proxy.seeds import derive
 from nas_proxy.spaces.limits import limits_text
+from nas_proxy.training.jobs import Failure, Job
 from nas_proxy.training.pruning import Curve, Pruning
 from nas_proxy.training.train import Outcome
-from nas_proxy.training.workers import Failure, Job
 
 # Proposals made from the same scores: more keep more workers busy, fewer make a better informed search.
 ROUND = 4

@@ -5,15 +5,15 @@ A measurement is noisy: it holds for the machine it was made on, differs by some
 machine that is busy. So it is made once for each architecture and kept (`nas_proxy.pipeline.latencies`).
 """
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from nas_proxy.data.images import DataShape
 from nas_proxy.spaces.space import Architecture, SearchSpace
+from nas_proxy.threads import one_thread
 
 # Seconds of measuring, and how many passes that may be.
 SECONDS = 0.2
@@ -56,7 +56,7 @@ def measure_latency(
             torch.cuda.synchronize(device)
         return time.perf_counter() - start
 
-    with torch.inference_mode(), _one_thread():
+    with torch.inference_mode(), one_thread():
         _repeated(once, seconds / 4)
         passes = _repeated(once, seconds)
     times = 1000 * torch.tensor(passes, dtype=torch.float64)
@@ -69,13 +69,3 @@ def _repeated(once: Callable[[], float], seconds: float) -> list[float]:
     while len(found) < FEWEST or (sum(found) < seconds and len(found) < MOST):
         found.append(once())
     return found
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

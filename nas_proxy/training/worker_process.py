@@ -12,7 +12,8 @@ import time
 import torch
 
 from nas_proxy.training import memory
-from nas_proxy.training.workers import PREPARE, Job, perform, read_message, write_message
+from nas_proxy.training.jobs import Work, performed
+from nas_proxy.training.workers import PREPARE, read_message, write_message
 
 
 def main() -> None:
@@ -35,8 +36,8 @@ def main() -> None:
         if job == PREPARE:
             write_message(answers, memory.base())
             continue
-        assert isinstance(job, Job)
-        write_message(answers, perform(job))
+        assert isinstance(job, Work)
+        write_message(answers, performed(job))
 
 
 def _end_with(parent: int) -> None:

@@ -1,7 +1,7 @@
-"""Training many candidates at once: a pool of processes, one thread each, that share nothing but files.
+"""Many jobs at once: a pool of processes, one thread each, that share nothing but files.
 
-A `Job` names everything by value or by path and its `Outcome` depends on nothing else, so where and in which
-order jobs run changes no result. With one worker the jobs run in this process, on one thread as well.
+In: jobs of any kind, see `nas_proxy.training.jobs`. Out: their results, or a `Failure` for one that takes its process
+down, or more time or memory than it may. With one worker, jobs without limits run in this process, on one thread too.
 
 The processes are started with the interpreter's own command line rather than `multiprocessing`: a script that
 uses nas_proxy then needs no `if __name__ == "__main__"`. They end by themselves when this process dies.
@@ -18,106 +18,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self, TypeVar
+from typing import IO, Any, Self, TypeVar, cast
 
-import torch
+from nas_proxy.threads import one_thread
+from nas_proxy.training.jobs import Failure, Result, Work, performed, too_much
+from nas_proxy.training.memory import TOO_MUCH
 
-from nas_proxy.data.images import DataShape, ImageSet
-from nas_proxy.spaces.loading import load_space
-from nas_proxy.spaces.space import Architecture, SearchSpace
-from nas_proxy.training.memory import TOO_MUCH, limited
-from nas_proxy.training.pruning import Pruning
-from nas_proxy.training.repeats import repeated
-from nas_proxy.training.train import Outcome, Recipe, Watch, train
-
-REASON_LENGTH = 500
 KILLED = "the worker process was killed twice; the machine was probably out of memory"
 # What a worker is told before its first job with a limit on memory.
 PREPARE = "prepare"
 _Tag = TypeVar("_Tag")
-
-
-@dataclass(frozen=True)
-class Job:
-    """Trainings of `architecture` of the space `space` on the images in `data`, scored on those in `evaluation`.
-
-    minutes: how long it may take before it is ended; None for as long as it likes.
-    megabytes: how much memory it may need, see `nas_proxy.training.memory`; None for as much as there is.
-    seeds: trainings whose mean is wanted; their seeds derive from `seed`. pruning: what may end it early.
-    """
-
-    space: str
-    architecture: Architecture
-    data: Path
-    evaluation: Path
-    recipe: Recipe
-    seed: int
-    device: str
-    minutes: float | None = None
-    megabytes: float | None = None
-    seeds: int = 1
-    pruning: Pruning | None = None
-
-    @property
-    def alone(self) -> bool:
-        """Whether it needs a process of its own, which can be ended."""
-        return self.minutes is not None or self.megabytes is not None
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A training that raised, ran out of memory or time, or took its process down with it."""
-
-    reason: str
-
-
-def perform(job: Job) -> Outcome | Failure:
-    """Train, and turn whatever the network raises into a reason."""
-    try:
-        if job.device.startswith("cuda:"):
-            torch.cuda.set_device(job.device)  # nothing is left on another one by the way
-        data, evaluation = _image_set(job.data, job.device), _image_set(job.evaluation, job.device)
-        space = _space(job.space, data.shape)
-
-        def once(seed: int, watch: Watch | None) -> Outcome:
-            build = lambda: space.build(job.architecture, data.shape)  # noqa: E731
-            return train(build, data, evaluation, job.recipe, seed, job.device, watch)
-
-        if job.megabytes is None:
-            return repeated(once, job.recipe, job.seed, job.seeds, job.pruning)
-        with limited(job.megabytes, job.device) as use:
-            found = repeated(once, job.recipe, job.seed, job.seeds, job.pruning)
-        return replace(found, memory=use.most)
-    except torch.OutOfMemoryError:
-        return Failure(f"out of memory on {job.device}" if job.megabytes is None else _too_much(job))
-    except MemoryError:
-        return Failure("out of memory")
-    except Exception as error:  # noqa: BLE001 (a candidate may raise anything, and the search goes on)
-        if "can't allocate memory" in str(error):
-            return Failure("out of memory")
-        return Failure(f"{type(error).__name__}: {error}"[:REASON_LENGTH])
-
-
-def _too_much(job: Job) -> str:
-    return f"needed more than {job.megabytes:g} MB of memory{'' if job.device == 'cpu' else f' on {job.device}'}"
-
-
-@functools.lru_cache(maxsize=16)
-def _loaded(path: Path, written: int, device: str) -> ImageSet:
-    del written  # a file that is written again is another file
-    return ImageSet.load(path).unpacked().to(device)
-
-
-def _image_set(path: Path, device: str) -> ImageSet:
-    return _loaded(path, path.stat().st_mtime_ns, device)
-
-
-@functools.lru_cache(maxsize=16)
-def _space(spec: str, shape: DataShape) -> SearchSpace:
-    return load_space(spec, shape)
 
 
 class Pool:
@@ -135,7 +46,7 @@ class Pool:
         self.devices = tuple(devices)
         self._workers: list[_Worker] = []
         self._idle: list[_Worker] = []
-        self._done: queue.SimpleQueue[tuple[_Worker, Any, Outcome | Failure]] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[tuple[_Worker, Any, Any]] = queue.SimpleQueue()
 
     def __enter__(self) -> Self:
         return self
@@ -150,19 +61,19 @@ class Pool:
         for worker in self._workers:
             worker.end()
 
-    def run(self, jobs: Iterable[tuple[_Tag, Job]]) -> Iterator[tuple[_Tag, Outcome | Failure]]:
+    def run(self, jobs: Iterable[tuple[_Tag, Work[Result]]]) -> Iterator[tuple[_Tag, Result | Failure]]:
         """Perform the jobs, taking the next from `jobs` only when a worker is free."""
         if self.count > 1:
             yield from self._run_spread(iter(jobs))
             return
-        with _one_thread():
+        with one_thread():
             for tag, job in jobs:
-                if job.alone:
+                if job.minutes is not None or job.megabytes is not None:  # it needs a process that can be ended
                     yield from self._run_spread(iter([(tag, job)]))
                 else:
-                    yield tag, perform(job if not self.devices else replace(job, device=self.devices[0]))
+                    yield tag, performed(job.on(self.devices[0]) if self.devices else job)
 
-    def _run_spread(self, jobs: Iterator[tuple[_Tag, Job]]) -> Iterator[tuple[_Tag, Outcome | Failure]]:
+    def _run_spread(self, jobs: Iterator[tuple[_Tag, Work[Result]]]) -> Iterator[tuple[_Tag, Result | Failure]]:
         while True:
             while self.free and (following := next(jobs, None)) is not None:
                 self.submit(*following)
@@ -175,16 +86,30 @@ class Pool:
         """How many workers have nothing to do."""
         return self.count - len(self._workers) + len(self._idle)
 
-    def submit(self, tag: object, job: Job) -> None:
+    def run_apart(self, job: Work[Result]) -> Result | Failure:
+        """Perform one job in a process on the first device, while no other worker does anything."""
+        while self.free < self.count:  # what is done only now is wanted no more
+            list(self.results())
+        if not self._workers:
+            self._hire()
+        self._idle.sort(key=self._workers.index, reverse=True)
+        self.submit(None, job)
+        ((_, result),) = self.results()
+        return cast("Result | Failure", result)
+
+    def submit(self, tag: object, job: Work[Any]) -> None:
         """Let a free worker, a process of its own, begin a job; `results` tells when it is done."""
         if not self._idle:
-            devices = self.devices or (None,)
-            self._idle.append(_Worker(devices[len(self._workers) % len(devices)]))
-            self._workers.append(self._idle[-1])
+            self._hire()
         worker = self._idle.pop()
         worker.start(job, functools.partial(_put, self._done, worker, tag))
 
-    def results(self, timeout: float | None = None) -> Iterator[tuple[Any, Outcome | Failure]]:
+    def _hire(self) -> None:
+        devices = self.devices or (None,)
+        self._idle.append(_Worker(devices[len(self._workers) % len(devices)]))
+        self._workers.append(self._idle[-1])
+
+    def results(self, timeout: float | None = None) -> Iterator[tuple[Any, Any]]:
         """Yield what has been submitted and is done: at least one, unless none is within `timeout` seconds."""
         with contextlib.suppress(queue.Empty):
             worker, tag, result = self._done.get(timeout=timeout)
@@ -192,24 +117,8 @@ class Pool:
             yield tag, result
 
 
-def _put(
-    done: "queue.SimpleQueue[tuple[_Worker, Any, Outcome | Failure]]",
-    worker: "_Worker",
-    tag: object,
-    result: Outcome | Failure,
-) -> None:
+def _put(done: "queue.SimpleQueue[tuple[_Worker, Any, Any]]", worker: "_Worker", tag: object, result: object) -> None:
     done.put((worker, tag, result))
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute on one thread, as worker processes do: the number of threads changes how sums are rounded."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _Worker:
@@ -237,16 +146,16 @@ class _Worker:
             start_new_session=True,
         )
 
-    def start(self, job: Job, done: Callable[[Outcome | Failure], None]) -> None:
+    def start(self, job: Work[Result], done: Callable[[Result | Failure], None]) -> None:
         """Send the job; `done` is called on another thread."""
         threading.Thread(target=lambda: done(self._answer(job)), daemon=True).start()
 
-    def _answer(self, job: Job) -> Outcome | Failure:
+    def _answer(self, job: Work[Result]) -> Result | Failure:
         if self._device is not None:
-            job = replace(job, device=self._device)
+            job = job.on(self._device)
         return self._attempt(job, last=False) or self._attempt(job, last=True) or Failure(KILLED)
 
-    def _attempt(self, job: Job, *, last: bool) -> Outcome | Failure | None:
+    def _attempt(self, job: Work[Result], *, last: bool) -> Result | Failure | None:
         """Return what became of a job; None where the process was killed and this was not the last attempt."""
         process = self._process
         assert process.stdin is not None
@@ -266,15 +175,14 @@ class _Worker:
             answer = None
         if answer is None or late.is_set():  # both, where the answer comes at the last moment
             code, fresh = process.wait(), self._served == 0
-            failure = self._replaced(job, f"took longer than {job.minutes:.3g} minutes" if late.is_set() else None)
+            failure = self._replaced(job, _too_long(job) if late.is_set() else None)
             # A kill may have nothing to do with the job, and what earlier jobs left behind may be what was too much.
             again = code == -signal.SIGKILL or (code == TOO_MUCH and not fresh)
             return None if again and not (last or late.is_set() or self._ended) else failure
-        assert isinstance(answer, Outcome | Failure)
         self._served += 1
-        return answer
+        return cast("Result | Failure", answer)
 
-    def _replaced(self, job: Job, reason: str | None) -> Failure:
+    def _replaced(self, job: Work[Any], reason: str | None) -> Failure:
         """Start another process for one that is gone, and return why it went."""
         code = self._process.wait()
         if self._ended:
@@ -282,7 +190,7 @@ class _Worker:
         self.stop()
         self._ready, self._served, self._process = False, 0, self._launch()
         if code == TOO_MUCH and reason is None:
-            return Failure(_too_much(job))
+            return Failure(too_much(job))
         return Failure(reason or _cause_of_death(code))
 
     def end(self) -> None:
@@ -323,6 +231,10 @@ def _ended_after(minutes: float | None, process: "subprocess.Popen[bytes]", late
         timer.cancel()
         with deciding:  # an answer and the end of its time may come at once
             over.set()
+
+
+def _too_long(job: Work[Any]) -> str:
+    return f"took longer than {job.minutes:.3g} minute{'' if job.minutes == 1 else 's'}"
 
 
 def _cause_of_death(code: int) -> str:

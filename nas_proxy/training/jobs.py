@@ -1,0 +1,157 @@
+"""What a worker can perform: trainings of an architecture, or the timing of its forward pass.
+
+Each kind names everything by value or by path and its result depends on nothing else, so where and in which order
+jobs are performed changes no result. Whatever a network raises becomes a `Failure` with the reason; what it does to
+the process that performs it is the affair of `nas_proxy.training.workers`.
+"""
+
+import functools
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
+
+import torch
+
+from nas_proxy.data.images import DataShape, ImageSet
+from nas_proxy.spaces.latency import Latency, measure_latency
+from nas_proxy.spaces.loading import load_space
+from nas_proxy.spaces.space import Architecture, SearchSpace
+from nas_proxy.training.memory import limited
+from nas_proxy.training.pruning import Pruning
+from nas_proxy.training.repeats import repeated
+from nas_proxy.training.train import Outcome, Recipe, Watch, train
+
+REASON_LENGTH = 500
+Result = TypeVar("Result")
+_Result_co = TypeVar("_Result_co", covariant=True)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that raised, ran out of memory or time, or took its process down with it."""
+
+    reason: str
+
+
+@runtime_checkable
+class Work(Protocol[_Result_co]):
+    """A job of any kind, which can be pickled."""
+
+    @property
+    def device(self) -> str:
+        """Where it computes."""
+
+    @property
+    def minutes(self) -> float | None:
+        """How long it may take before it is ended; None for as long as it likes."""
+
+    @property
+    def megabytes(self) -> float | None:
+        """How much memory it may need, see `nas_proxy.training.memory`; None for as much as there is."""
+
+    def on(self, device: str) -> Self:
+        """Return the same job on another device."""
+
+    def perform(self) -> _Result_co:
+        """Do it. Raises what the network raises."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Trainings of `architecture` of the space `space` on the images in `data`, scored on those in `evaluation`.
+
+    seeds: trainings whose mean is wanted; their seeds derive from `seed`. pruning: what may end it early.
+    device, minutes, megabytes: as of any `Work`; with a limit on memory, the outcome tells how much was needed.
+    """
+
+    space: str
+    architecture: Architecture
+    data: Path
+    evaluation: Path
+    recipe: Recipe
+    seed: int
+    device: str
+    minutes: float | None = None
+    megabytes: float | None = None
+    seeds: int = 1
+    pruning: Pruning | None = None
+
+    def on(self, device: str) -> Self:
+        """Return the same trainings on another device."""
+        return replace(self, device=device)
+
+    def perform(self) -> Outcome:
+        """Train."""
+        data, evaluation = _image_set(self.data, self.device), _image_set(self.evaluation, self.device)
+        space = _space(self.space, data.shape)
+
+        def once(seed: int, watch: Watch | None) -> Outcome:
+            build = lambda: space.build(self.architecture, data.shape)  # noqa: E731
+            return train(build, data, evaluation, self.recipe, seed, self.device, watch)
+
+        if self.megabytes is None:
+            return repeated(once, self.recipe, self.seed, self.seeds, self.pruning)
+        with limited(self.megabytes, self.device) as use:
+            found = repeated(once, self.recipe, self.seed, self.seeds, self.pruning)
+        return replace(found, memory=use.most)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The latency of `architecture` of the space `space` for `batch` images of `shape`, as `measure_latency` has it."""
+
+    space: str
+    architecture: Architecture
+    shape: DataShape
+    device: str
+    batch: int
+    minutes: float | None
+    megabytes: float | None = None
+
+    def on(self, device: str) -> Self:
+        """Return the same timing on another device."""
+        return replace(self, device=device)
+
+    def perform(self) -> Latency:
+        """Time."""
+        space = _space(self.space, self.shape)
+        if self.megabytes is None:
+            return measure_latency(space, self.architecture, self.shape, self.device, self.batch)
+        with limited(self.megabytes, self.device):
+            return measure_latency(space, self.architecture, self.shape, self.device, self.batch)
+
+
+def performed(job: Work[Result]) -> Result | Failure:
+    """Perform a job, and turn whatever the network raises into a reason."""
+    try:
+        if job.device.startswith("cuda:"):
+            torch.cuda.set_device(job.device)  # nothing is left on another one by the way
+        return job.perform()
+    except torch.OutOfMemoryError:
+        return Failure(f"out of memory on {job.device}" if job.megabytes is None else too_much(job))
+    except MemoryError:
+        return Failure("out of memory")
+    except Exception as error:  # noqa: BLE001 (a candidate may raise anything, and the search goes on)
+        if "can't allocate memory" in str(error):
+            return Failure("out of memory")
+        return Failure(f"{type(error).__name__}: {error}"[:REASON_LENGTH])
+
+
+def too_much(job: Work[Any]) -> str:
+    """Return why a job failed that needed more memory than it may."""
+    return f"needed more than {job.megabytes:g} MB of memory{'' if job.device == 'cpu' else f' on {job.device}'}"
+
+
+@functools.lru_cache(maxsize=16)
+def _loaded(path: Path, written: int, device: str) -> ImageSet:
+    del written  # a file that is written again is another file
+    return ImageSet.load(path).unpacked().to(device)
+
+
+def _image_set(path: Path, device: str) -> ImageSet:
+    return _loaded(path, path.stat().st_mtime_ns, device)
+
+
+@functools.lru_cache(maxsize=16)
+def _space(spec: str, shape: DataShape) -> SearchSpace:
+    return load_space(spec, shape)
