@@ -11,13 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 from safetensors import SafetensorError, safe_open
 
-from nas_proxy.dashboard.storage import Studies, open_studies, readable
-from nas_proxy.errors import RunFolderError
+from nas_proxy.dashboard.storage import Reader
 from nas_proxy.pipeline.records import TRAINED, Record, finished
 from nas_proxy.pipeline.run_folder import RunFolder, is_held, open_run
 from nas_proxy.ranking.trust import BEST, DRAWS, SEEDS
@@ -76,43 +73,23 @@ class Watcher:
 
     def __init__(self, path: Path) -> None:
         self._run = open_run(path)
-        self._studies: Studies | None = None
-        self._storage: BaseStorage | None = None
+        self._reader = Reader(self._run.path)
 
     def look(self) -> Status:
         """Return how the run stands now. Raises RunFolderError where its files cannot be read."""
         run = self._run = open_run(self._run.path)
         at_work = is_held(run.path)
         trials = self._trials(at_work)
-        workers = self._workers()
+        workers = self._reader.workers()
         return status_of(run, trials, at_work or any(worker.coordinates for worker in workers), workers)
-
-    def _workers(self) -> tuple[Worker, ...]:
-        place = existing(self._run.path)
-        if self._studies is None or place is None:
-            return ()
-        with readable(place):
-            return tuple(self._studies.workers())
 
     def _trials(self, at_work: bool) -> dict[str, list[FrozenTrial]]:
         place = existing(self._run.path)
-        if self._storage is None and place is not None:
-            try:
-                self._studies = open_studies(self._run.path)
-                self._storage = optuna.storages.get_storage(self._studies)
-            except RunFolderError:
-                if not at_work:  # a command that has just begun may not have made its tables yet
-                    raise
-        if self._storage is None or place is None:
+        there = self._reader.studies(at_work=at_work)
+        if place is None:
             return {}
-        with readable(place):
-            ids = {study.study_name: study._study_id for study in self._storage.get_all_studies()}
-            names = {signal: study_name(place, signal) for signal in TRAINED}
-            return {
-                signal: self._storage.get_all_trials(ids[name], deepcopy=False)
-                for signal, name in names.items()
-                if name in ids
-            }
+        names = {signal: study_name(place, signal) for signal in TRAINED}
+        return {signal: self._reader.trials(there[name]) for signal, name in names.items() if name in there}
 
 
 def status_of(
@@ -183,13 +160,19 @@ def _condense(run: RunFolder, at_work: bool) -> Stage:
     steps = run.config.condense.steps
     if (run / "proxy.safetensors").exists():
         return Stage("condense", steps, steps, True)
+    done, left = condensing(run.checkpoint, steps)
+    return Stage("condense", done, steps, False, left if at_work else None)
+
+
+def condensing(checkpoint: Path, steps: int) -> tuple[int, float | None]:
+    """Return the steps that a condensation has done, and about how many seconds the rest of `steps` takes."""
     try:
-        with safe_open(run.checkpoint, framework="numpy") as file:
+        with safe_open(checkpoint, framework="numpy") as file:
             told = file.metadata() or {}
         done, seconds = int(told["step"]), float(told["seconds"])
     except (SafetensorError, OSError, KeyError, ValueError):
-        return Stage("condense", 0, steps, False)
-    return Stage("condense", done, steps, False, (steps - done) * seconds / done if at_work and done else None)
+        return 0, None
+    return done, (steps - done) * seconds / done if done else None
 
 
 def _report(run: RunFolder, ranked: bool) -> Stage:
