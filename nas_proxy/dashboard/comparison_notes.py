@@ -16,12 +16,12 @@ import optuna
 from nas_proxy.compare.contenders import LOSS_SUM, draws_of, is_made, is_set, is_total, is_trained, recipe_of, target_of
 from nas_proxy.compare.figure import correlation_by_cost
 from nas_proxy.compare.settings import Comparison
-from nas_proxy.compare.text import answer, named
+from nas_proxy.compare.text import named
 from nas_proxy.dashboard.comparison_status import TABLE, TRUTH, ComparisonWatcher, Look, study_of
 from nas_proxy.dashboard.notes import attributes, failed_with, markdown, titled
 from nas_proxy.pipeline.ledger import without_announcements
 from nas_proxy.pipeline.records import Record
-from nas_proxy.report.verdict import duration, finite, interval, part, percent
+from nas_proxy.report.verdict import answer, duration, finite, interval, part, percent
 from nas_proxy.search.pareto import ACCURACY, METRICS
 from nas_proxy.search.scores import best_first
 
@@ -149,7 +149,7 @@ def _verdicts(name: str, ranking: Mapping[str, Any]) -> list[str]:
         against = "with itself" if name == TRUTH else "with the truth"
         text = f"{named(row)}: Spearman {interval(values['spearman'])} {against}"
         if name != TRUTH and values.get("beats_random") is not None:
-            text += f"; better than {values.get('control', 'random')}? {answer(values)}"
+            text += f"; beats {values.get('control', 'random')}? {answer(values)}"
         told.append(text + ".")
     return told or (["The table is not written yet."] if not ranking else [])
 

@@ -22,6 +22,7 @@ from markupsafe import Markup
 
 from nas_proxy.errors import RunFolderError
 from nas_proxy.files import write_text
+from nas_proxy.ranking.control import ITSELF
 from nas_proxy.report import figures, pareto, verdict
 from nas_proxy.report.importance import importances
 from nas_proxy.report.pictures import Picture, read_picture, shown
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 TRIALS = ("key", "index", "phase", "state", "score", "loss_sum", "diverged", "params", "reason")
 TRUTH = ("key", "phase", "accuracy", "params", "flops")
 SCORES = ("key", "random", "early_stop")
+COSTS = ("seconds", "image_passes", "stored_bytes")
 TEXT = ("key", "phase", "state", "reason", "diverged")
 
 MOST_ROWS = 300
@@ -122,7 +124,8 @@ def report_html(run: Run) -> str:
         seeds=figures.seed_columns(run.truth),
         cost=part(run.ranking, "cost"),
         signals=_signal_rows(run.ranking),
-        notes=verdict.notes(run.ranking),
+        notes=_notes(run.ranking),
+        chance=_chance(run.ranking),
         methods=_methods(run.ranking),
         repeated=finite(part(run.ranking, "signals", "repeatability", "spearman").get("value")),
         half=finite(part(run.ranking, "signals", "proxy", "spearman_top_half").get("n")),
@@ -241,17 +244,41 @@ def _figures(run: Run) -> dict[str, "Figure"]:
 
 
 def _signal_rows(ranking: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a row for each signal: for each measure a value, a smaller line and the numbers of notes."""
-    numbers = {note: number for number, note in enumerate(verdict.notes(ranking), start=1)}
+    """Return a row for each signal: for each measure a value, a smaller line and the numbers of notes; its costs."""
+    numbers = {note: number for number, note in enumerate(_notes(ranking), start=1)}
     rows = []
     for name in part(ranking, "signals"):
         values = part(ranking, "signals", name)
-        cells = [
-            (*_cell(measure, values), [numbers[note] for note in verdict.notes_on(values, measure)])
+        cells = {
+            measure: (
+                *_cell(measure, values),
+                [numbers[note] for note in verdict.notes_on(values, measure) if note in numbers],
+            )
             for measure in MEASURES
-        ]
-        rows.append({"name": name, "label": label(name), "cells": cells})
+        }
+        beats, _, why = verdict.answer(values).partition(" (")
+        rows.append(
+            {
+                "name": name,
+                "label": label(name),
+                "cells": [cell for measure, cell in cells.items() if measure not in COSTS],
+                "costs": [cells[measure] for measure in COSTS],
+                "beats": (beats, f"({why}" if why else ""),
+            }
+        )
     return rows
+
+
+def _notes(ranking: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the notes of the table; that the control has no difference to itself stands in its place."""
+    return {note: where for note, where in verdict.notes(ranking).items() if note != ITSELF}
+
+
+def _chance(ranking: Mapping[str, Any]) -> str:
+    """Return the precision at 5 of chance, which is the same for all signals."""
+    signals = part(ranking, "signals")
+    found = {decimal(part(signals, name).get("precision_at_5_chance")) for name in signals} - {UNDEFINED}
+    return found.pop() if len(found) == 1 else UNDEFINED
 
 
 def _cell(measure: str, values: Mapping[str, Any]) -> tuple[str, str]:
@@ -261,8 +288,9 @@ def _cell(measure: str, values: Mapping[str, Any]) -> tuple[str, str]:
     if measure in formats:
         return formats[measure](value), ""
     if measure == "precision_at_5":
-        chance = decimal(values.get("precision_at_5_chance"))
-        return decimal(value), "" if chance == UNDEFINED else f"chance {chance}"
+        return decimal(value), ""
+    if measure == "minus_random" and part(value).get("reason") == ITSELF:
+        return UNDEFINED, "the control"
     estimate, _, bounds = interval(value, sign=measure == "minus_random").partition(" ")
     return estimate, bounds
 
