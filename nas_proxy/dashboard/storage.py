@@ -22,6 +22,7 @@ from nas_proxy.errors import RunFolderError
 from nas_proxy.storage import patient
 from nas_proxy.storage.jobs import Worker, alive_workers
 from nas_proxy.storage.place import Database, Place, connectable, existing
+from nas_proxy.storage.sqlite import explanation
 
 # Attributes of studies by the studies' names, made when they are looked at.
 Told = Callable[[], Mapping[str, Mapping[str, Any]]]
@@ -147,18 +148,4 @@ def readable(place: Place) -> Iterator[None]:
     except (SQLAlchemyError, StorageInternalError, sqlite3.Error, RuntimeError) as error:
         if isinstance(place, Database):
             raise patient.explained(place, error) from None
-        raise RunFolderError(_explanation(place, error)) from None
-
-
-def _explanation(path: Path, error: BaseException) -> str:
-    while error.__cause__ is not None:  # SQLite knows the reason; SQLAlchemy and Optuna wrap it
-        error = error.__cause__
-    reason = str(error).split("\n", 1)[0]
-    if "locked" in reason:
-        return f"{path} is locked by another program ({reason}); end that, or wait for it and try again"
-    if any(word in reason for word in ("unable to open", "disk I/O", "readonly")):
-        return f"{path} cannot be read ({reason}); see what hinders that and try again"
-    return (
-        f"{path} is not a study database that this version of Optuna reads ({reason}); "
-        "restore it, or move it away and run the search again"
-    )
+        raise RunFolderError(explanation(place, error, writing=False)) from None
