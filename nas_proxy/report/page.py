@@ -256,7 +256,7 @@ def _signal_rows(ranking: Mapping[str, Any]) -> list[dict[str, Any]]:
             )
             for measure in MEASURES
         }
-        beats, _, why = verdict.answer(values).partition(" (")
+        beats, _, why = verdict.answer(values, brief=True).partition(" (")
         rows.append(
             {
                 "name": name,
