@@ -12,7 +12,8 @@ import pytest
 
 from nas_proxy.errors import RunFolderError
 from nas_proxy.report import figures
-from nas_proxy.report.page import read_run, report_html, write_report
+from nas_proxy.report.contents import read_run
+from nas_proxy.report.page import report_html, write_report
 from nas_proxy.report.rank_figure import ranks_against_truth
 from nas_proxy.report.verdict import verdict_parts
 from odd_runs import (

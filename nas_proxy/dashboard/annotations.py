@@ -20,7 +20,7 @@ from nas_proxy.dashboard.notes import attributes, failed_with, markdown, titled
 from nas_proxy.pipeline.ledger import Ledger, without_announcements
 from nas_proxy.pipeline.records import LATENCY, TRAINED, Record
 from nas_proxy.report import figures, pareto
-from nas_proxy.report.page import Run, read_run
+from nas_proxy.report.contents import Run, read_run
 from nas_proxy.report.rank_figure import ranks_against_truth
 from nas_proxy.report.verdict import decimal, finite, part, percent, verdict
 from nas_proxy.search.pareto import ACCURACY, METRICS
