@@ -18,9 +18,7 @@ The last line on stdout is one JSON object. Ends within 8 minutes: rounds are le
 
 import argparse
 import functools
-import json
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -34,7 +32,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from nas_proxy.data.images import ImageSet, from_raw
-from nas_proxy.environment import environment
 from nas_proxy.seeds import torch_generator
 from nas_proxy.spaces.convnet import ConvNet
 from nas_proxy.spaces.loading import load_space
@@ -43,6 +40,7 @@ from nas_proxy.training.jobs import Job
 from nas_proxy.training.train import Outcome, Recipe
 from nas_proxy.training.ways import choose
 from nas_proxy.training.workers import Pool
+from outcome import show
 
 CLASSES, SIZE, IMAGES, EPOCHS = 10, 32, 500, 200
 WIDTHS = (32, 64, 128)
@@ -197,7 +195,6 @@ def main() -> None:
         """Return the sum over architectures of the medians of the start-ups (0) or epochs (1)."""
         return sum(statistics.median(seconds[part] for seconds in each) for each in taken[way])
 
-    facts = environment(device, workers)
     before, after = (median(w, 0) + EPOCHS * median(w, 1) for w in ("baseline", "engine"))
     after /= workers
     ratios = [a / b for a, b in zip(costs["baseline"], costs["engine"], strict=True)]
@@ -219,10 +216,8 @@ def main() -> None:
         "baseline_threads": options.threads,
         "workers": workers,
         "precision": str(choose(RECIPE.precision, data.shape, torch.device(device)).precision).removeprefix("torch."),
-        "hardware": {k: facts[k] for k in ("device", "cpu", "cores")},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "nas_proxy": facts["nas_proxy"]},
     }
-    print(json.dumps(result))
+    show(result, device, ("torch",))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ The last line on stdout is one JSON object, which also has what a step cannot be
 """
 
 import argparse
-import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -27,8 +25,8 @@ from nas_proxy.condensation.condense import Condensation
 from nas_proxy.condensation.embedding import Embedding, Engine, open_engine
 from nas_proxy.condensation.ranks import ALONE
 from nas_proxy.data.images import ImageSet, from_raw
-from nas_proxy.environment import environment
 from nas_proxy.seeds import torch_generator
+from outcome import show
 
 CLASSES, SIZE, REAL, WIDTH, DEPTH = 10, 32, 256, 128, 3
 STORED = 500  # real images a class
@@ -168,7 +166,6 @@ def main() -> None:
                 print(f"{way} {index}: {taken:.3f} s", flush=True)
     medians = {way: statistics.median(values) for way, values in seconds.items()}
     ratios = [a / b for a, b in zip(seconds["baseline"], seconds["engine"], strict=True)]
-    facts = environment(name, 1)
     result = {
         "benchmark": "condense",
         "ipc": options.ipc,
@@ -183,10 +180,8 @@ def main() -> None:
         "compiled": engine.compiled,
         "compile_seconds": round(compile_seconds, 1),
         "floors": floors(engine.embedding, CLASSES * REAL, CLASSES * options.ipc, device, engine.computed),
-        "hardware": {k: facts[k] for k in ("device", "cpu", "cores")} | {"threads": torch.get_num_threads()},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "nas_proxy": facts["nas_proxy"]},
     }
-    print(json.dumps(result))
+    show(result, name, ("torch",), threads=torch.get_num_threads())
 
 
 if __name__ == "__main__":

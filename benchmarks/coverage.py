@@ -16,16 +16,13 @@ The last line on stdout is one JSON object.
 
 import argparse
 import itertools
-import json
-import platform
 
 import numpy as np
-import scipy
 from scipy import stats
 
-from nas_proxy.environment import environment
 from nas_proxy.ranking.estimates import Correlation, Floats, kendall, spearman
 from nas_proxy.ranking.signals import Pair, Plan, correlation_interval
+from outcome import show
 
 BOUNDS = (0.92, 0.98)
 STATISTICS: dict[str, tuple[Correlation, float]] = {
@@ -99,7 +96,6 @@ def main() -> None:
         case = {"statistic": statistic, "n": n, "ties": ties, "rho": rho}
         found.append(case | coverage(statistic, n, rho, options.trials, options.resamples, levels))
         print(found[-1], flush=True)
-    facts = environment("cpu", 1)
     outside = [case for case in found if not BOUNDS[0] <= float(str(case["coverage"])) <= BOUNDS[1]]
     result = {
         "benchmark": "coverage",
@@ -109,14 +105,8 @@ def main() -> None:
         "levels": options.levels,
         "cases": found,
         "outside": [{k: case[k] for k in ("statistic", "n", "ties", "rho", "coverage")} for case in outside],
-        "hardware": {k: facts[k] for k in ("device", "cpu", "cores")},
-        "versions": {
-            "python": platform.python_version(),
-            "scipy": scipy.__version__,
-            **{k: facts[k] for k in ("nas_proxy", "numpy")},
-        },
     }
-    print(json.dumps(result))
+    show(result, "cpu", ("scipy", "numpy"))
 
 
 if __name__ == "__main__":

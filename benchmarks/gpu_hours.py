@@ -10,19 +10,17 @@ The last line on stdout is one JSON object.
 """
 
 import argparse
-import json
-import platform
 from dataclasses import replace
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas_proxy._version import __version__
 from nas_proxy.condensation.condense import Condensation
 from nas_proxy.condensation.embedding import Embedding, open_engine
 from nas_proxy.condensation.matching import loss_and_gradient
 from nas_proxy.data.images import DataShape
 from nas_proxy.spaces.convnet import deepest
+from outcome import show
 
 DATA = {
     "CIFAR-100": DataShape(3, 32, 32, 100),
@@ -86,9 +84,8 @@ def main() -> None:
         "width": defaults.width,
         "depth": defaults.depth,
         "rows": rows,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "nas_proxy": __version__},
     }
-    print(json.dumps(result))
+    show(result, None, ("torch",))
 
 
 if __name__ == "__main__":

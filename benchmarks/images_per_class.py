@@ -11,7 +11,6 @@ Sets and points are kept in `--out`, so that a run that is cut off goes on. The 
 
 import argparse
 import json
-import platform
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -25,8 +24,8 @@ from nas_proxy.data import augment
 from nas_proxy.data.images import ImageSet
 from nas_proxy.data.sources import open_source
 from nas_proxy.data.splits import Development, development
-from nas_proxy.environment import environment
 from nas_proxy.pipeline.config import NOT_MIRRORED
+from outcome import show
 
 BATCH = 256
 
@@ -110,7 +109,6 @@ def main() -> None:
     for ipc in map(int, options.ipc.split(",")):
         points.append(kept(data, ipc, options))
         print(json.dumps(points[-1]), flush=True)
-    facts = environment(options.device, 1)
     settings = ("limit", "steps", "train_steps", "width", "real_batch", "embed", "network")
     result = {
         "benchmark": "images_per_class",
@@ -119,10 +117,8 @@ def main() -> None:
         **{name: getattr(options, name) for name in settings},
         "n": options.networks,
         "points": points,
-        "hardware": {k: facts[k] for k in ("device", "cpu", "cores")} | {"threads": torch.get_num_threads()},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "nas_proxy": facts["nas_proxy"]},
     }
-    print(json.dumps(result))
+    show(result, options.device, ("torch",), threads=torch.get_num_threads())
 
 
 if __name__ == "__main__":

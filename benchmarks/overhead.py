@@ -12,8 +12,6 @@ The last line on stdout is one JSON object. Takes about two minutes where nothin
 
 import argparse
 import itertools
-import json
-import platform
 import statistics
 import tempfile
 import time
@@ -23,13 +21,13 @@ from unittest import mock
 import optuna
 
 from nas_proxy.condensation.condense import Condensation
-from nas_proxy.environment import environment
 from nas_proxy.pipeline.config import RunConfig
 from nas_proxy.pipeline.run_folder import prepare_run
 from nas_proxy.pipeline.stages import run_stages
 from nas_proxy.spaces.loading import load_space
 from nas_proxy.training import jobs
 from nas_proxy.training.train import Outcome
+from outcome import show
 
 HUNDRED = 100
 SPACE = """
@@ -105,7 +103,6 @@ def main() -> None:
         proposals = [tpe(Path(folder) / "many.py", scores) for scores in (HUNDRED, options.count)]
     first, last = begun[HUNDRED] - begun[0], begun[-1] - begun[-1 - HUNDRED]
     between = [1000 * (b - a) for a, b in itertools.pairwise(begun)]
-    facts = environment("cpu", 1)
     result = {
         "benchmark": "overhead",
         "per_trial_ms": round(1000 * seconds / options.count, 3),
@@ -116,14 +113,8 @@ def main() -> None:
         "tpe_proposal_ms": [round(1000 * value, 2) for value in proposals],
         "tpe_growth": round(proposals[1] / proposals[0], 2),
         "n": options.count,
-        "hardware": {k: facts[k] for k in ("device", "cpu", "cores")},
-        "versions": {
-            "python": platform.python_version(),
-            "optuna": optuna.__version__,
-            "nas_proxy": facts["nas_proxy"],
-        },
     }
-    print(json.dumps(result))
+    show(result, "cpu", ("optuna",))
 
 
 if __name__ == "__main__":

@@ -11,15 +11,12 @@ The last line on stdout is one JSON object.
 
 import argparse
 import json
-import platform
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from nas_proxy.compare.compare import compare
 from nas_proxy.compare.settings import resolve_comparison
-from nas_proxy.environment import environment
+from outcome import show
 
 ROWS = ("dm", "dm:loss_sum", "random", "random:loss_sum")
 INTERVAL = ("value", "low", "high")
@@ -85,7 +82,6 @@ def main() -> None:
     for ipc in map(int, options.ipc.split(",")):
         points.append(point(ipc, options))
         print(json.dumps(points[-1]), flush=True)
-    facts = environment(options.device, 1)
     settings = ("space", "sample", "draws", "steps", "width", "real_batch", "passes", "batch", "learning_rate")
     result = {
         "benchmark": "rank_per_class",
@@ -93,10 +89,8 @@ def main() -> None:
         **{name: getattr(options, name) for name in settings},
         "n": options.sample,
         "points": points,
-        "hardware": {name: facts[name] for name in ("device", "cpu", "cores")},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "nas_proxy": facts["nas_proxy"]},
     }
-    print(json.dumps(result))
+    show(result, options.device, ("torch",))
 
 
 if __name__ == "__main__":

@@ -10,19 +10,16 @@ The last line on stdout is one JSON object.
 """
 
 import argparse
-import json
-import platform
 import time
 
 import numpy as np
-import scipy
 from scipy.stats import spearmanr
 
 from nas_proxy.data.images import DataShape
-from nas_proxy.environment import environment
 from nas_proxy.ranking.truth_table import load_truth_table
 from nas_proxy.ranking.twins import repeated
 from nas_proxy.spaces.loading import load_space
+from outcome import show
 
 
 def main() -> None:
@@ -44,7 +41,6 @@ def main() -> None:
         }
         print(f"{n}: {found[n]}", flush=True)
     pairs = np.array([group[:2] for group in table.twins])
-    facts = environment("cpu", 1)
     result = {
         "benchmark": "repeatability",
         "space": "nas_bench_201",
@@ -55,14 +51,8 @@ def main() -> None:
         "pairs_alone": round(float(spearmanr(pairs).statistic), 4),
         "samples": found,
         "settings": {"seed": options.seed},
-        "hardware": {k: facts[k] for k in ("device", "cpu", "cores")},
-        "versions": {
-            "python": platform.python_version(),
-            "scipy": scipy.__version__,
-            **{k: facts[k] for k in ("nas_proxy", "numpy")},
-        },
     }
-    print(json.dumps(result))
+    show(result, "cpu", ("scipy", "numpy"))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import argparse
 import json
 import math
 import multiprocessing
-import platform
 import time
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,8 @@ import torch
 from nas_proxy.condensation.condense import Condensation
 from nas_proxy.condensation.estimate import estimate
 from nas_proxy.data.images import from_raw
-from nas_proxy.environment import environment
 from nas_proxy.seeds import torch_generator
+from outcome import show
 
 CLASSES, SIZE, IPC, REAL, WIDTH = 10, 32, 1, 16, 16
 
@@ -102,7 +101,6 @@ def main() -> None:
             print(json.dumps(points[-1]), flush=True)
     rows = {row: [point for point in points if point["row"] == row] for row in ROWS}
     first, last = rows["classes"][0], rows["classes"][-1]
-    facts = environment(options.device, 1)
     result = {
         "benchmark": "scaling",
         "quick": options.quick,
@@ -117,10 +115,8 @@ def main() -> None:
         ),
         "points": points,
         "n": min(point["steps"] for point in points),
-        "hardware": {k: facts[k] for k in ("device", "cpu", "cores")} | {"threads": 1},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "nas_proxy": facts["nas_proxy"]},
     }
-    print(json.dumps(result))
+    show(result, options.device, ("torch",), threads=1)
 
 
 if __name__ == "__main__":

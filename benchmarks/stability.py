@@ -10,8 +10,6 @@ The last line on stdout is one JSON object.
 """
 
 import argparse
-import json
-import platform
 import time
 
 import torch
@@ -24,10 +22,10 @@ from nas_proxy.condensation.ranks import ALONE
 from nas_proxy.condensation.step import Task
 from nas_proxy.data.sources import open_source
 from nas_proxy.data.splits import development
-from nas_proxy.environment import environment
 from nas_proxy.pipeline.session import choose_device
 from nas_proxy.seeds import torch_generator
 from nas_proxy.spaces.loading import load_space
+from outcome import show
 
 JUDGES = 3
 
@@ -77,7 +75,6 @@ def main() -> None:
         if state.step % max(1, recipe.steps // 10) == 0:
             curve.append(distance(task, state.images))
             print(f"{state.step} networks: {curve[-1]:.4g}", flush=True)
-    facts = environment(device, 1)
     result = {
         "benchmark": "stability",
         "space": options.space,
@@ -89,10 +86,8 @@ def main() -> None:
         },
         "seconds": round(time.perf_counter() - start, 1),
         "settings": {name: getattr(options, name) for name in ("ipc", "real_batch", "limit", "match")},
-        "hardware": {k: facts[k] for k in ("device", "cpu", "cores")},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "nas_proxy": facts["nas_proxy"]},
     }
-    print(json.dumps(result))
+    show(result, device, ("torch",))
 
 
 if __name__ == "__main__":

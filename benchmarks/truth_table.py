@@ -12,8 +12,6 @@ The last line on stdout is one JSON object.
 """
 
 import argparse
-import json
-import platform
 import resource
 import statistics
 import tempfile
@@ -24,10 +22,10 @@ import numpy as np
 import pandas as pd
 
 from nas_proxy.data.images import DataShape
-from nas_proxy.environment import environment
 from nas_proxy.ranking.signals import Signal, rank
 from nas_proxy.ranking.truth_table import known_part, load_truth_table
 from nas_proxy.spaces.loading import load_space
+from outcome import show
 
 SHAPE = DataShape(3, 32, 32, 10)
 
@@ -84,7 +82,6 @@ def main() -> None:
             taken.append(once(path, options.sample))
             print(f"{number}: loading {taken[-1][0]:.2f} s, ranking {taken[-1][1]:.2f} s", flush=True)
     totals = [loading + ranking for loading, ranking, _ in taken]
-    facts = environment("cpu", 1)
     result = {
         "benchmark": "truth_table",
         "seconds": round(statistics.median(totals), 3),
@@ -98,13 +95,8 @@ def main() -> None:
         "sample": options.sample,
         "signals": 3,
         "n": options.repeats,
-        "hardware": {k: facts[k] for k in ("device", "cpu", "cores")},
-        "versions": {
-            "python": platform.python_version(),
-            **{k: facts[k] for k in ("nas_proxy", "numpy", "pandas", "scipy")},
-        },
     }
-    print(json.dumps(result))
+    show(result, "cpu", ("numpy", "pandas", "scipy"))
 
 
 if __name__ == "__main__":

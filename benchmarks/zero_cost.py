@@ -12,8 +12,6 @@ The last line on stdout is one JSON object.
 """
 
 import argparse
-import json
-import platform
 import statistics
 from pathlib import Path
 
@@ -24,11 +22,11 @@ import torch
 from nas_proxy.data.images import DataShape, ImageSet
 from nas_proxy.data.sources import open_source
 from nas_proxy.data.splits import development
-from nas_proxy.environment import environment
 from nas_proxy.ranking import az_nas
 from nas_proxy.ranking.computed import NAMES, computed
 from nas_proxy.ranking.estimates import RESAMPLES, bootstrap_interval, spearman
 from nas_proxy.spaces.loading import load_space
+from outcome import show
 from search_spaces.nas_bench_201 import parse
 
 SHAPE = DataShape(3, 32, 32, 10)
@@ -79,7 +77,6 @@ def main() -> None:
             "seconds_median": round(statistics.median(s.seconds for s in column.scores), 4),
         }
         print(f"{name}: {found[name]}", flush=True)
-    facts = environment("cpu", 1)
     result = {
         "benchmark": "zero_cost",
         "space": "nas_bench_201",
@@ -91,10 +88,8 @@ def main() -> None:
             "images": options.data is not None,
             "noise": options.noise,
         },
-        "hardware": {k: facts[k] for k in ("device", "cpu", "cores")},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "nas_proxy": facts["nas_proxy"]},
     }
-    print(json.dumps(result))
+    show(result, "cpu", ("torch",))
 
 
 if __name__ == "__main__":

@@ -183,7 +183,8 @@ def test_the_terminal_has_100_columns(bench, monkeypatch):
     arguments = bench.arguments("killed")
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert done.exit_code == 0
-    assert max(map(len, done.stdout.splitlines())) <= 100
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 100
     for text in (
         "Spearman (5)",
         "Top 20 % (1)",
@@ -194,7 +195,9 @@ def test_the_terminal_has_100_columns(bench, monkeypatch):
         "Pays from",
     ):
         assert text in done.stdout
-    assert "dm beats random: " in done.stdout
+    beats = next(line for line in lines if "Beats random?" in line)
+    assert beats.split() == ["Signal", "Beats", "random?", "Beats", "random_total?"]
+    assert "\ndm:loss_sum " in done.stdout
 
 
 def test_a_comparison_grows(bench):

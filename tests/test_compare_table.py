@@ -16,13 +16,14 @@ from nas_proxy.compare.equal_cost import Cost, cost_of, pays_from, plan_total, t
 from nas_proxy.compare.figure import Point, correlation_by_cost, pareto
 from nas_proxy.compare.page import comparison_html
 from nas_proxy.compare.sets import Made, forward_passes
-from nas_proxy.compare.text import answer, markdown, table_csv
+from nas_proxy.compare.text import markdown, table_csv
 from nas_proxy.condensation.condense import Condensation
 from nas_proxy.pipeline.records import Record
 from nas_proxy.ranking.computed import mean_rank
 from nas_proxy.ranking.control import beats
 from nas_proxy.ranking.estimates import Interval, partial_spearman
 from nas_proxy.ranking.signals import Signal, rank
+from nas_proxy.report.verdict import answer
 
 
 def residual_correlation(x, y, fixed):
@@ -132,13 +133,15 @@ def test_how_many_more_would_tell():
 
 def test_the_wording_of_an_answer():
     assert answer({"beats_random": "yes", "more_architectures": None}) == "yes"
-    assert answer({"beats_random": "no", "more_architectures": None}) == "no, it is worse"
-    told = answer({"beats_random": "cannot tell", "more_architectures": 60})
-    assert told == "cannot tell, about 60 more architectures would"
+    assert answer({"beats_random": "no", "more_architectures": None}) == "no"
+    told = {"beats_random": "cannot tell", "more_architectures": 60}
+    assert answer(told) == "cannot tell (about 60 more architectures would)"
+    assert answer(told, brief=True) == "cannot tell (about 60 more would)"
     one = answer({"beats_random_total": "cannot tell", "total_more_architectures": 1}, total=True)
-    assert one == "cannot tell, about 1 more architecture would"
+    assert one == "cannot tell (about 1 more architecture would)"
     zero = {"beats_random": "cannot tell", "more_architectures_reason": "the difference is about zero"}
     assert answer(zero) == "cannot tell (the difference is about zero)"
+    assert answer(zero, brief=True) == "cannot tell (about zero)"
     assert answer({}) == "–"
 
 

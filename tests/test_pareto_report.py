@@ -15,8 +15,9 @@ from PIL import Image
 from conftest import blobs
 from nas_proxy.data.picture import GAP, TILE, write_grid, write_real
 from nas_proxy.report import pareto
+from nas_proxy.report.contents import read_run
 from nas_proxy.report.figures import MOST, _add_markers, _figure, evenly
-from nas_proxy.report.page import read_run, report_html, write_report
+from nas_proxy.report.page import report_html, write_report
 from nas_proxy.report.pictures import MOST_BYTES
 from odd_objectives import several, two
 from odd_runs import ordinary

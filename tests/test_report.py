@@ -12,7 +12,8 @@ import pytest
 
 from nas_proxy.errors import RunFolderError
 from nas_proxy.report import figures
-from nas_proxy.report.page import read_run, report_html, write_report
+from nas_proxy.report.contents import read_run
+from nas_proxy.report.page import report_html, write_report
 from nas_proxy.report.rank_figure import ranks_against_truth
 from nas_proxy.report.verdict import verdict_parts
 from odd_runs import (
@@ -117,8 +118,9 @@ def test_the_page_shows_the_numbers(tmp_path: Path) -> None:
         "Test accuracy of the pick 97.90 % 98.10 %, 97.70 % by seed of full training",
         "Regret 0.40 pp below the best of all architectures trained in full",
         "Speed-up over full training 12.4× full training of every trial, against the proxy",
-        "Proxy 0.91 [0.85, 0.94] 0.81 [0.75, 0.84] 0.71 [0.41, 0.86] 0.60 chance 0.21 0.40 pp "
-        "+0.06 [−0.02, 0.10] 12.3 s 240k 6.4 kB",
+        "Precision at 5 chance 0.21 Regret",
+        "Proxy 0.91 [0.85, 0.94] 0.81 [0.75, 0.84] 0.71 [0.41, 0.86] 0.60 0.40 pp +0.06 [−0.02, 0.10]",
+        "Proxy 12.3 s 240k 6.4 kB",
         "In brackets: 95 % intervals (BCa).",
         "1 of 40 proxy trials failed; 1 of those with a score diverged",
         "RuntimeError: the image is smaller than the kernel 1 depth=",

@@ -15,7 +15,8 @@ from nas_proxy import Choice, DataShape, Space, load_space
 from nas_proxy.ranking import twins
 from nas_proxy.ranking.truth_table import load_truth_table
 from nas_proxy.ranking.twins import LEAST_GROUPS, repeated
-from nas_proxy.report.page import read_run, report_html
+from nas_proxy.report.contents import read_run
+from nas_proxy.report.page import report_html
 from nas_proxy.report.verdict import verdict
 
 PUBLIC = Path(__file__).parents[2] / "shared" / "data" / "benchmarks" / "nas_bench_201_public.csv"

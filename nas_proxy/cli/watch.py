@@ -1,4 +1,4 @@
-"""The commands that look at a run, while it works and after: `status` and `dashboard`."""
+"""The commands that look at a run or a comparison, while it works and after: `status` and `dashboard`."""
 
 import json
 import time
@@ -7,25 +7,30 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nas_proxy.cli.options import Json, Run
+from nas_proxy.cli.options import Json
 from nas_proxy.cli.printing import out, tell
 
 if TYPE_CHECKING:
+    from nas_proxy.dashboard.comparison_status import ComparisonStatus, ComparisonWatcher
     from nas_proxy.dashboard.status import Status, Watcher
 
+Folder = Annotated[Path, typer.Argument(help="The folder of a run or a comparison.", metavar="DIR", show_default=False)]
 # Seconds between two looks of --watch; reading a large run takes longer than that, and is given ten times as long.
 EVERY = 1.0
 
 
 def status_command(
-    run: Run,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on until the run is done.")] = False,
+    folder: Folder,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until all is done.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show progress, the best candidate, failures and the estimated end. It only reads."""
+    """Show progress, the best candidate, failures and the estimated end of a run or a comparison. It only reads."""
+    from nas_proxy.dashboard.comparison_status import ComparisonWatcher
+    from nas_proxy.dashboard.folder import checked, is_comparison
     from nas_proxy.dashboard.status import Watcher
 
-    watcher = Watcher(run)
+    found = checked(folder)
+    watcher = ComparisonWatcher(found) if is_comparison(found) else Watcher(found)
     if watch:
         _watch(watcher, as_json=as_json)
     else:
@@ -33,33 +38,32 @@ def status_command(
 
 
 def dashboard_command(
-    run: Run,
+    folder: Folder,
     port: Annotated[int, typer.Option(help="0 takes any free one.", min=0, max=65535)] = 8080,
-    host: Annotated[str, typer.Option(help="Another address than this machine's own shows the run to others.")] = (
+    host: Annotated[str, typer.Option(help="Another address than this machine's own shows the folder to others.")] = (
         "127.0.0.1"
     ),
     writable: Annotated[bool, typer.Option("--writable", help="Let the dashboard change and delete studies.")] = False,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Open no browser.")] = False,
 ) -> None:
-    """Serve Optuna's dashboard for a run, read-only, while it works and after. Ctrl-C ends it."""
+    """Serve Optuna's dashboard for a run or a comparison, read-only, while it works and after. Ctrl-C ends it."""
     import optuna
 
+    from nas_proxy.dashboard.folder import checked
     from nas_proxy.dashboard.server import serve
-    from nas_proxy.pipeline.run_folder import open_run
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folder: Path = open_run(run).path
-    serve(folder, host=host, port=port, writable=writable, browser=not no_browser, say=tell)
+    serve(checked(folder), host=host, port=port, writable=writable, browser=not no_browser, say=tell)
 
 
-def _text(status: "Status", *, as_json: bool) -> str:
+def _text(status: "Status | ComparisonStatus", *, as_json: bool) -> str:
     from nas_proxy.dashboard.status_text import status_text
 
     return json.dumps(status.as_json()) if as_json else status_text(status)
 
 
-def _watch(watcher: "Watcher", *, as_json: bool) -> None:
-    """Show how the run stands until it is done: in place on a terminal, else whenever it has got on."""
+def _watch(watcher: "Watcher | ComparisonWatcher", *, as_json: bool) -> None:
+    """Show how it stands until it is done: in place on a terminal, else whenever it has got on."""
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text

@@ -56,7 +56,7 @@ class Plan:
     @property
     def study(self) -> str:
         """The name of the study; another plan has another."""
-        return f"random_total: {self.target}, {self.candidates} candidates"
+        return total_study(self.target, self.candidates)
 
     def sentence(self) -> str:
         """Return what the plan is, for a reader."""
@@ -64,6 +64,11 @@ class Plan:
             f"{self.per_class} images a class and {self.passes:,} image passes, {self.factor:.2f} times a training on "
             f"random: the seconds of one on {self.target} with its making shared over {self.candidates} candidates"
         )
+
+
+def total_study(target: str, candidates: int) -> str:
+    """Return the name of the study of random images at the whole cost of `target`, shared by so many candidates."""
+    return f"random_total: {target}, {candidates} candidates"
 
 
 def seconds_a_pass(records: Sequence[Record]) -> float:

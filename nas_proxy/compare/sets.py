@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from nas_proxy.compare.contenders import RANDOM, recipe_of
+from nas_proxy.compare.contenders import RANDOM, TOTAL, recipe_of
 from nas_proxy.condensation.checkpoint import remove
 from nas_proxy.condensation.condense import Condensation, Condensed, condense
 from nas_proxy.condensation.ranks import ALONE
@@ -19,6 +19,7 @@ from nas_proxy.condensation.selection import FEATURE_RECIPE, select
 from nas_proxy.data.images import ImageSet
 from nas_proxy.data.splits import random_subset
 from nas_proxy.errors import RunFolderError
+from nas_proxy.pipeline.run_folder import RunFolder
 from nas_proxy.pipeline.session import Session
 from nas_proxy.seeds import derive, torch_generator
 
@@ -40,9 +41,19 @@ class Made:
     passes: int
 
 
-def set_path(session: Session, name: str, draw: int) -> Path:
+def set_path(run: RunFolder | Path, name: str, draw: int) -> Path:
     """Return where a set is."""
-    return session.run / "sets" / f"{name}-{draw}.safetensors"
+    return run / "sets" / f"{name}-{draw}.safetensors"
+
+
+def more_name(per_class: int) -> str:
+    """Return what sets of so many random images a class are called."""
+    return f"{TOTAL}~{per_class}"
+
+
+def checkpoint_path(run: RunFolder | Path, name: str, draw: int) -> Path:
+    """Return where the state of a set that is being learnt is."""
+    return run / ".work" / f"{name}-{draw}.safetensors"
 
 
 def embedded(session: Session) -> frozenset[str]:
@@ -57,22 +68,22 @@ def embedded(session: Session) -> frozenset[str]:
 
 def made_set(session: Session, name: str, draw: int, sample: Collection[str]) -> Made:
     """Return a signal's set of a draw, made when it is not there; `sample` are the keys that are not embedded."""
-    path = set_path(session, name, draw)
+    path = set_path(session.run, name, draw)
     if not path.exists():
         recipe = recipe_of(name, session.config.condense)
         result = (
             _learnt(session, name, draw, recipe, sample) if recipe.method == "dm" else _chosen(session, draw, recipe)
         )
         _keep(session, path, result, draw, recipe, forward_passes(recipe, session.data.train))
-        remove(_checkpoint(session, name, draw), ALONE)
+        remove(checkpoint_path(session.run, name, draw), ALONE)
     return opened(session, path)
 
 
-def more_random(session: Session, name: str, draw: int, per_class: int) -> Made:
+def more_random(session: Session, draw: int, per_class: int) -> Made:
     """Return a draw of so many random images a class, drawn when it is not there."""
-    path = set_path(session, f"{name}~{per_class}", draw)
+    path = set_path(session.run, more_name(per_class), draw)
     if not path.exists():
-        draws = torch_generator(session.config.seed, "random_total", draw)
+        draws = torch_generator(session.config.seed, TOTAL, draw)
         start = time.perf_counter()
         images = random_subset(session.data.train, per_class, draws)
         recipe = Condensation(method=RANDOM, images_per_class=per_class)
@@ -109,10 +120,6 @@ def seed_of(session: Session, draw: int) -> int:
     return session.config.seed if draw == 0 else derive(session.config.seed, "compare", "draw", draw)
 
 
-def _checkpoint(session: Session, name: str, draw: int) -> Path:
-    return session.run.work / f"{name}-{draw}.safetensors"
-
-
 def _learnt(session: Session, name: str, draw: int, recipe: Condensation, sample: Collection[str]) -> Condensed:
     with session.progress.stage(f"Condense: {name}, {draw + 1}", recipe.steps) as bar:
         return condense(
@@ -122,7 +129,7 @@ def _learnt(session: Session, name: str, draw: int, recipe: Condensation, sample
             device=session.device,
             space=session.whole_space,
             exclude=sample if recipe.embed == "space" else (),
-            checkpoint=_checkpoint(session, name, draw),
+            checkpoint=checkpoint_path(session.run, name, draw),
             progress=lambda step, loss: bar.to(step, f"loss {loss:.3g}"),
             say=session.progress.say,
         )

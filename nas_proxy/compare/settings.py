@@ -126,12 +126,12 @@ def check_same(folder: Path, comparison: Comparison) -> None:
         return
     if not any((folder / name).exists() for name in ("study.db", "sets")):
         return
-    before, passes = _read(folder / FILE)
+    before = open_comparison(folder)
     # Nobody trains fully by the recipe where a table holds the truth.
     unused = [f"full_training.{name}" for name in asdict(comparison.run.full_training)]
     free = frozenset(unused if comparison.run.truth_table else ())
-    changed = differences(comparison.run, before, free=free)
-    changed += [f"passes: {passes} → {comparison.passes}"] if passes != comparison.passes else []
+    changed = differences(comparison.run, before.run, free=free)
+    changed += [f"passes: {before.passes} → {comparison.passes}"] if before.passes != comparison.passes else []
     if changed:
         raise RunFolderError(
             f"{folder} holds another comparison ({'; '.join(changed)}); "
@@ -145,13 +145,21 @@ def _refuse_run(folder: Path) -> None:
         raise RunFolderError(f"{folder} holds a run (it has a run.toml); choose another folder with --out")
 
 
-def _read(path: Path) -> tuple[RunConfig, int | None]:
+def open_comparison(folder: Path) -> Comparison:
+    """Return the comparison in a folder. Raises RunFolderError where its settings cannot be read."""
+    path = folder / FILE
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
+        mine: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.pop("compare").items()
+        }
+        return Comparison(resolve(values), **mine)
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be read ({error.strerror or error}); restore it") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RunFolderError(f"{path} is not readable TOML ({error}); restore it or use --overwrite") from None
-    mine = values.pop("compare", {})
-    return resolve(values), mine.get("passes") if isinstance(mine, dict) else None
+    except (KeyError, TypeError, AttributeError):
+        raise RunFolderError(f"{path} holds no settings of a comparison; restore it or use --overwrite") from None
 
 
 def _names(given: list[str] | tuple[str, ...], mistakes: list[str]) -> tuple[str, ...]:

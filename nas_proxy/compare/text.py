@@ -1,11 +1,11 @@
 """The table as text: the object of `ranking.json` of a comparison in; tables for the terminal, Markdown and CSV out.
 
-On the terminal it takes three tables, none wider than 100 columns; as Markdown it is one.
+On the terminal it takes four tables, none wider than 100 columns; as Markdown it is one.
 """
 
 import csv
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -13,11 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from nas_proxy.report.verdict import (
-    UNDEFINED,
+    answer,
     count,
     decimal,
     duration,
-    finite,
     interval,
     part,
     points,
@@ -46,20 +45,6 @@ def named(row: str) -> str:
     return {REPEATABILITY: "full training", "combined": "mean rank"}.get(row, row)
 
 
-def answer(values: Mapping[str, Any], *, total: bool = False) -> str:
-    """Return whether a signal beats its control: yes, no, or that it cannot be told and what might tell."""
-    found = values.get("beats_random_total" if total else "beats_random")
-    if found is None:
-        return UNDEFINED
-    if found == "no":
-        return "no, it is worse"
-    more = finite(values.get("total_more_architectures" if total else "more_architectures"))
-    if more is not None:
-        return f"{found}, about {count(more)} more architecture{'' if more == 1 else 's'} would"
-    reason = values.get("total_more_architectures_reason" if total else "more_architectures_reason")
-    return f"{found} ({reason})" if reason else str(found)
-
-
 def heading(ranking: Mapping[str, Any], measure: str, text: str) -> str:
     """Return a column's title with the number of architectures that it is of, where all rows have the same."""
     numbers = {part(values, measure).get("n") for values in part(ranking, "signals").values()}
@@ -67,8 +52,8 @@ def heading(ranking: Mapping[str, Any], measure: str, text: str) -> str:
     return text if number is None else f"{text} ({number})"
 
 
-def columns(ranking: Mapping[str, Any]) -> dict[str, Callable[[Mapping[str, Any]], str]]:
-    """Return the columns of the whole table: a title, and what a row shows there."""
+def columns(ranking: Mapping[str, Any], *, brief: bool = False) -> dict[str, Callable[[Mapping[str, Any]], str]]:
+    """Return the columns of the whole table: a title, and what a row shows there; brief: in few words."""
 
     def of(measure: str, *, sign: bool = False) -> Callable[[Mapping[str, Any]], str]:
         return lambda values: interval(values.get(measure), sign=sign)
@@ -82,9 +67,9 @@ def columns(ranking: Mapping[str, Any]) -> dict[str, Callable[[Mapping[str, Any]
         "Precision at 10": lambda values: decimal(values.get("precision_at_10")),
         "Regret": lambda values: points(values.get("regret")),
         "Minus random": of("minus_random", sign=True),
-        "Beats random": answer,
+        "Beats random?": lambda values: answer(values, brief=brief),
         "Minus random_total": of("minus_random_total", sign=True),
-        "Beats random_total": lambda values: answer(values, total=True),
+        "Beats random_total?": lambda values: answer(values, total=True, brief=brief),
         "Time": lambda values: duration(part(values, "cost").get("seconds")),
         "Image passes": lambda values: count(part(values, "cost").get("passes")),
         "Stored images": lambda values: count(part(values, "cost").get("stored_images")),
@@ -93,10 +78,16 @@ def columns(ranking: Mapping[str, Any]) -> dict[str, Callable[[Mapping[str, Any]
     }
 
 
-# Which columns stand together on the terminal, by the beginning of their titles.
+# Which columns stand together, by the beginning of their titles: on the page, and on the terminal.
+GROUPS = {
+    "ranks": ("Spearman", "Top half", "Top 20 %", "Kendall", "Given FLOPs", "Precision at 10", "Regret"),
+    "random": ("Minus random", "Beats random?", "Minus random_total", "Beats random_total?"),
+    "cost": ("Time", "Image passes", "Stored images", "Stored", "Pays from"),
+}
 TOGETHER = (
     ("Spearman", "Top half", "Top 20 %"),
     ("Given FLOPs", "Minus random", "Minus random_total"),
+    ("Beats random?", "Beats random_total?"),
     ("Precision at 10", "Regret", "Time", "Image passes", "Stored images", "Stored", "Pays from"),
 )
 SHORT = {
@@ -108,24 +99,12 @@ SHORT = {
 
 
 def comparison_tables(ranking: Mapping[str, Any]) -> Group:
-    """Return the tables, what each signal is worth beside random images, and the remarks, for rich to print."""
+    """Return the tables and the remarks, for rich to print."""
     lines: list[RenderableType] = []
     for titles in TOGETHER:
         lines += [_terminal_table(ranking, titles), Text("")]
-    lines += [Text(line) for line in sentences(ranking)]
     lines += [Text(line, style="dim") for line in remarks(ranking)]
     return Group(*lines)
-
-
-def sentences(ranking: Mapping[str, Any]) -> list[str]:
-    """Return, for each row that has a control, whether it beats it."""
-    told = []
-    for name, values in part(ranking, "signals").items():
-        if values.get("beats_random") is not None and name != REPEATABILITY:
-            told.append(f"{named(name)} beats {values.get('control', 'random')}: {answer(values)}.")
-        if values.get("beats_random_total") is not None:
-            told.append(f"{named(name)} beats {values.get('total_control')}: {answer(values, total=True)}.")
-    return told
 
 
 def remarks(ranking: Mapping[str, Any]) -> list[str]:
@@ -150,7 +129,10 @@ def remarks(ranking: Mapping[str, Any]) -> list[str]:
         f"{count(settings.get('passes'))} image passes a training; {settings.get('draws')} draws of each set; "
         f"{settings.get('candidates')} candidates share the making of a set. Time: seconds of one core, or of the GPU."
     )
-    told.append("In brackets: 95 % intervals. How many more architectures would tell is an estimate.")
+    told.append(
+        "In brackets: 95 % intervals. Beats random? Yes or no where the interval of the difference leaves out zero; "
+        "else about how many more architectures would tell, an estimate."
+    )
     return told
 
 
@@ -178,13 +160,23 @@ def table_csv(ranking: Mapping[str, Any]) -> str:
     return text.getvalue()
 
 
+def chosen_columns(shown: Iterable[str], wanted: Iterable[str]) -> list[str]:
+    """Return the titles that begin with the wanted ones; a title may tell its number of architectures, too."""
+    known = list(shown)
+    return [title for name in wanted for title in known if title == name or title.startswith(f"{name} (")]
+
+
 def _terminal_table(ranking: Mapping[str, Any], titles: tuple[str, ...]) -> Table:
     signals = {name: part(ranking, "signals", name) for name in part(ranking, "signals")}
-    shown = columns(ranking)
-    chosen = [title for wanted in titles for title in shown if title == wanted or title.startswith(f"{wanted} (")]
+    shown = columns(ranking, brief=True)
+    chosen = chosen_columns(shown, titles)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("Signal", no_wrap=True)
-    numbers = {title: all("[" not in shown[title](values) for values in signals.values()) for title in chosen}
+    words = ("Beats random?", "Beats random_total?")
+    numbers = {
+        title: title not in words and all("[" not in shown[title](values) for values in signals.values())
+        for title in chosen
+    }
     for title in chosen:
         table.add_column(SHORT.get(title, title), justify="right" if numbers[title] else "left", no_wrap=True)
     cells = {title: _aligned([shown[title](values) for values in signals.values()]) for title in chosen}

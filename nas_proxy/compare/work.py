@@ -101,7 +101,7 @@ def do_work(session: Session, comparison: Comparison) -> Work:
     for name in filter(is_total, names):
         plans[name] = plan = _plan(session, comparison, name, sets)
         studies[name] = plan.study
-        more = tuple(more_random(session, "random_total", d, plan.per_class) for d in range(comparison.draws))
+        more = tuple(more_random(session, d, plan.per_class) for d in range(comparison.draws))
         sets[name] = more
         _train(session, comparison, name, plan.study, more, sample, plan.passes)
     return Work(sample, sets, studies, plans, columns, truth)

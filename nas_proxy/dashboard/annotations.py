@@ -8,8 +8,6 @@ shown as it is and never as markup; no trial is touched.
 
 import contextlib
 import json
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +16,11 @@ import optuna
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.trial import Trial, TrialState
 
+from nas_proxy.dashboard.notes import attributes, failed_with, markdown, titled
 from nas_proxy.pipeline.ledger import Ledger, without_announcements
 from nas_proxy.pipeline.records import LATENCY, TRAINED, Record
 from nas_proxy.report import figures, pareto
-from nas_proxy.report.page import Run, read_run
+from nas_proxy.report.contents import Run, read_run
 from nas_proxy.report.rank_figure import ranks_against_truth
 from nas_proxy.report.verdict import decimal, finite, part, percent, verdict
 from nas_proxy.search.pareto import ACCURACY, METRICS
@@ -44,23 +43,10 @@ WHAT = {
 }
 METRIC = {"truth": "test accuracy"}
 DRAW = {"random": "which random images", "truth": "which seed of full training"}
-ATTRIBUTES = (
-    ("key", "the architecture"),
-    ("phase, index", "drawn uniformly (sample) or proposed (search), and its number there"),
-    ("params, flops", "trainable parameters; floating-point operations for one image"),
-    ("latency_ms, latency_quartiles_ms", "how long it takes to answer, where that was measured; half lie between"),
-    ("seconds, image_passes", "what the training cost"),
-    ("losses", "mean training loss of each epoch"),
-    ("diverged, reason", "the loss became infinite; why the training failed or was pruned"),
-    ("seeds, scores, loss_sums, …_std", "of several seeds: each one's accuracy and sum of losses, and their spread"),
-    ("pruned_at, seconds_saved", "the step after which a pruner ended it, and about what that saved"),
-)
 PAGES = {"pareto": ("proxy",), "rank": ("proxy", "truth"), "signals": ("proxy",)}
 IMAGE = "proxy.png"
 ARTIFACT = "artifacts:"  # what Optuna puts before an artifact's id in the attributes of a study
-MOST_REASONS, REASON_LENGTH, MOST_NOTES = 5, 160, 50
-# Characters that Markdown gives a meaning inside a line.
-MARKUP = re.compile(r"([\\`*_\[\]<>|$~&!{}#])")
+MOST_NOTES = 50
 
 
 def annotate(run: Path, ledger: Ledger) -> None:
@@ -95,12 +81,12 @@ def note(signal: str, run: Run, studies: Mapping[str, optuna.Study], records: Se
         "",
         *(f"- **{name}**: {value}" for name, value in _settings(signal, run, records)),
         "",
-        *_failures(records),
+        *failed_with(records),
         f"Other studies of this run: {_links(signal, studies)}. In the run folder: report.html.",
         "",
         "What the attributes of a trial mean:",
         "",
-        *(f"- **{name}**: {meaning}" for name, meaning in _attributes(signal)),
+        *(f"- **{name}**: {meaning}" for name, meaning in attributes(DRAW.get(signal))),
     ]
     return "\n".join(lines) + "\n"
 
@@ -114,11 +100,6 @@ def _latency_note(run: Run, studies: Mapping[str, optuna.Study]) -> str:
         f"Other studies of this run: {_links(LATENCY, studies)}. In the run folder: report.html.",
     ]
     return "\n".join(lines) + "\n"
-
-
-def markdown(text: object) -> str:
-    """Return Markdown that reads as `text`, on one line."""
-    return MARKUP.sub(r"\\\1", " ".join(str(text).split()))
 
 
 def _settings(signal: str, run: Run, records: Sequence[Record]) -> list[tuple[str, str]]:
@@ -154,21 +135,6 @@ def _settings(signal: str, run: Run, records: Sequence[Record]) -> list[tuple[st
         low, high = decimal(spearman.get("low")), decimal(spearman.get("high"))
         rows.append((f"Spearman {against}", f"{decimal(spearman['value'])}, 95 % interval {low} to {high}"))
     return [(name, markdown(value)) for name, value in rows]
-
-
-def _attributes(signal: str) -> list[tuple[str, str]]:
-    draw = [("draw", DRAW[signal])] if signal in DRAW else []
-    return [*ATTRIBUTES[:2], *draw, *ATTRIBUTES[2:]]
-
-
-def _failures(records: Sequence[Record]) -> list[str]:
-    counted = Counter(record.reason or "no score" for record in records if record.failed)
-    if not counted:
-        return []
-    lines = [f"- {times} × {markdown(reason[:REASON_LENGTH])}" for reason, times in counted.most_common(MOST_REASONS)]
-    if len(counted) > MOST_REASONS:
-        lines.append(f"- {len(counted) - MOST_REASONS} other reasons")
-    return ["Failed, each with the attribute `reason`:", "", *lines, ""]
 
 
 def _links(signal: str, studies: Mapping[str, optuna.Study]) -> str:
@@ -218,17 +184,7 @@ def _figures(run: Run) -> "dict[str, Figure]":
         found["pareto"] = ("Pareto front", pareto.pareto_figure(rows, objectives, across=True))
     if part(run.ranking, "signals"):
         found["signals"] = ("How well each signal ranks, 95 % intervals", figures.spearman_bars(run.ranking))
-    return {name: _titled(figure, title) for name, (title, figure) in found.items()}
-
-
-def _titled(figure: "Figure", title: str) -> "Figure":
-    heading = {"text": title, "x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 8}}
-    return figure.update_layout(
-        title=heading,
-        paper_bgcolor="#ffffff",
-        margin={"t": 72},
-        height=440,
-    )
+    return {name: titled(figure, title) for name, (title, figure) in found.items()}
 
 
 def _save_figure(study: optuna.Study, name: str, figure: "Figure") -> None:

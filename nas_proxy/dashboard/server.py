@@ -1,4 +1,4 @@
-"""A run in Optuna's dashboard: a run folder in, a web server on this machine out.
+"""A run or a comparison in Optuna's dashboard: its folder in, a web server on this machine out.
 
 Unless it is asked for a writable dashboard, nothing can be changed through it: other requests than GET and HEAD
 are answered with 405, and the storage itself refuses to write. It disturbs no search that is running.
@@ -15,7 +15,10 @@ from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+from nas_proxy.compare.settings import open_comparison
+from nas_proxy.dashboard import comparison_notes
 from nas_proxy.dashboard.annotations import shown_names
+from nas_proxy.dashboard.folder import is_comparison
 from nas_proxy.dashboard.storage import open_studies, readable
 from nas_proxy.errors import UserError
 from nas_proxy.storage.artifacts import artifact_store
@@ -33,13 +36,17 @@ class ServerError(UserError):
 
 
 def application(run: Path, *, writable: bool = False) -> "WSGIApplication":
-    """Return the dashboard of a run as a WSGI application.
+    """Return the dashboard of a run or a comparison as a WSGI application.
 
     Raises RunFolderError where there is no storage or it cannot be read; none is created.
     """
     from optuna_dashboard import wsgi
 
-    storage = open_studies(run, writable=writable, names=shown_names(run))
+    if is_comparison(run):
+        names, told = comparison_notes.shown_names(run, open_comparison(run)), comparison_notes.Notes(run)
+        storage = open_studies(run, writable=writable, names=names, told=told)
+    else:
+        storage = open_studies(run, writable=writable, names=shown_names(run))
     place = existing(run) or run / FILE
     with readable(place):
         app = wsgi(storage, artifact_store(run, place))
@@ -93,7 +100,7 @@ def serve(run: Path, *, host: str, port: int, writable: bool, browser: bool, say
     with contextlib.suppress(KeyboardInterrupt), serving(app, host, port) as server:
         address = f"http://{host}:{server.server_port}/dashboard"
         if not is_local(host):
-            say(f"Warning: the dashboard has no login; whoever reaches {host}:{server.server_port} sees this run.")
+            say(f"Warning: the dashboard has no login; whoever reaches {host}:{server.server_port} sees these studies.")
         if writable:
             say("Warning: --writable lets whoever opens the dashboard change and delete studies.")
         say(f"{address} shows {run}; Ctrl-C ends it.")

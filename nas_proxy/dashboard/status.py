@@ -11,13 +11,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 from safetensors import SafetensorError, safe_open
 
-from nas_proxy.dashboard.storage import Studies, open_studies, readable
-from nas_proxy.errors import RunFolderError
+from nas_proxy.dashboard.storage import Reader
 from nas_proxy.pipeline import attendance
 from nas_proxy.pipeline.records import TRAINED, Record, finished
 from nas_proxy.pipeline.run_folder import RunFolder, is_held, open_run
@@ -78,8 +75,7 @@ class Watcher:
 
     def __init__(self, path: Path) -> None:
         self._run = open_run(path)
-        self._studies: Studies | None = None
-        self._storage: BaseStorage | None = None
+        self._reader = Reader(self._run.path)
 
     def look(self) -> Status:
         """Return how the run stands now. Raises RunFolderError where its files cannot be read."""
@@ -90,34 +86,18 @@ class Watcher:
         return status_of(run, trials, at_work or any(worker.coordinates for worker in workers), workers)
 
     def _workers(self, trials: Mapping[str, Sequence[FrozenTrial]]) -> tuple[Worker, ...]:
-        place = existing(self._run.path)
-        if not isinstance(place, Database):
-            command = attendance.alive(self._run)
-            return () if command is None else (replace(command, jobs=_running(trials)),)
-        if self._studies is None:
-            return ()
-        with readable(place):
-            return tuple(self._studies.workers())
+        if isinstance(existing(self._run.path), Database):
+            return self._reader.workers()
+        command = attendance.alive(self._run)
+        return () if command is None else (replace(command, jobs=_running(trials)),)
 
     def _trials(self, at_work: bool) -> dict[str, list[FrozenTrial]]:
         place = existing(self._run.path)
-        if self._storage is None and place is not None:
-            try:
-                self._studies = open_studies(self._run.path)
-                self._storage = optuna.storages.get_storage(self._studies)
-            except RunFolderError:
-                if not at_work:  # a command that has just begun may not have made its tables yet
-                    raise
-        if self._storage is None or place is None:
+        there = self._reader.studies(at_work=at_work)
+        if place is None:
             return {}
-        with readable(place):
-            ids = {study.study_name: study._study_id for study in self._storage.get_all_studies()}
-            names = {signal: study_name(place, signal) for signal in TRAINED}
-            return {
-                signal: self._storage.get_all_trials(ids[name], deepcopy=False)
-                for signal, name in names.items()
-                if name in ids
-            }
+        names = {signal: study_name(place, signal) for signal in TRAINED}
+        return {signal: self._reader.trials(there[name]) for signal, name in names.items() if name in there}
 
 
 def status_of(
@@ -192,13 +172,19 @@ def _condense(run: RunFolder, at_work: bool) -> Stage:
     steps = run.config.condense.steps
     if (run / "proxy.safetensors").exists():
         return Stage("condense", steps, steps, True)
+    done, left = condensing(run.checkpoint, steps)
+    return Stage("condense", done, steps, False, left if at_work else None)
+
+
+def condensing(checkpoint: Path, steps: int) -> tuple[int, float | None]:
+    """Return the steps that a condensation has done, and about how many seconds the rest of `steps` takes."""
     try:
-        with safe_open(run.checkpoint, framework="numpy") as file:
+        with safe_open(checkpoint, framework="numpy") as file:
             told = file.metadata() or {}
         done, seconds = int(told["step"]), float(told["seconds"])
     except (SafetensorError, OSError, KeyError, ValueError):
-        return Stage("condense", 0, steps, False)
-    return Stage("condense", done, steps, False, (steps - done) * seconds / done if at_work and done else None)
+        return 0, None
+    return done, (steps - done) * seconds / done if done else None
 
 
 def _report(run: RunFolder, ranked: bool) -> Stage:

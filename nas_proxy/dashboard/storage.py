@@ -7,19 +7,25 @@ because what a killed command left half written must be rolled back to be read.
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
+from nas_proxy.dashboard.folder import is_comparison
 from nas_proxy.errors import RunFolderError
 from nas_proxy.storage import patient
 from nas_proxy.storage.jobs import Worker, alive_workers
 from nas_proxy.storage.place import Database, Place, connectable, existing
+from nas_proxy.storage.sqlite import explanation
 
+# Attributes of studies by the studies' names, made when they are looked at.
+Told = Callable[[], Mapping[str, Mapping[str, Any]]]
 # Seconds that a reader waits while a search writes.
 PATIENCE = 10.0
 
@@ -27,11 +33,14 @@ PATIENCE = 10.0
 class Studies(RDBStorage):
     """A storage that is there already; its studies are shown under the names in `names`, looked up by their own.
 
-    Of a database, which may hold many runs, the studies of one are shown.
+    told: attributes that studies have beside those in the storage, by the names in the storage; a note that is in the
+    storage stands before one that is told. Of a database, which may hold many runs, the studies of one are shown.
     """
 
-    def __init__(self, place: Place, *, writable: bool = False, names: dict[str, str] | None = None) -> None:
-        self._shown = names or {}
+    def __init__(
+        self, place: Place, *, writable: bool = False, names: dict[str, str] | None = None, told: Told | None = None
+    ) -> None:
+        self._shown, self._told = names or {}, told
         self._prefix = place.study("") if isinstance(place, Database) else ""
         if isinstance(place, Database):
             patient.require_driver()
@@ -43,7 +52,9 @@ class Studies(RDBStorage):
     def get_all_studies(self) -> list["optuna.study._frozen.FrozenStudy"]:
         """Return the studies under the names that a reader sees."""
         studies = [study for study in super().get_all_studies() if study.study_name.startswith(self._prefix)]
+        told = {} if self._told is None else self._told()
         for study in studies:
+            study.system_attrs = _merged(study.system_attrs, told.get(study.study_name, {}))
             study.study_name = self._shown.get(study.study_name, study.study_name)
         return studies
 
@@ -55,6 +66,15 @@ class Studies(RDBStorage):
             return alive_workers(connection, self._prefix.removesuffix("/"))
 
 
+def _merged(stored: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+    from optuna_dashboard._note import note_str_key_prefix, note_ver_key
+
+    if note_ver_key(None) in stored:
+        told = {name: value for name, value in told.items() if not name.startswith(note_str_key_prefix(None))}
+        return {**stored, **told, note_ver_key(None): stored[note_ver_key(None)]}
+    return {**stored, **told}
+
+
 def _connected(path: Path, *, writable: bool) -> sqlite3.Connection:
     # mode=rw: unlike the default, it makes no file.
     uri = f"{path.resolve().as_uri()}?mode=rw"
@@ -64,13 +84,60 @@ def _connected(path: Path, *, writable: bool) -> sqlite3.Connection:
     return connection
 
 
-def open_studies(run: Path, *, writable: bool = False, names: dict[str, str] | None = None) -> Studies:
-    """Open the storage of the run in `run`. Raises RunFolderError when there is none or it cannot be read."""
+def open_studies(
+    run: Path, *, writable: bool = False, names: dict[str, str] | None = None, told: Told | None = None
+) -> Studies:
+    """Open the storage in the folder `run`. Raises RunFolderError when there is none or it cannot be read."""
     place = existing(run)
     if place is None:
-        raise RunFolderError(f"{run} holds no trainings yet (it has no study.db); first run: nas-proxy search {run}")
+        first = f"nas-proxy compare --out {run}, as before" if is_comparison(run) else f"nas-proxy search {run}"
+        raise RunFolderError(f"{run} holds no trainings yet (it has no study.db); first run: {first}")
     with readable(place):
-        return Studies(place, writable=writable, names=names)
+        return Studies(place, writable=writable, names=names, told=told)
+
+
+class Reader:
+    """Reads the trials in a folder's storage as often as it is asked, those that are finished once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._studies: Studies | None = None
+        self._storage: BaseStorage | None = None
+
+    def studies(self, *, at_work: bool) -> dict[str, "optuna.study._frozen.FrozenStudy"]:
+        """Return the studies by their names in the storage; none where there is no storage yet.
+
+        at_work: whether a command works in the folder, which may not have made its tables this moment. Raises
+        RunFolderError where the storage cannot be read.
+        """
+        place = existing(self._folder)
+        if self._storage is None and place is not None:
+            try:
+                self._studies = open_studies(self._folder)
+                self._storage = optuna.storages.get_storage(self._studies)
+            except RunFolderError:
+                if not at_work:
+                    raise
+        if self._storage is None or place is None:
+            return {}
+        with readable(place):
+            return {study.study_name: study for study in self._storage.get_all_studies()}
+
+    def trials(self, study: "optuna.study._frozen.FrozenStudy") -> list[FrozenTrial]:
+        """Return the trials of one of `studies`. Raises RunFolderError where they cannot be read."""
+        place = existing(self._folder)
+        if self._storage is None or place is None:
+            return []
+        with readable(place):
+            return self._storage.get_all_trials(study._study_id, deepcopy=False)
+
+    def workers(self) -> tuple[Worker, ...]:
+        """Return the workers whose hearts beat, where a database knows them."""
+        place = existing(self._folder)
+        if self._studies is None or place is None:
+            return ()
+        with readable(place):
+            return tuple(self._studies.workers())
 
 
 @contextlib.contextmanager
@@ -81,18 +148,4 @@ def readable(place: Place) -> Iterator[None]:
     except (SQLAlchemyError, StorageInternalError, sqlite3.Error, RuntimeError) as error:
         if isinstance(place, Database):
             raise patient.explained(place, error) from None
-        raise RunFolderError(_explanation(place, error)) from None
-
-
-def _explanation(path: Path, error: BaseException) -> str:
-    while error.__cause__ is not None:  # SQLite knows the reason; SQLAlchemy and Optuna wrap it
-        error = error.__cause__
-    reason = str(error).split("\n", 1)[0]
-    if "locked" in reason:
-        return f"{path} is locked by another program ({reason}); end that, or wait for it and try again"
-    if any(word in reason for word in ("unable to open", "disk I/O", "readonly")):
-        return f"{path} cannot be read ({reason}); see what hinders that and try again"
-    return (
-        f"{path} is not a study database that this version of Optuna reads ({reason}); "
-        "restore it, or move it away and run the search again"
-    )
+        raise RunFolderError(explanation(place, error, writing=False)) from None

@@ -15,7 +15,6 @@ import sqlite3
 import statistics
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -29,6 +28,7 @@ from nas_proxy.pipeline.records import INTERRUPTED, LATENCY, TRAINED, Candidate,
 from nas_proxy.search.pareto import ACCURACY, METRICS, WORDS, directions
 from nas_proxy.storage import patient
 from nas_proxy.storage.place import Database, Place, study_name
+from nas_proxy.storage.sqlite import explanation
 from nas_proxy.training.jobs import Failure
 from nas_proxy.training.train import Outcome
 
@@ -60,21 +60,7 @@ def explained(place: Place) -> Iterator[None]:
     except (SQLAlchemyError, StorageInternalError) as error:
         if isinstance(place, Database):
             raise patient.explained(place, error) from None
-        raise RunFolderError(_explanation(place, error)) from None
-
-
-def _explanation(path: Path, error: BaseException) -> str:
-    while error.__cause__ is not None:  # SQLite knows the reason; SQLAlchemy and Optuna wrap it
-        error = error.__cause__
-    reason = str(error).split("\n", 1)[0]
-    if "is full" in reason:
-        return f"the disk is full: {path} could not be written; free some space and run the same command again"
-    if any(word in reason for word in ("readonly", "unable to open", "locked", "disk I/O")):
-        return f"{path} cannot be written ({reason}); see what hinders that and run the same command again"
-    return (
-        f"{path} is not a study database that this version of Optuna reads ({reason}); "
-        "move it away and run the same command again"
-    )
+        raise RunFolderError(explanation(place, error, writing=True)) from None
 
 
 class _Connection(sqlite3.Connection):
@@ -95,7 +81,7 @@ def _open(place: Place, patience: patient.Patience) -> RDBStorage:
     try:
         return RDBStorage(f"sqlite:///{place}", engine_kwargs={"connect_args": {"timeout": 60, "factory": _Connection}})
     except (SQLAlchemyError, RuntimeError) as error:
-        raise RunFolderError(_explanation(place, error)) from None
+        raise RunFolderError(explanation(place, error, writing=True)) from None
 
 
 class Ledger:

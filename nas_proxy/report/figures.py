@@ -1,6 +1,6 @@
 """Figures of a run: data frames and the object of `ranking.json` in, Plotly figures out.
 
-The frames are those of `nas_proxy.report.page.read_run`. Every function is pure, returns a figure for empty input
+The frames are those of `nas_proxy.report.contents.read_run`. Every function is pure, returns a figure for empty input
 too, and escapes keys and reasons, so that what a user's space is called can never become markup. Colours are
 readable on white and on near-black; backgrounds are transparent, and the page sets the colour of text and
 grid. Plotly is imported inside the functions because it is slow to import.

@@ -8,10 +8,7 @@ or a file that cannot be read, leaves a note with the command that mends it; onl
 
 import json
 import shlex
-import tomllib
-import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.resources import files as resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,74 +17,21 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from nas_proxy.errors import RunFolderError
 from nas_proxy.files import write_text
+from nas_proxy.ranking.control import ITSELF
 from nas_proxy.report import figures, pareto, verdict
+from nas_proxy.report.contents import Run, read_run
 from nas_proxy.report.importance import importances
-from nas_proxy.report.pictures import Picture, read_picture, shown
+from nas_proxy.report.pictures import shown
 from nas_proxy.report.rank_figure import ranks_against_truth
 from nas_proxy.report.verdict import MEASURES, UNDEFINED, decimal, finite, interval, label, part
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-TRIALS = ("key", "index", "phase", "state", "score", "loss_sum", "diverged", "params", "reason")
-TRUTH = ("key", "phase", "accuracy", "params", "flops")
-SCORES = ("key", "random", "early_stop")
-TEXT = ("key", "phase", "state", "reason", "diverged")
-
+COSTS = ("seconds", "image_passes", "stored_bytes")
 MOST_ROWS = 300
 """Rows of the table of architectures, and reasons of failure, that a page shows."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a run folder holds so far.
-
-    name: the folder's name. config: `run.toml`. ranking: `ranking.json`, or {}.
-    by: the score that ranks and picks; that of `trials`, `scores` and their figures.
-    trials, truth, scores: the CSV files with all their columns, numbers finite or NaN; no rows when absent.
-    image, real: `proxy.png` and `real.png`, or None.
-    final: `final/architecture.json`, or {} where no final network was trained.
-    missing: pairs of what is not there yet and the stage (the command) that makes it.
-    damaged: pairs of a sentence about a file that cannot be read and the stage that makes it.
-    """
-
-    name: str
-    config: Mapping[str, Any]
-    ranking: Mapping[str, Any]
-    trials: pd.DataFrame
-    truth: pd.DataFrame
-    scores: pd.DataFrame
-    image: Picture | None
-    real: Picture | None
-    final: Mapping[str, Any]
-    missing: tuple[tuple[str, str], ...]
-    damaged: tuple[tuple[str, str], ...]
-    by: str = "accuracy"
-
-
-def read_run(run: Path) -> Run:
-    """Read what a run folder holds. Raises RunFolderError where `run.toml` is absent or not TOML."""
-    config = _read_config(run / "run.toml")
-    damaged: list[tuple[str, str]] = []
-    image, real = (read_picture(run / name, damaged) for name in ("proxy.png", "real.png"))
-    by = "loss_sum" if config.get("score") == "loss_sum" else "accuracy"
-    trials = _scored(_read_table(run / "trials.csv", TRIALS, "search", damaged), by)
-    truth = _read_table(run / "truth.csv", TRUTH, "truth", damaged)
-    scores = _read_table(run / "scores.csv", SCORES, "rank", damaged)
-    ranking = _read_ranking(run / "ranking.json", damaged)
-    final = _read_final(run / "final" / "architecture.json", damaged)
-    stages = {
-        "synthetic images": ("condense", image is not None),
-        "proxy trials": ("search", len(trials) > 0),
-        "full training": ("truth", len(truth) > 0),
-        "ranking": ("rank", bool(ranking)),
-    }
-    broken = {stage for _, stage in damaged}
-    missing = tuple((what, stage) for what, (stage, there) in stages.items() if not there and stage not in broken)
-    name = run.resolve().name
-    return Run(name, config, ranking, trials, truth, scores, image, real, final, missing, tuple(damaged), by)
 
 
 def write_report(run: Path) -> Path:
@@ -122,7 +66,8 @@ def report_html(run: Run) -> str:
         seeds=figures.seed_columns(run.truth),
         cost=part(run.ranking, "cost"),
         signals=_signal_rows(run.ranking),
-        notes=verdict.notes(run.ranking),
+        notes=_notes(run.ranking),
+        chance=_chance(run.ranking),
         methods=_methods(run.ranking),
         repeated=finite(part(run.ranking, "signals", "repeatability", "spearman").get("value")),
         half=finite(part(run.ranking, "signals", "proxy", "spearman_top_half").get("n")),
@@ -145,78 +90,11 @@ def report_html(run: Run) -> str:
     )
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise RunFolderError(
-            f"{path.parent} holds no run (it has no run.toml); make one with: nas-proxy run --out {path.parent}"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RunFolderError(f"{path} is not readable TOML ({error}); restore it or start a new run") from None
-
-
-def _read_table(path: Path, columns: tuple[str, ...], stage: str, damaged: list[tuple[str, str]]) -> pd.DataFrame:
-    try:
-        with warnings.catch_warnings():
-            # A row that is too long is a damaged file, and pandas only warns of some of them.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            # As text, since a key may be called "NA", and a number may be anything.
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False).fillna("")
-    except (FileNotFoundError, pd.errors.EmptyDataError):
-        frame = pd.DataFrame()
-    except (ValueError, pd.errors.ParserWarning) as error:
-        damaged.append((f"{path.name} cannot be read ({str(error).strip()})", stage))
-        frame = pd.DataFrame()
-    frame = frame.reindex(columns=[*columns, *(name for name in frame.columns if name not in columns)])
-    for name in (*columns, *figures.seed_columns(frame)):
-        if name in TEXT:
-            frame[name] = frame[name].astype(object).where(frame[name].notna(), "")
-        else:
-            numbers = pd.to_numeric(frame[name], errors="coerce").astype("float64")
-            frame[name] = numbers.where(numbers.abs() < float("inf"))
-    if "diverged" in columns:
-        frame["diverged"] = frame["diverged"].str.lower() == "true" if len(frame) else False
-    return frame
-
-
-def _scored(trials: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Return the trials with the score `by`, higher for better; a diverged one has the lowest sum of losses."""
-    if by == "accuracy":
-        return trials
-    scores = -trials["loss_sum"]
-    lowest = scores.min() if scores.notna().any() else 0.0
-    return trials.assign(score=scores.mask(trials["diverged"] & trials["score"].notna(), lowest))
-
-
 def _spread(trials: pd.DataFrame) -> float | None:
     """Return the mean standard deviation of the accuracy over the seeds of a candidate; None for one seed."""
     if "score_std" not in trials:
         return None
     return finite(pd.to_numeric(trials["score_std"], errors="coerce").mean())
-
-
-def _read_ranking(path: Path, damaged: list[tuple[str, str]]) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (ValueError, RecursionError) as error:
-        damaged.append((f"{path.name} cannot be read ({error})", "rank"))
-        return {}
-    if not part(found):
-        damaged.append((f"{path.name} holds no ranking", "rank"))
-    return part(found)
-
-
-def _read_final(path: Path, damaged: list[tuple[str, str]]) -> dict[str, Any]:
-    try:
-        return part(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return {}
-    except (ValueError, RecursionError) as error:
-        damaged.append((f"final/{path.name} cannot be read ({error})", "final"))
-        return {}
 
 
 def _figures(run: Run) -> dict[str, "Figure"]:
@@ -241,17 +119,41 @@ def _figures(run: Run) -> dict[str, "Figure"]:
 
 
 def _signal_rows(ranking: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a row for each signal: for each measure a value, a smaller line and the numbers of notes."""
-    numbers = {note: number for number, note in enumerate(verdict.notes(ranking), start=1)}
+    """Return a row for each signal: for each measure a value, a smaller line and the numbers of notes; its costs."""
+    numbers = {note: number for number, note in enumerate(_notes(ranking), start=1)}
     rows = []
     for name in part(ranking, "signals"):
         values = part(ranking, "signals", name)
-        cells = [
-            (*_cell(measure, values), [numbers[note] for note in verdict.notes_on(values, measure)])
+        cells = {
+            measure: (
+                *_cell(measure, values),
+                [numbers[note] for note in verdict.notes_on(values, measure) if note in numbers],
+            )
             for measure in MEASURES
-        ]
-        rows.append({"name": name, "label": label(name), "cells": cells})
+        }
+        beats, _, why = verdict.answer(values, brief=True).partition(" (")
+        rows.append(
+            {
+                "name": name,
+                "label": label(name),
+                "cells": [cell for measure, cell in cells.items() if measure not in COSTS],
+                "costs": [cells[measure] for measure in COSTS],
+                "beats": (beats, f"({why}" if why else ""),
+            }
+        )
     return rows
+
+
+def _notes(ranking: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the notes of the table; that the control has no difference to itself stands in its place."""
+    return {note: where for note, where in verdict.notes(ranking).items() if note != ITSELF}
+
+
+def _chance(ranking: Mapping[str, Any]) -> str:
+    """Return the precision at 5 of chance, which is the same for all signals."""
+    signals = part(ranking, "signals")
+    found = {decimal(part(signals, name).get("precision_at_5_chance")) for name in signals} - {UNDEFINED}
+    return found.pop() if len(found) == 1 else UNDEFINED
 
 
 def _cell(measure: str, values: Mapping[str, Any]) -> tuple[str, str]:
@@ -261,8 +163,9 @@ def _cell(measure: str, values: Mapping[str, Any]) -> tuple[str, str]:
     if measure in formats:
         return formats[measure](value), ""
     if measure == "precision_at_5":
-        chance = decimal(values.get("precision_at_5_chance"))
-        return decimal(value), "" if chance == UNDEFINED else f"chance {chance}"
+        return decimal(value), ""
+    if measure == "minus_random" and part(value).get("reason") == ITSELF:
+        return UNDEFINED, "the control"
     estimate, _, bounds = interval(value, sign=measure == "minus_random").partition(" ")
     return estimate, bounds
 

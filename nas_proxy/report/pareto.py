@@ -1,6 +1,6 @@
 """The Pareto front of a run for several objectives: the trials in, a table and a figure out.
 
-In: the rows of trials.csv as `nas_proxy.report.page.read_run` gives them, and the objectives of the run. Out: the
+In: the rows of trials.csv as `nas_proxy.report.contents.read_run` gives them, and the objectives of the run. Out: the
 front, cheapest first, as `nas_proxy.search.pareto` finds it, and a Plotly figure under the rules of
 `nas_proxy.report.figures`. Trials without a finite value of each objective are left out.
 """

@@ -1,6 +1,6 @@
 """The rank plot: where the proxy and full training put the architectures of the uniform sample.
 
-In: the frames of `nas_proxy.report.page.read_run`. Out: a Plotly figure under the rules of `nas_proxy.report.figures`.
+In: the frames of `nas_proxy.report.contents.read_run`. Out: a Plotly figure by the rules of `nas_proxy.report.figures`.
 """
 
 from typing import TYPE_CHECKING

@@ -175,6 +175,24 @@ def truth_source(ranking: Mapping[str, Any]) -> str:
     )
 
 
+def answer(values: Mapping[str, Any], *, total: bool = False, brief: bool = False) -> str:
+    """Return whether a signal beats random images: "yes", "no", or "cannot tell" and what would tell.
+
+    values: the signal's. total: whether it beats those at the same whole cost. brief: in few words, for a terminal.
+    """
+    found = values.get("beats_random_total" if total else "beats_random")
+    if found is None:
+        return UNDEFINED
+    more = finite(values.get("total_more_architectures" if total else "more_architectures"))
+    if more is not None:
+        several = " more" if brief else f" more architecture{'' if more == 1 else 's'}"
+        return f"{found} (about {count(more)}{several} would)"
+    reason = values.get("total_more_architectures_reason" if total else "more_architectures_reason")
+    if reason and brief:
+        reason = str(reason).removeprefix("the difference is ")
+    return f"{found} ({reason})" if reason else str(found)
+
+
 def label(signal: str) -> str:
     """Return the name of a signal as a reader sees it; "proxy:loss_sum" is the proxy by the sum of its losses."""
     name, _, score = signal.partition(":")

@@ -1,0 +1,263 @@
+"""Looking at a comparison: what is counted, what is estimated, what the dashboard says of it; nothing is written."""
+
+import contextlib
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+from wsgiref.util import setup_testing_defaults
+
+import optuna
+import pytest
+from optuna_dashboard import save_note
+from typer.testing import CliRunner
+
+from comparisons import Bench, few_resamples
+from nas_proxy.cli.app import app
+from nas_proxy.compare.settings import claim, open_comparison
+from nas_proxy.dashboard.comparison_status import ComparisonWatcher
+from nas_proxy.dashboard.server import application
+from nas_proxy.dashboard.status_text import status_text
+from nas_proxy.data.images import ImageSet
+from nas_proxy.errors import RunFolderError
+from nas_proxy.pipeline.ledger import Ledger
+from nas_proxy.pipeline.records import Candidate
+from nas_proxy.pipeline.run_folder import RunFolder
+from nas_proxy.spaces.cost import Size
+from nas_proxy.training.train import Outcome
+from nas_proxy.training.workers import Failure
+
+WIDTH = {"width": optuna.distributions.IntDistribution(1, 99)}
+SMALL: dict[str, Any] = {"table": True, "signals": ["dm", "random", "early_stop", "params"], "draws": 2}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few():
+    yield from few_resamples()
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    return Bench(tmp_path_factory.mktemp("watch"))
+
+
+@pytest.fixture(scope="module")
+def finished(bench):
+    run, _ = bench.compare("finished", **SMALL)
+    return run.path
+
+
+@pytest.fixture
+def begun(bench, tmp_path):
+    """A folder in which nothing is done yet."""
+    folder = tmp_path / "begun"
+    folder.mkdir()
+    claim(folder, bench.settings(**SMALL))
+    return folder
+
+
+def record(ledger: Ledger, study: str, index: int, result: float | str | None, draw: int = 0, seconds: float = 2.0):
+    number = ledger.begin(study, Candidate(f"a{index}", {"width": index + 1}, "sample", index, Size(1, 2), WIDTH), draw)
+    if result is not None:
+        failed = isinstance(result, str)
+        ledger.finish(study, number, Failure(result) if failed else Outcome(result, (1.0,), False, seconds, 24))
+
+
+def looked(folder: Path) -> dict[str, tuple[Any, ...]]:
+    signals = ComparisonWatcher(folder).look().signals
+    return {s.name: (s.sets, s.sets_total, s.done, s.total, s.complete) for s in signals}
+
+
+def get(served: Any, path: str, method: str = "GET") -> tuple[str, Any]:
+    environ: dict[str, Any] = {"REQUEST_METHOD": method, "PATH_INFO": path}
+    setup_testing_defaults(environ)
+    told: list[str] = []
+    with contextlib.ExitStack() as stack:
+        body = served(environ, lambda status, headers, error=None: told.append(status))
+        if hasattr(body, "close"):
+            stack.callback(body.close)
+        content = b"".join(body)
+    return told[0], json.loads(content) if told[0] == "200 OK" else content
+
+
+def test_a_finished_comparison(finished):
+    before = {path.name: path.stat().st_mtime_ns for path in finished.iterdir()}
+    assert looked(finished) == {
+        "dm": (2, 2, 10, 10, True),
+        "random": (2, 2, 10, 10, True),
+        "early_stop": (None, None, 5, 5, True),
+        "params": (None, None, 5, 5, True),
+        "random_total": (2, 2, 10, 10, True),
+    }
+    shown = CliRunner().invoke(app, ["status", str(finished), "--watch"])
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    lines = shown.stdout.splitlines()
+    assert lines[0] == f"{finished}: done"
+    assert lines[2] == "  dm            2/2   ████████████████████      10/10 trained  done"
+    assert lines[-1] == "  table         compare.html"
+    told = json.loads(CliRunner().invoke(app, ["status", str(finished), "--json"]).stdout)
+    assert (told["complete"], told["table"], told["at_work"], told["seconds_left"]) == (True, True, False, None)
+    assert told["failures"] == {}
+    assert told["signals"][0]["name"] == "dm"
+    assert {path.name: path.stat().st_mtime_ns for path in finished.iterdir()} == before
+
+
+def test_nothing_is_done_yet(begun):
+    status = ComparisonWatcher(begun).look()
+    assert looked(begun)["dm"] == (0, 2, 0, 10, False)
+    assert looked(begun)["params"] == (None, None, 0, 5, False)
+    assert looked(begun)["random_total"] == (0, 2, 0, 10, False)
+    assert status_text(status).splitlines()[0] == f"{begun}: not done, and no command is at work"
+    assert "  table         not written yet" in status_text(status)
+    assert [path.name for path in begun.iterdir()] == ["compare.toml"]
+
+
+def test_half_way(begun, finished):
+    (begun / "sets").mkdir()
+    for name in ("dm-0", "dm-1", "random-0", "random-1"):
+        (begun / "sets" / f"{name}.safetensors").write_bytes((finished / "sets" / f"{name}.safetensors").read_bytes())
+    ledger = Ledger(begun / "study.db")
+    for index in range(5):
+        for draw in (0, 1):
+            record(ledger, "random", index, 0.5, draw)
+        record(ledger, "early_stop", index, "E: no" if index < 2 else 0.5)
+    for index in range(3):
+        record(ledger, "dm", index, 0.5, seconds=4.0)
+    record(ledger, "dm", 3, None)
+    record(ledger, "dm", 9, 0.5)  # of an earlier, larger sample
+    with RunFolder(begun, open_comparison(begun).run).lock():
+        status = ComparisonWatcher(begun).look()
+    signals = {signal.name: signal for signal in status.signals}
+    assert (signals["dm"].done, signals["dm"].seconds_left) == (3, pytest.approx(7 * 4.0))
+    assert (signals["early_stop"].complete, status.failures) == (True, {"early_stop": {"E: no": 2}})
+    # As long as a training on dm, with the making of its set shared by five candidates.
+    making = open_sets(finished, "dm")
+    assert signals["random_total"].seconds_left == pytest.approx(10 * (4.0 + making / 5))
+    assert status.seconds_left == pytest.approx(17 * 4.0 + 10 * making / 5)
+    assert (status.at_work, status.open_trainings, status.complete) == (True, 1, False)
+    text = status_text(status)
+    assert text.startswith(f"{begun}: at work, 1 training open, about ")
+    assert "Failed, early_stop: 2\n  2 × E: no" in text
+    later = ComparisonWatcher(begun).look()
+    assert (later.at_work, later.seconds_left) == (False, None)
+    assert "; 1 training cut off" in status_text(later)
+
+
+def open_sets(folder: Path, name: str) -> float:
+    found = [ImageSet.load_metadata(path)["seconds"] for path in sorted((folder / "sets").glob(f"{name}-*"))]
+    assert len(found) == 2
+    return sum(float(str(seconds)) for seconds in found) / 2
+
+
+def test_full_training_and_what_cannot_be_computed(bench, tmp_path):
+    folder = tmp_path / "fully"
+    folder.mkdir()
+    claim(folder, bench.settings(signals=["random", "params"], draws=1))
+    record(Ledger(folder / "study.db"), "truth", 0, "E: no", draw=1)
+    scores = {"params": {"images": 0, "of": {"a": [1.0, 0.1, None], "b": [None, 0.1, "E: too large"]}}}
+    (folder / "computed.json").write_text(json.dumps({"data": "", "space": "", "scores": scores}))
+    assert looked(folder)["truth"] == (None, None, 1, 10, False)
+    assert looked(folder)["params"] == (None, None, 2, 5, False)
+    text = status_text(ComparisonWatcher(folder).look())
+    assert "  full training        ██··" in text
+    assert "Failed, full training: 1\n  1 × E: no" in text
+    assert "Failed, params: 1\n  1 × E: too large" in text
+
+
+def test_a_table_of_less_is_not_the_table(finished, bench, tmp_path):
+    assert ComparisonWatcher(finished).look().table
+    before = (finished / "compare.toml").read_text()
+    try:
+        claim(finished, bench.settings(**{**SMALL, "sample": 6}))
+        assert not ComparisonWatcher(finished).look().complete
+        assert not ComparisonWatcher(finished).look().table
+    finally:
+        (finished / "compare.toml").write_text(before)
+
+
+def test_the_dashboard_of_a_finished_comparison(finished):
+    with sqlite3.connect(finished / "study.db") as connection:
+        before = list(connection.iterdump())
+    served = application(finished)
+    _, told = get(served, "/api/studies")
+    names = {study["study_name"]: study["study_id"] for study in told["study_summaries"]}
+    assert set(names) == {
+        "Condensed, dm · finished",
+        "Random images · finished",
+        "Early stop · finished",
+        "Random images at equal cost, random_total · finished",
+    }
+    for number in names.values():
+        _, study = get(served, f"/api/studies/{number}")
+        body = study["note"]["body"]
+        assert "- **sample**: 5 architectures drawn uniformly, seed 0" in body
+        assert "truth.csv" in body
+        assert "blobs.npz" in body
+        assert "tiny.py" in body
+        assert str(finished / "compare.html").replace("_", r"\_") in body
+        assert body.count("](/dashboard/studies/") == 3
+        assert f"/studies/{number})" not in body
+        assert [figure["id"] for figure in study["plotly_graph_objects"]] == ["cost"]
+        assert study["objective_names"] == ["validation accuracy"]
+    _, study = get(served, f"/api/studies/{names['Condensed, dm · finished']}")
+    ranking = json.loads((finished / "ranking.json").read_text())
+    value = ranking["signals"]["dm"]["spearman"]["value"]
+    assert f"**dm: Spearman {value:.2f}".replace("-", "−") in study["note"]["body"]
+    figure = json.loads(study["plotly_graph_objects"][0]["graph_object"])
+    assert len(figure["data"]) > 3
+    assert get(served, f"/api/studies/{names['Condensed, dm · finished']}", "DELETE")[0] == "405 Method Not Allowed"
+    with sqlite3.connect(finished / "study.db") as connection:
+        assert list(connection.iterdump()) == before
+    assert not (finished / "artifacts").exists()
+
+
+def test_the_dashboard_while_it_is_made(begun):
+    with pytest.raises(
+        RunFolderError, match=r"holds no trainings yet \(it has no study.db\); first run: nas-proxy comp"
+    ):
+        application(begun)
+    ledger = Ledger(begun / "study.db")
+    record(ledger, "random", 0, "E: no [b] *such* width")
+    record(ledger, "random", 1, 0.5)
+    _, study = get(application(begun), "/api/studies/1")
+    body = study["note"]["body"]
+    assert "**The table is not written yet.**" in body
+    assert "- **trainings**: 1 complete, 1 failed" in body
+    assert r"- 1 × E: no \[b\] \*such\* width" in body
+    assert "Other studies of this comparison: none yet." in body
+    assert study["trials"][0]["note"]["body"] == "Failed: E: no \\[b\\] \\*such\\* width\n"
+    assert study["plotly_graph_objects"] == []
+
+
+def test_a_note_that_somebody_wrote_stays(begun):
+    ledger = Ledger(begun / "study.db")
+    record(ledger, "random", 1, 0.5)
+    _, study = get(application(begun, writable=True), "/api/studies/1")
+    assert study["note"]["version"] == 0
+    save_note(ledger.study("random"), "mine")
+    _, study = get(application(begun), "/api/studies/1")
+    assert study["note"] == {"version": 1, "body": "mine"}
+
+
+@pytest.mark.parametrize("command", ["status", "dashboard"])
+def test_a_folder_that_is_neither(tmp_path, command):
+    told = CliRunner().invoke(app, [command, str(tmp_path)])
+    assert told.exception is not None
+    assert str(told.exception) == (
+        f"{tmp_path} holds neither a run (it has no run.toml) nor a comparison (it has no compare.toml); make one "
+        f"with: nas-proxy run --out {tmp_path}, or nas-proxy compare --out {tmp_path}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("a = ", r"compare\.toml is not readable TOML"),
+        ("seed = 1", r"compare\.toml holds no settings of a comparison; restore it or use --overwrite"),
+        ("compare = {other = 1}", r"compare\.toml holds no settings of a comparison"),
+    ],
+)
+def test_settings_that_cannot_be_read(tmp_path, text, sentence):
+    (tmp_path / "compare.toml").write_text(text)
+    with pytest.raises(RunFolderError, match=sentence):
+        ComparisonWatcher(tmp_path)
