@@ -47,6 +47,8 @@ SEED = re.compile(r"accuracy_\d+")
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 # Points of one kind that a figure draws: a page stays small with thousands of trials.
 MOST = 700
+# Pixels of a line of a legend, and of an axis with its title.
+LEGEND_LINE, AXIS_ROOM = 20, 56
 
 CONFIG: dict[str, Any] = {
     "responsive": True,
@@ -146,7 +148,7 @@ def spearman_by_cost(ranking: Mapping[str, Any], cost: str = "seconds") -> Figur
     positive = [spent for spent, _, _ in shown.values() if spent > 0] or [1.0]
     first, last = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
     left = first - 1
-    figure = _figure(titles[cost], "Spearman", height=360)
+    figure = _figure(titles[cost], "Spearman", height=330)
     for name, (spent, estimate, values) in shown.items():
         color = _colour(name)
         point = go.Scatter(
@@ -177,7 +179,15 @@ def spearman_by_cost(ranking: Mapping[str, Any], cost: str = "seconds") -> Figur
         tickvals=[10.0**left] * free + [10.0**power for power in powers],
         ticktext=["none"] * free + [count(10.0**power) for power in powers],
     )
-    return figure.update_layout(showlegend=True)
+    return _with_legend_below(figure)
+
+
+def _with_legend_below(figure: Figure) -> Figure:
+    """Give a legend of many long names room of its own under the figure, so that the points keep theirs."""
+    room = LEGEND_LINE * len(figure.data)
+    below = {"orientation": "v", "yref": "container", "y": 0, "yanchor": "bottom"}
+    figure.update_layout(showlegend=True, legend=below, height=figure.layout.height + room)
+    return figure.update_layout(margin={"b": AXIS_ROOM + room}).update_xaxes(automargin=False)
 
 
 def _colour(signal: str) -> str:
