@@ -144,7 +144,7 @@ def test_a_slow_proxy_and_an_untrained_pick_are_said_plainly(tmp_path: Path) -> 
     assert "Speed-up over full training 0.62× slower than full training; condensing dominates" in text
     assert "Test accuracy of the pick – not trained in full yet" in text
     assert "Regret – the pick has no full training" in text
-    assert "Proxy: regret – the pick has no full training" in text
+    assert "the pick has no full training : Proxy: regret" in text
     ranking["signals"]["proxy"] |= {"regret": -0.0041, "regret_reason": None}
     put_ranking(tmp_path, ranking)
     assert "Regret −0.41 pp no loss against the architecture that the other seed" in page_of(tmp_path).text
