@@ -266,6 +266,7 @@ def test_odd_tables_are_shown_and_nothing_in_them_is_obeyed():
     assert EVIL not in page
     assert "alert(1)" in page
     assert comparison_html(odd_ranking(), EVIL) == page
+    assert "&lt;wbr" not in page
     assert "Nothing can be ranked" in comparison_html({}, "empty")
     assert "\\|x" in markdown(odd_ranking())
     rows_read = list(csv.DictReader(io.StringIO(table_csv(odd_ranking()))))

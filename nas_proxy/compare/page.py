@@ -62,7 +62,7 @@ def _cell(text: str) -> tuple[str, str]:
 
 def _breakable(name: str) -> Markup:
     """Return a name that may be broken where it has a mark."""
-    return Markup(re.sub(r"([:+@_])", r"\1<wbr>", escape(name)))
+    return Markup(re.sub(r"([:+@_])", r"\1<wbr>", str(escape(name))))
 
 
 def _head(ranking: Mapping[str, Any]) -> str:
