@@ -133,7 +133,7 @@ def test_sigterm_ends_a_search_as_sigint_does(dataset, tmp_path):
                 time.sleep(0.05)
             assert process.poll() is None
             process.send_signal(number)
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=180)
         told.append((process.returncode, out, err.strip().splitlines()[-1]))
         assert "RUNNING" not in states(run.path)
         assert not (run.path / ".work").exists()
