@@ -9,8 +9,8 @@ class that comes, 20 images (`--ipc`) are kept: chosen at random, by herding, or
 that task's images alone. After each task a ConvNet is trained from scratch on the memory and scored on all classes seen
 so far. That is GDumb (Prabhu, Torr & Dokania, ECCV 2020), as Zhao & Bilen (WACV 2023) use it for condensed sets.
 
-On digits (the first command; n = 3 orders; AMD EPYC, 2 cores with other work running, 168 s, of which 69 s of processor
-time; Python 3.11.7, PyTorch 2.15.0) the memory with all ten classes in it gave random 92.5 % ± 1.0, herding
+On digits (the first command; n = 3 orders; AMD EPYC, 2 cores, 35 s with nothing else running; Python 3.11.7,
+PyTorch 2.15.0) the memory with all ten classes in it gave random 92.5 % ± 1.0, herding
 92.8 % ± 2.3, dm 93.3 % ± 2.0: three orders do not tell the three apart. CIFAR has not been measured. The whole curve
 is in benchmarks/results/continual.json.
 
