@@ -70,8 +70,14 @@ def test_images_augmented_together_are_those_augmented_step_by_step(monkeypatch,
         return list(training._batches(order, data, augment.FULL, torch.Generator().manual_seed(1)))
 
     one_by_one = batches()
-    monkeypatch.setattr(training, "TOGETHER", {"cpu": together})
-    for (images, labels), (others, same) in itertools.zip_longest(one_by_one, batches()):
+    sizes = []
+    decode = type(data).decode
+    monkeypatch.setattr(type(data), "decode", lambda self, index: sizes.append(len(index)) or decode(self, index))
+    monkeypatch.setattr(training, "TOGETHER", {"cpu": together * 4 * 4 * 3 * 16 * 16})
+    found = batches()
+    # Memory is bounded, whatever the number of steps is.
+    assert sizes[0] == 4 * min(together, 7)
+    for (images, labels), (others, same) in itertools.zip_longest(one_by_one, found):
         torch.testing.assert_close(others, images, rtol=0, atol=1e-6)
         assert labels.tolist() == same.tolist()
 

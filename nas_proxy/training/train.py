@@ -21,8 +21,9 @@ from nas_proxy.training.recorded import Recorded
 from nas_proxy.training.ways import PLAIN, Way, attempt, choose
 
 EVALUATION_BATCH = 500
-# Steps whose images are augmented together: on a GPU launches are what it takes, on the CPU the cache is small.
-TOGETHER = {"cuda": 64}
+# Bytes of images that are augmented together, of one step at least: on a GPU launches are what it takes, on the CPU
+# the cache is small.
+TOGETHER = {"cuda": 64 << 20}
 SCHEDULES = ("cosine", "step")
 
 
@@ -286,12 +287,12 @@ def _batches(
     One operation is drawn for each step, its parameters for each image, all of them before the epoch begins.
     """
     steps, batch = order.shape
-    _, height, width, _ = data.shape
+    channels, height, width, _ = data.shape
     if strategy:
         chosen = augment.draw_operations(steps, strategy, draws)
         names = [strategy[index] for index in chosen.tolist()]
         rows = augment.draw(chosen.repeat_interleave(batch), strategy, height, width, draws).to(order.device)
-    together = TOGETHER.get(order.device.type, 1)
+    together = max(1, TOGETHER.get(order.device.type, 0) // (4 * batch * channels * height * width))
     for first in range(0, steps, together):
         some = range(first, min(first + together, steps))
         images = data.decode(order[some.start : some.stop].flatten())
