@@ -45,7 +45,9 @@ def test_the_part_by_hand():
 
 def test_the_stream_is_the_whole_spaces_without_what_is_too_large():
     part = Limited(SPACE, SHAPE, 8 * 7 + 3, None)
+    assert part.left_out() is None
     assert list(part.sample(3)) == [a for a in SPACE.sample(3) if a["a"] <= 7]
+    assert part.left_out() == "26 of 40 architectures drawn are not within --max-params 59 and were not trained"
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -36,6 +36,8 @@ class Candidate(nn.Module):
         self.body = nn.Sequential(nn.Linear(pixels, width), nn.ReLU(), nn.Linear(width, classes))
 
     def forward(self, x):
+        if self.weather == "always hangs":
+            time.sleep(600)
         logits = self.body(x.flatten(1))
         if not self.training:
             return logits
@@ -62,13 +64,15 @@ def build(architecture, shape):
     return Candidate(pixels, shape.classes, architecture["weather"], architecture["width"])
 
 
-WEATHER = ("fine", "raises", "diverges", "hangs", "wrong shape", "too much memory", "dies", "cannot be built")
+WEATHER = ("fine", "raises", "diverges", "hangs", "wrong shape", "too much memory", "dies", "cannot be built",
+           "always hangs")
 choices = Choice("weather", WEATHER) & Choice("width", tuple(range(1, 21)))
 space = Space("weather", choices, build, valid=lambda a: a["weather"] == "fine" or a["width"] == 4)
 """
 REASONS = {
     "raises": "RuntimeError: out of luck",
     "hangs": "took longer than 0.1 minutes",
+    "always hangs": "its FLOPs could not be counted: it took longer than 6 s",
     "wrong shape": "ValueError: the network returned shape (6, 2), expected (6, 3)",
     "too much memory": "needed more than 300 MB of memory",
     "dies": "the worker process was killed twice; the machine was probably out of memory",
@@ -94,7 +98,7 @@ def test_whatever_a_candidate_does_the_search_goes_on(dataset, tmp_path):
     (tmp_path / "weather.py").write_text(SPACE)
     known = [f"weather={weather},width=4" for weather in (*REASONS, "diverges")]
     settings = {
-        **{"dataset": dataset, "space": str(tmp_path / "weather.py"), "trials": 12, "truth": 4},
+        **{"dataset": dataset, "space": str(tmp_path / "weather.py"), "trials": 13, "truth": 4},
         **{"candidate_minutes": 0.1, "candidate_memory": 300, "enqueue": known, **SETTINGS},
     }
     run = prepare_run(tmp_path / "run", resolve(settings))
@@ -107,7 +111,7 @@ def test_whatever_a_candidate_does_the_search_goes_on(dataset, tmp_path):
     assert (diverged["state"], diverged["diverged"], diverged["score"]) == ("complete", True, pytest.approx(1 / 3))
     failed = trials[trials["state"] == "failed"]
     assert len(failed) == len(REASONS)
-    assert (trials["phase"] == "search").sum() == 8
+    assert (trials["phase"] == "search").sum() == 9
     assert (trials[trials["state"] == "complete"]["phase"] == "sample").sum() == 4
     ranking = json.loads((run / "ranking.json").read_text())
     assert ranking["failures"]["proxy"] == len(failed)

@@ -18,6 +18,7 @@ from nas_proxy.condensation.embedding import alike, has_bfloat16
 from nas_proxy.condensation.matching import Network
 from nas_proxy.condensation.ranks import ALONE, JointBatchNorm, Ranks
 from nas_proxy.data.images import DataShape
+from nas_proxy.deadline import deadline
 from nas_proxy.errors import SpaceError
 from nas_proxy.seeds import derive
 from nas_proxy.spaces.space import Architecture, SearchSpace
@@ -54,7 +55,8 @@ class SpaceEmbedding:
         reason = ""
         for attempt in range(PATIENCE):
             try:
-                return self._network(self.at(step + attempt), seed)
+                with deadline():
+                    return self._network(self.at(step + attempt), seed)
             except Exception as error:  # noqa: BLE001 (a user's space may raise anything)
                 reason = f"{type(error).__name__}: {error}"
         raise SpaceError(f"{PATIENCE} architectures of the space {self.space.name!r} in a row cannot embed: {reason}")

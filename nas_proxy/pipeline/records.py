@@ -31,7 +31,8 @@ class Candidate:
     distributions: Optuna's, of the architecture's parameters.
     latency: how long it takes to answer, where that was measured.
     constraints: how far it is above each limit of the run, see `nas_proxy.spaces.limits.constraints`.
-    untimed: why its latency, which the run needs, could not be measured; None where it could or need not.
+    unmeasured: why it is not worth a training: what the run needs to know of it could not be measured; None where it
+        could or need not.
     """
 
     key: str
@@ -42,7 +43,7 @@ class Candidate:
     distributions: Mapping[str, BaseDistribution]
     latency: Latency | None = None
     constraints: tuple[float, ...] = ()
-    untimed: str | None = None
+    unmeasured: str | None = None
 
     @property
     def costs(self) -> Costs:

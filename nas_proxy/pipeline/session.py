@@ -225,20 +225,24 @@ class Session:
 
         fixed = FixedTrial(dict(architecture))
         self.space.suggest(fixed)
-        config, latency, untimed = self.config, None, None
+        config, size, latency, unmeasured = self.config, UNMEASURED, None, None
         if config.max_latency_ms is not None or LATENCY in config.objective:
-            latency, untimed = self.latencies.of(architecture), self.latencies.failure(architecture)
-        # What has failed in a process of its own is not run in this one.
-        size = self._size(architecture) if untimed is None else UNMEASURED
+            latency, failure = self.latencies.of(architecture), self.latencies.failure(architecture)
+            unmeasured = failure and f"its latency could not be measured: {failure}"
+        if unmeasured is None:  # what has failed in a process of its own is not run in this one
+            size, unmeasured = self._size(architecture)
         above = constraints(size, latency, config.max_params, config.max_flops, config.max_latency_ms)
         key = self.space.key(architecture)
-        return Candidate(key, architecture, phase, index, size, fixed.distributions, latency, above, untimed)
+        return Candidate(key, architecture, phase, index, size, fixed.distributions, latency, above, unmeasured)
 
-    def _size(self, architecture: Architecture) -> Size:
+    def _size(self, architecture: Architecture) -> tuple[Size, str | None]:
+        """Return the size of an architecture, and why it has none where it would hang when it is trained."""
         try:
-            return measure(self.space, architecture, self.shape)
+            return measure(self.space, architecture, self.shape, 60 * (self.config.candidate_minutes or MINUTES)), None
+        except TimeoutError as error:
+            return UNMEASURED, f"its FLOPs could not be counted: it {error}"
         except Exception:  # noqa: BLE001 (a broken architecture gets its reason when it is trained)
-            return UNMEASURED
+            return UNMEASURED, None
 
     def job(self, architecture: Architecture, data: Path, evaluation: Path, recipe: Recipe, seed: int) -> Job:
         """Return a training of this run's space on this run's device."""
@@ -253,7 +257,7 @@ class Session:
     ) -> None:
         """Train candidates, each in a draw, and record them in the study of `signal`.
 
-        One whose latency is needed and could not be measured fails at once: it would do the same when it is trained.
+        One of which something is needed that could not be measured fails at once: it would when it is trained.
         """
 
         def finished(number: int, result: Outcome | Failure) -> None:
@@ -264,10 +268,9 @@ class Session:
             done(result)
 
         for candidate, draw in tasks:
-            if candidate.untimed is not None:
-                reason = f"its latency could not be measured: {candidate.untimed}"
-                finished(self.ledger.begin(signal, candidate, draw), Failure(reason))
-        tasks = [task for task in tasks if task[0].untimed is None]
+            if candidate.unmeasured is not None:
+                finished(self.ledger.begin(signal, candidate, draw), Failure(candidate.unmeasured))
+        tasks = [task for task in tasks if task[0].unmeasured is None]
         if self.team is not None:
             self.team.train(signal, tasks, job, finished)
             return

@@ -17,7 +17,7 @@ from nas_proxy.search.pareto import ACCURACY, directions, improves
 from nas_proxy.search.proposals import propose
 from nas_proxy.search.scores import column, shown, value_of
 from nas_proxy.seeds import derive
-from nas_proxy.spaces.limits import limits_text
+from nas_proxy.spaces.limits import Limited, limits_text
 from nas_proxy.training.jobs import Failure, Job
 from nas_proxy.training.pruning import Curve, Pruning
 from nas_proxy.training.train import Outcome
@@ -77,9 +77,17 @@ def search(session: Session) -> None:
         _train_sample(session, done)
         _train_proposals(session, done, start)
         bar.to(total, f"best {shown(best, by)}")
+    _tell_left_out(session)
     pruned = [r.seconds_saved for r in session.ledger.records("proxy") if r.pruned_at is not None]
     if pruned:
         session.progress.say(f"{len(pruned)} proposals were pruned, which saved about {sum(pruned):.0f} s of training.")
+
+
+def _tell_left_out(session: Session) -> None:
+    sized, fast = session.sized_space, session.space
+    for part in (sized,) if fast is sized else (sized, fast):
+        if isinstance(part, Limited) and (told := part.left_out()) is not None:
+            session.progress.say(f"{told}.")
 
 
 def _check_latencies(session: Session) -> None:

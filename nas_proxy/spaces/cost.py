@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas_proxy.data.images import DataShape
+from nas_proxy.deadline import SECONDS, deadline
 from nas_proxy.spaces.space import Architecture, SearchSpace
 
 
@@ -26,13 +27,17 @@ class Size:
 UNMEASURED = Size(0, 0)
 
 
-def measure(space: SearchSpace, architecture: Architecture, shape: DataShape) -> Size:
-    """Build the network on the meta device, where nothing is computed, or on the CPU where that fails."""
-    try:
-        with torch.device("meta"):
-            return _measured(space.build(architecture, shape), shape, torch.device("meta"))
-    except (NotImplementedError, RuntimeError):
-        return _measured(space.build(architecture, shape), shape, torch.device("cpu"))
+def measure(space: SearchSpace, architecture: Architecture, shape: DataShape, seconds: float = SECONDS) -> Size:
+    """Build the network on the meta device, where nothing is computed, or on the CPU where that fails.
+
+    Raises what the network raises, and TimeoutError when it takes longer than `seconds`, see `nas_proxy.deadline`.
+    """
+    with deadline(seconds):
+        try:
+            with torch.device("meta"):
+                return _measured(space.build(architecture, shape), shape, torch.device("meta"))
+        except (NotImplementedError, RuntimeError):
+            return _measured(space.build(architecture, shape), shape, torch.device("cpu"))
 
 
 def _measured(network: nn.Module, shape: DataShape, device: torch.device) -> Size:

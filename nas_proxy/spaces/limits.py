@@ -73,6 +73,14 @@ class Limited:
         found = self.latency(architecture)
         return found is None or found.ms <= self.latency_ms
 
+    def left_out(self) -> str | None:
+        """Return how many of the architectures asked for so far are beyond the limits, in words; None for none."""
+        beyond = sum(not allowed for allowed in self._known.values())
+        if not beyond:
+            return None
+        within = limits_text(self.params, self.flops, self.latency_ms)
+        return f"{beyond} of {len(self._known)} architectures drawn are not {within} and were not trained"
+
     def sample(self, seed: int) -> Iterator[Architecture]:
         """Yield the architectures within the limits; ends as well when `patience` in a row are not."""
         rejected = 0

@@ -21,6 +21,7 @@ from torch import nn
 
 import search_spaces
 from nas_proxy.data.images import DataShape
+from nas_proxy.deadline import deadline
 from nas_proxy.errors import SpaceError, nearest
 from nas_proxy.spaces.function_space import FunctionSpace
 from nas_proxy.spaces.space import Architecture, SearchSpace, Space
@@ -131,10 +132,13 @@ def try_out(space: SearchSpace, shape: DataShape) -> None:
     try:
         for architecture in itertools.islice(space.sample(0), TRIED):
             try:
-                network = space.build(architecture, shape)
-                _check_network(space, architecture, network, shape)
+                with deadline():
+                    network = space.build(architecture, shape)
+                    _check_network(space, architecture, network, shape)
             except SpaceError:
                 raise
+            except TimeoutError as error:
+                reason = f"{space.key(architecture) or 'it'} {error}"
             except Exception as error:  # noqa: BLE001 (a user's code may raise anything)
                 reason = f"{space.key(architecture) or 'it'} raises {_reason(error)}"
             else:
