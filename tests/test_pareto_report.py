@@ -16,7 +16,7 @@ from conftest import blobs
 from nas_proxy.data.picture import GAP, TILE, write_grid, write_real
 from nas_proxy.report import pareto
 from nas_proxy.report.contents import read_run
-from nas_proxy.report.figures import MOST, _add_markers, _figure, evenly
+from nas_proxy.report.drawing import MOST, add_markers, blank, evenly
 from nas_proxy.report.page import report_html, write_report
 from nas_proxy.report.pictures import MOST_BYTES
 from odd_objectives import several, two
@@ -172,12 +172,12 @@ def test_pictures_and_points_do_not_make_a_page_large(tmp_path: Path) -> None:
 def test_very_many_points_are_drawn_evenly() -> None:
     assert evenly(3, 5) == [0, 1, 2]
     assert evenly(9, 5) == [0, 2, 4, 6, 8]
-    figure = _figure("x", "y", height=100)
+    figure = blank("x", "y", height=100)
     count = 3 * MOST
     spread = {"array": list(range(count)), "arrayminus": list(range(count)), "width": 0}
     numbers = list(range(count))
     hover = list(map(str, numbers))
-    _add_markers(figure, numbers, numbers, hover, name="many", color="red", symbol="x", error_y=spread)
+    add_markers(figure, numbers, numbers, hover, name="many", color="red", symbol="x", error_y=spread)
     (trace,) = figure.data
     assert len(trace.x) == MOST
     assert (trace.x[0], trace.x[-1]) == (0, count - 1)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from nas_proxy.errors import RunFolderError
-from nas_proxy.report import figures
+from nas_proxy.report import signal_figures, trial_figures
 from nas_proxy.report.contents import read_run
 from nas_proxy.report.page import report_html, write_report
 from nas_proxy.report.rank_figure import ranks_against_truth
@@ -201,7 +201,7 @@ def two_rows() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def test_the_scatter_of_two_architectures() -> None:
-    sampled, searched, pick = figures.score_against_truth(*two_rows(), "<b>").data
+    sampled, searched, pick = trial_figures.score_against_truth(*two_rows(), "<b>").data
     assert (sampled.name, sampled.x, sampled.y) == ("sampled", (50.0,), (90.0,))
     assert sampled.error_y.array == pytest.approx((1.0,))
     assert sampled.error_y.arrayminus == pytest.approx((1.0,))
@@ -228,7 +228,7 @@ def test_the_rank_plot_of_four_architectures() -> None:
 
 
 def test_the_history_of_four_trials() -> None:
-    best, sampled, searched, failed = figures.history(two_rows()[0]).data
+    best, sampled, searched, failed = trial_figures.history(two_rows()[0]).data
     assert (best.x, best.y) == ((1, 2, 3), (50.0, 75.0, 75.0))
     assert (sampled.x, searched.x, searched.y) == ((1,), (2, 3), (75.0, 60.0))
     assert (failed.x, failed.hovertext) == ((4,), ("<b>c</b><br>boom",))
@@ -244,7 +244,7 @@ def test_bars_with_an_undefined_interval() -> None:
         "reason": "constant",
     }
     ranking["signals"]["flops"]["spearman"] = {"value": -0.25, "low": None, "high": None, "reason": "few"}
-    figure = figures.spearman_bars(ranking)
+    figure = signal_figures.spearman_bars(ranking)
     bars = {bar.y[0]: bar for bar in figure.data}
     assert list(bars) == ["Proxy", "Random images", "Early stop", "Parameters", "FLOPs"]
     assert bars["Proxy"].error_x.arrayminus == pytest.approx((0.06,))
@@ -257,7 +257,7 @@ def test_bars_with_an_undefined_interval() -> None:
 
 
 def test_a_cost_of_nothing_stands_left_of_every_cost() -> None:
-    figure = figures.spearman_by_cost(ranking_of(trials_of()), "image_passes")
+    figure = signal_figures.spearman_by_cost(ranking_of(trials_of()), "image_passes")
     x = {trace.name: trace.x[0] for trace in figure.data}
     assert x["Parameters"] == x["FLOPs"] == figure.layout.xaxis.tickvals[0]
     assert x["Parameters"] < min(x["Proxy"], x["Early stop"], x["Full training"])

@@ -1,6 +1,6 @@
 """Correlation against cost: the object of a comparison's `ranking.json` in, a Plotly figure with its Pareto line out.
 
-The rules are those of `nas_proxy.report.figures`.
+The rules are those of `nas_proxy.report.drawing`.
 """
 
 import math
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nas_proxy.compare.contenders import LOSS_SUM
 from nas_proxy.compare.text import REPEATABILITY, named
-from nas_proxy.report.figures import COLOURS, OTHER, _figure, _hover, _text, _whiskers
+from nas_proxy.report.drawing import COLOURS, OTHER, blank, escaped, hover_text, whiskers
 from nas_proxy.report.verdict import count, duration, finite, interval, part
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def correlation_by_cost(ranking: Mapping[str, Any], cost: str = "seconds") -> "F
     positive = [point.cost for point in shown if point.cost > 0] or [1.0]
     first, last = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
     left = 10.0 ** (first - 1)
-    figure = _figure(titles[cost], "Spearman", height=420)
+    figure = blank(titles[cost], "Spearman", height=420)
     line = pareto(point for point in shown if point.name != REPEATABILITY)
     if line:
         steps = [*line, Point("", 10.0 ** (last + 0.3), line[-1].value)]
@@ -89,11 +89,11 @@ def correlation_by_cost(ranking: Mapping[str, Any], cost: str = "seconds") -> "F
                 x=[point.cost or left],
                 y=[point.value],
                 mode="markers",
-                name=_text(named(point.name)),
+                name=escaped(named(point.name)),
                 marker={"color": colour, "size": 11, "symbol": _symbol(point.name)},
-                error_y=_whiskers(part(values, "spearman"), colour),
+                error_y=whiskers(part(values, "spearman"), colour),
                 hovertext=[
-                    _hover(
+                    hover_text(
                         named(point.name),
                         f"Spearman {interval(values.get('spearman'))}",
                         f"{duration(spent.get('seconds'))}, {count(spent.get('passes'))} image passes",

@@ -19,7 +19,7 @@ from optuna.trial import Trial, TrialState
 from nas_proxy.dashboard.notes import attributes, failed_with, markdown, titled
 from nas_proxy.pipeline.ledger import Ledger, without_announcements
 from nas_proxy.pipeline.records import LATENCY, TRAINED, Record
-from nas_proxy.report import figures, pareto
+from nas_proxy.report import pareto, signal_figures
 from nas_proxy.report.contents import Run, read_run
 from nas_proxy.report.rank_figure import ranks_against_truth
 from nas_proxy.report.verdict import decimal, finite, part, percent, verdict
@@ -183,7 +183,7 @@ def _figures(run: Run) -> "dict[str, Figure]":
     if len(objectives) > 1 and len(rows := pareto.comparable(run.trials, objectives)):
         found["pareto"] = ("Pareto front", pareto.pareto_figure(rows, objectives, across=True))
     if part(run.ranking, "signals"):
-        found["signals"] = ("How well each signal ranks, 95 % intervals", figures.spearman_bars(run.ranking))
+        found["signals"] = ("How well each signal ranks, 95 % intervals", signal_figures.spearman_bars(run.ranking))
     return {name: titled(figure, title) for name, (title, figure) in found.items()}
 
 

@@ -5,6 +5,7 @@ readable `run.toml` is refused.
 """
 
 import json
+import re
 import tomllib
 import warnings
 from collections.abc import Mapping
@@ -15,13 +16,14 @@ from typing import Any
 import pandas as pd
 
 from nas_proxy.errors import RunFolderError
-from nas_proxy.report import figures
 from nas_proxy.report.pictures import Picture, read_picture
 from nas_proxy.report.verdict import part
 
 TRIALS = ("key", "index", "phase", "state", "score", "loss_sum", "diverged", "params", "reason")
 TRUTH = ("key", "phase", "accuracy", "params", "flops")
 SCORES = ("key", "random", "early_stop")
+# The columns of `truth.csv` that hold a seed each.
+SEED = re.compile(r"accuracy_\d+")
 TEXT = ("key", "phase", "state", "reason", "diverged")
 
 
@@ -99,7 +101,7 @@ def _read_table(path: Path, columns: tuple[str, ...], stage: str, damaged: list[
         damaged.append((f"{path.name} cannot be read ({str(error).strip()})", stage))
         frame = pd.DataFrame()
     frame = frame.reindex(columns=[*columns, *(name for name in frame.columns if name not in columns)])
-    for name in (*columns, *figures.seed_columns(frame)):
+    for name in (*columns, *seed_columns(frame)):
         if name in TEXT:
             frame[name] = frame[name].astype(object).where(frame[name].notna(), "")
         else:
@@ -140,3 +142,13 @@ def _read_final(path: Path, damaged: list[tuple[str, str]]) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         damaged.append((f"final/{path.name} cannot be read ({error})", "final"))
         return {}
+
+
+def seed_columns(truth: pd.DataFrame) -> list[str]:
+    """Return the columns of `truth.csv` that hold a seed each, in their order."""
+    return [str(name) for name in truth.columns if SEED.fullmatch(str(name))]
+
+
+def usable(trials: pd.DataFrame) -> "pd.Series[bool]":
+    """Return which trials have a score that counts."""
+    return ~trials["state"].isin(("failed", "pruned")) & trials["score"].notna()

@@ -12,7 +12,7 @@ import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from nas_proxy.pipeline.ledger import without_announcements
-from nas_proxy.report.figures import usable
+from nas_proxy.report.contents import usable
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

@@ -19,8 +19,8 @@ from markupsafe import Markup
 
 from nas_proxy.files import write_text
 from nas_proxy.ranking.control import ITSELF
-from nas_proxy.report import figures, pareto, verdict
-from nas_proxy.report.contents import Run, read_run
+from nas_proxy.report import drawing, pareto, signal_figures, trial_figures, verdict
+from nas_proxy.report.contents import Run, read_run, seed_columns, usable
 from nas_proxy.report.importance import importances
 from nas_proxy.report.pictures import shown
 from nas_proxy.report.rank_figure import ranks_against_truth
@@ -63,7 +63,7 @@ def report_html(run: Run) -> str:
         regret_words=_regret_words(run.ranking),
         accuracy=_accuracy(run.ranking),
         truth_source=verdict.truth_source(run.ranking),
-        seeds=figures.seed_columns(run.truth),
+        seeds=seed_columns(run.truth),
         cost=part(run.ranking, "cost"),
         signals=_signal_rows(run.ranking),
         notes=_notes(run.ranking),
@@ -80,13 +80,13 @@ def report_html(run: Run) -> str:
         pruning=part(run.ranking, "pruning"),
         spread=_spread(run.trials),
         failures_by_signal=part(run.ranking, "failures"),
-        diverged=int((run.trials["diverged"] & figures.usable(run.trials)).sum()),
+        diverged=int((run.trials["diverged"] & usable(run.trials)).sum()),
         environment=[(name, _plain(value)) for name, value in part(run.ranking, "environment").items()],
         config=[(name, _entries(value)) for name, value in _tables(run.config).items()],
         figures={name: json.loads(figure.to_json()) for name, figure in _figures(run).items()},
-        figure_config=figures.CONFIG,
+        figure_config=drawing.CONFIG,
         # The one text that is not escaped: the library's own script.
-        plotly=Markup(figures.plotly_script()),
+        plotly=Markup(drawing.plotly_script()),
     )
 
 
@@ -104,17 +104,19 @@ def _figures(run: Run) -> dict[str, "Figure"]:
         key = part(run.ranking, "pick").get("key")
         found["figure-ranks"] = ranks_against_truth(run.trials, run.truth, run.by)
         accuracy = _accuracy(run.ranking).lower()
-        found["figure-score-against-truth"] = figures.score_against_truth(run.trials, run.truth, key, accuracy, run.by)
+        found["figure-score-against-truth"] = trial_figures.score_against_truth(
+            run.trials, run.truth, key, accuracy, run.by
+        )
     if part(run.ranking, "signals"):
-        found["figure-spearman-all"] = figures.spearman_bars(run.ranking, "spearman")
-        found["figure-spearman-top-half"] = figures.spearman_bars(run.ranking, "spearman_top_half")
-        found["figure-cost-seconds"] = figures.spearman_by_cost(run.ranking, "seconds")
-        found["figure-cost-image-passes"] = figures.spearman_by_cost(run.ranking, "image_passes")
+        found["figure-spearman-all"] = signal_figures.spearman_bars(run.ranking, "spearman")
+        found["figure-spearman-top-half"] = signal_figures.spearman_bars(run.ranking, "spearman_top_half")
+        found["figure-cost-seconds"] = signal_figures.spearman_by_cost(run.ranking, "seconds")
+        found["figure-cost-image-passes"] = signal_figures.spearman_by_cost(run.ranking, "image_passes")
     objectives = pareto.objectives_of(run.config)
     if len(objectives) > 1 and len(rows := pareto.comparable(run.trials, objectives)):
         found["figure-pareto"] = pareto.pareto_figure(rows, objectives)
     if len(run.trials):
-        found["figure-history"] = figures.history(run.trials, run.by)
+        found["figure-history"] = trial_figures.history(run.trials, run.by)
     return found
 
 
@@ -224,7 +226,7 @@ def _regret_words(ranking: Mapping[str, Any]) -> str:
 def _architectures(run: Run) -> list[dict[str, Any]]:
     """Return a row for each architecture trained in full, the best first, with every score it has."""
     rows = run.truth.drop_duplicates("key").sort_values("accuracy", ascending=False, kind="stable").head(MOST_ROWS)
-    scored = run.trials[figures.usable(run.trials)].drop_duplicates("key")[["key", "score"]]
+    scored = run.trials[usable(run.trials)].drop_duplicates("key")[["key", "score"]]
     others = run.scores.drop_duplicates("key")[["key", "random", "early_stop"]]
     joined = rows.merge(scored, on="key", how="left").merge(others, on="key", how="left")
     return [{str(name): value for name, value in row.items()} for row in joined.to_dict("records")]
@@ -232,7 +234,7 @@ def _architectures(run: Run) -> list[dict[str, Any]]:
 
 def _failures(run: Run) -> list[tuple[str, int, str]]:
     """Return (reason, how many trials, one of the keys), the most frequent first."""
-    failed = run.trials[~figures.usable(run.trials) & (run.trials["state"] != "pruned")]
+    failed = run.trials[~usable(run.trials) & (run.trials["state"] != "pruned")]
     if failed.empty:
         return []
     groups = failed.assign(reason=failed["reason"].replace("", "no score")).groupby("reason", sort=True)["key"]

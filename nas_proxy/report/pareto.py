@@ -2,7 +2,7 @@
 
 In: the rows of trials.csv as `nas_proxy.report.contents.read_run` gives them, and the objectives of the run. Out: the
 front, cheapest first, as `nas_proxy.search.pareto` finds it, and a Plotly figure under the rules of
-`nas_proxy.report.figures`. Trials without a finite value of each objective are left out.
+`nas_proxy.report.drawing`. Trials without a finite value of each objective are left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from nas_proxy.report.figures import GRID, OTHER, SEARCH, _add_markers, _figure, _hover, _title, evenly, usable
+from nas_proxy.report.contents import usable
+from nas_proxy.report.drawing import GRID, OTHER, SEARCH, add_markers, axis_title, blank, evenly, hover_text
 from nas_proxy.report.verdict import UNDEFINED, count, finite, percent
 from nas_proxy.search.pareto import ACCURACY, METRICS, OBJECTIVES, WORDS, front
 
@@ -59,7 +60,7 @@ def pareto_figure(rows: pd.DataFrame, objectives: Sequence[str], *, across: bool
     rows: what `comparable` returns. With one cost a line joins the front. across: the plots stand side by side.
     """
     costs = [name for name in objectives if name != ACCURACY]
-    figure = _figure("", "", height=400 if across else 110 + 290 * len(costs))
+    figure = blank("", "", height=400 if across else 110 + 290 * len(costs))
     on = rows["place"].notna()
     several = len(costs) > 1
     for number, cost in enumerate(costs):
@@ -72,7 +73,7 @@ def pareto_figure(rows: pd.DataFrame, objectives: Sequence[str], *, across: bool
             joined = front_line if color == SEARCH and not several else {}
             part = found.iloc[evenly(len(found), MOST)]
             hover = [_told(row, objectives) for row in part.to_dict("records")]
-            _add_markers(
+            add_markers(
                 figure,
                 part[cost],
                 100 * part[ACCURACY],
@@ -97,8 +98,8 @@ def _axes(
     suffix = "" if number == 0 else str(number + 1)
     axis = {"gridcolor": GRID, "zeroline": False, "automargin": True, "ticks": ""}
     wide = len(values) > 0 and values.min() > 0 and values.max() / values.min() > WIDE
-    x = {"title": _title(METRICS[cost]), "type": "log" if wide else "linear", "anchor": f"y{suffix}"}
-    y = {"title": _title("" if across and number else "proxy score, %"), "anchor": f"x{suffix}"}
+    x = {"title": axis_title(METRICS[cost]), "type": "log" if wide else "linear", "anchor": f"y{suffix}"}
+    y = {"title": axis_title("" if across and number else "proxy score, %"), "anchor": f"x{suffix}"}
     figure.update_layout({f"xaxis{suffix}": axis | x, f"yaxis{suffix}": axis | y})
     figure.update_layout({f"{'x' if across else 'y'}axis{suffix}_domain": domain})
     return {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
@@ -107,7 +108,7 @@ def _axes(
 def _told(row: Mapping[Any, Any], objectives: Sequence[str]) -> str:
     place = finite(row["place"])
     lines = [f"place {place:.0f} on the front"] if place is not None else []
-    return _hover(row["key"], *lines, *(f"{METRICS[name]}: {value_text(name, row[name])}" for name in objectives))
+    return hover_text(row["key"], *lines, *(f"{METRICS[name]}: {value_text(name, row[name])}" for name in objectives))
 
 
 def value_text(objective: str, value: object) -> str:

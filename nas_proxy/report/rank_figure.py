@@ -1,11 +1,12 @@
 """The rank plot: where the proxy and full training put the architectures of the uniform sample.
 
-In: the frames of `nas_proxy.report.contents.read_run`. Out: a Plotly figure by the rules of `nas_proxy.report.figures`.
+In: the frames of `nas_proxy.report.contents.read_run`. Out: a Plotly figure by the rules of `nas_proxy.report.drawing`.
 """
 
 from typing import TYPE_CHECKING
 
-from nas_proxy.report.figures import FAILED, GRID, OTHER, SAMPLE, _figure, _hover, usable
+from nas_proxy.report.contents import usable
+from nas_proxy.report.drawing import FAILED, GRID, OTHER, SAMPLE, blank, hover_text
 from nas_proxy.report.verdict import percent
 from nas_proxy.report.verdict import score as text
 
@@ -27,10 +28,12 @@ def ranks_against_truth(trials: "pd.DataFrame", truth: "pd.DataFrame", by: str =
     proxy, fully = (rows[name].rank(ascending=False) for name in ("score", "accuracy"))
     off, last = (fully - proxy).tolist(), max(len(rows), 2)
     hover = [
-        _hover(key, f"proxy: rank {p:g}, score {text(score, by)}", f"full training: rank {t:g}, {percent(accuracy)}")
+        hover_text(
+            key, f"proxy: rank {p:g}, score {text(score, by)}", f"full training: rank {t:g}, {percent(accuracy)}"
+        )
         for key, p, score, t, accuracy in zip(rows["key"], proxy, rows["score"], fully, rows["accuracy"], strict=True)
     ]
-    figure = _figure("rank by the proxy", "rank by full training", height=440)
+    figure = blank("rank by the proxy", "rank by full training", height=440)
     line = {"color": OTHER, "width": 1, "dash": "dot"}
     figure.add_trace(go.Scatter(x=[1, last], y=[1, last], mode="lines", line=line, hoverinfo="skip", showlegend=False))
     most = max([1.0, *map(abs, off)])

@@ -1,0 +1,145 @@
+"""What all figures of a page have in common: colours, an empty figure, points, whiskers, and text that is escaped.
+
+The rules: every function is pure; every figure stands for empty input too; keys and reasons are escaped, so that what
+a user's space is called can never become markup. Colours are readable on white and on near-black; backgrounds are
+transparent, and the page sets the colour of text and grid. Plotly is imported inside the functions because it is slow
+to import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+from nas_proxy.report.verdict import finite
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+COLOURS = {
+    "proxy": "#2f81d6",
+    "random": "#d98118",
+    "early_stop": "#8f67cf",
+    "flops": "#a3893a",
+    "synflow": "#3f9e58",
+    "jacob_cov": "#b56fb0",
+    "naswot": "#5f7fd9",
+    "az_nas": "#7a9a2e",
+    "combined": "#12a08f",
+    "repeatability": "#c2566e",
+}
+OTHER, PICK, FAILED = "#7f8a96", "#e0a100", "#c2566e"
+SAMPLE, SEARCH = "#2f81d6", "#12a08f"
+INK, GRID = "#454b54", "#e3e6ea"
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
+# Points of one kind that a figure draws: a page stays small with thousands of trials.
+MOST = 700
+
+CONFIG: dict[str, Any] = {
+    "responsive": True,
+    "displaylogo": False,
+    "modeBarButtons": [["zoom2d", "resetScale2d", "toImage"]],
+    "toImageButtonOptions": {"format": "svg"},
+}
+
+
+def plotly_script() -> str:
+    """Return the whole of plotly.js, about 5 MB, to be put into a page once."""
+    from plotly.offline import get_plotlyjs
+
+    return str(get_plotlyjs())
+
+
+def blank(x: str, y: str | None, *, height: int) -> Figure:
+    """Return a figure without points: the titles of its axes, y None for names instead of numbers; pixels high."""
+    import plotly.graph_objects as go
+
+    axis = {"gridcolor": GRID, "zeroline": False, "automargin": True, "ticks": ""}
+    return go.Figure(
+        layout={
+            "template": go.layout.Template(),
+            "height": height,
+            "font": {"family": FONT, "size": 13, "color": INK},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "margin": {"l": 8, "r": 16, "t": 12, "b": 8},
+            "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 12}},
+            "hoverlabel": {"align": "left", "namelength": -1},
+            "hovermode": "closest",
+            # A finger that scrolls past the figure must not zoom it; the tool bar has a button for zooming.
+            "dragmode": False,
+            "xaxis": axis | {"title": axis_title(x)},
+            "yaxis": axis | ({"title": axis_title(y)} if y else {}),
+        }
+    )
+
+
+def axis_title(text: str) -> dict[str, Any]:
+    """Return the title of an axis, as Plotly takes it."""
+    return {"text": text, "standoff": 12, "font": {"size": 13}}
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """Return at most `most` of the numbers below `count`, evenly spread, the first and the last among them."""
+    return list(range(count)) if count <= most else [round(n * (count - 1) / (most - 1)) for n in range(most)]
+
+
+def add_markers(
+    figure: Figure,
+    x: Any,
+    y: Any,
+    hover: Sequence[str],
+    *,
+    name: str,
+    color: str,
+    symbol: str,
+    size: int = 7,
+    **more: Any,
+) -> None:
+    """Add points, of very many some at even distances; none at all leave no entry in the legend."""
+    import plotly.graph_objects as go
+
+    if len(hover):
+        crowded = len(hover) > 1000
+        marker = {"color": color, "symbol": symbol, "size": 4 if crowded else size, "opacity": 0.5 if crowded else 0.9}
+        drawn = evenly(len(hover), MOST)
+        name += f" ({len(drawn):,} of {len(hover):,} drawn)" if len(drawn) < len(hover) else ""
+        columns = {"x": list(x), "y": list(y), "hovertext": list(hover)}
+        chosen = {column: [values[index] for index in drawn] for column, values in columns.items()}
+        points: dict[str, Any] = {**chosen, "hoverinfo": "text", "mode": "markers"}
+        if "error_y" in more:
+            spread = more["error_y"]
+            more["error_y"] = spread | {end: [spread[end][n] for n in drawn] for end in ("array", "arrayminus")}
+        figure.add_trace(go.Scatter(points | {"name": name, "marker": marker, "showlegend": True} | more))
+
+
+def whiskers(estimate: Mapping[str, Any], color: str) -> dict[str, Any]:
+    """Return the error bar of one point; an undefined interval has none."""
+    value, low, high = (finite(estimate.get(name)) for name in ("value", "low", "high"))
+    above, below = (0.0, 0.0) if value is None or low is None or high is None else (high - value, value - low)
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [max(above, 0.0)],
+        "arrayminus": [max(below, 0.0)],
+        "color": color,
+        "thickness": 1.5,
+        "width": 5,
+    }
+
+
+def escaped(text: object) -> str:
+    """Escape: Plotly reads a small HTML in its labels."""
+    return escape(str(text), quote=False)
+
+
+def hover_text(head: object, *lines: str) -> str:
+    """Return what is shown over a point: a bold head and lines, escaped, wrapped and cut where very long."""
+    bold = "<br>".join(f"<b>{escaped(line)}</b>" for line in wrap(_cut(str(head), 200), 44))
+    return "<br>".join([bold, *(escaped(piece) for line in lines for piece in wrap(_cut(line, 240), 52))])
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
