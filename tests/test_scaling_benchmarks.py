@@ -37,6 +37,15 @@ def test_images_per_class_goes_on_where_it_was(tmp_path):
     assert last_line("images_per_class", *options, *more)["points"] == found["points"]
 
 
+def test_precision_pairs_its_sets(tmp_path):
+    options = ("--data", "digits", "--limit", "20", "--ipc", "1", "--steps", "2", "--width", "4", "--real-batch", "4")
+    found = last_line("precision", *options, "--epochs", "2", "--seeds", "2", "--networks", "2", "--out", str(tmp_path))
+    by_seed = found["by_seed"]
+    differences = [b - a for a, b in zip(by_seed["float32"], by_seed["bfloat16"], strict=True)]
+    assert found["bfloat16_minus_float32"] == pytest.approx(sum(differences) / 2, abs=1e-3)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 4
+
+
 def test_rank_per_class_goes_on_where_it_was(tmp_path):
     bench = Bench(tmp_path)
     where = ("--data", f"npz:{tmp_path / 'blobs.npz'}", "--space", str(bench.space), "--out", str(tmp_path / "curve"))
