@@ -6,7 +6,7 @@ epochs on CIFAR-10. A cell without a score counts as the lowest.
     python benchmarks/zero_cost.py --table nas_bench_201_public.csv --signals synflow --cells 400
     python benchmarks/zero_cost.py --table nas_bench_201_public.csv --signals synflow,jacob_cov,naswot \
         --cells 100 --data folder:cifar10
-    python benchmarks/zero_cost.py --table nas_bench_201_public.csv --signals az_nas --cells 600 --noise 10
+    python benchmarks/zero_cost.py --table nas_bench_201_public.csv --signals az_nas --cells 300
 
 The last line on stdout is one JSON object.
 """
