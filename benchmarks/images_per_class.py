@@ -12,16 +12,15 @@ Sets and points are kept in `--out`, so that a run that is cut off goes on. The 
 import argparse
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nas_proxy.condensation.condense import Condensation, condense
+from kept import condensed
+from nas_proxy.condensation.condense import Condensation
 from nas_proxy.condensation.evaluation import KINDS, evaluate, paper_recipe
 from nas_proxy.data import augment
-from nas_proxy.data.images import ImageSet
 from nas_proxy.data.sources import open_source
 from nas_proxy.data.splits import Development, development
 from nas_proxy.pipeline.config import NOT_MIRRORED
@@ -42,7 +41,7 @@ def point(data: Development, ipc: int, options: argparse.Namespace, device: str)
         embed=options.embed,
         augmentation=strategy,
     )
-    images, seconds = condensed(data.train, recipe, options.out, device)
+    images, seconds = condensed(data.train, recipe, 0, options.out, device)
     count = len(images)
     epochs = options.train_steps * min(BATCH, count) / count
     started = time.perf_counter()
@@ -72,17 +71,6 @@ def kept(data: Development, ipc: int, options: argparse.Namespace) -> dict[str, 
     made = point(data, ipc, options, options.device)
     path.write_text(json.dumps({"identity": identity, "point": made}), encoding="utf-8")
     return made
-
-
-def condensed(train: ImageSet, recipe: Condensation, out: Path, device: str) -> tuple[ImageSet, float]:
-    path = out / f"{recipe.embed}-{recipe.width}-{recipe.images_per_class}-{recipe.steps}.safetensors"
-    identity = json.loads(json.dumps([train.fingerprint(), asdict(recipe)]))
-    if not path.exists() or ImageSet.load_metadata(path)["identity"] != identity:
-        part = path.with_suffix(".part")
-        made = condense(train, recipe, 0, device=device, checkpoint=part)
-        made.images.save(path, {"identity": identity, "seconds": made.seconds})
-        part.unlink(missing_ok=True)
-    return ImageSet.load(path), float(str(ImageSet.load_metadata(path)["seconds"]))
 
 
 def main() -> None:

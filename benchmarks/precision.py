@@ -13,10 +13,10 @@ import argparse
 import statistics
 from pathlib import Path
 
-from nas_proxy.condensation.condense import Condensation, condense
+from kept import condensed
+from nas_proxy.condensation.condense import Condensation
 from nas_proxy.condensation.evaluation import Evaluation, evaluate, paper_recipe
 from nas_proxy.data import augment
-from nas_proxy.data.images import ImageSet
 from nas_proxy.data.sources import open_source
 from nas_proxy.data.splits import Development, development
 from nas_proxy.pipeline.config import NOT_MIRRORED
@@ -30,8 +30,8 @@ def strategy(options: argparse.Namespace) -> tuple[str, ...]:
     return augment.NO_FLIP if options.data in NOT_MIRRORED else augment.FULL
 
 
-def condensed(data: Development, precision: str, seed: int, options: argparse.Namespace) -> ImageSet:
-    """Return the set of a precision and a seed, from the folder where it is there."""
+def judged(data: Development, precision: str, seed: int, options: argparse.Namespace) -> Evaluation:
+    """Condense a set, or take it from the folder, and train on it and on random images."""
     recipe = Condensation(
         options.ipc,
         options.steps,
@@ -40,27 +40,19 @@ def condensed(data: Development, precision: str, seed: int, options: argparse.Na
         precision=precision,
         augmentation=strategy(options),
     )
-    settings = [str(getattr(options, name)) for name in ("limit", "ipc", "steps", "width", "real_batch")]
-    path = options.out / f"{'-'.join([data.fingerprint, precision, str(seed), *settings])}.safetensors"
-    if not path.exists():
-        made = condense(data.train, recipe, seed, device=options.device)
-        made.images.save(path)
-        print(f"{precision}, seed {seed}: condensed in {made.seconds:.0f} s", flush=True)
-    return ImageSet.load(path)
-
-
-def judged(images: ImageSet, data: Development, seed: int, options: argparse.Namespace) -> Evaluation:
-    recipe = paper_recipe(options.epochs, strategy(options))
-    return evaluate(
+    images, seconds = condensed(data.train, recipe, seed, options.out, options.device)
+    found = evaluate(
         images,
         data.train,
         data.validation,
-        recipe,
+        paper_recipe(options.epochs, strategy(options)),
         seed,
         width=options.width,
         networks=options.networks,
         device=options.device,
     )
+    print(f"{precision}, seed {seed}: {found.accuracy:.3f}, condensed in {seconds:.0f} s", flush=True)
+    return found
 
 
 def main() -> None:
@@ -79,12 +71,8 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     data = development(open_source(options.data), seed=0, limit=options.limit)
-    found: dict[str, list[Evaluation]] = {precision: [] for precision in PRECISIONS}
-    for seed in range(options.seeds):
-        for precision in PRECISIONS:
-            images = condensed(data, precision, seed, options)
-            found[precision].append(judged(images, data, seed, options))
-            print(f"{precision}, seed {seed}: {found[precision][-1].accuracy:.3f}", flush=True)
+    seeds = range(options.seeds)
+    found = {precision: [judged(data, precision, seed, options) for seed in seeds] for precision in PRECISIONS}
     accuracies = {precision: [each.accuracy for each in found[precision]] for precision in PRECISIONS}
     differences = [b - a for a, b in zip(accuracies["float32"], accuracies["bfloat16"], strict=True)]
     result = {

@@ -1,5 +1,7 @@
 """Embedding networks drawn from a search space: features, batch statistics, the normalised loss, exclusion."""
 
+import time
+
 import pandas as pd
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import nn
 import nas_proxy
 from conftest import blobs
 from nas_proxy import Choice, Space
+from nas_proxy.condensation import space_embedding
 from nas_proxy.condensation.condense import Condensation, condense
 from nas_proxy.condensation.embedding import Embedding, open_engine
 from nas_proxy.condensation.matching import PAPER_SPREAD, Network, loss_and_gradient
@@ -16,6 +19,7 @@ from nas_proxy.condensation.space_embedding import Taps, open_space_embedding, w
 from nas_proxy.condensation.step import limited_gradient
 from nas_proxy.data.images import ImageSet
 from nas_proxy.data.splits import random_subset
+from nas_proxy.deadline import deadline
 from nas_proxy.errors import SpaceError
 from nas_proxy.seeds import torch_generator
 from search_spaces.convnet import build, space_for
@@ -198,3 +202,22 @@ def test_a_step_never_overshoots():
         moved = x - rate * limited_gradient(gradient, losses, rate)
         expected = x.flatten() * (1 - torch.minimum(rate * steep, torch.tensor(0.5)))
         torch.testing.assert_close(moved.flatten(), expected)
+
+
+class Hangs(nn.Module):
+    def forward(self, images):
+        time.sleep(600)
+
+
+def test_a_network_that_hangs_is_passed_over(monkeypatch):
+    monkeypatch.setattr(space_embedding, "deadline", lambda: deadline(1.0))
+    shape = blobs().shape
+
+    def make(architecture, shape):
+        return Hangs() if architecture["x"] == 0 else nn.Conv2d(shape.channels, 4, 3)
+
+    space = Space("now and then", Choice("x", (0, 1)), make)
+    embedding = open_space_embedding(space, shape, **OPTIONS)
+    hanging = next(step for step in range(8) if embedding.at(step)["x"] == 0)
+    found = embedding.network(hanging, seed=0)
+    assert found.embed(torch.zeros(2, *shape[:3])).shape[0] == 2

@@ -5,6 +5,7 @@ found while it runs, so any module serves. Batch norm takes the statistics of th
 together. Architectures whose ranking is measured later are never drawn.
 """
 
+import contextlib
 import itertools
 import threading
 from collections import OrderedDict
@@ -55,7 +56,8 @@ class SpaceEmbedding:
         reason = ""
         for attempt in range(PATIENCE):
             try:
-                with deadline():
+                # Ranks take the same networks; the clock of one must not decide alone.
+                with deadline() if self.ranks.size == 1 else contextlib.nullcontext():
                     return self._network(self.at(step + attempt), seed)
             except Exception as error:  # noqa: BLE001 (a user's space may raise anything)
                 reason = f"{type(error).__name__}: {error}"
