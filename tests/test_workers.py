@@ -13,7 +13,7 @@ import torch
 
 from nas_proxy.training.jobs import Failure, Job
 from nas_proxy.training.train import Outcome, Recipe
-from nas_proxy.training.workers import KILLED, LARGE_PAGES, Pool
+from nas_proxy.training.workers import KILLED, Pool
 
 
 @pytest.fixture
@@ -89,22 +89,6 @@ def test_two_workers_share_a_gpu(jobs):
         results = dict(pool.run([(i, jobs(4, 0)) for i in range(4)]))
     assert all(isinstance(r, Outcome) for r in results.values())
     assert len({comparable(r) for r in results.values()}) == 1
-
-
-def test_workers_ask_for_large_pages_and_leave_the_users_word_the_last(jobs, tmp_path, monkeypatch):
-    lines = [
-        *("import os", "from nas_proxy import Choice, Space"),
-        *("def build(architecture, shape):", "    raise RuntimeError(os.environ['GLIBC_TUNABLES'])"),
-        'space = Space("asks", Choice("width", (1, 2)), build)',
-    ]
-    (tmp_path / "asks.py").write_text("\n".join(lines))
-    asks = replace(jobs(1), space=str(tmp_path / "asks.py"), architecture={"width": 1}, minutes=5.0)
-    for own, told in ((None, LARGE_PAGES), ("glibc.malloc.hugetlb=0", f"{LARGE_PAGES}:glibc.malloc.hugetlb=0")):
-        monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-        if own is not None:
-            monkeypatch.setenv("GLIBC_TUNABLES", own)
-        with Pool(1) as pool:
-            assert dict(pool.run([("asks", asks)])) == {"asks": Failure(f"RuntimeError: {told}")}
 
 
 def test_workers_end_with_their_parent(tmp_path, jobs):

@@ -26,9 +26,6 @@ from nas_proxy.training.jobs import Failure, Result, Work, performed, too_much
 from nas_proxy.training.memory import TOO_MUCH
 
 KILLED = "the worker process was killed twice; the machine was probably out of memory"
-# For the malloc of glibc, where that is the system's: memory in pages of 2 MB instead of 4 KB. A training asks for much
-# of it, and gives it back, in each of its steps.
-LARGE_PAGES = "glibc.malloc.hugetlb=1"
 # What a worker is told before its first job with a limit on memory.
 PREPARE = "prepare"
 _Tag = TypeVar("_Tag")
@@ -140,13 +137,11 @@ class _Worker:
     @staticmethod
     def _launch() -> "subprocess.Popen[bytes]":
         single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        # The user's own come last, where glibc lets them win.
-        tunables = ":".join(filter(None, (LARGE_PAGES, os.environ.get("GLIBC_TUNABLES"))))
         return subprocess.Popen(
             [sys.executable, "-m", "nas_proxy.training.worker_process", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, **single, "GLIBC_TUNABLES": tunables},
+            env={**os.environ, **single},
             # An interrupt typed in the terminal is for the coordinating process, which then stops the workers.
             start_new_session=True,
         )
