@@ -63,8 +63,10 @@ class _InstanceNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        parts = [torch.native_batch_norm(m, weight, bias, None, None, True, 0.0, eps) for m in torch.split(maps, 1)]
-        out, mean, inverse = (torch.cat([part[i] for part in parts]) for i in range(3))
+        out = torch.empty_like(maps)
+        mean, inverse = (weight.new_empty(maps.shape[:2]) for _ in range(2))
+        for one, *into in zip(torch.split(maps, 1), torch.split(out, 1), mean, inverse, strict=True):
+            torch.native_batch_norm(one, weight, bias, None, None, True, 0.0, eps, out=tuple(into))
         ctx.save_for_backward(maps, weight, mean, inverse)
         ctx.eps = eps
         return out
@@ -73,17 +75,18 @@ class _InstanceNorm(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         maps, weight, mean, inverse = ctx.saved_tensors
-        slope = _again(slope)
-        count = weight.numel()
-        each = zip(
-            torch.split(slope, 1), torch.split(maps, 1), mean.view(-1, count), inverse.view(-1, count), strict=True
-        )
-        parts = [
-            torch.ops.aten.native_batch_norm_backward(s, m, weight, None, None, a, b, True, ctx.eps, [True, True, True])
-            for s, m, a, b in each
-        ]
-        to_maps, to_weight, to_bias = ([part[i] for part in parts] for i in range(3))
-        return torch.cat(to_maps), torch.stack(to_weight).sum(0), torch.stack(to_bias).sum(0), None
+        to_maps = torch.empty_like(maps)
+        parts = []
+        each = zip(*(torch.split(t, 1) for t in (_again(slope), maps, to_maps)), mean, inverse, strict=True)
+        for one, of, into, *found in each:
+            gradients = torch.ops.aten.native_batch_norm_backward(
+                one, of, weight, None, None, *found, True, ctx.eps, [True, True, True]
+            )
+            # Copied while it is in the cache.
+            into.copy_(gradients[0])
+            parts.append(gradients[1:])
+        to_weight, to_bias = (torch.stack(part).sum(0) for part in zip(*parts, strict=True))
+        return to_maps, to_weight, to_bias, None
 
 
 def _layer_norm(
