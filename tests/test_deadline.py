@@ -11,7 +11,7 @@ from nas_proxy import Choice, DataShape, Space
 from nas_proxy.deadline import deadline
 from nas_proxy.errors import SpaceError
 from nas_proxy.spaces import loading
-from nas_proxy.spaces.cost import measure
+from nas_proxy.spaces.cost import Sizes, measure
 
 SHAPE = DataShape(1, 4, 4, 2)
 
@@ -75,3 +75,16 @@ def test_networks_that_hang_are_told(monkeypatch):
     monkeypatch.setattr(loading, "deadline", lambda: deadline(0.2))
     with pytest.raises(SpaceError, match=r"yields no network for images of 1×4×4: width=[12] took longer than 0\.2 s"):
         loading.try_out(SPACE, SHAPE)
+
+
+def test_a_network_that_hangs_is_waited_for_once():
+    sizes = Sizes(SPACE, SHAPE, seconds=0.2)
+    start = time.monotonic()
+    for _ in range(20):
+        assert sizes.of({"width": 1}) is None
+        assert sizes.hanging({"width": 1}) == "took longer than 0.2 s"
+    assert time.monotonic() - start < 2
+
+    broken = Sizes(Space("broken", Choice("width", (1, 2)), lambda architecture, shape: None), SHAPE)
+    assert broken.of({"width": 1}) is None
+    assert broken.hanging({"width": 1}) is None

@@ -15,8 +15,8 @@ from nas_proxy.pipeline.records import Record
 from nas_proxy.pipeline.stages import run_all
 from nas_proxy.search.candidates import fruitless
 from nas_proxy.search.proposals import SAMPLERS, propose
-from nas_proxy.spaces.cost import measure
-from nas_proxy.spaces.limits import Limited, limited
+from nas_proxy.spaces.cost import Sizes, measure
+from nas_proxy.spaces.limits import small_part
 
 SHAPE = DataShape(1, 2, 2, 3)
 
@@ -28,23 +28,29 @@ def build(architecture, shape):
 
 
 SPACE = Space("plain", Choice("a", tuple(range(1, 21))) & Choice("b", (0, 1)), build)
+
+
+def small(params, flops=None, space=SPACE):
+    return small_part(space, params, flops, Sizes(space, SHAPE).of)
+
+
 # Width a: 5a parameters, then 3a + 3; and 2 × (4a + 3a) FLOPs.
 
 
 def test_the_part_by_hand():
-    part = Limited(SPACE, SHAPE, 8 * 7 + 3, None)
+    part = small(8 * 7 + 3)
     assert sorted({a["a"] for a in part.sample(0)}) == [1, 2, 3, 4, 5, 6, 7]
-    part = Limited(SPACE, SHAPE, 8 * 7 + 3, 14 * 5)
+    part = small(8 * 7 + 3, 14 * 5)
     assert sorted({a["a"] for a in part.sample(0)}) == [1, 2, 3, 4, 5]
-    assert limited(SPACE, SHAPE, None, None) is SPACE
+    assert small(None) is SPACE
     with pytest.raises(
         SpaceError, match="no architecture of the space 'plain' was found within --max-flops 1; raise it"
     ):
-        limited(Space("plain", Choice("a", (1, 2)), build), SHAPE, None, 1)
+        small(None, 1, Space("plain", Choice("a", (1, 2)), build))
 
 
 def test_the_stream_is_the_whole_spaces_without_what_is_too_large():
-    part = Limited(SPACE, SHAPE, 8 * 7 + 3, None)
+    part = small(8 * 7 + 3)
     assert part.left_out() is None
     assert list(part.sample(3)) == [a for a in SPACE.sample(3) if a["a"] <= 7]
     assert part.left_out() == "26 of 40 architectures drawn are not within --max-params 59 and were not trained"
@@ -52,7 +58,7 @@ def test_the_stream_is_the_whole_spaces_without_what_is_too_large():
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_proposals_are_within_and_all_of_the_part(sampler):
-    part, seen = Limited(SPACE, SHAPE, 8 * 7 + 3, None), set()
+    part, seen = small(8 * 7 + 3), set()
     while (architecture := propose(part, [], seen, len(seen), sampler)) is not None:
         assert architecture["a"] <= 7
         seen.add(part.key(architecture))

@@ -22,9 +22,9 @@ from nas_proxy.pipeline.team import Team
 from nas_proxy.progress import SILENT, Progress
 from nas_proxy.ranking.truth_table import TruthTable, known_part, load_truth_table
 from nas_proxy.search.enqueue import architectures
-from nas_proxy.spaces.cost import UNMEASURED, Size, measure
+from nas_proxy.spaces.cost import UNMEASURED, Sizes
 from nas_proxy.spaces.latency import Latency
-from nas_proxy.spaces.limits import constraints, fast_part, limited
+from nas_proxy.spaces.limits import constraints, fast_part, small_part
 from nas_proxy.spaces.loading import load_space, space_digest, try_out
 from nas_proxy.spaces.space import Architecture, SearchSpace
 from nas_proxy.storage import mounts
@@ -118,13 +118,18 @@ class Session:
         """The search space; the part of it that a truth table holds and that is within the limits on size."""
         table, config = self.truth_table, self.config
         known = self.whole_space if table is None else known_part(self.whole_space, table)
-        return limited(known, self.shape, config.max_params, config.max_flops)
+        return small_part(known, config.max_params, config.max_flops, self.sizes.of)
+
+    @functools.cached_property
+    def sizes(self) -> Sizes:
+        """How large the networks of architectures are; one that hangs is given up as its training would be."""
+        return Sizes(self.whole_space, self.shape, 60 * (self.config.candidate_minutes or MINUTES))
 
     @functools.cached_property
     def space(self) -> SearchSpace:
         """The part of `sized_space` that is fast enough, which is measured, once the run folder is held, as needed."""
         most = self.config.max_latency_ms
-        return self.sized_space if most is None else fast_part(self.sized_space, self.shape, most, self.latencies.of)
+        return self.sized_space if most is None else fast_part(self.sized_space, most, self.latencies.of)
 
     @functools.cached_property
     def latencies(self) -> Latencies:
@@ -230,19 +235,12 @@ class Session:
             latency, failure = self.latencies.of(architecture), self.latencies.failure(architecture)
             unmeasured = failure and f"its latency could not be measured: {failure}"
         if unmeasured is None:  # what has failed in a process of its own is not run in this one
-            size, unmeasured = self._size(architecture)
+            size = self.sizes.of(architecture) or UNMEASURED
+            hanging = self.sizes.hanging(architecture)
+            unmeasured = hanging and f"its FLOPs could not be counted: it {hanging}"
         above = constraints(size, latency, config.max_params, config.max_flops, config.max_latency_ms)
         key = self.space.key(architecture)
         return Candidate(key, architecture, phase, index, size, fixed.distributions, latency, above, unmeasured)
-
-    def _size(self, architecture: Architecture) -> tuple[Size, str | None]:
-        """Return the size of an architecture, and why it has none where it would hang when it is trained."""
-        try:
-            return measure(self.space, architecture, self.shape, 60 * (self.config.candidate_minutes or MINUTES)), None
-        except TimeoutError as error:
-            return UNMEASURED, f"its FLOPs could not be counted: it {error}"
-        except Exception:  # noqa: BLE001 (a broken architecture gets its reason when it is trained)
-            return UNMEASURED, None
 
     def job(self, architecture: Architecture, data: Path, evaluation: Path, recipe: Recipe, seed: int) -> Job:
         """Return a training of this run's space on this run's device."""

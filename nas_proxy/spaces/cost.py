@@ -23,7 +23,7 @@ class Size:
     flops: int
 
 
-# Of an architecture that cannot be measured; its training gives the reason.
+# Of an architecture that cannot be measured.
 UNMEASURED = Size(0, 0)
 
 
@@ -38,6 +38,34 @@ def measure(space: SearchSpace, architecture: Architecture, shape: DataShape, se
                 return _measured(space.build(architecture, shape), shape, torch.device("meta"))
         except (NotImplementedError, RuntimeError):
             return _measured(space.build(architecture, shape), shape, torch.device("cpu"))
+
+
+class Sizes:
+    """The sizes of the architectures of `space`, each measured once, for at most `seconds`."""
+
+    def __init__(self, space: SearchSpace, shape: DataShape, seconds: float = SECONDS) -> None:
+        self._space = space
+        self._shape = shape
+        self._seconds = seconds
+        self._known: dict[str, Size | None] = {}
+        self._hanging: dict[str, str] = {}
+
+    def of(self, architecture: Architecture) -> Size | None:
+        """Return the size of an architecture, None where its network cannot be built or run."""
+        key = self._space.key(architecture)
+        if key not in self._known:
+            try:
+                self._known[key] = measure(self._space, architecture, self._shape, self._seconds)
+            except Exception as error:  # noqa: BLE001 (a user's code may raise anything)
+                self._known[key] = None
+                if isinstance(error, TimeoutError):
+                    self._hanging[key] = str(error)
+        return self._known[key]
+
+    def hanging(self, architecture: Architecture) -> str | None:
+        """Return in words that an architecture has no size because it took too long; it would when it is trained."""
+        self.of(architecture)
+        return self._hanging.get(self._space.key(architecture))
 
 
 def _measured(network: nn.Module, shape: DataShape, device: torch.device) -> Size:

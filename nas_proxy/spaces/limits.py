@@ -12,7 +12,7 @@ from torch import nn
 
 from nas_proxy.data.images import DataShape
 from nas_proxy.errors import SpaceError
-from nas_proxy.spaces.cost import Size, measure
+from nas_proxy.spaces.cost import Size
 from nas_proxy.spaces.latency import Latency
 from nas_proxy.spaces.space import PATIENCE, Architecture, SearchSpace
 
@@ -21,18 +21,17 @@ from nas_proxy.spaces.space import PATIENCE, Architecture, SearchSpace
 class Limited:
     """The architectures of `whole` within the limits, as a search space; they keep the order of its stream.
 
-    params, flops: the most of each, as `nas_proxy.spaces.cost` counts them for images of `shape`; None for no limit.
-    latency_ms: the most milliseconds, as `latency` tells them of an architecture. patience: how many in a row may be
-    beyond the limits before the stream ends.
+    params, flops, latency_ms: the most of each; None for no limit. measured, timed: tell what an architecture has,
+    None where that cannot be told. patience: how many in a row may be beyond the limits before the stream ends.
     An architecture that cannot be measured is let through: it fails, with its reason, when it is trained.
     """
 
     whole: SearchSpace
-    shape: DataShape
-    params: int | None
-    flops: int | None
+    params: int | None = None
+    flops: int | None = None
     latency_ms: float | None = None
-    latency: Callable[[Architecture], Latency | None] = lambda _: None
+    measured: Callable[[Architecture], Size | None] = lambda _: None
+    timed: Callable[[Architecture], Latency | None] = lambda _: None
     patience: int = PATIENCE
     _known: dict[str, bool] = field(default_factory=dict, repr=False)
 
@@ -60,9 +59,8 @@ class Limited:
     def _small(self, architecture: Architecture) -> bool:
         if self.params is None and self.flops is None:
             return True
-        try:
-            size = measure(self.whole, architecture, self.shape)
-        except Exception:  # noqa: BLE001 (a user's code may raise anything)
+        size = self.measured(architecture)
+        if size is None:
             return True
         limits = (size.params, self.params), (size.flops, self.flops)
         return all(limit is None or value <= limit for value, limit in limits)
@@ -70,7 +68,7 @@ class Limited:
     def _fast(self, architecture: Architecture) -> bool:
         if self.latency_ms is None:
             return True
-        found = self.latency(architecture)
+        found = self.timed(architecture)
         return found is None or found.ms <= self.latency_ms
 
     def left_out(self) -> str | None:
@@ -103,11 +101,13 @@ class Limited:
         return self.whole.build(architecture, shape)
 
 
-def limited(space: SearchSpace, shape: DataShape, params: int | None, flops: int | None) -> SearchSpace:
-    """Return the part of `space` within the limits. Raises SpaceError where nothing is found there."""
+def small_part(
+    space: SearchSpace, params: int | None, flops: int | None, measured: Callable[[Architecture], Size | None]
+) -> SearchSpace:
+    """Return the part of `space` within the limits, by `measured`. Raises SpaceError where nothing is found there."""
     if params is None and flops is None:
         return space
-    part = Limited(space, shape, params, flops)
+    part = Limited(space, params, flops, measured=measured)
     if next(part.sample(0), None) is None:
         raise SpaceError(
             f"no architecture of the space {space.name!r} was found {limits_text(params, flops)}; raise it"
@@ -135,8 +135,6 @@ def constraints(
 SLOW_IN_A_ROW = 200
 
 
-def fast_part(
-    space: SearchSpace, shape: DataShape, latency_ms: float, latency: Callable[[Architecture], Latency | None]
-) -> SearchSpace:
-    """Return the part of `space` that answers within `latency_ms`, by `latency`, which is asked when needed."""
-    return Limited(space, shape, None, None, latency_ms, latency, SLOW_IN_A_ROW)
+def fast_part(space: SearchSpace, latency_ms: float, timed: Callable[[Architecture], Latency | None]) -> SearchSpace:
+    """Return the part of `space` that answers within `latency_ms`, by `timed`, which is asked when needed."""
+    return Limited(space, latency_ms=latency_ms, timed=timed, patience=SLOW_IN_A_ROW)
