@@ -14,6 +14,9 @@ NasProxyError
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
+# What a user's code may raise: everything but an interruption; `sys.exit` in a network is no reason to exit.
+RAISED = (Exception, SystemExit)
+
 
 class NasProxyError(Exception):
     """Base of all errors raised on purpose."""

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import optuna
@@ -19,6 +20,7 @@ from nas_proxy.pipeline.config import resolve
 from nas_proxy.pipeline.run_folder import prepare_run
 from nas_proxy.pipeline.stages import run_stages
 from nas_proxy.seeds import derive
+from nas_proxy.threads import one_thread
 from nas_proxy.training.pruning import marks
 from nas_proxy.training.train import Recipe, train
 
@@ -66,11 +68,32 @@ def test_it_scores_as_the_search_does(run):
     study = new_study()
     for width, act in zip(complete["width"], complete["act"], strict=True):
         study.enqueue_trial({"width": width, "act": act})
-    study.optimize(objective, n_trials=len(complete))
+    with one_thread():  # as in a worker: the order of a sum, so its rounding, depends on the threads
+        study.optimize(objective, n_trials=len(complete))
     assert [trial.user_attrs["key"] for trial in study.trials] == list(complete["key"])
     assert study.trials[0].user_attrs["params"] == complete["params"].iloc[0]
     assert study.trials[0].user_attrs["flops"] == complete["flops"].iloc[0]
-    assert [trial.value for trial in study.trials] == pytest.approx(list(complete["score"]), abs=0.06)
+    assert [trial.value for trial in study.trials] == pytest.approx(list(complete["score"]))
+
+
+def test_it_takes_as_many_seeds_as_the_run(run, monkeypatch):
+    trained = []
+
+    def kept(*given):
+        found = train(*given)
+        trained.append((given[4], found.score))
+        return found
+
+    monkeypatch.setattr("nas_proxy.search.objective.train", kept)
+    scores = []
+    for seeds in (1, 3):
+        study = new_study()
+        study.enqueue_trial({"width": 2, "act": "relu"})
+        study.optimize(ProxyObjective(run, seeds=seeds), n_trials=1)
+        scores.append(study.trials[0].value)
+    assert trained[0] == trained[1]
+    assert len({seed for seed, _ in trained[1:]}) == 3
+    assert scores == [trained[0][1], pytest.approx(fmean(score for _, score in trained[1:]))]
 
 
 @pytest.mark.parametrize("width", [1, 8])

@@ -248,7 +248,10 @@ def test_a_define_by_run_space_works(go, tmp_path):
 
 def test_what_belongs_to_another_run_is_refused(go, dataset, tiny_space, tmp_path):
     run = go()
-    with pytest.raises(RunFolderError, match=r"holds another run .seed: 0 → 5.; choose another folder with --out"):
+    with pytest.raises(
+        RunFolderError,
+        match=r"holds another run .seed: 0 → 5.; choose another folder, or",
+    ):
         go(seed=5)
     write_space(tiny_space, (1, 2, 4))
     sys.modules.pop(next(name for name in sys.modules if name.startswith("nas_proxy_space_tiny")))

@@ -160,6 +160,28 @@ def test_a_space_file_that_cannot_be_used_gets_a_sentence(tmp_path, case):
         try_out(load_space(str(path), SHAPE), SHAPE)
 
 
+def test_a_space_some_of_whose_networks_are_wrong_can_be_searched(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import sys\n"
+        "from torch import nn\n"
+        "from nas_proxy import Choice, Space\n"
+        "def build(architecture, shape):\n"
+        "    if architecture['kind'] == 0:\n"
+        "        return nn.Flatten()\n"
+        "    if architecture['kind'] == 1:\n"
+        "        return None\n"
+        "    if architecture['kind'] == 2:\n"
+        "        sys.exit(3)\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+        "space = Space('mine', Choice('kind', (0, 1, 2, 3)), build)\n"
+    )
+    try_out(load_space(str(path), SHAPE), SHAPE)
+    path.write_text(path.read_text().replace("(0, 1, 2, 3)", "(2,)"))
+    with pytest.raises(SpaceError, match="yields no network for images of 1×8×8: kind=2 raises SystemExit: 3"):
+        try_out(load_space(str(path), SHAPE), SHAPE)
+
+
 def test_unknown_names_and_files_get_a_sentence(tmp_path):
     with pytest.raises(SpaceError, match=r"unknown search space 'convnets'; did you mean 'convnet'\?"):
         load_space("convnets", SHAPE)

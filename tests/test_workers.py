@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas_proxy.training.jobs import Failure, Job
+from nas_proxy.threads import one_thread
+from nas_proxy.training.jobs import Failure, Job, performed
 from nas_proxy.training.train import Outcome, Recipe
 from nas_proxy.training.workers import KILLED, Pool
 
@@ -34,11 +35,86 @@ def comparable(result):
 
 def test_processes_and_this_process_give_the_same(jobs):
     work = [(width, jobs(width)) for width in (1, 2, 3, 4, 8)]
-    with Pool(1) as here, Pool(2) as there:
-        alone = {tag: comparable(r) for tag, r in here.run(work)}
-        spread = {tag: comparable(r) for tag, r in there.run(work)}
-    assert alone == spread
-    assert alone[3] == Failure("ValueError: three is not a width")
+    with one_thread():
+        here = {tag: comparable(performed(job)) for tag, job in work}
+    with Pool(1) as alone, Pool(2) as several:
+        assert {tag: comparable(r) for tag, r in alone.run(work)} == here
+        assert {tag: comparable(r) for tag, r in several.run(work)} == here
+    assert here[3] == Failure("ValueError: three is not a width")
+
+
+ENDS = """
+import os
+import signal
+import sys
+
+import torch
+from torch import nn
+
+from nas_proxy import Choice, Space
+
+
+class Ends(nn.Linear):
+    how = "well"
+
+    def forward(self, x):
+        if self.how == "exit":
+            os._exit(5)
+        if self.how == "sys.exit":
+            sys.exit(4)
+        if self.how == "signal":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if self.how == "GPU":
+            raise torch.AcceleratorError("CUDA error: device-side assert triggered\\nCompile with TORCH_USE_CUDA_DSA")
+        logits = super().forward(x.flatten(1))
+        return (logits, x) if self.how == "tuple" else logits
+
+
+def build(architecture, shape):
+    network = Ends(shape.channels * shape.height * shape.width, shape.classes)
+    network.how = architecture["how"]
+    return network
+
+
+space = Space("ends", Choice("how", ("well", "exit", "sys.exit", "signal", "GPU", "tuple")), build)
+"""
+REASONS = {
+    "exit": "the worker process died with exit code 5",
+    "sys.exit": "SystemExit: 4",
+    "signal": "the worker process died with signal 11",
+    "GPU": "AcceleratorError: CUDA error: device-side assert triggered Compile with TORCH_USE_CUDA_DSA",
+    "tuple": "TypeError: the network returned an object of type tuple, expected a tensor",
+}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_candidate_that_ends_its_process_fails_alone(images, tmp_path, count):
+    space, path = tmp_path / "ends.py", tmp_path / "images.safetensors"
+    space.write_text(ENDS)
+    images.save(path)
+
+    def job(how: str) -> Job:
+        return Job(str(space), {"how": how}, path, path, Recipe(epochs=1, batch_size=36), 0, "cpu")
+
+    with Pool(count) as pool:
+        results = dict(pool.run([(how, job(how)) for how in (*REASONS, "well")]))
+        assert isinstance(results.pop("well"), Outcome)
+        assert {how: failure.reason for how, failure in results.items()} == REASONS
+        assert results["GPU"].spoilt
+
+    with Pool(1) as pool:
+        processes = []
+        for how in ("tuple", "GPU", "well"):
+            ((_, result),) = pool.run([(how, job(how))])
+            processes.append(pool._workers[0]._process.pid)
+        assert isinstance(result, Outcome)
+        assert processes[0] != processes[1] == processes[2]
+
+        # What cannot even be sent fails as well.
+        unsent = [(0, replace(job("well"), architecture={"how": lambda: "well"})), (1, job("well"))]
+        (_, first), (_, second) = pool.run(unsent)
+        assert "pickle" in first.reason
+        assert isinstance(second, Outcome)
 
 
 @pytest.mark.parametrize("kills", [1, 2])

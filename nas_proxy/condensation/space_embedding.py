@@ -20,7 +20,7 @@ from nas_proxy.condensation.matching import Network
 from nas_proxy.condensation.ranks import ALONE, JointBatchNorm, Ranks
 from nas_proxy.data.images import DataShape
 from nas_proxy.deadline import deadline
-from nas_proxy.errors import SpaceError
+from nas_proxy.errors import RAISED, SpaceError
 from nas_proxy.seeds import derive
 from nas_proxy.spaces.space import Architecture, SearchSpace
 
@@ -59,7 +59,7 @@ class SpaceEmbedding:
                 # Ranks take the same networks; the clock of one must not decide alone.
                 with deadline() if self.ranks.size == 1 else contextlib.nullcontext():
                     return self._network(self.at(step + attempt), seed)
-            except Exception as error:  # noqa: BLE001 (a user's space may raise anything)
+            except RAISED as error:
                 reason = f"{type(error).__name__}: {error}"
         raise SpaceError(f"{PATIENCE} architectures of the space {self.space.name!r} in a row cannot embed: {reason}")
 

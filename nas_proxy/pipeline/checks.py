@@ -8,6 +8,7 @@ from nas_proxy.condensation.room import check_divisible
 from nas_proxy.errors import ConfigError
 from nas_proxy.pipeline.config import RunConfig
 from nas_proxy.pipeline.session import Session
+from nas_proxy.ranking.estimates import LEAST
 from nas_proxy.search.pareto import ACCURACY
 from nas_proxy.search.proposals import grid
 from nas_proxy.spaces.loading import space_digest
@@ -19,6 +20,17 @@ def check(session: Session) -> None:
     space_digest(session.config.space)  # finds and imports it, before the data, which may take a while
     check_recipe(session, session.config.condense)
     check_proposals(session)
+
+
+def check_sample(config: RunConfig) -> None:
+    """Raise ConfigError for a sample too small to be ranked."""
+    if config.truth < LEAST:
+        raise ConfigError(
+            [
+                f"the sample is of {config.truth} architectures, but a ranking needs at least {LEAST}; "
+                f"give --truth {LEAST} or more"
+            ]
+        )
 
 
 def check_recipe(session: Session, recipe: Condensation) -> None:

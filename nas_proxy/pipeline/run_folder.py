@@ -196,7 +196,7 @@ def check_same(run: RunFolder) -> None:
     if changed or smaller:
         raise RunFolderError(
             f"{path} holds another run ({'; '.join(changed + smaller)}); "
-            "choose another folder with --out, or replace the run with --overwrite"
+            "choose another folder, or replace the run with nas-proxy run --overwrite"
         )
 
 

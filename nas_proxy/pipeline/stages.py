@@ -5,7 +5,7 @@ import json
 import platform
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from nas_proxy.data.images import ImageSet
 from nas_proxy.data.picture import write_grid, write_real
 from nas_proxy.environment import environment
 from nas_proxy.errors import RunFolderError
-from nas_proxy.pipeline.checks import check
+from nas_proxy.pipeline.checks import check, check_sample
 from nas_proxy.pipeline.config import RunConfig, resolve
 from nas_proxy.pipeline.run_folder import RunFolder, check_same, claim
 from nas_proxy.pipeline.session import Session, open_session
@@ -251,7 +251,7 @@ def run_all(
     *,
     overwrite: bool = False,
     progress: Progress = SILENT,
-    names: Iterable[str] = tuple(STAGES),
+    names: Sequence[str] = tuple(STAGES),
     ranks: Ranks = ALONE,
 ) -> RunFolder:
     """Do the stages `names` of the run `config` in the folder `out`, or in `default_folder`, and return the folder.
@@ -259,6 +259,8 @@ def run_all(
     Nothing in the folder is touched, or replaced, before the user's data and space have been found in order.
     """
     run = RunFolder(out or default_folder(config), config)
+    if "rank" in names:
+        check_sample(config)
     with open_session(run, progress, ranks) as session:
         if not overwrite:
             check_same(run)

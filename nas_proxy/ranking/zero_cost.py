@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nas_proxy.data.images import ImageSet
+from nas_proxy.errors import RAISED
 from nas_proxy.seeds import derive, torch_generator
 
 IMAGES = 64
@@ -51,7 +52,7 @@ def attempted(compute: Callable[[], float]) -> Score:
         value = compute()
     except NoScoreError as error:
         reason = str(error)
-    except Exception as error:  # noqa: BLE001 (a network of the user's may raise anything)
+    except RAISED as error:
         reason = f"{type(error).__name__}: {str(error).strip()}".split("\n", 1)[0]
     if reason is None and not math.isfinite(value):
         value, reason = math.nan, "it leaves the range of float64"

@@ -15,7 +15,7 @@ import optuna
 from torch import nn
 
 from nas_proxy.data.images import ImageSet
-from nas_proxy.errors import ConfigError, RunFolderError, nearest
+from nas_proxy.errors import RAISED, ConfigError, RunFolderError, nearest
 from nas_proxy.pipeline.run_folder import open_run
 from nas_proxy.pipeline.session import Session, choose_device
 from nas_proxy.search.scores import SCORES, value_of
@@ -24,7 +24,8 @@ from nas_proxy.spaces.cost import Size, measure
 from nas_proxy.spaces.loading import as_space, load_space
 from nas_proxy.spaces.space import SearchSpace
 from nas_proxy.training.pruning import marks
-from nas_proxy.training.train import Recipe, Watch, train
+from nas_proxy.training.repeats import repeated
+from nas_proxy.training.train import Outcome, Recipe, Watch, train
 
 # Epochs of a training on the proxy where neither a run nor the user says.
 EPOCHS = 200
@@ -36,6 +37,7 @@ class ProxyObjective:
     proxy: a run folder; or its proxy.safetensors; or an `ImageSet`, or the file of one, with `validation`.
     space: as in `nas_proxy.load_space`, or a `Space`, or a function of a trial; the run's if not given.
     validation: images to score on; the run's if not given. recipe, seed: the run's if not given.
+    seeds: trainings of an architecture, whose mean counts; the run's if not given. Only the first reports to the trial.
     score: "accuracy" on the validation images, a fraction, or "loss_sum", the negated sum of the training losses; the
         run's if not given. max_params, max_flops: larger architectures are pruned before they are trained; the run's
         limits if not given.
@@ -57,6 +59,7 @@ class ProxyObjective:
         validation: ImageSet | None = None,
         recipe: Recipe | None = None,
         seed: int | None = None,
+        seeds: int | None = None,
         score: str | None = None,
         max_params: int | None = None,
         max_flops: int | None = None,
@@ -83,6 +86,7 @@ class ProxyObjective:
             self.space = as_space(space, "objective", images.shape)
         self.recipe = recipe or (run.config.proxy_training if run is not None else Recipe(epochs=EPOCHS))
         self.seed = seed if seed is not None else run.config.seed if run is not None else 0
+        self.seeds = seeds or (run.config.seeds if run is not None else 1)
         self.score = score or (run.config.score if run is not None else SCORES[0])
         if self.score not in SCORES:
             raise ConfigError([f"score is {self.score!r}{nearest(self.score, SCORES)}"])
@@ -106,7 +110,7 @@ class ProxyObjective:
                 self._known[key] = self._score(trial, lambda: self.space.build(architecture, self.proxy.shape), key)
         except optuna.TrialPruned:
             raise
-        except Exception as error:
+        except RAISED as error:
             trial.set_user_attr("reason", f"{type(error).__name__}: {error}")
             raise optuna.TrialPruned(str(error)) from error
         return self._known[key]
@@ -127,7 +131,12 @@ class ProxyObjective:
 
         watch = Watch(marks(self.recipe, self.reports), ends, self.score)
         single = len(trial.study.directions) == 1  # Optuna prunes by one objective only
-        outcome = train(build, self.proxy, self.validation, self.recipe, seed, self.device, watch if single else None)
+
+        def once(drawn: int, _: Watch | None) -> Outcome:
+            watched = watch if single and drawn == seed else None
+            return train(build, self.proxy, self.validation, self.recipe, drawn, self.device, watched)
+
+        outcome = repeated(once, self.recipe, seed, self.seeds)
         if outcome.pruned_at is not None:
             raise optuna.TrialPruned(f"after {outcome.pruned_at} of {self.recipe.epochs:g} epochs")
         score = value_of(outcome, self.score)

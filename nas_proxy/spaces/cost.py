@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas_proxy.data.images import DataShape
 from nas_proxy.deadline import SECONDS, deadline
+from nas_proxy.errors import RAISED
 from nas_proxy.spaces.space import Architecture, SearchSpace
 
 
@@ -56,7 +57,7 @@ class Sizes:
         if key not in self._known:
             try:
                 self._known[key] = measure(self._space, architecture, self._shape, self._seconds)
-            except Exception as error:  # noqa: BLE001 (a user's code may raise anything)
+            except RAISED as error:
                 self._known[key] = None
                 if isinstance(error, TimeoutError):
                     self._hanging[key] = str(error)

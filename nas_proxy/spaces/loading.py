@@ -22,7 +22,7 @@ from torch import nn
 import search_spaces
 from nas_proxy.data.images import DataShape
 from nas_proxy.deadline import deadline
-from nas_proxy.errors import SpaceError, nearest
+from nas_proxy.errors import RAISED, SpaceError, nearest
 from nas_proxy.spaces.function_space import FunctionSpace
 from nas_proxy.spaces.space import Architecture, SearchSpace, Space
 
@@ -128,26 +128,26 @@ def _value(named: str, name: str, text: str, default: object) -> Any:
 
 def try_out(space: SearchSpace, shape: DataShape) -> None:
     """Build architectures until one runs on two blank images. Raises SpaceError if none of the first few does."""
-    reason = "it has no architectures"
+    reason, wrong = "it has no architectures", None
     try:
         for architecture in itertools.islice(space.sample(0), TRIED):
             try:
                 with deadline():
                     network = space.build(architecture, shape)
                     _check_network(space, architecture, network, shape)
-            except SpaceError:
-                raise
+            except SpaceError as error:
+                wrong = error
             except TimeoutError as error:
                 reason = f"{space.key(architecture) or 'it'} {error}"
-            except Exception as error:  # noqa: BLE001 (a user's code may raise anything)
+            except RAISED as error:
                 reason = f"{space.key(architecture) or 'it'} raises {_reason(error)}"
             else:
                 return
     except SpaceError:
         raise
-    except Exception as error:  # noqa: BLE001
+    except RAISED as error:
         reason = f"it raises {_reason(error)}"
-    raise SpaceError(f"the space {space.name!r} yields no network for images of {_size(shape)}: {reason}")
+    raise wrong or SpaceError(f"the space {space.name!r} yields no network for images of {_size(shape)}: {reason}")
 
 
 def _check_network(space: SearchSpace, architecture: Architecture, network: nn.Module, shape: DataShape) -> None:
@@ -208,7 +208,7 @@ def _imported(path: Path) -> ModuleType:
     sys.path.insert(0, str(path.parent))  # so that the file can import what lies beside it
     try:
         specification.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 (a user's file may raise anything)
+    except RAISED as error:
         del sys.modules[name]
         raise SpaceError(f"the search space file {path} does not import: {_reason(error)}") from None
     finally:
@@ -221,6 +221,6 @@ def _called(spec: str, module: ModuleType, shape: DataShape, parameters: dict[st
         found: object = module.space_for(shape, **parameters)
     except SpaceError:
         raise
-    except Exception as error:  # noqa: BLE001
+    except RAISED as error:
         raise SpaceError(f"space_for in {spec} raises {_reason(error)}") from None
     return found

@@ -13,6 +13,7 @@ from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 import torch
 
 from nas_proxy.data.images import DataShape, ImageSet
+from nas_proxy.errors import RAISED
 from nas_proxy.spaces.latency import Latency, measure_latency
 from nas_proxy.spaces.loading import load_space
 from nas_proxy.spaces.space import Architecture, SearchSpace
@@ -28,9 +29,13 @@ _Result_co = TypeVar("_Result_co", covariant=True)
 
 @dataclass(frozen=True)
 class Failure:
-    """A job that raised, ran out of memory or time, or took its process down with it."""
+    """A job that raised, ran out of memory or time, or took its process down with it.
+
+    spoilt: whether it left its process unable to use the GPU, as an index out of range does there.
+    """
 
     reason: str
+    spoilt: bool = False
 
 
 @runtime_checkable
@@ -131,10 +136,12 @@ def performed(job: Work[Result]) -> Result | Failure:
         return Failure(f"out of memory on {job.device}" if job.megabytes is None else too_much(job))
     except MemoryError:
         return Failure("out of memory")
-    except Exception as error:  # noqa: BLE001 (a candidate may raise anything, and the search goes on)
+    except RAISED as error:
         if "can't allocate memory" in str(error):
             return Failure("out of memory")
-        return Failure(f"{type(error).__name__}: {error}"[:REASON_LENGTH])
+        said = " ".join(str(error).split())
+        reason = f"{type(error).__name__}: {said}".removesuffix(": ")[:REASON_LENGTH]
+        return Failure(reason, spoilt=isinstance(error, torch.AcceleratorError))
 
 
 def too_much(job: Work[Any]) -> str:

@@ -149,8 +149,8 @@ def train(
     """Build a network, train it on `data` and score it on `evaluation`.
 
     All randomness (initial weights, dropout, order, augmentation) comes from `seed`; PyTorch's global generator
-    is left as it was. A training that `watch` ends has the score of that moment. Raises what the network raises, and
-    ValueError when its output has the wrong shape.
+    is left as it was. A training that `watch` ends has the score of that moment. Raises what the network raises,
+    TypeError when its output is no tensor, and ValueError when that has the wrong shape.
     """
     start = time.perf_counter()
     data, evaluation = data.to(device), evaluation.to(device)
@@ -315,7 +315,9 @@ def _augmented(images: Tensor, names: Sequence[str], rows: augment.Draws) -> Ten
     return result
 
 
-def _check(logits: Tensor, batch: int, classes: int) -> None:
+def _check(logits: object, batch: int, classes: int) -> None:
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"the network returned an object of type {type(logits).__name__}, expected a tensor")
     if tuple(logits.shape) != (batch, classes):
         raise ValueError(f"the network returned shape {tuple(logits.shape)}, expected {(batch, classes)}")
 

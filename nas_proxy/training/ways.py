@@ -80,13 +80,14 @@ def attempt(work: Callable[[Way], _Result], way: Way) -> tuple[_Result, str]:
     """Return what `work` returns in `way`, and "".
 
     Where that raises, `work` is done without recording, then in the plain way, and what went wrong comes with its
-    result. A network that is at fault itself raises there again. Lack of memory is raised at once.
+    result. A network that is at fault itself raises there again. Lack of memory is raised at once, and so is an
+    error of the GPU, after which nothing works there.
     """
     reason, tried = "", way
     for simpler in dict.fromkeys((way, replace(way, recorded=False), PLAIN)):
         try:
             return work(simpler), reason and _told(tried, reason)
-        except (torch.OutOfMemoryError, MemoryError):
+        except (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError):
             raise
         except Exception as error:
             if simpler == PLAIN:

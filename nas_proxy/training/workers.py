@@ -1,7 +1,7 @@
 """Many jobs at once: a pool of processes, one thread each, that share nothing but files.
 
 In: jobs of any kind, see `nas_proxy.training.jobs`. Out: their results, or a `Failure` for one that takes its process
-down, or more time or memory than it may. With one worker, jobs without limits run in this process, on one thread too.
+down, or more time or memory than it may. One worker is a process of its own too: a network may end it.
 
 The processes are started with the interpreter's own command line rather than `multiprocessing`: a script that
 uses nas_proxy then needs no `if __name__ == "__main__"`. They end by themselves when this process dies.
@@ -21,8 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar, cast
 
-from nas_proxy.threads import one_thread
-from nas_proxy.training.jobs import Failure, Result, Work, performed, too_much
+from nas_proxy.training.jobs import Failure, Result, Work, too_much
 from nas_proxy.training.memory import TOO_MUCH
 
 KILLED = "the worker process was killed twice; the machine was probably out of memory"
@@ -35,8 +34,7 @@ class Pool:
     """`count` workers; use it as a context manager.
 
     `run` yields (tag, result) in the order of completion. A worker that dies is replaced, and its job fails, at
-    once or, where it was killed, when that happens again; so does one that takes longer or more memory than it may,
-    for which jobs with a limit run in a process even where `count` is 1.
+    once or, where it was killed, when that happens again; so does one that takes longer or more memory than it may.
 
     devices: the n-th worker trains on the n-th of them, over and over; () for where the job says.
     """
@@ -63,19 +61,9 @@ class Pool:
 
     def run(self, jobs: Iterable[tuple[_Tag, Work[Result]]]) -> Iterator[tuple[_Tag, Result | Failure]]:
         """Perform the jobs, taking the next from `jobs` only when a worker is free."""
-        if self.count > 1:
-            yield from self._run_spread(iter(jobs))
-            return
-        with one_thread():
-            for tag, job in jobs:
-                if job.minutes is not None or job.megabytes is not None:  # it needs a process that can be ended
-                    yield from self._run_spread(iter([(tag, job)]))
-                else:
-                    yield tag, performed(job.on(self.devices[0]) if self.devices else job)
-
-    def _run_spread(self, jobs: Iterator[tuple[_Tag, Work[Result]]]) -> Iterator[tuple[_Tag, Result | Failure]]:
+        waiting = iter(jobs)
         while True:
-            while self.free and (following := next(jobs, None)) is not None:
+            while self.free and (following := next(waiting, None)) is not None:
                 self.submit(*following)
             if self.free == self.count:
                 return
@@ -148,7 +136,16 @@ class _Worker:
 
     def start(self, job: Work[Result], done: Callable[[Result | Failure], None]) -> None:
         """Send the job; `done` is called on another thread."""
-        threading.Thread(target=lambda: done(self._answer(job)), daemon=True).start()
+
+        def work() -> None:
+            try:
+                result = self._answer(job)
+            except Exception as error:  # noqa: BLE001 (else nobody would hear of the job again)
+                result = Failure(f"{type(error).__name__}: {error}")
+                self._relaunch()
+            done(result)
+
+        threading.Thread(target=work, daemon=True).start()
 
     def _answer(self, job: Work[Result]) -> Result | Failure:
         if self._device is not None:
@@ -180,6 +177,8 @@ class _Worker:
             again = code == -signal.SIGKILL or (code == TOO_MUCH and not fresh)
             return None if again and not (last or late.is_set() or self._ended) else failure
         self._served += 1
+        if isinstance(answer, Failure) and answer.spoilt:
+            self._relaunch()
         return cast("Result | Failure", answer)
 
     def _replaced(self, job: Work[Any], reason: str | None) -> Failure:
@@ -187,11 +186,15 @@ class _Worker:
         code = self._process.wait()
         if self._ended:
             return Failure("the worker process was stopped")
-        self.stop()
-        self._ready, self._served, self._process = False, 0, self._launch()
+        self._relaunch()
         if code == TOO_MUCH and reason is None:
             return Failure(too_much(job))
         return Failure(reason or _cause_of_death(code))
+
+    def _relaunch(self) -> None:
+        self.stop()
+        if not self._ended:
+            self._ready, self._served, self._process = False, 0, self._launch()
 
     def end(self) -> None:
         """Stop the process for good: its death is then no reason to start another."""
