@@ -2,9 +2,11 @@
 
 import dataclasses
 import gc
+import time
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from conftest import blobs
 from nas_proxy.condensation import condense as condensation
@@ -67,6 +69,7 @@ def test_the_same_seed_gives_the_same_images_with_8_bits(images):
 def test_a_condensation_that_is_cut_off_goes_on_bit_equal(images, tmp_path, monkeypatch, compile_above):
     monkeypatch.setitem(embedding.COMPILE_ABOVE, "cpu", compile_above)
     monkeypatch.setattr(condensation, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(condensation, "CHECKPOINT_SHARE", 1e9)
     recipe = dataclasses.replace(RECIPE, steps=25)
     whole = condense(images, recipe, 0)
     checkpoint = tmp_path / "checkpoint.safetensors"
@@ -123,6 +126,7 @@ def test_pictures_are_kept_on_the_way_and_go_with_the_run(tiny_space, tmp_path):
 @pytest.mark.parametrize("damage", ["other recipe", "truncated"])
 def test_a_checkpoint_that_does_not_fit_is_ignored(images, tmp_path, monkeypatch, damage):
     monkeypatch.setattr(condensation, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(condensation, "CHECKPOINT_SHARE", 1e9)
     checkpoint = tmp_path / "checkpoint.safetensors"
 
     def cut_off(step, loss):
@@ -142,9 +146,48 @@ def test_a_checkpoint_that_does_not_fit_is_ignored(images, tmp_path, monkeypatch
 def test_a_loss_that_is_not_finite_stops_with_what_to_lower(images):
     recipe = dataclasses.replace(RECIPE, learning_rate=1e30)
     with pytest.raises(
-        RunFailedError, match=r"loss is (nan|inf) at step 1\d; lower the learning rate .* \(now 1e\+30\)"
+        RunFailedError, match=r"loss is (nan|inf) at step 1\d; lower the learning_rate .* \(now 1e\+30\)"
     ):
         condense(images, recipe, 0)
+
+
+def test_what_is_kept_of_a_condensation_that_fails_is_finite(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(condensation, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(condensation, "CHECKPOINT_SHARE", 1e9)
+    recipe, path = dataclasses.replace(RECIPE, steps=25), tmp_path / "checkpoint.safetensors"
+    take_step = condensation.take_step
+
+    def runs_away(state, task, networks):
+        loss = take_step(state, task, networks)
+        if state.step == 6:
+            state.images[0] = 1e30  # which instance norm maps to a finite loss
+        return loss
+
+    monkeypatch.setattr(condensation, "take_step", runs_away)
+    with pytest.raises(RunFailedError, match=r"loss is nan at step 6;"):
+        condense(images, recipe, 0, checkpoint=path)
+    monkeypatch.setattr(condensation, "take_step", take_step)
+    reached = []
+    rest = condense(images, recipe, 0, checkpoint=path, progress=lambda step, loss: reached.append(step))
+    assert reached == [10, 20, 25]
+    assert rest.images.fingerprint() == condense(images, recipe, 0).images.fingerprint()
+    assert load_file(path)["images"].abs().max() < 1e3
+
+
+def test_checkpoints_take_a_small_share_of_the_time(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(condensation, "CHECKPOINT_SECONDS", 0.0)
+    saves = []
+
+    def slow(*given):
+        saves.append(given[2].step)
+        time.sleep(0.2)
+
+    monkeypatch.setattr(condensation, "save", slow)
+    start = time.monotonic()
+    condense(images, dataclasses.replace(RECIPE, steps=25), 0, checkpoint=tmp_path / "checkpoint.safetensors")
+    # One at the first step, one at the last, and one in each 4 s.
+    assert len(saves) <= 2 + (time.monotonic() - start) / 4
+    assert saves[-1] == 25
 
 
 @pytest.mark.parametrize(

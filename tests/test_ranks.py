@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
+from conftest import blobs
+from nas_proxy.condensation import condense as condensation
 from nas_proxy.condensation.checkpoint import State, remove, restored, save
 from nas_proxy.condensation.ranks import Ranks
 from nas_proxy.data.images import ImageSet
+from nas_proxy.errors import ConfigError
 
 HERE = Path(__file__).parent
 PATHS = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])}
@@ -53,8 +57,20 @@ def test_processes_go_on_from_the_latest_step_that_all_have(tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+def children(parent: int) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+
+
+def steps_kept(folder: Path, rank: int) -> set[int]:
+    found = set()
+    for path in folder.glob(f"condense-{rank}-of-2*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            found.add(int(file.metadata()["step"]))
+    return found
+
+
 def condense(out, *more):
-    options = ["--dataset", "digits", "--steps", "120", "--width", "8", "--real-batch", "16", "--ipc", "2", "--json"]
+    options = ["--dataset", "digits", "--steps", "1200", "--width", "8", "--real-batch", "16", "--ipc", "2", "--json"]
     return [*LAUNCH, "-m", "nas_proxy", "condense", str(out), *options, *more]
 
 
@@ -63,15 +79,19 @@ def test_torchrun_condenses_and_goes_on_after_a_kill(tmp_path):
     done = subprocess.run(condense(whole), env=PATHS, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["images"] == 20
-    process = subprocess.Popen(condense(cut), env=PATHS, start_new_session=True, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(condense(cut), env=PATHS, stderr=subprocess.DEVNULL)
     waited = time.monotonic() + 60
-    while not list(cut.glob(".work/*-1-of-2.safetensors")):
+    while len(list(cut.glob(".work/*-of-2.safetensors"))) < 2:
         assert time.monotonic() < waited
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
+    # The processes have sessions of their own, and go on for a while without the one that started them.
+    for victim in (process.pid, *children(process.pid)):
+        os.kill(victim, signal.SIGKILL)
     process.wait()
     assert not (cut / "proxy.safetensors").exists()
+    reached = [steps_kept(cut / ".work", rank) for rank in range(2)]
+    assert max(set.intersection(*reached)) > 0
     done = subprocess.run(condense(cut), env=PATHS, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     found, expected = (ImageSet.load(run / "proxy.safetensors") for run in (cut, whole))
@@ -80,3 +100,36 @@ def test_torchrun_condenses_and_goes_on_after_a_kill(tmp_path):
     # Nothing is left to do: that is no reason to wait for each other.
     done = subprocess.run(condense(cut), env=PATHS, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_processes_save_the_same_steps(monkeypatch):
+    monkeypatch.setattr(condensation, "CHECKPOINT_SECONDS", 0.0)
+    alone, late = condensation._Clock(Ranks()), condensation._Clock(Ranks(0, 2))
+    assert alone.due(meeting=False)
+    asked = []
+    monkeypatch.setattr(Ranks, "gathered", lambda self, mine: asked.append(mine) or [False, True])
+    late._pause = 1e9
+    assert not late.due(meeting=False)
+    assert asked == []  # where they do not meet, nobody waits
+    assert late.due(meeting=True)
+    assert asked == [False]
+
+
+def test_more_processes_than_classes_are_refused():
+    with pytest.raises(ConfigError, match="3 processes share 2 classes, of which each needs one; start fewer"):
+        condensation.condense(blobs(classes=2), condensation.Condensation(1, 2), 0, ranks=Ranks(0, 3))
+
+
+def test_what_another_number_of_processes_left_goes_too(tmp_path):
+    path, state = tmp_path / "condense.safetensors", State(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2), 10)
+    for ranks in (Ranks(), Ranks(0, 3), Ranks(2, 3), Ranks(0, 2), Ranks(1, 2)):
+        save(path, "me", state, ranks)
+        save(path, "me", state, ranks)
+    remove(path, Ranks(0, 2))
+    # The other process of this number may still be at work.
+    assert {file.name for file in tmp_path.iterdir()} == {
+        "condense-1-of-2.safetensors",
+        "condense-1-of-2-before.safetensors",
+    }
+    remove(path, Ranks(1, 2))
+    assert list(tmp_path.iterdir()) == []

@@ -92,6 +92,7 @@ def test_too_little_memory_changes_nothing_but_the_rounding(monkeypatch, tmp_pat
 def test_a_condensation_goes_on_with_the_groups_that_it_began_with(monkeypatch, tmp_path):
     recipe = dataclasses.replace(RECIPE, precision="float32", steps=20)
     monkeypatch.setattr(condensation, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(condensation, "CHECKPOINT_SHARE", 1e9)
     monkeypatch.setattr(condensation, "free_bytes", lambda device: 0)
     whole, path, told = condense(REAL, recipe, 0), tmp_path / "state.safetensors", []
 

@@ -59,8 +59,11 @@ def restored(path: Path | None, identity: str, ranks: Ranks, device: torch.devic
 
 
 def remove(path: Path, ranks: Ranks) -> None:
-    """Remove the files of this process."""
-    for file in _files(path, ranks):
+    """Remove the files of this process; the first one's are also what another number of processes left behind."""
+    files = [path, *path.parent.glob(f"{path.stem}-*-of-*{path.suffix}")]
+    of_others = () if ranks.size == 1 else {*path.parent.glob(f"{path.stem}-*-of-{ranks.size}*{path.suffix}")}
+    left = [file for file in files if file not in of_others] if ranks.rank == 0 else []
+    for file in (*_files(path, ranks), *left):
         file.unlink(missing_ok=True)
 
 

@@ -10,13 +10,15 @@ Step t draws everything from (seed, t), so a condensation that is cut off goes o
 ends with the same images. Classes are independent given θ, so several processes may have some of them each.
 """
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from nas_proxy.condensation.checkpoint import State, restored, save
 from nas_proxy.condensation.ranks import ALONE, Ranks
@@ -24,12 +26,12 @@ from nas_proxy.condensation.room import classes_together, divided, few_networks,
 from nas_proxy.condensation.step import Task, initial, open_networks, take_step
 from nas_proxy.data import augment
 from nas_proxy.data.images import ImageSet, quantised
-from nas_proxy.errors import RunFailedError
+from nas_proxy.errors import ConfigError, RunFailedError
 from nas_proxy.spaces.space import SearchSpace
 
 CHECKPOINT_SECONDS = 2.0
-# Several processes save at the same steps, so that they can go on from a common one.
-CHECKPOINT_STEPS = 50
+# Writing a checkpoint takes at most about this share of the time.
+CHECKPOINT_SHARE = 0.05
 REPORT_STEPS = 10
 PAPER_FEATURES = 128 * 4 * 4
 # A real set that takes more of a GPU's free memory than this stays where it is, and is read class by class.
@@ -38,7 +40,7 @@ SHARE_OF_MEMORY = 0.5
 
 @dataclass(frozen=True)
 class Condensation:
-    """The recipe of a condensed set; defaults are the paper's but for the number of steps.
+    """The recipe of a condensed set; defaults are the paper's, computed in bfloat16.
 
     method: "dm" learns the images by distribution matching, as everything below says; "random", "herding" and
         "kcenter" choose real images instead, see `nas_proxy.condensation.selection`.
@@ -85,7 +87,7 @@ class Condensation:
 class Condensed:
     """A finished condensation.
 
-    images: all of them. seconds: wall time over all attempts. losses: of each tenth step.
+    images: all of them. seconds: wall time over all attempts, from the beginning of each. losses: of each tenth step.
     embedded: keys of the architectures that served as embedding networks, where they came from the search space.
     """
 
@@ -123,8 +125,14 @@ def condense(
     classes_per_step: classes whose images are in memory at a time; None for as many as fit, which is kept in the
         checkpoint. The loss is the same. For embedding networks other than ConvNets anything less than all means that
         images go through them part by part.
-    Raises RunFailedError when the loss is no longer finite; the last good checkpoint stays.
+    Raises RunFailedError when the loss is no longer finite; the last good checkpoint stays. Raises ConfigError for more
+    processes than classes.
     """
+    begun = time.perf_counter()
+    if ranks.size > len(real.classes):
+        raise ConfigError(
+            [f"{ranks.size} processes share {len(real.classes)} classes, of which each needs one; start fewer"]
+        )
     device = torch.device(device)
     real = _placed(real, device)
     task = Task(real, tuple(real.of_class()), recipe, seed, device, ranks)
@@ -132,30 +140,55 @@ def condense(
     state = restored(checkpoint, identity, ranks, device) or initial(task)
     task, state.together = _divided(task, state, space, exclude, classes_per_step, say)
     networks = open_networks(task, space, exclude, say)
-    started, saved = time.perf_counter() - state.seconds, time.perf_counter()
+    started, clock = begun - state.seconds, _Clock(ranks)
     losses = state.losses.tolist()
     while state.step < recipe.steps:
         loss = take_step(state, task, networks)
-        if state.step % REPORT_STEPS == 0 or state.step == recipe.steps:
-            # Instance norm maps images that have run away to a finite loss.
-            overflow = 0 * state.images.square().sum()
-            losses.append(_finite(float(loss + overflow), state.step, recipe))
+        reported = state.step % REPORT_STEPS == 0 or state.step == recipe.steps
+        due = checkpoint is not None and (state.step == recipe.steps or clock.due(meeting=reported))
+        if reported or due:
+            found = _finite(loss, state, recipe)
+        if reported:
+            losses.append(found)
             if progress is not None:
-                progress(state.step, losses[-1])
+                progress(state.step, found)
         if preview is not None and preview_every and state.step % preview_every == 0:
             images = _gathered(state, task)
             if ranks.rank == 0:
                 preview(state.step, images)
-        due = (
-            time.perf_counter() - saved > CHECKPOINT_SECONDS if ranks.size == 1 else state.step % CHECKPOINT_STEPS == 0
-        )
-        if checkpoint is not None and (due or state.step == recipe.steps):
+        if checkpoint is not None and due:
             state.losses, state.seconds = torch.tensor(losses), time.perf_counter() - started
-            save(checkpoint, identity, state, ranks)
-            saved = time.perf_counter()
+            with clock.saving():
+                save(checkpoint, identity, state, ranks)
     images = _gathered(state, task)
     total = torch.tensor(ranks.gathered(losses)).sum(0)
     return Condensed(images, time.perf_counter() - started, tuple(total.tolist()), networks.embedded)
+
+
+class _Clock:
+    """Says when the next checkpoint is due: after a while, which is longer where writing one takes long."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._saved = time.perf_counter()
+        self._pause = CHECKPOINT_SECONDS
+
+    def due(self, *, meeting: bool) -> bool:
+        """Return whether to save after this step; several processes agree about it, at steps where they meet.
+
+        So they save the same steps, and none runs so far ahead that no step is common to what they keep.
+        """
+        if self._ranks.size > 1 and not meeting:
+            return False
+        return any(self._ranks.gathered(time.perf_counter() - self._saved > self._pause))
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """Take the time of writing a checkpoint."""
+        start = time.perf_counter()
+        yield
+        self._saved = time.perf_counter()
+        self._pause = max(CHECKPOINT_SECONDS, (self._saved - start) / CHECKPOINT_SHARE)
 
 
 def _divided(
@@ -193,10 +226,12 @@ def _gathered(state: State, task: Task) -> ImageSet:
     return replace(quantised(images.float(), labels, task.real.classes), formation=task.recipe.formation)
 
 
-def _finite(loss: float, step: int, recipe: Condensation) -> float:
-    if not math.isfinite(loss):
+def _finite(loss: Tensor, state: State, recipe: Condensation) -> float:
+    # Instance norm maps images that have run away to a finite loss.
+    found = float(loss + 0 * state.images.square().sum())
+    if not math.isfinite(found):
         raise RunFailedError(
-            f"the matching loss is {loss} at step {step}; lower the learning rate of the images "
-            f"(now {recipe.learning_rate:g}) and run the same command again"
+            f"the matching loss is {found} at step {state.step}; lower the learning_rate of the images (now "
+            f"{recipe.learning_rate:g}): under [condense] in a run.toml for nas-proxy run --config"
         )
-    return loss
+    return found

@@ -179,8 +179,8 @@ def check_same(run: RunFolder) -> None:
                 "choose another folder with --out, or replace such files with --overwrite"
             )
         return
-    begun = (run / "proxy.safetensors", run / "study.db", run / "study.name", run.checkpoint)
-    if not any(file.exists() for file in begun):
+    begun = (run / "proxy.safetensors", run / "study.db", run / "study.name")
+    if not any(file.exists() for file in (*begun, *run.work.glob("condense*.safetensors"))):
         return
     before = resolve({}, run / "run.toml")
     changed = differences(config, before)
