@@ -234,11 +234,7 @@ def _serve(session: Session, jobs: Jobs, study: optuna.Study, deadline: _Deadlin
             for claim in claims:
                 job = job_of(claim.job, session.config.space, session.device, lambda name: image_file(session, name))
                 busy[claim.identity] = claim
-                if pool.count > 1:
-                    pool.submit(claim, job)
-                    continue
-                for _, result in pool.run([(claim, job)]):  # in this process, which has nothing else to do
-                    done(claim, result)
+                pool.submit(claim, job)
             for claim, result in pool.results(0 if claims else pause):
                 done(claim, result)
             if claims or busy:
