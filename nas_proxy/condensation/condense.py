@@ -162,6 +162,8 @@ def condense(
                 save(checkpoint, identity, state, ranks)
     images = _gathered(state, task)
     total = torch.tensor(ranks.gathered(losses)).sum(0)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # candidates train in other processes
     return Condensed(images, time.perf_counter() - started, tuple(total.tolist()), networks.embedded)
 
 
