@@ -100,6 +100,10 @@ NO_NPZ = r"damaged, or no .npz file of plain arrays; write one with numpy.savez_
         (lambda p: pt(p, of_labels(torch.arange(6))), "are not 0 to 2, each at least once"),
         (lambda p: pt(p, of_labels(LABELS + 0.4)), "are not all whole numbers, as 0.4; save one class an image"),
         (lambda p: pt(p, of_labels(LABELS * torch.nan)), "are not all whole numbers, as nan"),
+        (
+            lambda p: pt(p, (torch.zeros(6, 3, 8, 8).to_sparse(), LABELS)),
+            "float32, torch.sparse_coo, cpu.; save dense ones",
+        ),
         (lambda p: pt(p, (torch.full((6, 3, 8, 8), torch.nan), LABELS)), "not finite"),
         (
             lambda p: pt(p, (torch.zeros(6, 3, 8, 8, dtype=torch.complex64), LABELS)),

@@ -8,6 +8,7 @@ import codecs
 import contextlib
 import os
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -198,7 +199,8 @@ def _from_pt(path: Path) -> tuple[np.ndarray, np.ndarray]:
     numpy_scalars = [np.dtype, np.dtypes.Float64DType, np.float64, codecs.encode, np._core.multiarray.scalar]  # type: ignore[attr-defined]
     with _opened(path) as file:
         try:
-            with torch.serialization.safe_globals(numpy_scalars):
+            with torch.serialization.safe_globals(numpy_scalars), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of kinds of files and tensors that get their sentence here
                 found = torch.load(file, map_location="cpu", weights_only=True)
         except Exception:  # noqa: BLE001 (the loader raises whatever a damaged file makes it meet)
             raise DataError(
