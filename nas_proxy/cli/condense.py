@@ -50,7 +50,7 @@ def condense_command(
     ] = False,
     evaluate_with: Annotated[str, typer.Option(help=EVALUATE_WITH)] = "convnet",
     evaluate_epochs: Annotated[float, typer.Option(help="Epochs of these trainings.", min=1, max=1e6)] = 1000.0,
-    export: Annotated[Path | None, typer.Option(help="Write the images as PNG files into this folder.")] = None,
+    export: Annotated[Path | None, typer.Option(help="Write what networks are trained on as PNG files here.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate time and memory; write nothing.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -79,6 +79,8 @@ def condense_command(
             "embed": embed,
         },
     }
+    if source is not None and method is not None:
+        raise ConfigError([f"--from {source} reads a set, and --method {method} makes one; leave one of them out"])
     if evaluate_with not in NAMES:
         raise ConfigError([f"--evaluate-with is {evaluate_with!r}{nearest(evaluate_with, NAMES)}"])
     if dry_run:
@@ -91,10 +93,13 @@ def condense_command(
     with at_work() as terminal:
         from dataclasses import replace
 
+        from nas_proxy.condensation.exchange import earlier_export
         from nas_proxy.condensation.ranks import together
         from nas_proxy.pipeline.stages import assist, evaluate_run, export_images, run_all
 
         settings = _settings(given, run)
+        if export is not None:
+            earlier_export(export)  # finds what is wrong with the folder before the long work
         with together(settings.device) as (ranks, chosen):
             settings = replace(settings, device=chosen)
             if ranks.rank > 0:

@@ -37,7 +37,7 @@ BOUNDS: dict[str, tuple[float, float | None]] = {
     "condense.images_per_class": (1, None),
     "condense.steps": (1, None),
     "condense.real_batch": (1, None),
-    "condense.width": (1, None),
+    "condense.width": (1, 4096),
     "condense.depth": (1, 8),
     "condense.formation": (1, 4),
     "condense.momentum": (0, 0.999),

@@ -3,6 +3,8 @@
 In: a session. Out: nothing, or a UserError that says what would work. What a setting may be is in `bounds.py`.
 """
 
+import math
+
 from nas_proxy.condensation.condense import Condensation
 from nas_proxy.condensation.room import check_divisible
 from nas_proxy.errors import ConfigError
@@ -38,10 +40,11 @@ def check_recipe(session: Session, recipe: Condensation) -> None:
     wanted = recipe.images_per_class * recipe.formation**2
     smallest = min(len(members) for members in session.data.train.of_class())
     if wanted > smallest:
+        works = _fewer(session, recipe, smallest)
         raise ConfigError(
             [
                 f"{wanted} images a class were asked for{_packed(recipe.formation)}, but the smallest class has "
-                f"{smallest} training images; give --ipc {smallest // recipe.formation**2} or less"
+                f"{smallest} training images; give {works}"
             ]
         )
     if session.shape.height % recipe.formation or session.shape.width % recipe.formation:
@@ -93,3 +96,16 @@ def check_objectives(config: RunConfig) -> None:
 
 def _packed(formation: int) -> str:
     return f" ({formation**2} in each stored one)" if formation > 1 else ""
+
+
+def _fewer(session: Session, recipe: Condensation, smallest: int) -> str:
+    """Return what asks for no more than `smallest` images a class."""
+    most = smallest // recipe.formation**2
+    if most > 0 and recipe.source is not None:
+        return f"as --ipc the images a class that the file has, {most} at most"
+    if most > 0:
+        return f"--ipc {most} or less"
+    sizes = (session.shape.height, session.shape.width)
+    formation = next(f for f in range(math.isqrt(smallest), 0, -1) if not any(size % f for size in sizes))
+    most = smallest // formation**2
+    return f"--formation {formation} with --ipc {most}{' or less' * (most > 1)}, or data with more images"

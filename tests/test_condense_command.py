@@ -1,0 +1,70 @@
+"""Mistakes in what `nas-proxy condense` is asked for: told before the work, with what would work."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from nas_proxy.cli import app as cli
+
+SMALL = ("--dataset", "digits", "--limit", 12, "--device", "cpu")
+
+
+@pytest.fixture
+def condense(monkeypatch, capsys, tmp_path):
+    """Run the command in this process, in an empty folder; returns the exit code and what it says on stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["nas-proxy", "condense", "out", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+            sys.exit(0)
+        return int(end.value.code or 0), capsys.readouterr().err
+
+    return call
+
+
+MISTAKES = {
+    "--from a.pt --method dm": "--from a.pt reads a set, and --method dm makes one; leave one of them out",
+    "--width 100000000": "--width (condense.width) is 100000000; it must be between 1 and 4096",
+    "--formation 4 --ipc 1": "has 8 training images; give --formation 2 with --ipc 2 or less, or data with more",
+    "--formation 2 --ipc 3": "has 8 training images; give --ipc 2 or less",
+    "--from set.npz --ipc 13": "8 training images; give as --ipc the images a class that the file has, 8 at most",
+    "--from set.npz --ipc 1": "set.npz is damaged, or no .npz file of plain arrays; write one with numpy.savez_c",
+    "--from set.pt --ipc 1": "set.pt is damaged, or not a .pt file of tensors alone",
+    "--export set.npz": "the images cannot be written into set.npz, as set.npz is no folder; give another folder",
+    "--export mine": "mine holds cat.jpg, which is no image of an earlier export and would be mixed with this",
+}
+
+
+@pytest.mark.parametrize("flags", MISTAKES)
+def test_a_mistake_gets_a_sentence_before_the_work(condense, tmp_path, flags):
+    (tmp_path / "set.npz").write_bytes(b"PK\x03\x04")
+    (tmp_path / "set.pt").write_bytes(b"PK\x03\x04")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "cat.jpg").write_bytes(b"cat")
+    code, told = condense(*SMALL, *flags.split())
+    assert code == 2
+    assert MISTAKES[flags] in told
+    assert "Traceback" not in told
+    assert not (tmp_path / "out" / "proxy.safetensors").exists()
+
+
+def test_an_export_holds_what_the_last_command_made(condense, tmp_path):
+    for count in (2, 1):
+        made = (*SMALL, "--method", "random", "--ipc", count, "--formation", 2, "--export", "png")
+        for _ in range(2):
+            code, told = condense(*made)
+            assert code == 0, told
+        assert len(list((tmp_path / "png").rglob("*.png"))) == 10 * count * 4
+        (tmp_path / "out").rename(tmp_path / f"out{count}")
+
+
+def test_the_number_that_a_file_needs_is_the_one_that_works(condense, tmp_path):
+    images = np.zeros((20, 1, 8, 8), np.uint8)
+    torch.save((torch.from_numpy(images), torch.arange(20) % 10), tmp_path / "set.pt")
+    code, told = condense(*SMALL, "--from", "set.pt", "--ipc", 5)
+    assert (code, "where 5 were asked for; give --ipc 2" in told) == (2, True)
+    assert condense(*SMALL, "--from", "set.pt", "--ipc", 2)[0] == 0
