@@ -7,7 +7,7 @@ runs, and several threads may run one network at a time.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,9 +58,12 @@ class Taps:
         self._module = module
         self._every_block = every_block
         with torch.enable_grad():
-            few = images[:FEW].detach().clone(memory_format=torch.preserve_format).requires_grad_()
-            self._wanted = _found(module, few, _of_parameters(module, images[:MORE].detach()), every_block)
-            features = self.features(few)
+            learnt = _learnt(module, images[:MORE].detach())
+            few = images[:FEW].detach().clone().requires_grad_()
+            seen, logits = _run(module, few)
+            self._wanted = _found(seen, few, learnt, every_block)
+            self._functions = frozenset(sign.function for sign in self._wanted)
+            features = self._joined(dict(seen), logits)
             if not features.requires_grad:
                 raise ValueError("no gradient leads from its features to the images")
             torch.autograd.grad(features.sum(), few)
@@ -73,27 +76,33 @@ class Taps:
             if sign in self._wanted and len(tensor) == len(images):
                 seen[sign] = tensor
 
-        with _Watch(note):
+        with _Watch(note, self._functions):
             logits: Tensor = self._module(images)
         if len(seen) < len(self._wanted):
             raise SpaceError("a network computes other maps for some images than for others, so it cannot embed")
+        return self._joined(seen, logits)
+
+    def _joined(self, seen: Mapping[Sign, Tensor], logits: Tensor) -> Tensor:
         blocks = [seen[sign].flatten(1) for sign in self._wanted] or [logits.flatten(1)]
         return alike(blocks) if self._every_block else blocks[-1]
 
 
 class _Watch(TorchFunctionMode):
-    """Tells `note` of every tensor that goes into a function or comes out of it."""
+    """Tells `note` of every tensor that goes into a function or comes out of it; of some `functions`, or of all."""
 
-    def __init__(self, note: Callable[[Sign, Tensor], None]) -> None:
+    def __init__(self, note: Callable[[Sign, Tensor], None], functions: frozenset[str] | None = None) -> None:
         super().__init__()
         self._note = note
+        self._functions = functions
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        found = func(*args, **(kwargs or {}))
-        for sign, tensor in _tensors(getattr(func, "__name__", ""), args, found):
-            self._note(sign, tensor)
+        found = func(*args, **kwargs) if kwargs else func(*args)
+        name = getattr(func, "__name__", "")
+        if self._functions is None or name in self._functions:
+            for sign, tensor in _tensors(name, args, found):
+                self._note(sign, tensor)
         return found
 
 
@@ -109,31 +118,40 @@ def _tensors(function: str, args: tuple[Any, ...], found: Any) -> Iterator[tuple
         yield Sign(function, True, tuple(result.shape[1:])), result
 
 
-def _seen(module: nn.Module, images: Tensor) -> list[tuple[Sign, Tensor]]:
-    """Return all that a run sees that needs a gradient and has the images as its first side."""
+def _run(module: nn.Module, images: Tensor) -> tuple[list[tuple[Sign, Tensor]], Tensor]:
+    """Return what a run sees that needs a gradient and has the images as its first side, and the logits."""
     seen: list[tuple[Sign, Tensor]] = []
-    with _Watch(lambda sign, tensor: seen.append((sign, tensor))):
-        module(images)
-    return [(sign, tensor) for sign, tensor in seen if tensor.requires_grad and len(tensor) == len(images)]
+
+    def note(sign: Sign, tensor: Tensor) -> None:
+        if tensor.requires_grad and len(tensor) == len(images):
+            seen.append((sign, tensor))
+
+    with _Watch(note):
+        logits: Tensor = module(images)
+    return seen, logits
 
 
-def _of_parameters(module: nn.Module, images: Tensor) -> set[Sign]:
+def _learnt(module: nn.Module, images: Tensor) -> set[Sign]:
     """Return the signs of what depends on parameters: images that are merely scaled or moved do not."""
-    module.requires_grad_(True)
+    parameters = [p for p in module.parameters() if p.is_floating_point()]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
     try:
-        return {sign for sign, _ in _seen(module, images)}
+        return {sign for sign, _ in _run(module, images)[0]}
     finally:
-        module.requires_grad_(False)
+        for parameter in parameters:
+            parameter.requires_grad_(False)
 
 
-def _found(module: nn.Module, images: Tensor, learnt: set[Sign], every_block: bool) -> tuple[Sign, ...]:
+def _found(
+    seen: Sequence[tuple[Sign, Tensor]], images: Tensor, learnt: set[Sign], every_block: bool
+) -> tuple[Sign, ...]:
     """Return the signs of the maps that are the features, the last ones last; none for the logits.
 
-    images: need a gradient, so that what needs one depends on them. learnt: signs of what depends on parameters.
+    seen: what depends on the images. learnt: signs of what depends on parameters.
     """
     maps: list[Sign] = []
     vector: tuple[Sign, ...] = ()
-    seen = _seen(module, images)
     known = {id(images)}
     for sign, tensor in seen:
         if not sign.result and len(sign.sides) == 1 and sign.function in PRODUCTS:
