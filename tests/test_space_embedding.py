@@ -1,10 +1,12 @@
 """Embedding networks drawn from a search space: features, batch statistics, the normalised loss, exclusion."""
 
+import dataclasses
 import time
 
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import nas_proxy
@@ -13,18 +15,18 @@ from nas_proxy import Choice, Space
 from nas_proxy.condensation import space_embedding
 from nas_proxy.condensation.condense import Condensation, condense
 from nas_proxy.condensation.embedding import Embedding, open_engine
-from nas_proxy.condensation.matching import PAPER_SPREAD, Network, loss_and_gradient
+from nas_proxy.condensation.matching import PAPER_SPREAD, Network, loss_and_gradient, parts
 from nas_proxy.condensation.ranks import ALONE
-from nas_proxy.condensation.space_embedding import Taps, open_space_embedding, with_batch_statistics
+from nas_proxy.condensation.space_embedding import open_space_embedding, with_batch_statistics
 from nas_proxy.condensation.step import limited_gradient
-from nas_proxy.data.images import ImageSet
+from nas_proxy.data.images import DataShape, ImageSet
 from nas_proxy.data.splits import random_subset
 from nas_proxy.deadline import deadline
 from nas_proxy.errors import SpaceError
 from nas_proxy.seeds import torch_generator
 from search_spaces.convnet import build, space_for
 
-OPTIONS = {"steps": 8, "per_class": (2, 2), "exclude": (), "seed": 0, "device": torch.device("cpu")}
+OPTIONS = {"steps": 8, "exclude": (), "seed": 0, "device": torch.device("cpu")}
 
 
 def problem(shape, real_sizes=(6, 9, 5), sizes=(2, 2, 2)):
@@ -66,7 +68,7 @@ def space_of(make):
 @pytest.mark.parametrize("norm", [True, False], ids=["batch norm", "no norm"])
 def test_loss_and_gradient_equal_a_plain_loop_over_classes(norm):
     shape = blobs(channels=2).shape
-    options = {**OPTIONS, "per_class": (9, 2), "precision": "float64"}
+    options = {**OPTIONS, "precision": "float64"}
     family = open_space_embedding(space_of(lambda: Residual(norm)), shape, **options)
     network = family.network(0, 1)
     assert (network.joint is not None) == norm
@@ -94,26 +96,6 @@ def test_a_network_that_sees_nothing_moves_nothing():
         loss, gradient = loss_and_gradient(Network(blind, 7, normalised=True), *data)
         assert float(loss.sum()) == 0
         assert torch.equal(gradient, torch.zeros_like(data[2]))
-
-
-def test_features_are_the_last_maps_before_global_pooling():
-    module = Residual(norm=True).eval()
-    with_batch_statistics(module, ALONE)
-    images = torch.randn(4, 2, 8, 8, generator=torch_generator(0))
-    last = Taps(module, every_block=False).features(images)
-    assert tuple(last.shape) == (4, 4 * 4 * 4)
-    every = Taps(module, every_block=True).features(images)
-    # The maps at full resolution count as much as the last ones: 384 features at half their size.
-    assert tuple(every.shape) == (4, 6 * 8 * 8 + 64)
-    torch.testing.assert_close(every[:, 384:], last)
-    maps = module.act(module.norm(module.conv(images))).flatten(1)
-    torch.testing.assert_close(every[:, :384], maps * (64 / 384) ** 0.5)
-
-
-def test_a_network_without_maps_embeds_by_what_its_classifier_sees():
-    module = nn.Sequential(nn.Flatten(), nn.Linear(128, 7), nn.ReLU(), nn.Linear(7, 3))
-    images = torch.randn(4, 2, 8, 8, generator=torch_generator(0))
-    torch.testing.assert_close(Taps(module, every_block=False).features(images), module[:3](images))
 
 
 def test_batch_norm_uses_the_batch_and_dropout_is_off():
@@ -221,3 +203,132 @@ def test_a_network_that_hangs_is_passed_over(monkeypatch):
     hanging = next(step for step in range(8) if embedding.at(step)["x"] == 0)
     found = embedding.network(hanging, seed=0)
     assert found.embed(torch.zeros(2, *shape[:3])).shape[0] == 2
+
+
+class Drops(Residual):
+    def forward(self, images):
+        return super().forward(F.dropout(images, 0.5))
+
+
+def test_a_network_that_is_random_draws_from_the_seed():
+    shape = blobs(channels=2).shape
+    family = open_space_embedding(space_of(lambda: Drops(norm=True)), shape, **OPTIONS)
+    data = problem(shape)
+    state = torch.get_rng_state()
+    first, again, other = (loss_and_gradient(family.network(0, seed), *data) for seed in (0, 0, 1))
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(map(torch.equal, first, again))
+    assert not torch.equal(first[0], other[0])
+    assert not family.network(0, 0).parallel
+    lean = loss_and_gradient(family.network(0, 0), *data, lean=True)
+    torch.testing.assert_close(lean, first)
+    plain_ones = open_space_embedding(space_of(lambda: Residual(norm=True)), shape, **OPTIONS)
+    assert plain_ones.network(0, 0).parallel
+
+
+class Closed(Residual):
+    @torch.no_grad()
+    def forward(self, images):
+        return super().forward(images)
+
+
+class Overwrites(nn.Module):
+    """A gradient needs what the sigmoid has found, which is no longer there."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3)
+
+    def forward(self, images):
+        maps = self.conv(images).sigmoid()
+        return maps.mul_(2)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: Closed(norm=True), "ValueError: no gradient leads from its features to the images$"),
+        (Overwrites, "RuntimeError: one of the variables needed for gradient computation has been modified"),
+    ],
+    ids=["no_grad", "in place"],
+)
+def test_a_network_without_gradient_is_passed_over(make, reason):
+    shape = blobs(channels=2).shape
+    made = []
+
+    def sometimes():
+        made.append(len(made))
+        return make() if len(made) % 3 else Residual(norm=True)
+
+    family = open_space_embedding(space_of(sometimes), shape, **OPTIONS)
+    assert family.network(0, 0).embed(torch.zeros(2, *shape[:3])).shape == (2, 64)
+    with pytest.raises(SpaceError, match="20 architectures of the space 'own' in a row cannot embed: " + reason):
+        open_space_embedding(space_of(make), shape, **OPTIONS).network(0, 0)
+
+
+def test_lazy_layers_take_their_size_from_the_images():
+    def make():
+        return nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(3))
+
+    shape = blobs(channels=2).shape
+    family = open_space_embedding(space_of(make), shape, **OPTIONS)
+    images = torch.randn(2, *shape[:3], generator=torch_generator(0))
+    found = family.network(0, 0).embed(images)
+    assert found.shape == (2, 4 * 6 * 6)
+    assert torch.equal(found, family.network(0, 0).embed(images))
+
+
+def test_a_reason_is_one_line():
+    def fails():
+        raise RuntimeError("first line\nsecond line")
+
+    with pytest.raises(SpaceError, match=r"RuntimeError: first line$"):
+        open_space_embedding(space_of(fails), blobs().shape, **OPTIONS).network(0, 0)
+
+
+@pytest.mark.parametrize("sizes", [(256, *[3] * 199), (40, 1, 7), (1, 1, 300)], ids=str)
+def test_batch_norm_sees_many_images_where_classes_are_unequal(sizes):
+    joint = max(1, 256 // len(sizes))
+    number = -(-sum(sizes) // (len(sizes) * joint))
+    found = parts(sizes, 256, number, torch.device("cpu"), torch.float32)
+    rows = torch.cat([part.rows for part in found])
+    assert sorted(rows.tolist()) == list(range(sum(sizes)))
+    counts = [len(part.rows) for part in found]
+    assert max(counts) - min(counts) <= 1
+    assert max(counts) <= 256
+    owner = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    for part in found:
+        of_class = torch.bincount(owner[part.rows], minlength=len(sizes))
+        for size, there in zip(sizes, of_class.tolist(), strict=True):
+            assert size // number <= there <= -(-size // number)
+
+
+@pytest.mark.parametrize(("size", "number"), [(6, 3), (7, 3), (256, 10)])
+def test_parts_of_equal_classes_begin_anew_with_each(size, number):
+    found = parts((size,) * 3, 256, number, torch.device("cpu"), torch.float32)
+    assert [part.rows.tolist() for part in found] == [
+        [label * size + place for label in range(3) for place in range(first, size, number)] for first in range(number)
+    ]
+
+
+class Vector(nn.Module):
+    """Batch norm of vectors cannot take one image alone."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.conv, self.norm, self.last = nn.Conv2d(1, 4, 3), nn.BatchNorm1d(4), nn.Linear(4, classes)
+
+    def forward(self, images):
+        return self.last(self.norm(self.conv(images).mean((2, 3))))
+
+
+def test_many_unequal_classes_embed_in_parts_of_many_images(monkeypatch):
+    sizes = (256, *[3] * 199)
+    shape = DataShape(1, 4, 4, len(sizes))
+    network = open_space_embedding(space_of(lambda: Vector(200)), shape, **OPTIONS).network(0, 0)
+    together = []
+    watched = dataclasses.replace(network, embed=lambda images: together.append(len(images)) or network.embed(images))
+    loss, gradient = loss_and_gradient(watched, *problem(shape, sizes, (1,) * 200))
+    assert together == [171, 171, 171, 170, 170, 200]
+    assert loss.isfinite().all()
+    assert gradient.isfinite().all()

@@ -39,8 +39,9 @@ class Network:
 
     embed: images (n, c, h, w) to features (n, d).
     rows: images a part, at most.
-    joint: where an image's features depend on the other images of its part, as with batch norm: the number of parts
-        of the real and of the synthetic images, each of which then has images of all classes.
+    joint: where an image's features depend on the other images of its part, as with batch norm: how many images of
+        a class are in a part, on average. Parts then differ by one image, or as many as there are classes if those
+        are equal, and have images of all classes that have as many images as there are parts.
     normalised: whether the loss is divided by the spread of the real images' features, because networks of this
         family differ in the number and the scale of their features.
     total: sums a number over all processes that share the classes.
@@ -49,7 +50,7 @@ class Network:
 
     embed: Callable[[Tensor], Tensor]
     rows: int
-    joint: tuple[int, int] | None = None
+    joint: int | None = None
     normalised: bool = False
     total: Callable[[Tensor], Tensor] = _itself
     parallel: bool = True
@@ -82,7 +83,10 @@ class Part:
 def parts(
     sizes: tuple[int, ...], rows: int, joint: int | None, device: torch.device, dtype: torch.dtype
 ) -> tuple[Part, ...]:
-    """Divide blocks of `sizes` images into equal parts of at most `rows`, or into `joint` parts of all blocks each."""
+    """Divide blocks of `sizes` images into equal parts of at most `rows`, or into `joint` parts of all blocks.
+
+    Blocks with fewer images than there are parts have one in as many parts as they can.
+    """
     owner = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
     found = []
     if joint is None:
@@ -90,7 +94,9 @@ def parts(
         chosen: list[slice | Tensor] = [slice(i, min(i + each, len(owner))) for i in range(0, len(owner), each)]
     else:
         each = 0
-        place = torch.cat([torch.arange(size) for size in sizes])
+        # Each block goes on where the one before it ended, or parts would differ in size by all small blocks.
+        equal = len(set(sizes)) == 1
+        place = torch.cat([torch.arange(size) for size in sizes]) if equal else torch.arange(len(owner))
         chosen = [torch.nonzero(place % joint == number).flatten() for number in range(joint)]
     for some in chosen:
         owners = owner[some]
@@ -121,7 +127,7 @@ def loss_and_gradient(
     """
     device = synthetic.device
     target, scale = _target(network, real, real_sizes, synthetic)
-    own = parts(tuple(sizes), network.rows, network.joint and network.joint[1], device, target.dtype)
+    own = parts(tuple(sizes), network.rows, _joint(network, sizes), device, target.dtype)
 
     def forward(part: Part) -> tuple[Part, Tensor, Tensor]:
         images = part.of(synthetic).detach().requires_grad_()
@@ -157,6 +163,14 @@ def loss_and_gradient(
     return difference.square().sum(1) * scale, gradient
 
 
+def _joint(network: Network, sizes: Sequence[int]) -> int | None:
+    """Return the number of joint parts, the same for all processes that share the classes."""
+    if network.joint is None:
+        return None
+    images, classes = network.total(torch.tensor([sum(sizes), len(sizes)], dtype=torch.float64)).tolist()
+    return -(-int(images) // (int(classes) * network.joint))
+
+
 def _target(network: Network, real: Images, sizes: Sequence[int], like: Tensor) -> tuple[Tensor, Tensor]:
     """Return the real mean features (classes, d), and the factor of the loss; type and device are those of `like`."""
 
@@ -168,7 +182,7 @@ def _target(network: Network, real: Images, sizes: Sequence[int], like: Tensor) 
             return shares @ features, squares
 
     dtype = torch.promote_types(like.dtype, torch.float32)
-    own = parts(tuple(sizes), network.rows, network.joint and network.joint[0], like.device, dtype)
+    own = parts(tuple(sizes), network.rows, _joint(network, sizes), like.device, dtype)
     sums = network.map(of_part, own, like.device)
     target = sums[0][0].new_zeros(len(sizes), sums[0][0].shape[1])
     for part, (mean, _) in zip(own, sums, strict=True):

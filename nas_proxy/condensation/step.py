@@ -107,7 +107,6 @@ def open_networks(
             drawn_from,
             shape,
             steps=recipe.steps,
-            per_class=task.per_class,
             exclude=exclude if recipe.embed == "space" else (),
             seed=task.seed,
             precision=recipe.precision,
