@@ -191,7 +191,14 @@ class Unlucky(nn.Linear):
     with pytest.raises(
         RunFailedError, match=r"all 2 candidates failed; the last one, .*, with: RuntimeError: out of luck"
     ):
-        go(space=str(space), trials=2, truth=2)
+        go(space=str(space), trials=4, truth=4)
+
+
+def test_a_sample_too_small_to_be_ranked_is_refused_at_the_start(go, tmp_path):
+    with pytest.raises(
+        ConfigError, match="sample is of 3 architectures, but a ranking needs at least 4; give --truth 4"
+    ):
+        go(trials=8, truth=3)
 
 
 def test_a_space_smaller_than_the_budget_is_trained_whole_once(go):
