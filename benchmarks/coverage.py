@@ -20,8 +20,8 @@ import itertools
 import numpy as np
 from scipy import stats
 
-from nas_proxy.ranking.estimates import Correlation, Floats, kendall, spearman
-from nas_proxy.ranking.signals import Pair, Plan, correlation_interval
+from nas_proxy.ranking.agreement import Pair, Plan, correlation_interval
+from nas_proxy.ranking.intervals import Correlation, Floats, kendall, spearman
 from outcome import show
 
 BOUNDS = (0.92, 0.98)

@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 
-from kept import condensed
+from cached_sets import condensed
 from nas_proxy.condensation.condense import Condensation
 from nas_proxy.condensation.evaluation import KINDS, evaluate, paper_recipe
 from nas_proxy.data import augment
 from nas_proxy.data.sources import open_source
 from nas_proxy.data.splits import Development, development
-from nas_proxy.pipeline.config import NOT_MIRRORED
+from nas_proxy.pipeline.settings import NOT_MIRRORED
 from outcome import show
 
 BATCH = 256

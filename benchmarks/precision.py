@@ -13,13 +13,13 @@ import argparse
 import statistics
 from pathlib import Path
 
-from kept import condensed
+from cached_sets import condensed
 from nas_proxy.condensation.condense import Condensation
 from nas_proxy.condensation.evaluation import Evaluation, evaluate, paper_recipe
 from nas_proxy.data import augment
 from nas_proxy.data.sources import open_source
 from nas_proxy.data.splits import Development, development
-from nas_proxy.pipeline.config import NOT_MIRRORED
+from nas_proxy.pipeline.settings import NOT_MIRRORED
 from outcome import show
 
 PRECISIONS = ("float32", "bfloat16")

@@ -1,8 +1,8 @@
 """How well does full training repeat itself? Told from cells of NAS-Bench-201 that were published under several names.
 
 The table has one training a cell. Cells that compute the same function are trainings of one architecture; from their
-differences, a second training of samples of the table is simulated (`nas_proxy/ranking/twins.py`). Beside it stands
-the plain correlation of the first two cells of each function, which is of other, mostly simpler, architectures.
+differences, a second training of samples of the table is simulated (`nas_proxy/ranking/repeatability.py`). Beside it
+stands the plain correlation of the first two cells of each function, which is of other, mostly simpler, architectures.
 
     python benchmarks/repeatability.py --table nas_bench_201_public.csv:cifar10_valid_200ep --samples 24,100,400
 
@@ -16,8 +16,8 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from nas_proxy.data.images import DataShape
+from nas_proxy.ranking.repeatability import repeated
 from nas_proxy.ranking.truth_table import load_truth_table
-from nas_proxy.ranking.twins import repeated
 from nas_proxy.spaces.loading import load_space
 from outcome import show
 

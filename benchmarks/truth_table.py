@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from nas_proxy.data.images import DataShape
-from nas_proxy.ranking.signals import Signal, rank
+from nas_proxy.ranking.agreement import Signal, rank
 from nas_proxy.ranking.truth_table import known_part, load_truth_table
 from nas_proxy.spaces.loading import load_space
 from outcome import show

@@ -22,9 +22,9 @@ import torch
 from nas_proxy.data.images import DataShape, ImageSet
 from nas_proxy.data.sources import open_source
 from nas_proxy.data.splits import development
-from nas_proxy.ranking import az_nas
-from nas_proxy.ranking.computed import NAMES, computed
-from nas_proxy.ranking.estimates import RESAMPLES, bootstrap_interval, spearman
+from nas_proxy.ranking.intervals import RESAMPLES, bootstrap_interval, spearman
+from nas_proxy.signals import az_nas
+from nas_proxy.signals.computed import NAMES, computed
 from nas_proxy.spaces.loading import load_space
 from outcome import show
 from search_spaces.nas_bench_201 import parse

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from nas_proxy.condensation.selection import select
     from nas_proxy.data.images import DataShape, ImageSet, join
     from nas_proxy.data.splits import Development, load_data
-    from nas_proxy.pipeline.config import RunConfig
+    from nas_proxy.pipeline.final import Final, load_final, train_final
+    from nas_proxy.pipeline.objective import ProxyObjective
+    from nas_proxy.pipeline.settings import RunConfig
     from nas_proxy.pipeline.stages import FinishedRun, run
-    from nas_proxy.search.final import Final, load_final, train_final
-    from nas_proxy.search.objective import ProxyObjective
     from nas_proxy.spaces.convnet import ConvNet
     from nas_proxy.spaces.loading import load_space
     from nas_proxy.spaces.space import NOTHING, All, Architecture, Branch, Choice, SearchSpace, Space, repeat
@@ -42,10 +42,10 @@ else:
         "condensation.selection": ("select",),
         "data.images": ("DataShape", "ImageSet", "join"),
         "data.splits": ("Development", "load_data"),
-        "pipeline.config": ("RunConfig",),
+        "pipeline.settings": ("RunConfig",),
         "pipeline.stages": ("FinishedRun", "run"),
-        "search.final": ("Final", "load_final", "train_final"),
-        "search.objective": ("ProxyObjective",),
+        "pipeline.final": ("Final", "load_final", "train_final"),
+        "pipeline.objective": ("ProxyObjective",),
         "spaces.convnet": ("ConvNet",),
         "spaces.loading": ("load_space",),
         "spaces.space": ("NOTHING", "All", "Architecture", "Branch", "Choice", "SearchSpace", "Space", "repeat"),

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from conftest import blobs
 from nas_proxy.data.images import DataShape
-from nas_proxy.ranking.az_nas import Blocks, assembled, entropy, traits
-from nas_proxy.ranking.computed import computed
-from nas_proxy.ranking.zero_cost import NoScoreError, drawn
+from nas_proxy.signals.az_nas import Blocks, assembled, entropy, traits
+from nas_proxy.signals.computed import computed
+from nas_proxy.signals.zero_cost import NoScoreError, drawn
 from nas_proxy.spaces.loading import load_space
 from nas_proxy.spaces.space import Choice, Space
 

@@ -19,9 +19,9 @@ from nas_proxy.compare import compare as comparing
 from nas_proxy.compare import work
 from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import RunFolderError
-from nas_proxy.pipeline.ledger import Ledger
 from nas_proxy.pipeline.run_folder import prepare_run
-from nas_proxy.training.workers import Pool
+from nas_proxy.storage.trial_store import TrialStore
+from nas_proxy.training.worker_pool import WorkerPool
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -126,7 +126,7 @@ def test_nothing_is_done_twice(finished, bench, monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("there was nothing to do")
 
-    monkeypatch.setattr(Pool, "run", lambda self, jobs: (refuse() for _ in jobs))
+    monkeypatch.setattr(WorkerPool, "run", lambda self, jobs: (refuse() for _ in jobs))
     monkeypatch.setattr(work, "computed", refuse)
     monkeypatch.setattr("nas_proxy.compare.sets.condense", refuse)
     before = {name: (folder / name).read_bytes() for name in ("scores.csv", "table.csv", "table.md")}
@@ -137,7 +137,7 @@ def test_nothing_is_done_twice(finished, bench, monkeypatch):
 
 def test_it_goes_on_where_it_was_interrupted(finished, bench, monkeypatch):
     folder, _ = finished
-    finish, count = Ledger.finish, 0
+    finish, count = TrialStore.finish, 0
 
     def dying(self, *arguments):
         nonlocal count
@@ -147,7 +147,7 @@ def test_it_goes_on_where_it_was_interrupted(finished, bench, monkeypatch):
         finish(self, *arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Ledger, "finish", dying)
+        patched.setattr(TrialStore, "finish", dying)
         for _ in range(4):
             with pytest.raises(KeyboardInterrupt):
                 bench.compare("cut")

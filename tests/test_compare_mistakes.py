@@ -4,7 +4,7 @@ import pytest
 
 from comparisons import Bench, few_resamples
 from nas_proxy.errors import ConfigError, UserError
-from nas_proxy.pipeline.ledger import Ledger
+from nas_proxy.storage.trial_store import TrialStore
 from nas_proxy.training.jobs import Failure
 
 
@@ -19,7 +19,7 @@ def bench(tmp_path_factory):
 
 
 def test_failures_and_divergence_are_counted(bench, monkeypatch):
-    finish = Ledger.finish
+    finish = TrialStore.finish
 
     def failing(self, name, number, result):
         if name == "early_stop" and number == 0:
@@ -28,7 +28,7 @@ def test_failures_and_divergence_are_counted(bench, monkeypatch):
             result = type(result)(1 / 3, (2.0, float("nan")), True, 1.0, 24)
         finish(self, name, number, result)
 
-    monkeypatch.setattr(Ledger, "finish", failing)
+    monkeypatch.setattr(TrialStore, "finish", failing)
     _, table = bench.compare("fails", table=True, signals=["early_stop", "random"], draws=1, sample=6)
     assert (table.ranking["n"], table.ranking["sample"]) == (5, 6)
     assert table.ranking["failures"]["early_stop"] == 1
@@ -40,12 +40,12 @@ def test_failures_and_divergence_are_counted(bench, monkeypatch):
 
 
 def test_a_signal_that_always_fails_is_named(bench, monkeypatch):
-    finish = Ledger.finish
+    finish = TrialStore.finish
 
     def failing(self, name, number, result):
         finish(self, name, number, Failure("no memory") if name == "early_stop" else result)
 
-    monkeypatch.setattr(Ledger, "finish", failing)
+    monkeypatch.setattr(TrialStore, "finish", failing)
     more = {"signals": ["early_stop", "random"], "draws": 1}
     with pytest.raises(
         UserError, match=r"only 0 architectures have all scores by early_stop.*no memory; leave early_stop"

@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from nas_proxy.compare.contenders import canonical, completed, control_of, recipe_of, rows_of, target_of, total_of
-from nas_proxy.compare.equal_cost import Cost, cost_of, pays_from, plan_total, together
 from nas_proxy.compare.figure import Point, correlation_by_cost, pareto
 from nas_proxy.compare.page import comparison_html
 from nas_proxy.compare.sets import Made, forward_passes
 from nas_proxy.compare.text import markdown, table_csv
 from nas_proxy.condensation.condense import Condensation
-from nas_proxy.pipeline.records import Record
-from nas_proxy.ranking.computed import mean_rank
-from nas_proxy.ranking.control import beats
-from nas_proxy.ranking.estimates import Interval, partial_spearman
-from nas_proxy.ranking.signals import Signal, rank
+from nas_proxy.ranking.agreement import Signal, rank
+from nas_proxy.ranking.baseline import beats
+from nas_proxy.ranking.intervals import Interval, partial_spearman
 from nas_proxy.report.verdict import answer
+from nas_proxy.signals.computed import mean_rank
+from nas_proxy.signals.equal_cost import Cost, cost_of, pays_from, plan_total, together
+from nas_proxy.storage.records import Record
 
 
 def residual_correlation(x, y, fixed):

@@ -22,10 +22,10 @@ import nas_proxy
 from conftest import blobs, write_space
 from nas_proxy.cli.app import app
 from nas_proxy.data.images import DataShape, ImageSet
-from nas_proxy.pipeline.config import resolve
-from nas_proxy.ranking.computed import NAMES, Column, computed, mean_rank
-from nas_proxy.ranking.signals import Signal, rank
-from nas_proxy.ranking.zero_cost import IMAGES, Score
+from nas_proxy.pipeline.settings import resolve
+from nas_proxy.ranking.agreement import Signal, rank
+from nas_proxy.signals.computed import NAMES, Column, computed, mean_rank
+from nas_proxy.signals.zero_cost import IMAGES, Score
 from nas_proxy.spaces.cost import measure
 from nas_proxy.spaces.loading import load_space
 from search_spaces.nas_bench_201 import EDGES, edge, parse

@@ -18,7 +18,7 @@ from nas_proxy.data.images import ImageSet
 from nas_proxy.data.picture import write_grid
 from nas_proxy.data.splits import random_subset
 from nas_proxy.errors import RunFailedError
-from nas_proxy.pipeline.config import resolve
+from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_all
 from nas_proxy.seeds import torch_generator
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nas_proxy.ranking.estimates import spearman
-from nas_proxy.ranking.signals import Pair, Plan, correlation_interval
+from nas_proxy.ranking.agreement import Pair, Plan, correlation_interval
+from nas_proxy.ranking.intervals import spearman
 
 LEVELS = 8
 

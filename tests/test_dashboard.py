@@ -21,21 +21,21 @@ from optuna.trial import TrialState
 from optuna_dashboard import get_note
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 
+from made_up_runs import HOSTILE, ODD_RUNS, Builder, get_ranking, ordinary
 from nas_proxy.dashboard import storage as storage_module
 from nas_proxy.dashboard.annotations import annotate, markdown
 from nas_proxy.dashboard.server import ServerError, application, is_local, read_only, serving
 from nas_proxy.dashboard.storage import open_studies
 from nas_proxy.errors import RunFolderError
-from nas_proxy.pipeline.config import RunConfig
-from nas_proxy.pipeline.ledger import Ledger
-from nas_proxy.pipeline.records import TRAINED, Candidate
 from nas_proxy.pipeline.run_folder import RunFolder
+from nas_proxy.pipeline.settings import RunConfig
 from nas_proxy.pipeline.stages import annotated as annotate_session
 from nas_proxy.report.verdict import verdict
 from nas_proxy.spaces.cost import Size
+from nas_proxy.storage.records import TRAINED, Candidate
+from nas_proxy.storage.trial_store import TrialStore
 from nas_proxy.training.jobs import Failure
 from nas_proxy.training.train import Outcome
-from odd_runs import HOSTILE, ODD_RUNS, Builder, get_ranking, ordinary
 
 
 def candidate(key: str, index: int = 0) -> Candidate:
@@ -43,9 +43,9 @@ def candidate(key: str, index: int = 0) -> Candidate:
     return Candidate(key, {"width": 1 + index % 9}, "sample", index, Size(1200, 34_000), distributions)
 
 
-def fill(folder: Path, scores: dict[str, float | str]) -> Ledger:
+def fill(folder: Path, scores: dict[str, float | str]) -> TrialStore:
     """Record trainings on the proxy, by key: a score, or the reason of the failure."""
-    ledger = Ledger(folder / "study.db")
+    ledger = TrialStore(folder / "study.db")
     for index, (key, score) in enumerate(scores.items()):
         number = ledger.begin("proxy", candidate(key, index), 0)
         failed = isinstance(score, str)
@@ -151,7 +151,7 @@ def test_a_writable_dashboard_writes(run: Path) -> None:
 
 
 def test_looking_leaves_open_trials_and_the_lock_alone(run: Path) -> None:
-    ledger = Ledger(run / "study.db")
+    ledger = TrialStore(run / "study.db")
     ledger.begin("proxy", candidate("width=4", 3), 0)
     (run / ".lock").unlink(missing_ok=True)
     detail = get(application(run), "/api/studies/1")
@@ -203,16 +203,16 @@ def test_the_image_is_an_artifact_and_is_stored_once(run: Path) -> None:
     assert (first["filename"], first["mimetype"]) == ("proxy.png", "image/png")
     picture = (run / "proxy.png").read_bytes()
     assert call(application(run), "GET", f"/artifacts/1/{first['artifact_id']}")[2] == picture
-    annotate(run, Ledger(run / "study.db"))
+    annotate(run, TrialStore(run / "study.db"))
     assert images() == [first]
     (run / "proxy.png").write_bytes(picture + b"\0")
     for _ in range(3):
-        annotate(run, Ledger(run / "study.db"))
+        annotate(run, TrialStore(run / "study.db"))
     (second,) = images()
     assert second["artifact_id"] != first["artifact_id"]
     assert [path.name for path in (run / "artifacts").iterdir()] == [second["artifact_id"]]
     (run / "artifacts" / second["artifact_id"]).unlink()  # as a kill between attribute and file leaves it
-    annotate(run, Ledger(run / "study.db"))
+    annotate(run, TrialStore(run / "study.db"))
     (third,) = images()
     assert call(application(run), "GET", f"/artifacts/1/{third['artifact_id']}")[2] == picture + b"\0"
 
@@ -232,7 +232,7 @@ def test_an_odd_run_has_notes_and_a_second_time_writes_nothing(
     build(tmp_path)
     path = tmp_path / "study.db"
     shutil.copy(hostile_database, path)
-    ledger = Ledger(path)
+    ledger = TrialStore(path)
     annotate(tmp_path, ledger)
     before = content(path)
     annotate(tmp_path, ledger)
@@ -250,7 +250,7 @@ def test_an_odd_run_has_notes_and_a_second_time_writes_nothing(
 def test_that_notes_cannot_be_written_costs_no_run(run: Path) -> None:
     told: list[str] = []
     session: Any = SimpleNamespace(
-        run=RunFolder(run, RunConfig()), ledger=Ledger(run / "study.db"), progress=SimpleNamespace(say=told.append)
+        run=RunFolder(run, RunConfig()), ledger=TrialStore(run / "study.db"), progress=SimpleNamespace(say=told.append)
     )
     annotate_session(session)
     assert told == []

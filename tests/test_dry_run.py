@@ -11,7 +11,6 @@ from scipy.stats import t as student
 
 from conftest import blobs
 from nas_proxy.cli.app import main
-from nas_proxy.pipeline.config import resolve
 from nas_proxy.pipeline.dry_run import (
     Estimate,
     Span,
@@ -22,6 +21,7 @@ from nas_proxy.pipeline.dry_run import (
 )
 from nas_proxy.pipeline.run_folder import open_run, prepare_run
 from nas_proxy.pipeline.session import Session
+from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import STAGES, run_stages
 from nas_proxy.spaces.latency import Latency
 from nas_proxy.training.jobs import Failure

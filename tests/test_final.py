@@ -19,15 +19,15 @@ from nas_proxy.cli.app import main
 from nas_proxy.data.sources import open_source
 from nas_proxy.data.splits import development, held_out_test
 from nas_proxy.errors import ConfigError, RunFailedError, RunFolderError, SpaceError
-from nas_proxy.pipeline.config import resolve
+from nas_proxy.pipeline import export, final
+from nas_proxy.pipeline import ground_truth as trust
+from nas_proxy.pipeline.final import NAMES, load_final, train_final
 from nas_proxy.pipeline.run_folder import open_run, prepare_run
 from nas_proxy.pipeline.session import open_session
+from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_stages
-from nas_proxy.ranking import trust
+from nas_proxy.ranking.scores import best_first
 from nas_proxy.report.page import write_report
-from nas_proxy.search import export, final
-from nas_proxy.search.final import NAMES, load_final, train_final
-from nas_proxy.search.scores import best_first
 
 SETTINGS = {
     "trials": 5,

@@ -6,10 +6,10 @@ import time
 import pytest
 from sqlalchemy import create_engine, select
 
-from nas_proxy.storage import jobs as module
-from nas_proxy.storage.jobs import ATTEMPTS, Jobs, Offer, Taken
-from nas_proxy.storage.patient import open_storage
-from nas_proxy.storage.place import Database
+from nas_proxy.storage import job_queue as module
+from nas_proxy.storage.job_queue import ATTEMPTS, Jobs, Offer, Taken
+from nas_proxy.storage.location import Database
+from nas_proxy.storage.retry import open_storage
 from nas_proxy.storage.tables import JOBS
 
 pytestmark = pytest.mark.database
@@ -23,7 +23,7 @@ def url(postgres):
 @pytest.fixture
 def make(url, request):
     """Make workers of a run of this test's own."""
-    storage = open_storage(Database(url, "any"), module.Patience())
+    storage = open_storage(Database(url, "any"), module.Retry())
     storage.engine.dispose()
     made = []
 

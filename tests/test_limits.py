@@ -10,13 +10,13 @@ from conftest import blobs
 from nas_proxy import Choice, Space
 from nas_proxy.data.images import DataShape
 from nas_proxy.errors import ConfigError, RunFolderError, SpaceError
-from nas_proxy.pipeline.config import resolve
-from nas_proxy.pipeline.records import Record
+from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_all
 from nas_proxy.search.candidates import fruitless
-from nas_proxy.search.proposals import SAMPLERS, propose
+from nas_proxy.search.samplers import SAMPLERS, propose
 from nas_proxy.spaces.cost import Sizes, measure
 from nas_proxy.spaces.limits import small_part
+from nas_proxy.storage.records import Record
 
 SHAPE = DataShape(1, 2, 2, 3)
 

@@ -16,8 +16,8 @@ from conftest import TINY_SPACE, blobs
 from nas_proxy import Choice, ProxyObjective, Space
 from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import ConfigError, RunFolderError, SpaceError
-from nas_proxy.pipeline.config import resolve
 from nas_proxy.pipeline.run_folder import prepare_run
+from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_stages
 from nas_proxy.seeds import derive
 from nas_proxy.threads import one_thread
@@ -84,7 +84,7 @@ def test_it_takes_as_many_seeds_as_the_run(run, monkeypatch):
         trained.append((given[4], found.score))
         return found
 
-    monkeypatch.setattr("nas_proxy.search.objective.train", kept)
+    monkeypatch.setattr("nas_proxy.pipeline.objective.train", kept)
     scores = []
     for seeds in (1, 3):
         study = new_study()
@@ -128,7 +128,7 @@ def test_a_pruner_ends_bad_trials(run):
 
 def test_an_architecture_that_comes_again_is_not_trained_again(run, monkeypatch):
     calls = []
-    monkeypatch.setattr("nas_proxy.search.objective.train", lambda *a: calls.append(1) or train(*a))
+    monkeypatch.setattr("nas_proxy.pipeline.objective.train", lambda *a: calls.append(1) or train(*a))
     study = new_study()
     for _ in range(3):
         study.enqueue_trial({"width": 2, "act": "relu"})
@@ -214,7 +214,7 @@ def test_marks_by_hand():
 
 @pytest.mark.parametrize(("limit", "words"), [("max_params", "parameters"), ("max_flops", "FLOPs")])
 def test_what_is_too_large_is_pruned_and_not_trained(run, monkeypatch, limit, words):
-    monkeypatch.setattr("nas_proxy.search.objective.train", lambda *a: pytest.fail("trained"))
+    monkeypatch.setattr("nas_proxy.pipeline.objective.train", lambda *a: pytest.fail("trained"))
     study = new_study()
     study.enqueue_trial({"width": 16, "act": "relu"})
     study.optimize(ProxyObjective(run, **{limit: 1000}), n_trials=1)

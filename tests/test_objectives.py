@@ -17,16 +17,16 @@ import nas_proxy
 from conftest import blobs, write_space
 from nas_proxy.cli.app import main
 from nas_proxy.errors import ConfigError, RunFolderError, SpaceError
-from nas_proxy.pipeline.config import resolve
-from nas_proxy.pipeline.ledger import Ledger
-from nas_proxy.pipeline.records import INTERRUPTED, Candidate
+from nas_proxy.pipeline.final import train_final
 from nas_proxy.pipeline.run_folder import open_run
 from nas_proxy.pipeline.session import Session
+from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_all
 from nas_proxy.report.terminal import ranking_table
-from nas_proxy.search.final import train_final
 from nas_proxy.spaces.cost import UNMEASURED, Size
 from nas_proxy.spaces.latency import Latency
+from nas_proxy.storage.records import INTERRUPTED, Candidate
+from nas_proxy.storage.trial_store import TrialStore
 from nas_proxy.training.jobs import Failure
 from nas_proxy.training.train import Outcome
 
@@ -192,7 +192,7 @@ def template(places, tmp_path_factory, timed):
 
 
 def test_the_final_network_from_the_front(template, tmp_path, monkeypatch):
-    monkeypatch.setattr("nas_proxy.search.export.find_spec", lambda _: None)
+    monkeypatch.setattr("nas_proxy.pipeline.export.find_spec", lambda _: None)
     shutil.copytree(template.path, tmp_path / "run")
     run = open_run(tmp_path / "run")
     keys = [trial.user_attrs["key"] for trial in study(run, "proxy").best_trials]
@@ -209,7 +209,7 @@ def test_the_final_network_from_the_front(template, tmp_path, monkeypatch):
 
 
 def test_an_objective_that_is_not_known_fails_the_trial(tmp_path):
-    ledger = Ledger(tmp_path / "study.db", objectives=("accuracy", "flops", "latency"))
+    ledger = TrialStore(tmp_path / "study.db", objectives=("accuracy", "flops", "latency"))
     distributions = {"width": optuna.distributions.IntDistribution(0, 9)}
     timed = Latency(2.0, 1.0, 3.0, 4)
     candidates = [

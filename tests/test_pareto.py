@@ -12,13 +12,13 @@ from nas_proxy import Choice, Space
 from nas_proxy.data.images import DataShape
 from nas_proxy.errors import ConfigError
 from nas_proxy.pipeline.checks import check_objectives
-from nas_proxy.pipeline.config import RunConfig, resolve
-from nas_proxy.pipeline.records import Record
+from nas_proxy.pipeline.settings import RunConfig, resolve
+from nas_proxy.ranking.scores import pareto_front
 from nas_proxy.search.candidates import fruitless
-from nas_proxy.search.pareto import Costs, directions, front, improves
-from nas_proxy.search.proposals import SAMPLERS, propose
-from nas_proxy.search.scores import pareto_front
+from nas_proxy.search.samplers import SAMPLERS, propose
 from nas_proxy.spaces.latency import Latency, measure_latency
+from nas_proxy.spaces.objectives import Costs, directions, front, improves
+from nas_proxy.storage.records import Record
 
 VALUES = st.one_of(st.none(), st.sampled_from([math.nan, math.inf, -math.inf]), st.integers(0, 4).map(float))
 SPACE = Space("plain", Choice("a", tuple(range(1, 21))) & Choice("b", (0, 1)), lambda architecture, shape: nn.Flatten())

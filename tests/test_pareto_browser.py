@@ -12,9 +12,9 @@ from optuna.trial import TrialState
 from conftest import blobs, write_space
 from nas_proxy.dashboard.server import application, serving
 from nas_proxy.dashboard.storage import open_studies
-from nas_proxy.pipeline.config import resolve
 from nas_proxy.pipeline.run_folder import RunFolder
 from nas_proxy.pipeline.session import Session
+from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_all
 from nas_proxy.spaces.latency import Latency
 

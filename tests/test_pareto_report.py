@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 
 from conftest import blobs
+from failing_objectives import several, two
+from made_up_runs import ordinary
 from nas_proxy.data.picture import GAP, TILE, write_grid, write_real
 from nas_proxy.report import pareto
-from nas_proxy.report.contents import read_run
-from nas_proxy.report.drawing import MOST, add_markers, blank, evenly
+from nas_proxy.report.figure_style import MOST, add_markers, blank, evenly
 from nas_proxy.report.page import report_html, write_report
 from nas_proxy.report.pictures import MOST_BYTES
-from odd_objectives import several, two
-from odd_runs import ordinary
+from nas_proxy.report.run_contents import read_run
 from test_report import opened, page_of
 
 ROWS = pd.DataFrame(

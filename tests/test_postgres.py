@@ -23,16 +23,16 @@ from nas_proxy.dashboard.storage import open_studies
 from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import RunFolderError, StorageError
 from nas_proxy.pipeline import worker
-from nas_proxy.pipeline.config import RunConfig
-from nas_proxy.pipeline.ledger import Ledger
+from nas_proxy.pipeline.coordinator import RUN
 from nas_proxy.pipeline.run_folder import open_run
+from nas_proxy.pipeline.settings import RunConfig
 from nas_proxy.pipeline.stages import run_all
-from nas_proxy.pipeline.team import RUN
 from nas_proxy.pipeline.worker import Here, work
 from nas_proxy.storage.artifacts import DatabaseStore
-from nas_proxy.storage.jobs import Jobs
-from nas_proxy.storage.patient import connect
-from nas_proxy.storage.place import Database, existing
+from nas_proxy.storage.job_queue import Jobs
+from nas_proxy.storage.location import Database, existing
+from nas_proxy.storage.retry import connect
+from nas_proxy.storage.trial_store import TrialStore
 from nas_proxy.training.train import Recipe
 
 pytestmark = pytest.mark.database
@@ -120,7 +120,7 @@ def test_the_dashboard_shows_this_run_alone_and_refuses_to_write(run):
     assert {study.study_name for study in studies.get_all_studies()} == {
         f"{name} · shared" for name in ("Proxy", "Random images", "Early stop", "Full training")
     }
-    elsewhere = Ledger(Database(run.config.storage, "another"))
+    elsewhere = TrialStore(Database(run.config.storage, "another"))
     elsewhere.study("proxy")
     elsewhere.close()
     assert len(open_studies(run.path).get_all_studies()) == 4
@@ -151,7 +151,7 @@ def test_status_shows_who_is_alive(run):
 
 def published(run, changes):
     """Change what the run says of itself; return what it said."""
-    ledger = Ledger(existing(run.path))
+    ledger = TrialStore(existing(run.path))
     study = ledger.study("proxy")
     before = study._storage.get_study_system_attrs(study._study_id)[RUN]
     study._storage.set_study_system_attr(study._study_id, RUN, {**before, **changes})
@@ -222,7 +222,7 @@ def test_another_version_of_torch_is_told(run, capsys):
 
 def test_several_runs_in_one_database(run, url):
     published(run, {})
-    second = Ledger(Database(url, "second"))
+    second = TrialStore(Database(url, "second"))
     study = second.study("proxy")
     study._storage.set_study_system_attr(study._study_id, RUN, {})
     first = existing(run.path).name
@@ -273,7 +273,7 @@ def test_overwriting_removes_the_run_from_the_database(config, url, tmp_path):
     names = optuna.get_all_study_names(open_studies(tmp_path / "run"))
     assert existing(open_run(tmp_path / "run").path).name == name  # the folder's
     assert names.count(f"{name}/proxy") == 1
-    ledger = Ledger(existing(tmp_path / "run"))
+    ledger = TrialStore(existing(tmp_path / "run"))
     assert len(ledger.study("proxy").trials) == 2
     ledger.close()
 

@@ -17,13 +17,13 @@ from conftest import blobs
 from nas_proxy.dashboard.status import Watcher
 from nas_proxy.dashboard.status_text import status_text
 from nas_proxy.errors import ConfigError
-from nas_proxy.pipeline.config import resolve
-from nas_proxy.pipeline.ledger import Ledger
 from nas_proxy.pipeline.run_folder import prepare_run
+from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_all, run_stages
-from nas_proxy.search.scores import best_first
+from nas_proxy.ranking.scores import best_first
+from nas_proxy.storage.trial_store import TrialStore
 from nas_proxy.training.pruning import Curve, Judge, Pruning, marks
-from nas_proxy.training.repeats import repeated
+from nas_proxy.training.seed_average import repeated
 from nas_proxy.training.train import Outcome, Recipe
 
 RECIPE = Recipe(epochs=60)
@@ -197,7 +197,7 @@ def test_neither_workers_nor_a_kill_change_what_is_pruned(condensed, pruner, sco
 
 def stop_after(run, number: int, error: type[BaseException]) -> None:
     """Search until so many trainings are recorded, and die in the middle of the next."""
-    whole = Ledger.finish
+    whole = TrialStore.finish
 
     def finish(self, signal, trial, result):
         if len(self.records("proxy")) >= number:
@@ -205,14 +205,14 @@ def stop_after(run, number: int, error: type[BaseException]) -> None:
         whole(self, signal, trial, result)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(error):
-        patch.setattr(Ledger, "finish", finish)
+        patch.setattr(TrialStore, "finish", finish)
         run_stages(run, ("search",))
 
 
 def test_the_pruned_are_told_and_never_picked(condensed):
     run = condensed("run", pruner="median")
     run_stages(run, ("search",))
-    ledger = Ledger(run / "study.db")
+    ledger = TrialStore(run / "study.db")
     records = ledger.records("proxy")
     pruned = [r for r in records if r.pruned_at is not None]
     assert pruned
@@ -251,7 +251,7 @@ def test_without_a_pruner_nothing_is_looked_at(condensed):
     for run in (plain, looked):
         run_stages(run, ("search",))
     pd.testing.assert_frame_equal(trials(plain), trials(looked))  # looking changes no score
-    curves = [[r.curve for r in Ledger(run / "study.db").records("proxy") if r.complete] for run in (plain, looked)]
+    curves = [[r.curve for r in TrialStore(run / "study.db").records("proxy") if r.complete] for run in (plain, looked)]
     assert set(curves[0]) == {()}
     assert all([step for step, _ in curve] == [2, 4, 6, 8, 10, 12] for curve in curves[1])
 

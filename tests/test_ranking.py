@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from nas_proxy.errors import UserError
-from nas_proxy.ranking.control import Pair, Plan, minus_control
-from nas_proxy.ranking.signals import Signal, precision_at, rank, ranked, regret
+from nas_proxy.ranking.agreement import Signal, precision_at, rank, ranked, regret
+from nas_proxy.ranking.baseline import Pair, Plan, minus_control
 
 SETTINGS = {"truth_seconds": 60.0, "truth_image_passes": 900, "truth_stored_bytes": 70, "resamples": 500}
 

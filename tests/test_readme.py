@@ -7,7 +7,7 @@ import torch
 import nas_proxy
 from documents import ROOT, block, read
 from nas_proxy.data.images import DataShape
-from nas_proxy.pipeline.config import differences, resolve
+from nas_proxy.pipeline.settings import differences, resolve
 from nas_proxy.report.verdict import decimal, interval, label, verdict
 from nas_proxy.spaces.loading import load_space, try_out
 

@@ -10,13 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nas_proxy.errors import RunFolderError
-from nas_proxy.report import signal_figures, trial_figures
-from nas_proxy.report.contents import read_run
-from nas_proxy.report.page import report_html, write_report
-from nas_proxy.report.rank_figure import ranks_against_truth
-from nas_proxy.report.verdict import verdict_parts
-from odd_runs import (
+from made_up_runs import (
     HOSTILE,
     ODD_RUNS,
     Builder,
@@ -27,6 +21,12 @@ from odd_runs import (
     trials_of,
     without,
 )
+from nas_proxy.errors import RunFolderError
+from nas_proxy.report import signal_figures, trial_figures
+from nas_proxy.report.page import report_html, write_report
+from nas_proxy.report.rank_figure import ranks_against_truth
+from nas_proxy.report.run_contents import read_run
+from nas_proxy.report.verdict import verdict_parts
 
 
 class Page(HTMLParser):

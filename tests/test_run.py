@@ -22,10 +22,10 @@ import nas_proxy
 from conftest import blobs, write_space
 from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import ConfigError, RunFailedError, RunFolderError
-from nas_proxy.pipeline.config import resolve
+from nas_proxy.pipeline import ground_truth as trust
 from nas_proxy.pipeline.run_folder import open_run, prepare_run
+from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_stages
-from nas_proxy.ranking import trust
 
 SETTINGS = {
     "trials": 12,

@@ -18,11 +18,11 @@ import nas_proxy
 from conftest import blobs
 from nas_proxy.cli.app import main
 from nas_proxy.errors import RunFolderError
-from nas_proxy.pipeline.records import Record
+from nas_proxy.ranking.scores import best_first, column, shown
 from nas_proxy.report.terminal import ranking_table
-from nas_proxy.search.scores import best_first, column, shown
 from nas_proxy.seeds import derive
-from nas_proxy.training.repeats import repeated
+from nas_proxy.storage.records import Record
+from nas_proxy.training.seed_average import repeated
 from nas_proxy.training.train import Outcome, Recipe
 
 SETTINGS = {

@@ -14,16 +14,16 @@ from conftest import blobs
 from nas_proxy import Choice, Space
 from nas_proxy.condensation import space_embedding
 from nas_proxy.condensation.condense import Condensation, condense
+from nas_proxy.condensation.distributed import ALONE
 from nas_proxy.condensation.embedding import Embedding, open_engine
 from nas_proxy.condensation.matching import PAPER_SPREAD, Network, loss_and_gradient, parts
-from nas_proxy.condensation.ranks import ALONE
 from nas_proxy.condensation.space_embedding import open_space_embedding, with_batch_statistics
 from nas_proxy.condensation.step import limited_gradient
 from nas_proxy.data.images import DataShape, ImageSet
 from nas_proxy.data.splits import random_subset
-from nas_proxy.deadline import deadline
 from nas_proxy.errors import SpaceError
 from nas_proxy.seeds import torch_generator
+from nas_proxy.time_limit import deadline
 from search_spaces.convnet import build, space_for
 
 OPTIONS = {"steps": 8, "exclude": (), "seed": 0, "device": torch.device("cpu")}

@@ -20,14 +20,14 @@ from nas_proxy.cli.app import app
 from nas_proxy.dashboard.status import Stage, Status, Watcher
 from nas_proxy.dashboard.status_text import status_text
 from nas_proxy.errors import RunFolderError
-from nas_proxy.pipeline import attendance
-from nas_proxy.pipeline.config import resolve
-from nas_proxy.pipeline.ledger import Ledger
-from nas_proxy.pipeline.records import Candidate
+from nas_proxy.pipeline import heartbeat as attendance
 from nas_proxy.pipeline.run_folder import RunFolder, is_held, prepare_run
 from nas_proxy.pipeline.session import open_session
+from nas_proxy.pipeline.settings import resolve
 from nas_proxy.spaces.cost import Size
-from nas_proxy.storage.jobs import Worker
+from nas_proxy.storage.job_queue import Worker
+from nas_proxy.storage.records import Candidate
+from nas_proxy.storage.trial_store import TrialStore
 from nas_proxy.training.jobs import Failure
 from nas_proxy.training.train import Outcome
 
@@ -41,7 +41,7 @@ def run(tmp_path: Path) -> RunFolder:
 
 def record(run: RunFolder, signal: str, index: int, result: float | str | None, *, phase: str, draw: int = 0) -> None:
     """Record a training of 2 s: its score, the reason of its failure, or that it is open."""
-    ledger = ledgers.setdefault(run.path, None) or Ledger(run / "study.db")
+    ledger = ledgers.setdefault(run.path, None) or TrialStore(run / "study.db")
     ledgers[run.path] = ledger
     architecture = Candidate(f"{phase}{index}", {"width": index + 1}, phase, index, Size(10, 20), WIDTH)
     number = ledger.begin(signal, architecture, draw)
@@ -51,7 +51,7 @@ def record(run: RunFolder, signal: str, index: int, result: float | str | None, 
         ledger.finish(signal, number, Outcome(result, (1.0,), False, 2.0, 40))
 
 
-ledgers: dict[Path, Ledger | None] = {}  # one a run, since opening one takes longer than writing to it
+ledgers: dict[Path, TrialStore | None] = {}  # one a run, since opening one takes longer than writing to it
 
 
 def look(run: RunFolder) -> Status:
@@ -241,7 +241,7 @@ def test_watching_a_search_from_outside_disturbs_nothing(tmp_path: Path) -> None
     assert [stage["done"] == stage["total"] for stage in last["stages"]] == [True] * 5
     assert last["best"]["key"] == json.loads(out)["pick"]["key"]
     assert last["failures"]["proxy"] == {"ValueError: three is not a width": json.loads(out)["failures"]["proxy"]}
-    records = Ledger(folder / "study.db").records("proxy")
+    records = TrialStore(folder / "study.db").records("proxy")
     assert not any(record.reason == "interrupted" for record in records)
     shown = CliRunner().invoke(app, ["status", str(folder.path)]).stdout
     assert shown.startswith(f"{folder.path}: done\n  condense  ████████████████████       10/10  done\n")

@@ -21,7 +21,7 @@ from nas_proxy.data.sources import open_source
 from nas_proxy.data.splits import development, held_out_test
 from nas_proxy.data.store import StoredImages, taken, together
 from nas_proxy.errors import DataError, RunFolderError
-from nas_proxy.pipeline.config import resolve
+from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_all
 
 

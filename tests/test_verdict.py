@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from made_up_runs import HOSTILE, interval, ranking_of, trials_of
 from nas_proxy.report import verdict as words
 from nas_proxy.report.terminal import ranking_table
 from nas_proxy.report.verdict import verdict
-from odd_runs import HOSTILE, interval, ranking_of, trials_of
 
 UNKNOWN = {"value": None, "low": None, "high": None, "reason": "all scores are equal"}
 JSON = st.recursive(

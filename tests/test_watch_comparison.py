@@ -20,12 +20,12 @@ from nas_proxy.dashboard.server import application
 from nas_proxy.dashboard.status_text import status_text
 from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import RunFolderError
-from nas_proxy.pipeline.ledger import Ledger
-from nas_proxy.pipeline.records import Candidate
 from nas_proxy.pipeline.run_folder import RunFolder
 from nas_proxy.spaces.cost import Size
+from nas_proxy.storage.records import Candidate
+from nas_proxy.storage.trial_store import TrialStore
 from nas_proxy.training.train import Outcome
-from nas_proxy.training.workers import Failure
+from nas_proxy.training.worker_pool import Failure
 
 WIDTH = {"width": optuna.distributions.IntDistribution(1, 99)}
 SMALL: dict[str, Any] = {"table": True, "signals": ["dm", "random", "early_stop", "params"], "draws": 2}
@@ -56,7 +56,7 @@ def begun(bench, tmp_path):
     return folder
 
 
-def record(ledger: Ledger, study: str, index: int, result: float | str | None, draw: int = 0, seconds: float = 2.0):
+def record(ledger: TrialStore, study: str, index: int, result: float | str | None, draw: int = 0, seconds: float = 2.0):
     number = ledger.begin(study, Candidate(f"a{index}", {"width": index + 1}, "sample", index, Size(1, 2), WIDTH), draw)
     if result is not None:
         failed = isinstance(result, str)
@@ -116,7 +116,7 @@ def test_half_way(begun, finished):
     (begun / "sets").mkdir()
     for name in ("dm-0", "dm-1", "random-0", "random-1"):
         (begun / "sets" / f"{name}.safetensors").write_bytes((finished / "sets" / f"{name}.safetensors").read_bytes())
-    ledger = Ledger(begun / "study.db")
+    ledger = TrialStore(begun / "study.db")
     for index in range(5):
         for draw in (0, 1):
             record(ledger, "random", index, 0.5, draw)
@@ -153,7 +153,7 @@ def test_full_training_and_what_cannot_be_computed(bench, tmp_path):
     folder = tmp_path / "fully"
     folder.mkdir()
     claim(folder, bench.settings(signals=["random", "params"], draws=1))
-    record(Ledger(folder / "study.db"), "truth", 0, "E: no", draw=1)
+    record(TrialStore(folder / "study.db"), "truth", 0, "E: no", draw=1)
     scores = {"params": {"images": 0, "of": {"a": [1.0, 0.1, None], "b": [None, 0.1, "E: too large"]}}}
     (folder / "computed.json").write_text(json.dumps({"data": "", "space": "", "scores": scores}))
     assert looked(folder)["truth"] == (None, None, 1, 10, False)
@@ -216,7 +216,7 @@ def test_the_dashboard_while_it_is_made(begun):
         RunFolderError, match=r"holds no trainings yet \(it has no study.db\); first run: nas-proxy comp"
     ):
         application(begun)
-    ledger = Ledger(begun / "study.db")
+    ledger = TrialStore(begun / "study.db")
     record(ledger, "random", 0, "E: no [b] *such* width")
     record(ledger, "random", 1, 0.5)
     _, study = get(application(begun), "/api/studies/1")
@@ -230,7 +230,7 @@ def test_the_dashboard_while_it_is_made(begun):
 
 
 def test_a_note_that_somebody_wrote_stays(begun):
-    ledger = Ledger(begun / "study.db")
+    ledger = TrialStore(begun / "study.db")
     record(ledger, "random", 1, 0.5)
     _, study = get(application(begun, writable=True), "/api/studies/1")
     assert study["note"]["version"] == 0

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from conftest import blobs
-from nas_proxy.ranking.zero_cost import (
+from nas_proxy.signals.zero_cost import (
     IMAGES,
     JITTER,
     SCORES,

@@ -163,8 +163,8 @@ def run_command(
         "full_training": {"epochs": truth_epochs},
     }
     with at_work() as terminal:
-        from nas_proxy.pipeline.config import resolve
         from nas_proxy.pipeline.dry_run import estimate_run, estimate_text
+        from nas_proxy.pipeline.settings import resolve
         from nas_proxy.pipeline.stages import STAGES, run_all
         from nas_proxy.search.enqueue import read_entries
 
@@ -212,9 +212,9 @@ def search_command(
 ) -> None:
     """Search on the condensed set of a run; how, can be changed until the first architecture is proposed."""
     with at_work() as terminal:
-        from nas_proxy.pipeline.config import resolve
         from nas_proxy.pipeline.dry_run import estimate_run, estimate_text
         from nas_proxy.pipeline.run_folder import open_run
+        from nas_proxy.pipeline.settings import resolve
         from nas_proxy.pipeline.stages import run_all
         from nas_proxy.search.enqueue import read_entries
 

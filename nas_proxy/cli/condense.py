@@ -21,7 +21,7 @@ from nas_proxy.cli.printing import at_work, print_result
 from nas_proxy.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from nas_proxy.pipeline.config import RunConfig
+    from nas_proxy.pipeline.settings import RunConfig
 
 NAMES = {"convnet": "ConvNets", "resnet18": "ResNets"}
 
@@ -85,7 +85,7 @@ def condense_command(
         raise ConfigError([f"--evaluate-with is {evaluate_with!r}{nearest(evaluate_with, NAMES)}"])
     if dry_run:
         with at_work() as terminal:
-            from nas_proxy.pipeline.foresight import foresee
+            from nas_proxy.pipeline.condense_estimate import foresee
 
             foreseen = foresee(_settings(given, run), terminal)
         print_result(foreseen.as_json(), foreseen.told(), as_json=as_json)
@@ -93,8 +93,8 @@ def condense_command(
     with at_work() as terminal:
         from dataclasses import replace
 
-        from nas_proxy.condensation.exchange import earlier_export
-        from nas_proxy.condensation.ranks import together
+        from nas_proxy.condensation.distributed import together
+        from nas_proxy.condensation.published_sets import earlier_export
         from nas_proxy.pipeline.stages import assist, evaluate_run, export_images, run_all
 
         settings = _settings(given, run)
@@ -135,8 +135,8 @@ def condense_command(
 
 def _settings(given: dict[str, Any], run: Path) -> "RunConfig":
     """Return the settings of a new run where a data set is given, else those of the run with what is given."""
-    from nas_proxy.pipeline.config import resolve
     from nas_proxy.pipeline.run_folder import open_run
+    from nas_proxy.pipeline.settings import resolve
 
     file = None if given["dataset"] is not None else open_run(run).path / "run.toml"
     return resolve(given, file, options=option_names())

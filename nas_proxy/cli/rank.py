@@ -24,8 +24,8 @@ def truth_command(
 ) -> None:
     """Train the sampled architectures and the search's best fully, or look them up in the truth table."""
     with at_work() as terminal:
-        from nas_proxy.pipeline.config import resolve
         from nas_proxy.pipeline.run_folder import open_run
+        from nas_proxy.pipeline.settings import resolve
         from nas_proxy.pipeline.stages import run_all, run_stages
 
         folder, given = open_run(run), where(workers, devices, storage)
@@ -53,8 +53,8 @@ def rank_command(
 ) -> None:
     """Train the controls, compute the others, and judge every signal by the ground truth. Its options stay chosen."""
     with at_work() as terminal:
-        from nas_proxy.pipeline.config import resolve
         from nas_proxy.pipeline.run_folder import open_run
+        from nas_proxy.pipeline.settings import resolve
         from nas_proxy.pipeline.stages import run_all
 
         given: dict[str, Any] = {"signals": listed(signals), "combine": listed(combine)}

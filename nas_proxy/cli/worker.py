@@ -27,7 +27,7 @@ def worker_command(
     Settings, fingerprints and the condensed set come from the run; version, data and space must be the same here.
     """
     with at_work() as terminal:
-        from nas_proxy.pipeline.config import resolve
+        from nas_proxy.pipeline.settings import resolve
         from nas_proxy.pipeline.worker import Here, work
 
         given = {"dataset": dataset, "space": space, "device": device, "devices": listed(devices), "workers": workers}

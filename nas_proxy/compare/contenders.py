@@ -16,7 +16,7 @@ from dataclasses import replace
 from nas_proxy.condensation.condense import Condensation
 from nas_proxy.condensation.selection import METHODS
 from nas_proxy.errors import nearest
-from nas_proxy.ranking.computed import NAMES
+from nas_proxy.signals.computed import NAMES
 
 RANDOM, EARLY_STOP, TOTAL = "random", "early_stop", "random_total"
 SETS = ("dm", *METHODS)

@@ -1,6 +1,6 @@
 """Correlation against cost: the object of a comparison's `ranking.json` in, a Plotly figure with its Pareto line out.
 
-The rules are those of `nas_proxy.report.drawing`.
+The rules are those of `nas_proxy.report.figure_style`.
 """
 
 import math
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nas_proxy.compare.contenders import LOSS_SUM
 from nas_proxy.compare.text import REPEATABILITY, named
-from nas_proxy.report.drawing import COLOURS, OTHER, blank, escaped, hover_text, whiskers
+from nas_proxy.report.figure_style import COLOURS, OTHER, blank, escaped, hover_text, whiskers
 from nas_proxy.report.verdict import count, duration, finite, interval, part
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 
 from nas_proxy.compare.figure import correlation_by_cost
 from nas_proxy.compare.text import GROUPS, REPEATABILITY, chosen_columns, columns, named, remarks
-from nas_proxy.report.drawing import CONFIG, plotly_script
+from nas_proxy.report.figure_style import CONFIG, plotly_script
 from nas_proxy.report.verdict import UNDEFINED, architectures, decimal, finite, interval, part
 
 

@@ -14,7 +14,7 @@ import torch
 from nas_proxy.compare.contenders import RANDOM, TOTAL, recipe_of
 from nas_proxy.condensation.checkpoint import remove
 from nas_proxy.condensation.condense import Condensation, Condensed, condense
-from nas_proxy.condensation.ranks import ALONE
+from nas_proxy.condensation.distributed import ALONE
 from nas_proxy.condensation.selection import FEATURE_RECIPE, select
 from nas_proxy.data.images import ImageSet
 from nas_proxy.data.splits import random_subset

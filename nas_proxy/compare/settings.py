@@ -24,9 +24,9 @@ from nas_proxy.compare.contenders import (
 )
 from nas_proxy.errors import ConfigError, RunFolderError, nearest
 from nas_proxy.files import write_text
-from nas_proxy.pipeline.config import RunConfig, differences, resolve, to_dict
-from nas_proxy.ranking.computed import NAMES
-from nas_proxy.ranking.estimates import LEAST
+from nas_proxy.pipeline.settings import RunConfig, differences, resolve, to_dict
+from nas_proxy.ranking.intervals import LEAST
+from nas_proxy.signals.computed import NAMES
 
 FILE = "compare.toml"
 OURS = (
@@ -73,7 +73,7 @@ def resolve_comparison(
     candidates: int | None = None,
     options: Mapping[str, str] | None = None,
 ) -> Comparison:
-    """Return the complete settings; `given` and `options` are those of `nas_proxy.pipeline.config.resolve`.
+    """Return the complete settings; `given` and `options` are those of `nas_proxy.pipeline.settings.resolve`.
 
     Raises ConfigError with all mistakes.
     """

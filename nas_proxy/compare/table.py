@@ -1,6 +1,6 @@
 """The paper's table: what was trained and computed in, the object of `ranking.json` out.
 
-The rows are those of a run's ranking (`nas_proxy.ranking.signals`), one for each signal and way of scoring, with
+The rows are those of a run's ranking (`nas_proxy.ranking.agreement`), one for each signal and way of scoring, with
 precision at 10, Spearman with FLOPs held fixed, the difference to random images at the whole cost, and the cost itself.
 """
 
@@ -22,19 +22,19 @@ from nas_proxy.compare.contenders import (
     rows_of,
     total_of,
 )
-from nas_proxy.compare.equal_cost import Cost, cost_of, pays_from, seconds_a_pass, together
 from nas_proxy.compare.settings import Comparison
 from nas_proxy.compare.work import Work, passes_of
 from nas_proxy.errors import UserError
-from nas_proxy.pipeline.records import Record
+from nas_proxy.pipeline.ground_truth import by_draw
 from nas_proxy.pipeline.session import Session
-from nas_proxy.ranking.computed import COMBINED, mean_rank
-from nas_proxy.ranking.control import beats
-from nas_proxy.ranking.estimates import LEAST
-from nas_proxy.ranking.signals import REPEATABILITY, Row, Signal, difference, rank, ranked
+from nas_proxy.ranking.agreement import REPEATABILITY, Row, Signal, difference, rank, ranked
+from nas_proxy.ranking.baseline import beats
+from nas_proxy.ranking.intervals import LEAST
 from nas_proxy.ranking.summary import origin, subset
-from nas_proxy.ranking.trust import by_draw
+from nas_proxy.signals.computed import COMBINED, mean_rank
+from nas_proxy.signals.equal_cost import Cost, cost_of, pays_from, seconds_a_pass, together
 from nas_proxy.spaces.loading import split_spec
+from nas_proxy.storage.records import Record
 
 TOPS = (5, 10)
 

@@ -10,17 +10,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from nas_proxy.compare.contenders import RANDOM, draws_of, is_made, is_set, is_total, is_trained, target_of
-from nas_proxy.compare.equal_cost import Plan, plan_total
 from nas_proxy.compare.sets import Made, embedded, made_set, more_random
 from nas_proxy.compare.settings import Comparison
 from nas_proxy.errors import ConfigError
 from nas_proxy.files import write_json
-from nas_proxy.pipeline.records import Candidate, Record
+from nas_proxy.pipeline.ground_truth import SEEDS, Truth, by_draw, train_draws, train_fully
 from nas_proxy.pipeline.session import Session
-from nas_proxy.ranking.computed import Column, computed
-from nas_proxy.ranking.trust import SEEDS, Truth, by_draw, train_draws, train_fully
-from nas_proxy.ranking.zero_cost import Score
+from nas_proxy.signals.computed import Column, computed
+from nas_proxy.signals.equal_cost import Plan, plan_total
+from nas_proxy.signals.zero_cost import Score
 from nas_proxy.spaces.loading import space_digest
+from nas_proxy.storage.records import Candidate, Record
 from nas_proxy.training.train import Recipe
 
 

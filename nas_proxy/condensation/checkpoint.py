@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nas_proxy.condensation.ranks import Ranks
+from nas_proxy.condensation.distributed import ProcessGroup
 from nas_proxy.files import atomic_path
 
 
@@ -31,7 +31,7 @@ class State:
     together: int = 0
 
 
-def save(path: Path, identity: str, state: State, ranks: Ranks) -> None:
+def save(path: Path, identity: str, state: State, ranks: ProcessGroup) -> None:
     """Write the state; with several processes, keep the one before."""
     newest, *before = _files(path, ranks)
     if before and newest.exists():
@@ -47,7 +47,7 @@ def save(path: Path, identity: str, state: State, ranks: Ranks) -> None:
         save_file(tensors, temporary, metadata=metadata)
 
 
-def restored(path: Path | None, identity: str, ranks: Ranks, device: torch.device) -> State | None:
+def restored(path: Path | None, identity: str, ranks: ProcessGroup, device: torch.device) -> State | None:
     """Return the latest state that all processes have, or None; one with another `identity` does not count."""
     read = [_read(file, identity) for file in _files(path, ranks)] if path is not None else []
     states = {state.step: state for state in read if state is not None}
@@ -58,7 +58,7 @@ def restored(path: Path | None, identity: str, ranks: Ranks, device: torch.devic
     return replace(state, images=state.images.to(device), velocity=state.velocity.to(device))
 
 
-def remove(path: Path, ranks: Ranks) -> None:
+def remove(path: Path, ranks: ProcessGroup) -> None:
     """Remove the files of this process; the first one's are also what another number of processes left behind."""
     files = [path, *path.parent.glob(f"{path.stem}-*-of-*{path.suffix}")]
     of_others = () if ranks.size == 1 else {*path.parent.glob(f"{path.stem}-*-of-{ranks.size}*{path.suffix}")}
@@ -67,7 +67,7 @@ def remove(path: Path, ranks: Ranks) -> None:
         file.unlink(missing_ok=True)
 
 
-def _files(path: Path, ranks: Ranks) -> list[Path]:
+def _files(path: Path, ranks: ProcessGroup) -> list[Path]:
     """Return the newest file of this process and, with several processes, the one before."""
     if ranks.size == 1:
         return [path]

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from nas_proxy.condensation.checkpoint import State, restored, save
-from nas_proxy.condensation.ranks import ALONE, Ranks
-from nas_proxy.condensation.room import classes_together, divided, few_networks, free_bytes
+from nas_proxy.condensation.distributed import ALONE, ProcessGroup
+from nas_proxy.condensation.memory import classes_together, divided, few_networks, free_bytes
 from nas_proxy.condensation.step import Task, initial, open_networks, take_step
 from nas_proxy.data import augment
 from nas_proxy.data.images import ImageSet, quantised
@@ -44,7 +44,7 @@ class Condensation:
 
     method: "dm" learns the images by distribution matching, as everything below says; "random", "herding" and
         "kcenter" choose real images instead, see `nas_proxy.condensation.selection`.
-    source: a published set to be read instead, see `nas_proxy.condensation.exchange`; then nothing else applies.
+    source: a published set to be read instead, see `nas_proxy.condensation.published_sets`; then nothing else applies.
     images_per_class: synthetic images a class.
     steps: each with a new embedding network (the paper: 20,000).
     learning_rate, momentum: of stochastic gradient descent on the images. The paper's rate is 1, and 10 for more
@@ -53,7 +53,7 @@ class Condensation:
     width, depth: of the embedding ConvNet (instance norm, ReLU, average pooling).
     augmentation: operations of `nas_proxy.data.augment`, one drawn a class and step.
     precision: of the convolutions, "float32" or "bfloat16"; see `nas_proxy.condensation.embedding.Embedding`.
-    formation: images that a stored one holds, down and across; see `nas_proxy.condensation.formation`.
+    formation: images that a stored one holds, down and across; see `nas_proxy.condensation.multi_formation`.
     match: features of the "last" block of the embedding network, as in the paper, or of "all" blocks.
     embed: embedding networks are ConvNets ("convnet", as in the paper), drawn from the search "space", or ResNets
         ("resnet18", of half as many channels as `width` says; see `nas_proxy.spaces.resnet18`).
@@ -105,7 +105,7 @@ def condense(
     device: torch.device | str = "cpu",
     space: SearchSpace | None = None,
     exclude: Collection[str] = (),
-    ranks: Ranks = ALONE,
+    ranks: ProcessGroup = ALONE,
     checkpoint: Path | None = None,
     progress: Callable[[int, float], None] | None = None,
     preview: Callable[[int, ImageSet], None] | None = None,
@@ -170,7 +170,7 @@ def condense(
 class _Clock:
     """Says when the next checkpoint is due: after a while, which is longer where writing one takes long."""
 
-    def __init__(self, ranks: Ranks) -> None:
+    def __init__(self, ranks: ProcessGroup) -> None:
         self._ranks = ranks
         self._saved = time.perf_counter()
         self._pause = CHECKPOINT_SECONDS

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from nas_proxy.condensation.ranks import ALONE
-from nas_proxy.condensation.room import bytes_of_a_class, divided, few_networks, fitting, free_bytes
+from nas_proxy.condensation.distributed import ALONE
+from nas_proxy.condensation.memory import bytes_of_a_class, divided, few_networks, fitting, free_bytes
 from nas_proxy.condensation.step import Networks, Task, initial, open_networks, take_step
 from nas_proxy.data.images import ImageSet
 from nas_proxy.spaces.space import SearchSpace

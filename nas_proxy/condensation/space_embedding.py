@@ -1,9 +1,9 @@
 """Embedding networks drawn from the search space: the very kind of networks whose ranking the set is made for.
 
 A network's features are the last maps before its classifier, or with `every_block` the last maps of each resolution,
-whatever computes them (`nas_proxy.condensation.taps`). Batch norm takes the statistics of the images at hand, of all
-classes together. What a forward pass draws, it draws from the seed. Architectures whose ranking is measured later are
-never drawn.
+whatever computes them (`nas_proxy.condensation.feature_extraction`). Batch norm takes the statistics of the images at
+hand, of all classes together. What a forward pass draws, it draws from the seed. Architectures whose ranking is
+measured later are never drawn.
 """
 
 import contextlib
@@ -15,15 +15,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from nas_proxy.condensation.distributed import ALONE, JointBatchNorm, ProcessGroup
 from nas_proxy.condensation.embedding import has_bfloat16
+from nas_proxy.condensation.feature_extraction import MORE, FeatureExtractor
 from nas_proxy.condensation.matching import Network
-from nas_proxy.condensation.ranks import ALONE, JointBatchNorm, Ranks
-from nas_proxy.condensation.taps import MORE, Taps
 from nas_proxy.data.images import DataShape
-from nas_proxy.deadline import deadline
 from nas_proxy.errors import RAISED, SpaceError
 from nas_proxy.seeds import derive
 from nas_proxy.spaces.space import Architecture, SearchSpace
+from nas_proxy.time_limit import deadline
 
 # Images that go through a network together: enough for the statistics of batch norm, few enough for the memory.
 ROWS = 256
@@ -45,7 +45,7 @@ class SpaceEmbedding:
     precision: str
     every_block: bool
     device: torch.device
-    ranks: Ranks
+    ranks: ProcessGroup
     joint: int
 
     def at(self, step: int) -> Architecture:
@@ -84,7 +84,7 @@ class SpaceEmbedding:
         draws = derive(seed, "forward")
         with seeded(draws, self.device), autocast():
             before = random_state(self.device)
-            taps = Taps(module, few.to(self.device, dtype), every_block=self.every_block)
+            taps = FeatureExtractor(module, few.to(self.device, dtype), every_block=self.every_block)
             random = not torch.equal(before, random_state(self.device))
 
         def embed(images: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ def open_space_embedding(
     precision: str = "float32",
     every_block: bool = False,
     device: torch.device,
-    ranks: Ranks = ALONE,
+    ranks: ProcessGroup = ALONE,
 ) -> SpaceEmbedding:
     """Draw the architectures of `steps` steps uniformly, none with a key in `exclude`.
 
@@ -144,7 +144,7 @@ def random_state(device: torch.device) -> Tensor:
     return torch.cat([*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states)
 
 
-def with_batch_statistics(module: nn.Module, ranks: Ranks) -> bool:
+def with_batch_statistics(module: nn.Module, ranks: ProcessGroup) -> bool:
     """Let each batch norm in `module` use the statistics of its batch, in place; return whether there is any."""
     found = [(name, part) for name, part in module.named_modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
     for name, norm in found:

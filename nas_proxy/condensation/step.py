@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from nas_proxy.condensation.checkpoint import State
+from nas_proxy.condensation.distributed import ProcessGroup
 from nas_proxy.condensation.embedding import Embedding, open_engine
-from nas_proxy.condensation.formation import decoded
 from nas_proxy.condensation.matching import Network, loss_and_gradient, spread
-from nas_proxy.condensation.ranks import Ranks
+from nas_proxy.condensation.multi_formation import decoded
 from nas_proxy.condensation.space_embedding import open_space_embedding
 from nas_proxy.data import augment
 from nas_proxy.data.images import ImageSet
@@ -58,7 +58,7 @@ class Task:
     recipe: "Condensation"
     seed: int
     device: torch.device
-    ranks: Ranks
+    ranks: ProcessGroup
     together: int = 0
 
     @property

@@ -17,16 +17,16 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.trial import Trial, TrialState
 
 from nas_proxy.dashboard.notes import attributes, failed_with, markdown, titled
-from nas_proxy.pipeline.ledger import Ledger, without_announcements
-from nas_proxy.pipeline.records import LATENCY, TRAINED, Record
+from nas_proxy.ranking.scores import best_first
 from nas_proxy.report import pareto, signal_figures
-from nas_proxy.report.contents import Run, read_run
 from nas_proxy.report.rank_figure import ranks_against_truth
+from nas_proxy.report.run_contents import Run, read_run
 from nas_proxy.report.verdict import decimal, finite, part, percent, verdict
-from nas_proxy.search.pareto import ACCURACY, METRICS
-from nas_proxy.search.scores import best_first
+from nas_proxy.spaces.objectives import ACCURACY, METRICS
 from nas_proxy.storage.artifacts import artifact_store
-from nas_proxy.storage.place import FILE, existing, study_name
+from nas_proxy.storage.location import FILE, existing, study_name
+from nas_proxy.storage.records import LATENCY, TRAINED, Record
+from nas_proxy.storage.trial_store import TrialStore, without_announcements
 
 if TYPE_CHECKING:
     from optuna.artifacts._protocol import ArtifactStore
@@ -49,7 +49,7 @@ ARTIFACT = "artifacts:"  # what Optuna puts before an artifact's id in the attri
 MOST_NOTES = 50
 
 
-def annotate(run: Path, ledger: Ledger) -> None:
+def annotate(run: Path, ledger: TrialStore) -> None:
     """Bring everything that the dashboard shows of a run up to date. Raises RunFolderError without a `run.toml`."""
     found = read_run(run)
     studies = {signal: ledger.study(signal) for signal in (*TRAINED, *([LATENCY] if ledger.has(LATENCY) else []))}

@@ -25,15 +25,15 @@ from nas_proxy.compare.contenders import (
     rows_of,
     target_of,
 )
-from nas_proxy.compare.equal_cost import total_study
 from nas_proxy.compare.sets import checkpoint_path, more_name, set_path
 from nas_proxy.compare.settings import Comparison, open_comparison
 from nas_proxy.dashboard.status import condensing
 from nas_proxy.dashboard.storage import Reader
 from nas_proxy.data.images import ImageSet
-from nas_proxy.pipeline.records import Record, finished
+from nas_proxy.pipeline.ground_truth import SEEDS
 from nas_proxy.pipeline.run_folder import is_held
-from nas_proxy.ranking.trust import SEEDS
+from nas_proxy.signals.equal_cost import total_study
+from nas_proxy.storage.records import Record, finished
 
 TRUTH = "truth"
 TABLE = ("ranking.json", "compare.html")

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nas_proxy.pipeline.records import Record
+from nas_proxy.storage.records import Record
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

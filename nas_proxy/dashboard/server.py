@@ -22,7 +22,7 @@ from nas_proxy.dashboard.folder import is_comparison
 from nas_proxy.dashboard.storage import open_studies, readable
 from nas_proxy.errors import UserError
 from nas_proxy.storage.artifacts import artifact_store
-from nas_proxy.storage.place import FILE, existing
+from nas_proxy.storage.location import FILE, existing
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication

@@ -15,13 +15,13 @@ from optuna.trial import FrozenTrial, TrialState
 from safetensors import SafetensorError, safe_open
 
 from nas_proxy.dashboard.storage import Reader
-from nas_proxy.pipeline import attendance
-from nas_proxy.pipeline.records import TRAINED, Record, finished
+from nas_proxy.pipeline import heartbeat
+from nas_proxy.pipeline.ground_truth import BEST, DRAWS, SEEDS
 from nas_proxy.pipeline.run_folder import RunFolder, is_held, open_run
-from nas_proxy.ranking.trust import BEST, DRAWS, SEEDS
-from nas_proxy.search.scores import best_first
-from nas_proxy.storage.jobs import Worker
-from nas_proxy.storage.place import Database, existing, study_name
+from nas_proxy.ranking.scores import best_first
+from nas_proxy.storage.job_queue import Worker
+from nas_proxy.storage.location import Database, existing, study_name
+from nas_proxy.storage.records import TRAINED, Record, finished
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Watcher:
     def _workers(self, trials: Mapping[str, Sequence[FrozenTrial]]) -> tuple[Worker, ...]:
         if isinstance(existing(self._run.path), Database):
             return self._reader.workers()
-        command = attendance.alive(self._run)
+        command = heartbeat.alive(self._run)
         return () if command is None else (replace(command, jobs=_running(trials)),)
 
     def _trials(self, at_work: bool) -> dict[str, list[FrozenTrial]]:

@@ -19,10 +19,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from nas_proxy.dashboard.folder import is_comparison
 from nas_proxy.errors import RunFolderError
-from nas_proxy.storage import patient
-from nas_proxy.storage.jobs import Worker, alive_workers
-from nas_proxy.storage.place import Database, Place, connectable, existing
-from nas_proxy.storage.sqlite import explanation
+from nas_proxy.storage import retry
+from nas_proxy.storage.job_queue import Worker, alive_workers
+from nas_proxy.storage.location import Database, Location, connectable, existing
+from nas_proxy.storage.sqlite_errors import explanation
 
 # Attributes of studies by the studies' names, made when they are looked at.
 Told = Callable[[], Mapping[str, Mapping[str, Any]]]
@@ -38,13 +38,13 @@ class Studies(RDBStorage):
     """
 
     def __init__(
-        self, place: Place, *, writable: bool = False, names: dict[str, str] | None = None, told: Told | None = None
+        self, place: Location, *, writable: bool = False, names: dict[str, str] | None = None, told: Told | None = None
     ) -> None:
         self._shown, self._told = names or {}, told
         self._prefix = place.study("") if isinstance(place, Database) else ""
         if isinstance(place, Database):
-            patient.require_driver()
-            url, options = connectable(place.url), patient.engine_options(kept=False, read_only=not writable)
+            retry.require_driver()
+            url, options = connectable(place.url), retry.engine_options(kept=False, read_only=not writable)
         else:
             url, options = f"sqlite:///{place}", {"creator": lambda: _connected(place, writable=writable)}
         super().__init__(url, engine_kwargs=options, skip_table_creation=True)
@@ -141,11 +141,11 @@ class Reader:
 
 
 @contextlib.contextmanager
-def readable(place: Place) -> Iterator[None]:
+def readable(place: Location) -> Iterator[None]:
     """Raise what goes wrong in reading a storage meanwhile as a RunFolderError, or a StorageError for a database."""
     try:
         yield
     except (SQLAlchemyError, StorageInternalError, sqlite3.Error, RuntimeError) as error:
         if isinstance(place, Database):
-            raise patient.explained(place, error) from None
+            raise retry.explained(place, error) from None
         raise RunFolderError(explanation(place, error, writing=False)) from None

@@ -124,7 +124,7 @@ def held_out_test(
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> ImageSet:
-    """Read the test images; for `nas_proxy.ranking.trust` alone. Give it the seed and the limit of `development`."""
+    """The test images, for `pipeline.ground_truth` alone. Give it the seed and the limit of `development`."""
     if source.has_test:
         return _own_part(source, "test", development.train, seed=seed, limit=limit, progress=progress)
     images, labels = source.read("train", _split_of(source, seed, limit).test, progress=progress)

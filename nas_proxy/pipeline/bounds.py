@@ -9,12 +9,12 @@ from nas_proxy.condensation.embedding import PRECISIONS
 from nas_proxy.condensation.selection import METHODS
 from nas_proxy.data import augment
 from nas_proxy.errors import nearest
-from nas_proxy.ranking import computed
-from nas_proxy.search.pareto import ACCURACY, OBJECTIVES
-from nas_proxy.search.proposals import SAMPLERS
-from nas_proxy.search.scores import SCORES
-from nas_proxy.storage.place import url_mistake
-from nas_proxy.training import ways
+from nas_proxy.ranking.scores import SCORES
+from nas_proxy.search.samplers import SAMPLERS
+from nas_proxy.signals import computed
+from nas_proxy.spaces.objectives import ACCURACY, OBJECTIVES
+from nas_proxy.storage.location import url_mistake
+from nas_proxy.training import execution
 from nas_proxy.training.pruning import PRUNERS
 from nas_proxy.training.train import SCHEDULES
 
@@ -63,8 +63,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "condense.embed": ("convnet", "space", "resnet18"),
     "proxy_training.schedule": SCHEDULES,
     "full_training.schedule": SCHEDULES,
-    "proxy_training.precision": ways.PRECISIONS,
-    "full_training.precision": ways.PRECISIONS,
+    "proxy_training.precision": execution.PRECISIONS,
+    "full_training.precision": execution.PRECISIONS,
 }
 # The values of settings that list signals.
 SIGNAL_NAMES = {"signals": computed.NAMES, "combine": computed.MEMBERS}

@@ -6,14 +6,14 @@ In: a session. Out: nothing, or a UserError that says what would work. What a se
 import math
 
 from nas_proxy.condensation.condense import Condensation
-from nas_proxy.condensation.room import check_divisible
+from nas_proxy.condensation.memory import check_divisible
 from nas_proxy.errors import ConfigError
-from nas_proxy.pipeline.config import RunConfig
 from nas_proxy.pipeline.session import Session
-from nas_proxy.ranking.estimates import LEAST
-from nas_proxy.search.pareto import ACCURACY
-from nas_proxy.search.proposals import grid
+from nas_proxy.pipeline.settings import RunConfig
+from nas_proxy.ranking.intervals import LEAST
+from nas_proxy.search.samplers import grid
 from nas_proxy.spaces.loading import space_digest
+from nas_proxy.spaces.objectives import ACCURACY
 from nas_proxy.training.pruning import WILCOXON_LEAST
 
 

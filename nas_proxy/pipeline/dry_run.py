@@ -23,18 +23,18 @@ from nas_proxy.data.images import ImageSet
 from nas_proxy.data.splits import random_subset
 from nas_proxy.errors import RunFailedError
 from nas_proxy.pipeline.checks import check
-from nas_proxy.pipeline.config import RunConfig
-from nas_proxy.pipeline.ledger import Ledger
-from nas_proxy.pipeline.records import TRAINED, Record, finished
+from nas_proxy.pipeline.ground_truth import BEST, DRAWS, SEEDS, random_set
 from nas_proxy.pipeline.run_folder import RunFolder, check_same
 from nas_proxy.pipeline.session import Session
+from nas_proxy.pipeline.settings import RunConfig
 from nas_proxy.pipeline.stages import default_folder
 from nas_proxy.progress import SILENT, Progress
-from nas_proxy.ranking.trust import BEST, DRAWS, SEEDS, random_set
 from nas_proxy.seeds import derive, torch_generator
-from nas_proxy.storage.place import existing, study_name
+from nas_proxy.storage.location import existing, study_name
+from nas_proxy.storage.records import TRAINED, Record, finished
+from nas_proxy.storage.trial_store import TrialStore
 from nas_proxy.training.jobs import Job
-from nas_proxy.training.memory import MB
+from nas_proxy.training.memory_limit import MB
 from nas_proxy.training.train import Outcome, Recipe
 
 # Architectures that are measured, and at most how many are tried for them.
@@ -305,7 +305,7 @@ def estimate_run(
     session = Session(run, progress)
     with tempfile.TemporaryDirectory() as folder:
         # Latencies, which a limit on them needs, are measured for the estimate alone.
-        session.ledger = Ledger(Path(folder) / "study.db", objectives=config.objective)
+        session.ledger = TrialStore(Path(folder) / "study.db", objectives=config.objective)
         try:
             check(session)
             return estimate(session, stages)

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
 from nas_proxy.environment import environment
-from nas_proxy.pipeline.ledger import Ledger
-from nas_proxy.pipeline.records import LATENCY, read_latency, told_latency
 from nas_proxy.spaces.latency import Latency
 from nas_proxy.spaces.space import Architecture, SearchSpace
+from nas_proxy.storage.records import LATENCY, read_latency, told_latency
+from nas_proxy.storage.trial_store import TrialStore
 from nas_proxy.training.jobs import Failure
 
 # How long one may take, from building the network on, where the run sets candidates no limit.
@@ -33,7 +33,7 @@ class Latencies:
 
     def __init__(
         self,
-        ledger: Callable[[], Ledger],
+        ledger: Callable[[], TrialStore],
         space: SearchSpace,
         timed: Callable[[Architecture], Latency | Failure],
         device: str,

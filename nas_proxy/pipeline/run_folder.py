@@ -8,7 +8,7 @@ truth.csv           a row for each fully trained architecture
 scores.csv          a row for each sampled architecture, a column for each signal
 ranking.json        how far the ranking can be trusted
 report.html         all of it, to read
-final/              a final network, see `nas_proxy.search.final`; its accuracy is not the search's
+final/              a final network, see `nas_proxy.pipeline.final`; its accuracy is not the search's
 artifacts/          what the dashboard shows beside the studies
 previews/           pictures of the images while they were learnt, where they were asked for
 """
@@ -25,8 +25,8 @@ import filelock
 
 from nas_proxy.errors import RunFolderError
 from nas_proxy.files import is_full
-from nas_proxy.pipeline.config import OF_PROPOSALS, OF_TRAININGS, RunConfig, differences, resolve, write_config
-from nas_proxy.storage.place import Database, Place, existing, place_of
+from nas_proxy.pipeline.settings import OF_PROPOSALS, OF_TRAININGS, RunConfig, differences, resolve, write_config
+from nas_proxy.storage.location import Database, Location, existing, place_of
 
 OURS = (
     "run.toml",
@@ -62,7 +62,7 @@ class RunFolder:
         return self.path / name
 
     @functools.cached_property
-    def place(self) -> Place:
+    def place(self) -> Location:
         """Where the studies are, or will be."""
         return place_of(self.path, self.config.storage)
 
@@ -202,12 +202,12 @@ def check_same(run: RunFolder) -> None:
 
 def _trained(path: Path) -> set[str]:
     """Return the phases of the candidates that the run in the folder `path` has trained."""
-    from nas_proxy.pipeline.ledger import Ledger, explained
+    from nas_proxy.storage.trial_store import TrialStore, explained
 
     place = existing(path)
     if place is None:
         return set()
-    with explained(place), contextlib.closing(Ledger(place)) as ledger:
+    with explained(place), contextlib.closing(TrialStore(place)) as ledger:
         return {r.phase for r in ledger.records("proxy")}
 
 
@@ -216,8 +216,8 @@ def forget(path: Path) -> None:
     place = existing(path)
     if not isinstance(place, Database):
         return
-    from nas_proxy.pipeline.ledger import Ledger, explained
-    from nas_proxy.pipeline.team import forget_studies
+    from nas_proxy.pipeline.coordinator import forget_studies
+    from nas_proxy.storage.trial_store import TrialStore, explained
 
-    with explained(place), contextlib.closing(Ledger(place)) as ledger:
+    with explained(place), contextlib.closing(TrialStore(place)) as ledger:
         forget_studies(ledger, place)

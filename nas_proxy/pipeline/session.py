@@ -8,17 +8,15 @@ from pathlib import Path
 
 import torch
 
-from nas_proxy.condensation.ranks import ALONE, Ranks
+from nas_proxy.condensation.distributed import ALONE, ProcessGroup
 from nas_proxy.data.images import DataShape, ImageSet
 from nas_proxy.data.sources import Source, open_source
 from nas_proxy.data.splits import Development, development
 from nas_proxy.errors import DeviceError, RunFolderError
-from nas_proxy.pipeline import attendance
+from nas_proxy.pipeline import heartbeat
+from nas_proxy.pipeline.coordinator import Coordinator
 from nas_proxy.pipeline.latencies import MINUTES, Latencies
-from nas_proxy.pipeline.ledger import Ledger, explained
-from nas_proxy.pipeline.records import LATENCY, Candidate
 from nas_proxy.pipeline.run_folder import RunFolder
-from nas_proxy.pipeline.team import Team
 from nas_proxy.progress import SILENT, Progress
 from nas_proxy.ranking.truth_table import TruthTable, known_part, load_truth_table
 from nas_proxy.search.enqueue import architectures
@@ -27,12 +25,14 @@ from nas_proxy.spaces.latency import Latency
 from nas_proxy.spaces.limits import constraints, fast_part, small_part
 from nas_proxy.spaces.loading import load_space, space_digest, try_out
 from nas_proxy.spaces.space import Architecture, SearchSpace
-from nas_proxy.storage import mounts
-from nas_proxy.storage.patient import Patience
-from nas_proxy.storage.place import Database, settled
+from nas_proxy.storage import file_systems
+from nas_proxy.storage.location import Database, settled
+from nas_proxy.storage.records import LATENCY, Candidate
+from nas_proxy.storage.retry import Retry
+from nas_proxy.storage.trial_store import TrialStore, explained
 from nas_proxy.training.jobs import Failure, Job, Timing
 from nas_proxy.training.train import Outcome, Recipe
-from nas_proxy.training.workers import Pool
+from nas_proxy.training.worker_pool import WorkerPool
 
 
 def choose_device(name: str) -> str:
@@ -52,7 +52,7 @@ def choose_device(name: str) -> str:
 class Session:
     """One command at work in one run folder; use `open_session`."""
 
-    def __init__(self, run: RunFolder, progress: Progress = SILENT, ranks: Ranks = ALONE) -> None:
+    def __init__(self, run: RunFolder, progress: Progress = SILENT, ranks: ProcessGroup = ALONE) -> None:
         self.run = run
         self.config = run.config
         self.progress = progress
@@ -150,35 +150,35 @@ class Session:
         return architectures(self.sized_space, self.config.enqueue)
 
     @functools.cached_property
-    def ledger(self) -> Ledger:
+    def ledger(self) -> TrialStore:
         """The run's studies, with what a killed run left open closed."""
         place = settled(self.run.path, self.run.place)
-        if isinstance(place, Path) and (warning := mounts.warning(place)) is not None:
+        if isinstance(place, Path) and (warning := file_systems.warning(place)) is not None:
             self.progress.say(f"Warning: {warning}.")
-        ledger = Ledger(place, Patience(self.progress.say), self.config.objective)
+        ledger = TrialStore(place, Retry(self.progress.say), self.config.objective)
         ledger.close_interrupted()
         return ledger
 
     @functools.cached_property
-    def team(self) -> Team | None:
+    def team(self) -> Coordinator | None:
         """The workers elsewhere, which a run in a database may have; None for one in a file."""
         place = self.ledger.place
-        return Team(self, place) if isinstance(place, Database) else None
+        return Coordinator(self, place) if isinstance(place, Database) else None
 
     @functools.cached_property
-    def pool(self) -> Pool:
+    def pool(self) -> WorkerPool:
         """The workers of this machine."""
         if self.config.devices:
             devices = [choose_device(name) for name in self.config.devices]
-            pool = Pool(len(devices) * (self.config.workers or 1), devices)
+            pool = WorkerPool(len(devices) * (self.config.workers or 1), devices)
         else:
             default = 1 if self.device != "cpu" else (os.cpu_count() or 1)
-            pool = Pool(self.config.workers or default)
+            pool = WorkerPool(self.config.workers or default)
         if self.holds and not isinstance(self.run.place, Database):  # which knows its workers
-            attendance.announce(self.run, self.trains_on(pool))
+            heartbeat.announce(self.run, self.trains_on(pool))
         return pool
 
-    def trains_on(self, pool: Pool) -> str:
+    def trains_on(self, pool: WorkerPool) -> str:
         """Return what the workers of this machine train on, in words."""
         return ", ".join(pool.devices) or f"{pool.count} × {self.device}"
 
@@ -288,7 +288,7 @@ class Session:
         if (team := made.get("team")) is not None:
             team.close()
         if self.holds:
-            attendance.withdraw(self.run)
+            heartbeat.withdraw(self.run)
         # Before the ledger, which may need the space on a full disk.
         for path in made.get("_written", ()):
             path.unlink(missing_ok=True)
@@ -300,12 +300,12 @@ class Session:
 
 
 @contextlib.contextmanager
-def open_session(run: RunFolder, progress: Progress = SILENT, ranks: Ranks = ALONE) -> Iterator[Session]:
+def open_session(run: RunFolder, progress: Progress = SILENT, ranks: ProcessGroup = ALONE) -> Iterator[Session]:
     """Hold the run folder and work in it."""
     with run.lock(), explained(run.place):
         session = Session(run, progress, ranks)
         session.holds = True
-        attendance.withdraw(run)  # what a killed command left
+        heartbeat.withdraw(run)  # what a killed command left
         try:
             yield session
         finally:

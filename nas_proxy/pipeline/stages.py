@@ -13,25 +13,25 @@ from typing import Any
 from nas_proxy._version import __version__
 from nas_proxy.condensation.checkpoint import remove
 from nas_proxy.condensation.condense import Condensation, Condensed, condense
+from nas_proxy.condensation.distributed import ALONE, ProcessGroup
 from nas_proxy.condensation.evaluation import NETWORKS, Evaluation, evaluate, paper_recipe
-from nas_proxy.condensation.exchange import read_set, write_folder
-from nas_proxy.condensation.ranks import ALONE, Ranks
+from nas_proxy.condensation.published_sets import read_set, write_folder
 from nas_proxy.condensation.selection import select
 from nas_proxy.data.images import ImageSet
 from nas_proxy.data.picture import write_grid, write_real
 from nas_proxy.environment import environment
 from nas_proxy.errors import RunFolderError
 from nas_proxy.pipeline.checks import check, check_sample
-from nas_proxy.pipeline.config import RunConfig, resolve
+from nas_proxy.pipeline.ground_truth import the_sample, train_controls, train_truth, truth_of
 from nas_proxy.pipeline.run_folder import RunFolder, check_same, claim
 from nas_proxy.pipeline.session import Session, open_session
+from nas_proxy.pipeline.settings import RunConfig, resolve
 from nas_proxy.progress import SILENT, Bar, Progress
 from nas_proxy.ranking.summary import compute_signals, write_ranking, write_tables
-from nas_proxy.ranking.trust import the_sample, train_controls, train_truth, truth_of
 from nas_proxy.report.page import write_report
 from nas_proxy.search.candidates import search
 from nas_proxy.spaces.loading import split_spec
-from nas_proxy.storage.place import existing
+from nas_proxy.storage.location import existing
 from nas_proxy.training.pruning import WILCOXON_LEAST
 
 
@@ -131,7 +131,7 @@ def _learns(recipe: Condensation) -> bool:
     return recipe.source is None and recipe.method == "dm"
 
 
-def assist(config: RunConfig, out: Path, ranks: Ranks) -> None:
+def assist(config: RunConfig, out: Path, ranks: ProcessGroup) -> None:
     """Take part in the condensation of a process that holds the run folder, as one of several."""
     session = Session(RunFolder(out, config), SILENT, ranks)
     check(session)
@@ -252,7 +252,7 @@ def run_all(
     overwrite: bool = False,
     progress: Progress = SILENT,
     names: Sequence[str] = tuple(STAGES),
-    ranks: Ranks = ALONE,
+    ranks: ProcessGroup = ALONE,
 ) -> RunFolder:
     """Do the stages `names` of the run `config` in the folder `out`, or in `default_folder`, and return the folder.
 

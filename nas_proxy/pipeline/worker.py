@@ -20,18 +20,18 @@ from optuna.artifacts import download_artifact, get_all_artifact_meta
 from nas_proxy._version import __version__
 from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import ConfigError, RunFolderError, StorageError, UserError
-from nas_proxy.pipeline.config import RunConfig, resolve
-from nas_proxy.pipeline.ledger import explained
+from nas_proxy.pipeline.coordinator import DONE, PROXY, RUN, job_of, keys_of, system_attrs, told_result
+from nas_proxy.pipeline.ground_truth import image_file
 from nas_proxy.pipeline.run_folder import RunFolder, open_run
 from nas_proxy.pipeline.session import Session
-from nas_proxy.pipeline.team import DONE, PROXY, RUN, job_of, keys_of, system_attrs, told_result
+from nas_proxy.pipeline.settings import RunConfig, resolve
 from nas_proxy.progress import SILENT, Progress
-from nas_proxy.ranking.trust import image_file
 from nas_proxy.spaces.loading import space_digest
 from nas_proxy.storage.artifacts import DatabaseStore
-from nas_proxy.storage.jobs import Jobs, Offer
-from nas_proxy.storage.patient import Patience, connect, open_storage
-from nas_proxy.storage.place import Database, existing, is_database, url_mistake, without_password
+from nas_proxy.storage.job_queue import Jobs, Offer
+from nas_proxy.storage.location import Database, existing, is_database, url_mistake, without_password
+from nas_proxy.storage.retry import Retry, connect, open_storage
+from nas_proxy.storage.trial_store import explained
 from nas_proxy.training.jobs import Failure
 from nas_proxy.training.train import Outcome
 
@@ -76,7 +76,7 @@ def work(place: str, name: str | None, here: Here, progress: Progress = SILENT) 
     nameless = Database(url, name or "")
     tally = Tally()
     with explained(nameless):
-        engine, patience = connect(nameless), Patience(progress.say)
+        engine, patience = connect(nameless), Retry(progress.say)
         database = open_storage(nameless, patience)
         storage = optuna.storages.get_storage(database)
         try:

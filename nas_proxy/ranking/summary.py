@@ -8,17 +8,17 @@ import pandas as pd
 
 from nas_proxy.data.images import ImageSet
 from nas_proxy.files import write_json, write_text
-from nas_proxy.pipeline.records import TRAINED, Record
+from nas_proxy.pipeline.ground_truth import DRAWS, Truth, by_draw, the_sample, truth_of
 from nas_proxy.pipeline.session import Session
-from nas_proxy.ranking.computed import NAMES, SIZES, Column, computed, mean_rank
-from nas_proxy.ranking.control import CONTROL
-from nas_proxy.ranking.signals import ELSEWHERE, REPEATABILITY, Signal, rank, ranked
-from nas_proxy.ranking.trust import DRAWS, Truth, by_draw, the_sample, truth_of
-from nas_proxy.ranking.twins import repeated
+from nas_proxy.ranking.agreement import ELSEWHERE, REPEATABILITY, Signal, rank, ranked
+from nas_proxy.ranking.baseline import CONTROL
+from nas_proxy.ranking.repeatability import repeated
+from nas_proxy.ranking.scores import best_first, column, other, pareto_front, values_of
 from nas_proxy.search.candidates import sampled
-from nas_proxy.search.scores import best_first, column, other, pareto_front, values_of
+from nas_proxy.signals.computed import NAMES, SIZES, Column, computed, mean_rank
 from nas_proxy.spaces.limits import limits_text
 from nas_proxy.spaces.loading import split_spec
+from nas_proxy.storage.records import TRAINED, Record
 
 
 def compute_signals(session: Session) -> dict[str, Column]:

@@ -33,9 +33,9 @@ from torch import nn
 
 from nas_proxy.data.images import DataShape
 from nas_proxy.errors import DataError, SpaceError, nearest
-from nas_proxy.ranking.estimates import Floats
-from nas_proxy.ranking.nats import PREFIX, read_nats
-from nas_proxy.ranking.twins import twins_of
+from nas_proxy.ranking.intervals import Floats
+from nas_proxy.ranking.nats_bench import PREFIX, read_nats
+from nas_proxy.ranking.repeatability import twins_of
 from nas_proxy.spaces.space import ENUMERABLE, Architecture, SearchSpace, Space
 
 KEYS = ("key", "arch_str", "arch", "architecture", "code")

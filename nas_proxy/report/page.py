@@ -18,12 +18,12 @@ import pandas as pd
 from markupsafe import Markup
 
 from nas_proxy.files import write_text
-from nas_proxy.ranking.control import ITSELF
-from nas_proxy.report import drawing, pareto, signal_figures, trial_figures, verdict
-from nas_proxy.report.contents import Run, read_run, seed_columns, usable
+from nas_proxy.ranking.baseline import ITSELF
+from nas_proxy.report import figure_style, pareto, signal_figures, trial_figures, verdict
 from nas_proxy.report.importance import importances
 from nas_proxy.report.pictures import shown
 from nas_proxy.report.rank_figure import ranks_against_truth
+from nas_proxy.report.run_contents import Run, read_run, seed_columns, usable
 from nas_proxy.report.verdict import MEASURES, UNDEFINED, decimal, finite, interval, label, part
 
 if TYPE_CHECKING:
@@ -84,9 +84,9 @@ def report_html(run: Run) -> str:
         environment=[(name, _plain(value)) for name, value in part(run.ranking, "environment").items()],
         config=[(name, _entries(value)) for name, value in _tables(run.config).items()],
         figures={name: json.loads(figure.to_json()) for name, figure in _figures(run).items()},
-        figure_config=drawing.CONFIG,
+        figure_config=figure_style.CONFIG,
         # The one text that is not escaped: the library's own script.
-        plotly=Markup(drawing.plotly_script()),
+        plotly=Markup(figure_style.plotly_script()),
     )
 
 

@@ -1,8 +1,8 @@
 """The Pareto front of a run for several objectives: the trials in, a table and a figure out.
 
-In: the rows of trials.csv as `nas_proxy.report.contents.read_run` gives them, and the objectives of the run. Out: the
-front, cheapest first, as `nas_proxy.search.pareto` finds it, and a Plotly figure under the rules of
-`nas_proxy.report.drawing`. Trials without a finite value of each objective are left out.
+In: the rows of trials.csv as `nas_proxy.report.run_contents.read_run` gives them, and the objectives of the run. Out:
+the front, cheapest first, as `nas_proxy.spaces.objectives` finds it, and a Plotly figure under the rules of
+`nas_proxy.report.figure_style`. Trials without a finite value of each objective are left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from nas_proxy.report.contents import usable
-from nas_proxy.report.drawing import GRID, OTHER, SEARCH, add_markers, axis_title, blank, evenly, hover_text
+from nas_proxy.report.figure_style import GRID, OTHER, SEARCH, add_markers, axis_title, blank, evenly, hover_text
+from nas_proxy.report.run_contents import usable
 from nas_proxy.report.verdict import UNDEFINED, count, finite, percent
-from nas_proxy.search.pareto import ACCURACY, METRICS, OBJECTIVES, WORDS, front
+from nas_proxy.spaces.objectives import ACCURACY, METRICS, OBJECTIVES, WORDS, front
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -1,12 +1,13 @@
 """The rank plot: where the proxy and full training put the architectures of the uniform sample.
 
-In: the frames of `nas_proxy.report.contents.read_run`. Out: a Plotly figure by the rules of `nas_proxy.report.drawing`.
+In: the frames of `nas_proxy.report.run_contents.read_run`. Out: a Plotly figure by the rules of
+`nas_proxy.report.figure_style`.
 """
 
 from typing import TYPE_CHECKING
 
-from nas_proxy.report.contents import usable
-from nas_proxy.report.drawing import FAILED, GRID, OTHER, SAMPLE, blank, hover_text
+from nas_proxy.report.figure_style import FAILED, GRID, OTHER, SAMPLE, blank, hover_text
+from nas_proxy.report.run_contents import usable
 from nas_proxy.report.verdict import percent
 from nas_proxy.report.verdict import score as text
 

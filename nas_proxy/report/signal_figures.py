@@ -1,4 +1,4 @@
-"""Figures of signals: the object of `ranking.json` in, Plotly figures out, as `nas_proxy.report.drawing` has them."""
+"""Figures of signals: the object of `ranking.json` in, Plotly figures out; see `figure_style.py`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from nas_proxy.report.drawing import COLOURS, INK, OTHER, blank, escaped, hover_text, whiskers
+from nas_proxy.report.figure_style import COLOURS, INK, OTHER, blank, escaped, hover_text, whiskers
 from nas_proxy.report.verdict import count, decimal, duration, finite, interval, label, part
 
 if TYPE_CHECKING:

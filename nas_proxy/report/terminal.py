@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from nas_proxy.ranking.control import ITSELF
+from nas_proxy.ranking.baseline import ITSELF
 from nas_proxy.report.verdict import (
     BY,
     architectures,

@@ -1,14 +1,14 @@
-"""Figures of trials: data frames in, Plotly figures out, by the rules of `nas_proxy.report.drawing`.
+"""Figures of trials: data frames in, Plotly figures out, by the rules of `nas_proxy.report.figure_style`.
 
-The frames are those of `nas_proxy.report.contents.read_run`.
+The frames are those of `nas_proxy.report.run_contents.read_run`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nas_proxy.report.contents import seed_columns, usable
-from nas_proxy.report.drawing import FAILED, OTHER, PICK, SAMPLE, SEARCH, add_markers, blank, hover_text
+from nas_proxy.report.figure_style import FAILED, OTHER, PICK, SAMPLE, SEARCH, add_markers, blank, hover_text
+from nas_proxy.report.run_contents import seed_columns, usable
 from nas_proxy.report.verdict import count, finite, percent, score
 
 if TYPE_CHECKING:

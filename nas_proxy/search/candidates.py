@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from nas_proxy.errors import ConfigError, RunFailedError, SpaceError
-from nas_proxy.pipeline.records import Candidate, Record
 from nas_proxy.pipeline.session import Session
-from nas_proxy.search.pareto import ACCURACY, directions, improves
-from nas_proxy.search.proposals import propose
-from nas_proxy.search.scores import column, shown, value_of
+from nas_proxy.ranking.scores import column, shown, value_of
+from nas_proxy.search.samplers import propose
 from nas_proxy.seeds import derive
 from nas_proxy.spaces.limits import Limited, limits_text
+from nas_proxy.spaces.objectives import ACCURACY, directions, improves
+from nas_proxy.storage.records import Candidate, Record
 from nas_proxy.training.jobs import Failure, Job
 from nas_proxy.training.pruning import Curve, Pruning
 from nas_proxy.training.train import Outcome

@@ -7,9 +7,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas_proxy.data.images import DataShape
-from nas_proxy.deadline import SECONDS, deadline
 from nas_proxy.errors import RAISED
 from nas_proxy.spaces.space import Architecture, SearchSpace
+from nas_proxy.time_limit import SECONDS, deadline
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ UNMEASURED = Size(0, 0)
 def measure(space: SearchSpace, architecture: Architecture, shape: DataShape, seconds: float = SECONDS) -> Size:
     """Build the network on the meta device, where nothing is computed, or on the CPU where that fails.
 
-    Raises what the network raises, and TimeoutError when it takes longer than `seconds`, see `nas_proxy.deadline`.
+    Raises what the network raises, and TimeoutError when it takes longer than `seconds`, see `nas_proxy.time_limit`.
     """
     with deadline(seconds):
         try:

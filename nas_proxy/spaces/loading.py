@@ -21,10 +21,10 @@ from torch import nn
 
 import search_spaces
 from nas_proxy.data.images import DataShape
-from nas_proxy.deadline import deadline
 from nas_proxy.errors import RAISED, SpaceError, nearest
 from nas_proxy.spaces.function_space import FunctionSpace
 from nas_proxy.spaces.space import Architecture, SearchSpace, Space
+from nas_proxy.time_limit import deadline
 
 # A space is refused when this many of its architectures in a row cannot be built; a single bad one is a failed trial.
 TRIED = 8

@@ -14,8 +14,8 @@ from sqlalchemy import Engine, create_engine, delete, select
 from sqlalchemy.dialects.postgresql import insert
 
 from nas_proxy.errors import StorageError
-from nas_proxy.storage.patient import Patience, engine_options
-from nas_proxy.storage.place import Database, connectable
+from nas_proxy.storage.location import Database, connectable
+from nas_proxy.storage.retry import Retry, engine_options
 from nas_proxy.storage.tables import ARTIFACTS
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class DatabaseStore:
     """Optuna's artifacts as rows of a table."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine, self._patience = engine, Patience()
+        self._engine, self._patience = engine, Retry()
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         """Return the bytes of an artifact. Raises Optuna's ArtifactNotFound."""

@@ -2,7 +2,7 @@
 
 Each kind names everything by value or by path and its result depends on nothing else, so where and in which order
 jobs are performed changes no result. Whatever a network raises becomes a `Failure` with the reason; what it does to
-the process that performs it is the affair of `nas_proxy.training.workers`.
+the process that performs it is the affair of `nas_proxy.training.worker_pool`.
 """
 
 import functools
@@ -17,9 +17,9 @@ from nas_proxy.errors import RAISED
 from nas_proxy.spaces.latency import Latency, measure_latency
 from nas_proxy.spaces.loading import load_space
 from nas_proxy.spaces.space import Architecture, SearchSpace
-from nas_proxy.training.memory import limited
+from nas_proxy.training.memory_limit import limited
 from nas_proxy.training.pruning import Pruning
-from nas_proxy.training.repeats import repeated
+from nas_proxy.training.seed_average import repeated
 from nas_proxy.training.train import Outcome, Recipe, Watch, train
 
 REASON_LENGTH = 500
@@ -52,7 +52,7 @@ class Work(Protocol[_Result_co]):
 
     @property
     def megabytes(self) -> float | None:
-        """How much memory it may need, see `nas_proxy.training.memory`; None for as much as there is."""
+        """How much memory it may need, see `nas_proxy.training.memory_limit`; None for as much as there is."""
 
     def on(self, device: str) -> Self:
         """Return the same job on another device."""

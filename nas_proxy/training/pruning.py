@@ -81,7 +81,7 @@ class Judge:
 
 def _trial(pruning: Pruning, first: int, last: int) -> optuna.Trial:
     """Return a running trial in a study that holds the history. first, last: the first and the last step."""
-    from nas_proxy.pipeline.ledger import without_announcements  # which needs the workers, which need this
+    from nas_proxy.storage.trial_store import without_announcements  # which needs the workers, which need this
 
     with without_announcements():
         pruner = _pruner(pruning.pruner, first, last)

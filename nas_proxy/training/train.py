@@ -1,7 +1,7 @@
 """The training contract: (network, data, recipe, seed) → learning curve, score and cost.
 
-There is one loop; how the arithmetic of its steps is done is a `nas_proxy.training.ways.Way`. In `PLAIN` it is the
-reference, plain PyTorch in float32, with which faster ways must agree.
+There is one loop; how the arithmetic of its steps is done is a `nas_proxy.training.execution.ExecutionMode`. In `PLAIN`
+it is the reference, plain PyTorch in float32, with which faster ways must agree.
 """
 
 import itertools
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from nas_proxy.data import augment
 from nas_proxy.data.images import ImageSet
 from nas_proxy.seeds import derive, torch_generator
-from nas_proxy.training.recorded import Recorded
-from nas_proxy.training.ways import PLAIN, Way, attempt, choose
+from nas_proxy.training.cuda_graph import CudaGraphStep
+from nas_proxy.training.execution import PLAIN, ExecutionMode, attempt, choose
 
 EVALUATION_BATCH = 500
 # Bytes of images that are augmented together, of one step at least: on a GPU launches are what it takes, on the CPU
@@ -38,7 +38,7 @@ class Recipe:
     warm_up, schedule: the rate rises linearly over the first `warm_up` of the steps; then it falls to zero along a
         "cosine", or to a tenth at half of the steps ("step", the paper's).
     augmentation: names of operations of `nas_proxy.data.augment`, one of which is drawn for each step; () for none.
-    precision: "float32", "bfloat16", or "auto" for what `nas_proxy.training.ways.choose` finds fastest.
+    precision: "float32", "bfloat16", or "auto" for what `nas_proxy.training.execution.choose` finds fastest.
     """
 
     epochs: float
@@ -87,7 +87,7 @@ class Outcome:
     seeds: the trainings with different seeds that this is the mean of; () for a single one.
     curve: (step, score so far) at some steps, where somebody watched, see `nas_proxy.training.pruning`.
     pruned_at: the step of `curve` after which it was ended as not promising; the score is then that of so far.
-    memory: the most bytes it needed, where that was measured, see `nas_proxy.training.memory`.
+    memory: the most bytes it needed, where that was measured, see `nas_proxy.training.memory_limit`.
     reason, seconds_saved: that in words, and what the rest would have taken, an estimate.
     """
 
@@ -160,7 +160,7 @@ def train(
 
 
 def train_in(
-    way: Way,
+    way: ExecutionMode,
     build: Callable[[], nn.Module],
     data: ImageSet,
     evaluation: ImageSet,
@@ -198,7 +198,12 @@ def train_in(
 
 
 def fit_in(
-    way: Way, build: Callable[[], nn.Module], data: ImageSet, recipe: Recipe, seed: int, after: "_After | None" = None
+    way: ExecutionMode,
+    build: Callable[[], nn.Module],
+    data: ImageSet,
+    recipe: Recipe,
+    seed: int,
+    after: "_After | None" = None,
 ) -> Fitted:
     """Do what `fit` does in one way, on the device where the images are.
 
@@ -216,7 +221,7 @@ _After = Callable[[nn.Module, Sequence[float]], bool]
 
 
 def _fit(
-    network: nn.Module, data: ImageSet, recipe: Recipe, seed: int, way: Way, after: _After | None
+    network: nn.Module, data: ImageSet, recipe: Recipe, seed: int, way: ExecutionMode, after: _After | None
 ) -> tuple[tuple[float, ...], int]:
     """Train in place; return the mean loss of each epoch and the image passes. Stops at a loss that is not finite."""
     draws = torch_generator(seed, "batches")
@@ -238,7 +243,7 @@ def _fit(
     return tuple(losses), steps * batch
 
 
-def _step(network: nn.Module, recipe: Recipe, way: Way, classes: int) -> Callable[..., Tensor]:
+def _step(network: nn.Module, recipe: Recipe, way: ExecutionMode, classes: int) -> Callable[..., Tensor]:
     """Return a function of augmented images, labels and a learning rate, which takes a step and returns its loss."""
     optimiser = torch.optim.SGD(
         network.parameters(),
@@ -265,7 +270,7 @@ def _step(network: nn.Module, recipe: Recipe, way: Way, classes: int) -> Callabl
         for kept in optimiser.state.values():
             yield from (value for value in kept.values() if isinstance(value, Tensor))
 
-    return Recorded(step, state) if way.recorded else step
+    return CudaGraphStep(step, state) if way.recorded else step
 
 
 def _epochs(images: int, batch: int, steps: int, epochs: float) -> list[range]:
@@ -323,7 +328,7 @@ def _check(logits: object, batch: int, classes: int) -> None:
 
 
 @torch.no_grad()
-def accuracy(network: nn.Module, evaluation: ImageSet, way: Way = PLAIN) -> float | None:
+def accuracy(network: nn.Module, evaluation: ImageSet, way: ExecutionMode = PLAIN) -> float | None:
     """Return the fraction of images classified correctly, or None when a logit is not finite."""
     network.eval()
     right = torch.zeros((), device=evaluation.labels.device, dtype=torch.int64)

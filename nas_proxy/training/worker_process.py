@@ -1,4 +1,4 @@
-"""The worker's side of `nas_proxy.training.workers`: read a job, perform it, write the answer, until the end.
+"""The worker's side of `nas_proxy.training.worker_pool`: read a job, perform it, write the answer, until the end.
 
 Started as `python -m nas_proxy.training.worker_process PARENT_PID`; not meant to be started by hand.
 """
@@ -11,9 +11,9 @@ import time
 
 import torch
 
-from nas_proxy.training import memory
+from nas_proxy.training import memory_limit as memory
 from nas_proxy.training.jobs import Work, performed
-from nas_proxy.training.workers import PREPARE, read_message, write_message
+from nas_proxy.training.worker_pool import PREPARE, read_message, write_message
 
 
 def main() -> None:

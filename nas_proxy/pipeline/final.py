@@ -1,0 +1,346 @@
+"""The final network: an architecture of the search, trained on all development images and scored once on test.
+
+In: a searched run, and which architecture: its rank in the search, or its key. Out, in a folder:
+
+    architecture.json    the architecture, what it was trained on and how, its final accuracy
+    model.safetensors    the weights               model.pt2, model.onnx    programs, see `nas_proxy.pipeline.export`
+    load.py              how each is loaded
+
+Guarantees: train and validation images are trained on, test images are scored on once, by `ground_truth.py`. The
+final accuracy comes from other images than the search's, so the two are never called by one name. The same command
+trains nothing twice and completes what is missing.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas_proxy.data.images import DataShape, ImageSet
+from nas_proxy.data.store import together
+from nas_proxy.environment import environment
+from nas_proxy.errors import ConfigError, RunFailedError, RunFolderError, SpaceError
+from nas_proxy.files import atomic_path, write_json
+from nas_proxy.pipeline import export
+from nas_proxy.pipeline.ground_truth import score_on_test
+from nas_proxy.pipeline.run_folder import RunFolder
+from nas_proxy.pipeline.session import Session, open_session
+from nas_proxy.progress import SILENT, Bar, Progress
+from nas_proxy.ranking.scores import best_first, pareto_front
+from nas_proxy.seeds import derive
+from nas_proxy.spaces.cost import measure
+from nas_proxy.spaces.loading import load_space, space_digest
+from nas_proxy.storage.records import Record
+from nas_proxy.training.train import Fitted, Recipe, fit
+
+FORMAT = "nas_proxy.final/1"
+FOLDER = "final"
+NAMES = ("architecture.json", "model.safetensors", "model.pt2", "model.onnx", "load.py")
+# What a final network depends on; where all are equal it is not trained again.
+IDENTITY = ("key", "space_digest", "data_fingerprint", "recipe", "seed")
+# Real images on which exported programs are compared with the network.
+COMPARED = 16
+
+
+@dataclass(frozen=True)
+class Final:
+    """A final network in `folder`; `told` is its `architecture.json`.
+
+    not_written: the files that could not be made, each with the reason in a sentence.
+    """
+
+    folder: Path
+    told: Mapping[str, Any]
+    not_written: Mapping[str, str]
+
+    @property
+    def accuracy(self) -> float:
+        """The final accuracy: the fraction of test images classified correctly."""
+        return float(self.told["final_accuracy"])
+
+    def network(self) -> export.Deployed:
+        """Return the trained network; see `load_final`."""
+        return load_final(self.folder)
+
+
+def told_as_text(final: Final) -> str:
+    """Return what was trained, how well it does and where it is, in three lines."""
+    told = final.told
+    images = " and ".join(f"{count:,} {name}" for name, count in told["trained_on"].items())
+    return (
+        f"{told['key']} (rank {told['rank']} of the search), trained on {images} images in {told['seconds']:.0f} s\n"
+        f"Final accuracy: {final.accuracy:.1%} of {told['test_images']:,} test images, one seed; "
+        f"the search's score was {told['search_score']:.1%} of the validation images, after training on the proxy\n"
+        f"Written: {final.folder}"
+    )
+
+
+def train_final(
+    run: RunFolder,
+    *,
+    rank: int | None = None,
+    key: str | None = None,
+    front: int | None = None,
+    recipe: Recipe | None = None,
+    out: Path | None = None,
+    overwrite: bool = False,
+    progress: Progress = SILENT,
+) -> Final:
+    """Train an architecture of a searched run on all train and validation images, score it, export it.
+
+    rank: 1 is the search's pick, the default. key: of any architecture that the search trained. front: place on the
+        Pareto front of a run with several objectives, 1 is the cheapest.
+    recipe: the run's full training if not given. out: RUN/final if not given.
+    Raises a UserError for a mistake, and RunFailedError when the training raises or diverges.
+    """
+    folder = out if out is not None else run / FOLDER
+    with open_session(run, progress) as session:
+        session.proxy_path  # noqa: B018 (checks that data and space are those of the search)
+        record, rank = _chosen(session, rank, key, front)
+        wanted = _identity(session, record, recipe or run.config.full_training)
+        told = None if overwrite else _finished(folder, wanted)
+        if told is None:
+            told = _train_and_write(session, record, rank, wanted, folder)
+        elif told["rank"] != rank:  # further search moved it
+            told = {**told, "rank": rank}
+            write_json(folder / "architecture.json", told)
+        not_written = _export(session, folder, told)
+    return Final(folder, told, not_written)
+
+
+def _chosen(session: Session, rank: int | None, key: str | None, front: int | None) -> tuple[Record, int]:
+    """Return the search's record of the wanted architecture, and its rank in the search."""
+    found = best_first(session.ledger.records("proxy"), session.config.score)
+    given = [name for name, value in (("--rank", rank), ("--key", key), ("--front", front)) if value is not None]
+    if len(given) > 1:
+        raise ConfigError([f"{given[0]} and {given[1]} both name an architecture; give one of them"])
+    if not found:
+        raise RunFolderError(f"nothing is searched yet; first run: nas-proxy search {session.run.path}")
+    if front is not None:
+        key = _on_front(session.config.objective, found, front).key
+    if key is not None:
+        place = next((place for place, r in enumerate(found, 1) if r.key == key), None)
+        if place is None:
+            raise ConfigError(
+                [
+                    f"the search trained no architecture with the key {key!r}; trials.csv lists its "
+                    f"{len(found)} keys, such as {found[0].key}"
+                ]
+            )
+        return found[place - 1], place
+    rank = 1 if rank is None else rank
+    if not 1 <= rank <= len(found):
+        raise ConfigError([f"--rank is {rank}; it must be between 1 and {len(found)}, the architectures of the search"])
+    return found[rank - 1], rank
+
+
+def _on_front(objectives: Sequence[str], found: Sequence[Record], place: int) -> Record:
+    if len(objectives) == 1:
+        raise ConfigError(
+            [f"--front is {place}, but the run has one objective, {objectives[0]}; choose with --rank or --key"]
+        )
+    front = pareto_front(found, objectives)
+    if not 1 <= place <= len(front):
+        raise ConfigError(
+            [f"--front is {place}; it must be between 1 and {len(front)}, the architectures on the Pareto front"]
+        )
+    return front[place - 1]
+
+
+def _identity(session: Session, record: Record, recipe: Recipe) -> dict[str, Any]:
+    return {
+        "key": record.key,
+        "space_digest": space_digest(session.config.space),
+        "data_fingerprint": session.data.fingerprint,
+        "recipe": json.loads(json.dumps(asdict(recipe))),
+        "seed": session.config.seed,
+    }
+
+
+def _finished(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what was told of the final network in `folder`, None where there is none. Another one is left alone."""
+    if folder.is_file():
+        raise RunFolderError(f"{folder} is a file; choose a folder with --out")
+    told = read_told(folder)
+    if told is None:
+        found = [name for name in NAMES if (folder / name).exists() and not _is_ours(folder / name)]
+        if found:
+            raise RunFolderError(
+                f"{folder} holds {found[0]}, which nas-proxy did not write; choose another folder with --out, "
+                "or replace it with --overwrite"
+            )
+        return None
+    changed = [name for name in IDENTITY if told.get(name) != wanted[name]]
+    if changed:
+        first = changed[0]
+        raise RunFolderError(
+            f"{folder} holds another final network ({first}: {_short(told.get(first))} → {_short(wanted[first])}); "
+            "choose another folder with --out, or replace it with --overwrite"
+        )
+    return told if (folder / "model.safetensors").exists() else None
+
+
+def _short(value: object) -> str:
+    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
+
+
+def _is_ours(path: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix != ".safetensors":
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (SafetensorError, OSError):
+        return False
+
+
+def read_told(folder: Path) -> dict[str, Any] | None:
+    """Return the `architecture.json` of a final network, None where there is none. Raises RunFolderError for others."""
+    path = folder / "architecture.json"
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError) as error:
+        raise RunFolderError(f"{path} cannot be read ({error}); delete it and run the same command again") from None
+    if not isinstance(told, dict) or told.get("format") != FORMAT:
+        raise RunFolderError(f"{path} was not written by nas_proxy; choose another folder with --out")
+    return told
+
+
+def _train_and_write(
+    session: Session, record: Record, rank: int, wanted: Mapping[str, Any], folder: Path
+) -> dict[str, Any]:
+    from safetensors.torch import save_model
+
+    for name in NAMES:  # so that files of different networks never stand together
+        (folder / name).unlink(missing_ok=True)
+    recipe = Recipe(**{**wanted["recipe"], "augmentation": tuple(wanted["recipe"]["augmentation"])})
+    images = joined(session.data.train, session.data.validation)
+    fitted, seconds = _fitted(session, record, images, recipe)
+    accuracy, scored = score_on_test(session, fitted)
+    if accuracy is None:
+        raise RunFailedError(f"the final training of {record.key} diverged; a lower learning rate may help")
+    size = measure(session.space, record.architecture, session.shape)
+    told = {
+        "format": FORMAT,
+        "final_accuracy": accuracy,
+        "test_images": scored,
+        **wanted,
+        "rank": rank,
+        "search_score": record.score,
+        "space": session.config.space,
+        "architecture": dict(record.architecture),
+        "params": size.params,
+        "flops": size.flops,
+        "dataset": session.config.dataset,
+        "shape": session.shape._asdict(),
+        "classes": list(images.classes),
+        "scale": images.scale.tolist(),
+        "offset": images.offset.tolist(),
+        "trained_on": {"train": len(session.data.train), "validation": len(session.data.validation)},
+        "seconds": round(seconds, 3),
+        "image_passes": fitted.image_passes,
+        "losses": [round(loss, 5) for loss in fitted.losses],
+        "environment": environment(session.device, 1),
+    }
+    fitted.network.to("cpu").eval()
+    with atomic_path(folder / "model.safetensors") as temporary:
+        save_model(fitted.network, str(temporary), metadata={"format": FORMAT})
+    write_json(folder / "architecture.json", told)
+    return told
+
+
+def joined(train: ImageSet, validation: ImageSet) -> ImageSet:
+    """Return all development images, which decode as the train images do."""
+    return replace(
+        train,
+        images=together(train.images, validation.images),
+        labels=torch.cat([train.labels, validation.labels]),
+    )
+
+
+def _fitted(session: Session, record: Record, images: ImageSet, recipe: Recipe) -> tuple[Fitted, float]:
+    start = time.perf_counter()
+    seed = derive(session.config.seed, "final", record.key)
+    with session.progress.stage("Final training", recipe.steps(len(images))) as bar:
+        build = _counted(lambda: session.space.build(record.architecture, session.shape), bar)
+        try:
+            fitted = fit(build, images, recipe, seed, session.device)
+            bar.to(recipe.steps(len(images)))
+        except Exception as error:
+            if isinstance(error, MemoryError | OSError | torch.OutOfMemoryError):
+                raise
+            reason = f"{type(error).__name__}: {error}".removesuffix(": ")
+            raise RunFailedError(f"the final training of {record.key} failed: {reason}") from error
+    return fitted, time.perf_counter() - start
+
+
+def _counted(build: Callable[[], nn.Module], bar: Bar) -> Callable[[], nn.Module]:
+    """Return `build` with a bar that moves by one for each batch that the network is trained on."""
+    steps = 0
+
+    def count(module: nn.Module, _: object) -> None:
+        nonlocal steps
+        if module.training:
+            bar.to(steps)
+            steps += 1
+
+    def built() -> nn.Module:
+        network = build()
+        network.register_forward_pre_hook(count)
+        return network
+
+    return built
+
+
+def _export(session: Session, folder: Path, told: Mapping[str, Any]) -> dict[str, str]:
+    """Write the programs and `load.py` where they are missing; return what could not be written, and why."""
+    shape = session.shape
+    not_written: dict[str, str] = {}
+    network: export.Deployed | None = None
+    for name, write in (("model.pt2", export.write_program), ("model.onnx", export.write_onnx)):
+        if (folder / name).exists():
+            continue
+        network = network or load_final(folder)
+        try:
+            write(network, _looked_at(session.data.train), folder / name)
+        except export.ExportError as error:
+            not_written[name] = str(error)
+    export.write_loader(told, shape[:3], told["classes"], folder / "load.py")
+    return not_written
+
+
+def _looked_at(images: ImageSet) -> Tensor:
+    return images.images[torch.linspace(0, len(images) - 1, COMPARED).long()]
+
+
+def load_final(folder: str | Path) -> export.Deployed:
+    """Return the final network in `folder`, in evaluation mode: uint8 images (n, c, h, w) in, logits out.
+
+    Raises RunFolderError where there is none, and SpaceError where its search space is gone or has changed.
+    """
+    from safetensors.torch import load_model
+
+    folder = Path(folder)
+    told = read_told(folder)
+    if told is None or not (folder / "model.safetensors").exists():
+        raise RunFolderError(f"{folder} holds no final network; make one with: nas-proxy final RUN")
+    shape = DataShape(**told["shape"])
+    space = load_space(told["space"], shape)
+    if space_digest(told["space"]) != told["space_digest"]:
+        raise SpaceError(
+            f"the search space {told['space']} has changed since {folder} was made; restore it, "
+            "or use model.pt2, which needs no search space"
+        )
+    with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and replaced
+        network = space.build(told["architecture"], shape)
+    load_model(network, folder / "model.safetensors")
+    return export.Deployed(network, torch.tensor(told["scale"]), torch.tensor(told["offset"])).eval()

@@ -1,0 +1,70 @@
+"""The two scores of a training on the proxy, and which of them ranks and picks the candidates.
+
+In: records of trainings, and the name of a score. Out: numbers, higher for better: the validation accuracy, or the
+negated sum of the training losses, which needs no validation images (Ru et al., NeurIPS 2021, "Speedy performance
+estimation for neural architecture search"). A training that diverged has the accuracy of chance, and by its losses
+counts as worse than any other. Guarantee: the order of the records changes no number.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from nas_proxy.spaces.objectives import front
+from nas_proxy.storage.records import Record
+from nas_proxy.training.train import Outcome
+
+SCORES = ("accuracy", "loss_sum")
+
+
+def other(score: str) -> str:
+    """Return the name of the score that is not `score`."""
+    return next(name for name in SCORES if name != score)
+
+
+def column(records: Sequence[Record], by: str) -> list[float]:
+    """Return the score of each record; NaN where there is none, as after a failure.
+
+    By losses, a diverged training gets the next number below the lowest of all others.
+    """
+    if by == "accuracy":
+        return [math.nan if r.score is None else r.score for r in records]
+    found = [-r.loss_sum if r.complete and r.loss_sum is not None else math.nan for r in records]
+    lowest = min((value for value in found if not math.isnan(value)), default=0.0)
+    below = float(np.nextafter(lowest, -math.inf))
+    return [below if r.complete and r.loss_sum is None else value for r, value in zip(records, found, strict=True)]
+
+
+def value_of(outcome: Outcome, by: str) -> float | None:
+    """Return the score of one training; None where it was pruned, or diverged and is judged by its losses."""
+    if outcome.pruned_at is not None or (outcome.diverged and by == "loss_sum"):
+        return None
+    return outcome.score if by == "accuracy" else -sum(outcome.losses)
+
+
+def shown(value: float | None, by: str) -> str:
+    """Return a score as a reader sees it: a share of the images, or a sum of losses with its minus sign."""
+    if value is None:
+        return "–"
+    return f"{value:.1%}" if by == "accuracy" else f"{value:.4g}".replace("-", "−")
+
+
+def best_first(records: Iterable[Record], by: str = "accuracy") -> list[Record]:
+    """Return the completed records, the best by the score `by` first; ties go to the other score, then to the key."""
+    complete = [r for r in records if r.complete]
+    columns = [column(complete, name) for name in (by, other(by))]
+    order = sorted(range(len(complete)), key=lambda i: (-columns[0][i], -columns[1][i], complete[i].key))
+    return [complete[i] for i in order]
+
+
+def values_of(record: Record, objectives: Sequence[str]) -> list[float]:
+    """Return a completed record's values of the objectives, in their order: the accuracy first."""
+    return [math.nan if record.score is None else record.score, *record.costs.known(objectives)]
+
+
+def pareto_front(records: Iterable[Record], objectives: Sequence[str]) -> list[Record]:
+    """Return the completed records that no other one beats in all objectives, the cheapest first."""
+    complete = best_first(records)
+    columns = zip(*(values_of(r, objectives) for r in complete), strict=True)
+    return [complete[row] for row in front(dict(zip(objectives, columns, strict=False)))] if complete else []

@@ -1,0 +1,158 @@
+"""What is known of a training before and after it: a candidate in, a record out of a trial of Optuna's.
+
+In: the trials of a study. Out: a `Record` for each finished one. Guarantees: what was interrupted counts for nothing;
+nothing here reads or writes a storage.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from nas_proxy.spaces.cost import UNMEASURED, Size
+from nas_proxy.spaces.latency import Latency
+from nas_proxy.spaces.objectives import Costs
+from nas_proxy.spaces.space import Architecture
+
+TRAINED = ("proxy", "random", "early_stop", "truth")
+# The study of what was timed, not trained: see `nas_proxy.pipeline.latencies`.
+LATENCY = "latency"
+INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An architecture to be trained.
+
+    phase: "sample" (uniform) or "search" (proposed).
+    index: its position in the sample's stream, or its number among the proposals.
+    distributions: Optuna's, of the architecture's parameters.
+    latency: how long it takes to answer, where that was measured.
+    constraints: how far it is above each limit of the run, see `nas_proxy.spaces.limits.constraints`.
+    unmeasured: why it is not worth a training: what the run needs to know of it could not be measured; None where it
+        could or need not.
+    """
+
+    key: str
+    architecture: Architecture
+    phase: str
+    index: int
+    size: Size
+    distributions: Mapping[str, BaseDistribution]
+    latency: Latency | None = None
+    constraints: tuple[float, ...] = ()
+    unmeasured: str | None = None
+
+    @property
+    def costs(self) -> Costs:
+        """What it costs when it is used."""
+        known = self.size != UNMEASURED
+        ms = None if self.latency is None else self.latency.ms
+        return Costs(self.size.params if known else None, self.size.flops if known else None, ms)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished training. `score`, `loss_sum`, … are None where it failed, `reason` where it did not.
+
+    One that was pruned has neither score nor loss sum, a reason, and `pruned_at`, the step after which it ended.
+
+    draw: which random images, or which seed of full training; 0 for other signals.
+    score: accuracy, a fraction. loss_sum: the sum of the epochs' mean training losses. Of several seeds both are
+        means, and score_std and loss_sum_std the standard deviations (n - 1).
+    curve: (step, score so far), where a pruner looked, see `nas_proxy.training.pruning`.
+    """
+
+    key: str
+    architecture: Architecture
+    phase: str
+    index: int
+    draw: int
+    params: int
+    flops: int
+    score: float | None = None
+    loss_sum: float | None = None
+    diverged: bool = False
+    seconds: float = 0.0
+    image_passes: int = 0
+    reason: str | None = None
+    score_std: float | None = None
+    loss_sum_std: float | None = None
+    curve: tuple[tuple[int, float], ...] = ()
+    pruned_at: int | None = None
+    seconds_saved: float = 0.0
+    latency: Latency | None = None
+
+    @property
+    def costs(self) -> Costs:
+        """What the architecture costs when it is used."""
+        return Costs(self.params, self.flops, None if self.latency is None else self.latency.ms)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the training ended with a score."""
+        return self.score is not None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the training ended without a score, but not because a pruner ended it."""
+        return self.score is None and self.pruned_at is None
+
+
+def finished(trials: Iterable[FrozenTrial], known: dict[int, Record] | None = None) -> list[Record]:
+    """Return the finished trainings among the trials of a study, in the order of `TrialStore.records`.
+
+    known: records by trial number that need not be made again; new ones are added.
+    """
+    known = {} if known is None else known
+    for trial in trials:
+        ended = trial.state.is_finished()
+        if ended and trial.number not in known and trial.user_attrs.get("reason") != INTERRUPTED:
+            known[trial.number] = _record(trial)
+    return sorted(known.values(), key=lambda r: (r.phase != "sample", r.index, r.draw))
+
+
+def _record(trial: FrozenTrial) -> Record:
+    told = trial.user_attrs
+    losses: list[float] = told.get("losses", [])
+    diverged = bool(told.get("diverged", False))
+    complete = trial.state == TrialState.COMPLETE  # Optuna gives a pruned trial its last value
+    return Record(
+        key=told["key"],
+        architecture=trial.params,
+        phase=told["phase"],
+        index=told["index"],
+        draw=told["draw"],
+        params=told["params"],
+        flops=told["flops"],
+        score=trial.values[0] if complete and trial.values else None,
+        loss_sum=None if diverged or not losses or not complete else sum(losses),
+        diverged=diverged,
+        seconds=told.get("seconds", 0.0),
+        image_passes=told.get("image_passes", 0),
+        reason=told.get("reason"),
+        score_std=told.get("score_std"),
+        loss_sum_std=told.get("loss_sum_std"),
+        curve=tuple(sorted(trial.intermediate_values.items())),
+        pruned_at=told.get("pruned_at"),
+        seconds_saved=told.get("seconds_saved", 0.0),
+        latency=read_latency(told),
+    )
+
+
+def told_latency(latency: Latency | None) -> dict[str, Any]:
+    """Return the attributes of a trial that tell a latency."""
+    if latency is None:
+        return {}
+    quartiles = [latency.low, latency.high]
+    return {"latency_ms": latency.ms, "latency_quartiles_ms": quartiles, "latency_repeats": latency.repeats}
+
+
+def read_latency(told: Mapping[str, Any]) -> Latency | None:
+    """Return the latency that a trial's attributes tell, None where they tell none."""
+    if "latency_ms" not in told:
+        return None
+    low, high = told["latency_quartiles_ms"]
+    return Latency(told["latency_ms"], low, high, told["latency_repeats"])

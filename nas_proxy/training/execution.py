@@ -1,0 +1,103 @@
+"""How the arithmetic of a training is done: in which precision, which memory format, whose layers, how many launches.
+
+`PLAIN` is PyTorch as it comes, in float32; it is the reference, and what every network is trained in when it does
+not take anything else. On a GPU a step is recorded as a CUDA graph (`nas_proxy.training.cuda_graph`). On a device with
+units for bfloat16, images of 16×16 pixels and more are trained in bfloat16 (weights, sums and losses stay in float32)
+and channels last: two to three times as fast on a CPU, the same to rounding. Below that a step is all overhead and
+nothing is gained. The choice depends on the recipe, the size of the images and the kind of device alone, so the same
+seed gives the same result there.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from nas_proxy.condensation.embedding import has_bfloat16
+from nas_proxy.data.images import DataShape
+from nas_proxy.training.channels_last import ChannelsLast
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+# Pixels of an image below which a step's time is calls rather than arithmetic.
+SMALL_IMAGE = 16 * 16
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class ExecutionMode:
+    """How steps are computed.
+
+    precision: of convolutions, products and maps. channels_last: of maps and weights; see
+    `nas_proxy.training.channels_last`. recorded: whether steps are recorded and replayed.
+    """
+
+    precision: torch.dtype = torch.float32
+    channels_last: bool = False
+    recorded: bool = False
+
+    def placed(self, network: nn.Module) -> nn.Module:
+        """Return the network with its weights in this way's memory format."""
+        return network.to(memory_format=torch.channels_last) if self.channels_last else network
+
+    def logits(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Return the network's output for images (n, c, h, w); floating-point ones in float32."""
+        with self._context(images.device):
+            if self.channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+            output: Tensor = network(images)
+        return output.float() if isinstance(output, Tensor) and output.dtype == torch.bfloat16 else output
+
+    @contextlib.contextmanager
+    def _context(self, device: torch.device) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            if self.precision != torch.float32:
+                stack.enter_context(torch.autocast(device.type, dtype=self.precision))
+            if self.channels_last and device.type == "cpu":
+                stack.enter_context(ChannelsLast())
+            yield
+
+
+PLAIN = ExecutionMode()
+
+
+def choose(precision: str, shape: DataShape, device: torch.device) -> ExecutionMode:
+    """Return the fastest way for images of `shape` on a device.
+
+    precision: "auto" for bfloat16 where the device has units for it and the images are not small; or the type itself.
+    """
+    small, recorded = shape.height * shape.width < SMALL_IMAGE, device.type == "cuda"
+    if precision == "auto":
+        precision = "bfloat16" if has_bfloat16(device) and not small else "float32"
+    if precision == "bfloat16":
+        return ExecutionMode(torch.bfloat16, channels_last=not small, recorded=recorded)
+    return ExecutionMode(channels_last=not small, recorded=recorded)
+
+
+def attempt(work: Callable[[ExecutionMode], _Result], way: ExecutionMode) -> tuple[_Result, str]:
+    """Return what `work` returns in `way`, and "".
+
+    Where that raises, `work` is done without recording, then in the plain way, and what went wrong comes with its
+    result. A network that is at fault itself raises there again. Lack of memory is raised at once, and so is an
+    error of the GPU, after which nothing works there.
+    """
+    reason, tried = "", way
+    for simpler in dict.fromkeys((way, replace(way, recorded=False), PLAIN)):
+        try:
+            return work(simpler), reason and _told(tried, reason)
+        except (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError):
+            raise
+        except Exception as error:
+            if simpler == PLAIN:
+                raise
+            reason, tried = (str(error).strip() or type(error).__name__).splitlines()[0], simpler
+    raise AssertionError("the plain way returns or raises")
+
+
+def _told(way: ExecutionMode, reason: str) -> str:
+    if way.recorded:
+        return f"the steps of a network cannot be recorded as a CUDA graph ({reason}); it is trained more slowly"
+    name = str(way.precision).removeprefix("torch.")
+    return f"a network cannot be trained in {name} here ({reason}); it is trained plainly, more slowly"

@@ -1,0 +1,262 @@
+"""Many jobs at once: a pool of processes, one thread each, that share nothing but files.
+
+In: jobs of any kind, see `nas_proxy.training.jobs`. Out: their results, or a `Failure` for one that takes its process
+down, or more time or memory than it may. One worker is a process of its own too: a network may end it.
+
+The processes are started with the interpreter's own command line rather than `multiprocessing`: a script that
+uses nas_proxy then needs no `if __name__ == "__main__"`. They end by themselves when this process dies.
+"""
+
+import contextlib
+import functools
+import os
+import pickle
+import queue
+import signal
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import IO, Any, Self, TypeVar, cast
+
+from nas_proxy.training.jobs import Failure, Result, Work, too_much
+from nas_proxy.training.memory_limit import TOO_MUCH
+
+KILLED = "the worker process was killed twice; the machine was probably out of memory"
+# What a worker is told before its first job with a limit on memory.
+PREPARE = "prepare"
+_Tag = TypeVar("_Tag")
+
+
+class WorkerPool:
+    """`count` workers; use it as a context manager.
+
+    `run` yields (tag, result) in the order of completion. A worker that dies is replaced, and its job fails, at
+    once or, where it was killed, when that happens again; so does one that takes longer or more memory than it may.
+
+    devices: the n-th worker trains on the n-th of them, over and over; () for where the job says.
+    """
+
+    def __init__(self, count: int, devices: Sequence[str] = ()) -> None:
+        self.count = count
+        self.devices = tuple(devices)
+        self._workers: list[_Worker] = []
+        self._idle: list[_Worker] = []
+        self._done: queue.SimpleQueue[tuple[_Worker, Any, Any]] = queue.SimpleQueue()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers."""
+        for worker in self._workers:
+            worker.end()
+
+    def run(self, jobs: Iterable[tuple[_Tag, Work[Result]]]) -> Iterator[tuple[_Tag, Result | Failure]]:
+        """Perform the jobs, taking the next from `jobs` only when a worker is free."""
+        waiting = iter(jobs)
+        while True:
+            while self.free and (following := next(waiting, None)) is not None:
+                self.submit(*following)
+            if self.free == self.count:
+                return
+            yield from self.results()
+
+    @property
+    def free(self) -> int:
+        """How many workers have nothing to do."""
+        return self.count - len(self._workers) + len(self._idle)
+
+    def run_apart(self, job: Work[Result]) -> Result | Failure:
+        """Perform one job in a process on the first device, while no other worker does anything."""
+        while self.free < self.count:  # what is done only now is wanted no more
+            list(self.results())
+        if not self._workers:
+            self._hire()
+        self._idle.sort(key=self._workers.index, reverse=True)
+        self.submit(None, job)
+        ((_, result),) = self.results()
+        return cast("Result | Failure", result)
+
+    def submit(self, tag: object, job: Work[Any]) -> None:
+        """Let a free worker, a process of its own, begin a job; `results` tells when it is done."""
+        if not self._idle:
+            self._hire()
+        worker = self._idle.pop()
+        worker.start(job, functools.partial(_put, self._done, worker, tag))
+
+    def _hire(self) -> None:
+        devices = self.devices or (None,)
+        self._idle.append(_Worker(devices[len(self._workers) % len(devices)]))
+        self._workers.append(self._idle[-1])
+
+    def results(self, timeout: float | None = None) -> Iterator[tuple[Any, Any]]:
+        """Yield what has been submitted and is done: at least one, unless none is within `timeout` seconds."""
+        with contextlib.suppress(queue.Empty):
+            worker, tag, result = self._done.get(timeout=timeout)
+            self._idle.append(worker)
+            yield tag, result
+
+
+def _put(done: "queue.SimpleQueue[tuple[_Worker, Any, Any]]", worker: "_Worker", tag: object, result: object) -> None:
+    done.put((worker, tag, result))
+
+
+class _Worker:
+    """A process that performs one job at a time, and the thread that waits for its answer.
+
+    device: where it trains; None for where each job says.
+    """
+
+    def __init__(self, device: str | None = None) -> None:
+        self._device = device
+        self._ended = False
+        self._ready = False
+        self._served = 0  # jobs since the process began
+        self._process = self._launch()
+
+    @staticmethod
+    def _launch() -> "subprocess.Popen[bytes]":
+        single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        return subprocess.Popen(
+            [sys.executable, "-m", "nas_proxy.training.worker_process", str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **single},
+            # An interrupt typed in the terminal is for the coordinating process, which then stops the workers.
+            start_new_session=True,
+        )
+
+    def start(self, job: Work[Result], done: Callable[[Result | Failure], None]) -> None:
+        """Send the job; `done` is called on another thread."""
+
+        def work() -> None:
+            try:
+                result = self._answer(job)
+            except Exception as error:  # noqa: BLE001 (else nobody would hear of the job again)
+                result = Failure(f"{type(error).__name__}: {error}")
+                self._relaunch()
+            done(result)
+
+        threading.Thread(target=work, daemon=True).start()
+
+    def _answer(self, job: Work[Result]) -> Result | Failure:
+        if self._device is not None:
+            job = job.on(self._device)
+        return self._attempt(job, last=False) or self._attempt(job, last=True) or Failure(KILLED)
+
+    def _attempt(self, job: Work[Result], *, last: bool) -> Result | Failure | None:
+        """Return what became of a job; None where the process was killed and this was not the last attempt."""
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        late = threading.Event()
+        try:
+            if not self._ready:
+                read_message(process.stdout)  # what a process loads before its first job is not the job's time
+                self._ready = True
+            if job.megabytes is not None and self._served == 0:  # nor is what shows how much memory it has before
+                write_message(process.stdin, PREPARE)
+                read_message(process.stdout)
+            with _ended_after(job.minutes, process, late):
+                write_message(process.stdin, job)
+                answer = read_message(process.stdout)
+        except (EOFError, OSError):
+            answer = None
+        if answer is None or late.is_set():  # both, where the answer comes at the last moment
+            code, fresh = process.wait(), self._served == 0
+            failure = self._replaced(job, _too_long(job) if late.is_set() else None)
+            # A kill may have nothing to do with the job, and what earlier jobs left behind may be what was too much.
+            again = code == -signal.SIGKILL or (code == TOO_MUCH and not fresh)
+            return None if again and not (last or late.is_set() or self._ended) else failure
+        self._served += 1
+        if isinstance(answer, Failure) and answer.spoilt:
+            self._relaunch()
+        return cast("Result | Failure", answer)
+
+    def _replaced(self, job: Work[Any], reason: str | None) -> Failure:
+        """Start another process for one that is gone, and return why it went."""
+        code = self._process.wait()
+        if self._ended:
+            return Failure("the worker process was stopped")
+        self._relaunch()
+        if code == TOO_MUCH and reason is None:
+            return Failure(too_much(job))
+        return Failure(reason or _cause_of_death(code))
+
+    def _relaunch(self) -> None:
+        self.stop()
+        if not self._ended:
+            self._ready, self._served, self._process = False, 0, self._launch()
+
+    def end(self) -> None:
+        """Stop the process for good: its death is then no reason to start another."""
+        self._ended = True
+        self.stop()
+
+    def stop(self) -> None:
+        """End the process at once and free its pipes."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+
+@contextlib.contextmanager
+def _ended_after(minutes: float | None, process: "subprocess.Popen[bytes]", late: threading.Event) -> Iterator[None]:
+    """Kill the process and set `late` when this context lasts longer than `minutes`."""
+    if minutes is None:
+        yield
+        return
+    deciding, over = threading.Lock(), threading.Event()
+
+    def end() -> None:
+        with deciding:
+            if not over.is_set():
+                late.set()
+                process.kill()
+
+    timer = threading.Timer(60 * minutes, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        with deciding:  # an answer and the end of its time may come at once
+            over.set()
+
+
+def _too_long(job: Work[Any]) -> str:
+    return f"took longer than {job.minutes:.3g} minute{'' if job.minutes == 1 else 's'}"
+
+
+def _cause_of_death(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return KILLED
+    return f"the worker process died with {'signal' if code < 0 else 'exit code'} {abs(code)}"
+
+
+def write_message(stream: IO[bytes], message: object) -> None:
+    """Write one length-prefixed pickle. Both ends are this program, so unpickling is safe."""
+    data = pickle.dumps(message)
+    stream.write(struct.pack("<Q", len(data)) + data)
+    stream.flush()
+
+
+def read_message(stream: IO[bytes]) -> object:
+    """Read what `write_message` wrote. Raises EOFError when the other end is gone."""
+    header = stream.read(8)
+    if len(header) < 8:
+        raise EOFError
+    data = stream.read(struct.unpack("<Q", header)[0])
+    return pickle.loads(data)

@@ -1,0 +1,91 @@
+"""The ledger: what it opens and closes is one file, read the same whenever it is read."""
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+from optuna.distributions import CategoricalDistribution
+
+from nas_proxy.spaces.cost import Size
+from nas_proxy.storage.records import Candidate
+from nas_proxy.storage.trial_store import TrialStore
+from nas_proxy.training.jobs import Failure
+from nas_proxy.training.train import Outcome
+
+
+def candidate(index: int) -> Candidate:
+    distributions = {"width": CategoricalDistribution(tuple(range(10)))}
+    return Candidate(f"width={index}", {"width": index}, "sample", index, Size(10, 20), distributions)
+
+
+def outcome(score: float) -> Outcome:
+    return Outcome(score=score, losses=(2.0, 1.0), diverged=False, seconds=1.5, image_passes=100)
+
+
+def test_trials_are_numbered_and_recorded_as_they_end(tmp_path):
+    ledger = TrialStore(tmp_path / "study.db")
+    numbers = [ledger.begin("proxy", candidate(index), 0) for index in range(3)]
+    assert numbers == [0, 1, 2]
+    ledger.finish("proxy", 1, outcome(0.25))
+    assert [(r.key, r.score, r.loss_sum) for r in ledger.records("proxy")] == [("width=1", 0.25, 3.0)]
+    ledger.finish("proxy", 0, Failure("too wide"))
+    before = ledger.records("proxy")
+    assert [(r.key, r.score, r.reason) for r in before] == [("width=0", None, "too wide"), ("width=1", 0.25, None)]
+    ledger.close_interrupted()  # the third, whose training was cut off, counts for nothing
+    assert ledger.records("proxy") == before
+    again = TrialStore(tmp_path / "study.db")
+    assert again.records("proxy") == before
+    assert again.begin("proxy", candidate(3), 0) == 3
+
+
+def test_what_is_closed_is_one_file_that_can_be_read_without_writing(tmp_path):
+    path = tmp_path / "study.db"
+    ledger = TrialStore(path)
+    ledger.finish("proxy", ledger.begin("proxy", candidate(0), 0), outcome(0.5))
+    ledger.close()
+    assert [p.name for p in tmp_path.iterdir()] == ["study.db"]
+    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
+    assert connection.execute("SELECT value FROM trial_values").fetchall() == [(0.5,)]
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    connection.close()
+
+
+def test_a_reader_is_no_reason_to_fail(tmp_path):
+    path = tmp_path / "study.db"
+    ledger = TrialStore(path)
+    reader = sqlite3.connect(path)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM studies").fetchone()
+    ledger.finish("proxy", ledger.begin("proxy", candidate(0), 0), outcome(0.5))
+    ledger.close()
+    reader.close()
+    assert [r.score for r in TrialStore(path).records("proxy")] == [0.5]
+
+
+HALF_WAY = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, str(Path(sys.argv[2])))
+from nas_proxy.storage.trial_store import TrialStore
+from test_ledger import candidate, outcome
+ledger = TrialStore(Path(sys.argv[1]))
+ledger.finish("proxy", ledger.begin("proxy", candidate(0), 0), outcome(0.5))
+ledger.begin("proxy", candidate(1), 0)
+print("begun", flush=True)
+time.sleep(600)
+"""
+
+
+def test_what_was_recorded_before_a_kill_is_there(tmp_path):
+    path = tmp_path / "study.db"
+    command = [sys.executable, "-c", HALF_WAY, str(path), str(Path(__file__).parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "begun\n"
+        process.kill()
+    ledger = TrialStore(path)
+    ledger.close_interrupted()
+    assert [(r.key, r.score) for r in ledger.records("proxy")] == [("width=0", 0.5)]
+    assert ledger.begin("proxy", candidate(1), 0) == 2
+    ledger.close()
+    assert [p.name for p in tmp_path.iterdir()] == ["study.db"]
