@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from nas_proxy.condensation.selection import select
     from nas_proxy.data.images import DataShape, ImageSet, join
     from nas_proxy.data.splits import Development, load_data
+    from nas_proxy.pipeline.api import FinishedRun, run
     from nas_proxy.pipeline.final import Final, load_final, train_final
     from nas_proxy.pipeline.objective import ProxyObjective
     from nas_proxy.pipeline.settings import RunConfig
-    from nas_proxy.pipeline.stages import FinishedRun, run
     from nas_proxy.spaces.convnet import ConvNet
     from nas_proxy.spaces.loading import load_space
     from nas_proxy.spaces.space import NOTHING, All, Architecture, Branch, Choice, SearchSpace, Space, repeat
@@ -43,7 +43,7 @@ else:
         "data.images": ("DataShape", "ImageSet", "join"),
         "data.splits": ("Development", "load_data"),
         "pipeline.settings": ("RunConfig",),
-        "pipeline.stages": ("FinishedRun", "run"),
+        "pipeline.api": ("FinishedRun", "run"),
         "pipeline.final": ("Final", "load_final", "train_final"),
         "pipeline.objective": ("ProxyObjective",),
         "spaces.convnet": ("ConvNet",),

@@ -10,7 +10,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 
-from nas_proxy.compare.sets import Made
+from nas_proxy.condensation.proxy_set import ProxySet
 from nas_proxy.storage.records import Record
 
 
@@ -41,7 +41,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Plan:
+class EqualCostPlan:
     """What random images train on at the whole cost of `target`: so many a class, for so many image passes.
 
     factor: times the cost of a training on `random`. candidates: share the making of the target's set.
@@ -77,7 +77,7 @@ def seconds_a_pass(records: Sequence[Record]) -> float:
     return sum(r.seconds for r in done) / sum(r.image_passes for r in done) if done else math.nan
 
 
-def cost_of(records: Sequence[Record], keys: Collection[str], draws: int, sets: Sequence[Made]) -> Cost:
+def cost_of(records: Sequence[Record], keys: Collection[str], draws: int, sets: Sequence[ProxySet]) -> Cost:
     """Return the mean cost of a draw; `keys` are the architectures that count."""
     used = [r for r in records if r.key in keys and r.draw < draws]
     return Cost(
@@ -98,14 +98,14 @@ def together(costs: Sequence[Cost]) -> Cost:
 def plan_total(
     target: str,
     trained: Sequence[Record],
-    sets: Sequence[Made],
+    sets: Sequence[ProxySet],
     random: Sequence[Record],
     *,
     candidates: int,
     per_class: int,
     passes: int,
     most: int,
-) -> Plan:
+) -> EqualCostPlan:
     """Return what random images train on at the cost of `target`.
 
     trained, sets: the target's. random: trainings on `per_class` random images; both are of `passes` image passes, so
@@ -115,7 +115,7 @@ def plan_total(
     making = sum(made.seconds for made in sets) / len(sets)
     speed = seconds_a_pass([*trained, *random])
     factor = 1.0 + (making / candidates / (passes * speed) if speed > 0 else 0.0)
-    return Plan(
+    return EqualCostPlan(
         target, candidates, factor, min(most, max(per_class, round(per_class * factor))), round(passes * factor)
     )
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from nas_proxy.errors import nearest
-from nas_proxy.signals.names import EARLY_STOP, LOSS_SUM, PROXY, RANDOM, TOTAL, ZERO_COST
+from nas_proxy.ranking.names import EARLY_STOP, LOSS_SUM, PROXY, RANDOM, TOTAL, ZERO_COST
 
 if TYPE_CHECKING:
     from nas_proxy.condensation.recipe import Condensation

@@ -1,6 +1,6 @@
 """The latencies of a run: each architecture is timed once, and what was measured is kept beside the trainings.
 
-In: the run's ledger, space and device. Out: milliseconds, or why there are none. Guarantees: what the ledger holds, a
+In: the run's trial store, space and device. Out: milliseconds, or why there are none. Guarantees: what is stored, a
 failure too, is never measured again, so a run that goes on, or a ranking made anew, sees the numbers that it has seen.
 They are measured one by one, before the trainings of a round begin, so that no worker of the run is busy meanwhile,
 and in a worker process, so that a network that hangs, crashes or fills the memory costs no more than itself.
@@ -27,20 +27,19 @@ MINUTES = 1.0
 class Latencies:
     """Times the architectures of `space` on `device`, `batch` images at once.
 
-    ledger: gives the ledger when the first one is needed. timed: measures one, wherever that is best done.
-    limit: the most milliseconds that are allowed, None for any.
+    timed: measures one, wherever that is best done. limit: the most milliseconds that are allowed, None for any.
     """
 
     def __init__(
         self,
-        ledger: Callable[[], TrialStore],
+        store: TrialStore,
         space: SearchSpace,
         timed: Callable[[Architecture], Latency | Failure],
         device: str,
         batch: int = 1,
         limit: float | None = None,
     ) -> None:
-        self._ledger = ledger
+        self._store = store
         self._space = space
         self._timed = timed
         self._device = device
@@ -68,9 +67,8 @@ class Latencies:
 
     @functools.cached_property
     def _known(self) -> dict[str, Latency | Failure]:
-        ledger = self._ledger()
-        ledger.bind(LATENCY, "device of the latencies", self._device.partition(":")[0])
-        trials = ledger.study(LATENCY).get_trials(deepcopy=False)
+        self._store.bind(LATENCY, "device of the latencies", self._device.partition(":")[0])
+        trials = self._store.study(LATENCY).get_trials(deepcopy=False)
         return {
             trial.user_attrs["key"]: read_latency(trial.user_attrs) or Failure(trial.user_attrs.get("reason", ""))
             for trial in trials
@@ -78,7 +76,7 @@ class Latencies:
 
     def _measured(self, key: str, architecture: Architecture) -> Latency | Failure:
         found = self._timed(architecture)
-        self._ledger().study(LATENCY).add_trial(self._trial(key, architecture, found))
+        self._store.study(LATENCY).add_trial(self._trial(key, architecture, found))
         return found
 
     def _trial(self, key: str, architecture: Architecture, found: Latency | Failure) -> FrozenTrial:
