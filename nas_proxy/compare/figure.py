@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nas_proxy.compare.contenders import LOSS_SUM
 from nas_proxy.compare.text import REPEATABILITY, named
+from nas_proxy.ranking.names import LOSS_SUM
 from nas_proxy.report.figure_style import COLOURS, OTHER, blank, escaped, hover_text, whiskers
 from nas_proxy.report.verdict import count, duration, finite, interval, part
 
