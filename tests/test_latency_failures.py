@@ -13,6 +13,7 @@ from conftest import blobs
 from nas_proxy.dashboard.status import Watcher
 from nas_proxy.pipeline import work
 from nas_proxy.pipeline.problem import open_problem
+from nas_proxy.pipeline.run_folder import RunFolder
 from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_all
 from nas_proxy.spaces.latency import Latency
