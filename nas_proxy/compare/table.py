@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import pandas as pd
 
+from nas_proxy.compare.asked import Comparison
 from nas_proxy.compare.contenders import (
     EARLY_STOP,
     LOSS_SUM,
@@ -22,7 +23,6 @@ from nas_proxy.compare.contenders import (
     rows_of,
     total_of,
 )
-from nas_proxy.compare.settings import Comparison
 from nas_proxy.compare.work import Work, passes_of
 from nas_proxy.errors import UserError
 from nas_proxy.pipeline.ground_truth import by_draw

@@ -9,9 +9,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
+from nas_proxy.compare.asked import Comparison
 from nas_proxy.compare.contenders import RANDOM, draws_of, is_made, is_set, is_total, is_trained, target_of
 from nas_proxy.compare.sets import Made, embedded, made_set, more_random
-from nas_proxy.compare.settings import Comparison
 from nas_proxy.errors import ConfigError
 from nas_proxy.files import write_json
 from nas_proxy.pipeline.ground_truth import SEEDS, Truth, by_draw, train_draws, train_fully

@@ -1,6 +1,7 @@
 """What is found wrong with a run before the long work: data, space and settings that do not go together.
 
-In: a session. Out: nothing, or a UserError that says what would work. What a setting may be is in `bounds.py`.
+In: a session. Out: nothing, or a UserError that says what would work. What a setting may be stands at its field in
+`nas_proxy.pipeline.settings`.
 """
 
 import math

@@ -26,8 +26,7 @@ from nas_proxy.pipeline.checks import check
 from nas_proxy.pipeline.ground_truth import BEST, DRAWS, SEEDS, random_set
 from nas_proxy.pipeline.run_folder import RunFolder, check_same
 from nas_proxy.pipeline.session import Session
-from nas_proxy.pipeline.settings import RunConfig
-from nas_proxy.pipeline.stages import default_folder
+from nas_proxy.pipeline.settings import RunConfig, default_folder
 from nas_proxy.progress import SILENT, Progress
 from nas_proxy.seeds import derive, torch_generator
 from nas_proxy.storage.location import existing, study_name

@@ -3,7 +3,6 @@
 import itertools
 import json
 import platform
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -25,12 +24,11 @@ from nas_proxy.pipeline.checks import check, check_sample
 from nas_proxy.pipeline.ground_truth import the_sample, train_controls, train_truth, truth_of
 from nas_proxy.pipeline.run_folder import RunFolder, check_same, claim
 from nas_proxy.pipeline.session import Session, open_session
-from nas_proxy.pipeline.settings import RunConfig, resolve
+from nas_proxy.pipeline.settings import RunConfig, default_folder, resolve
 from nas_proxy.progress import SILENT, Bar, Progress
 from nas_proxy.ranking.summary import compute_signals, write_ranking, write_tables
 from nas_proxy.report.page import write_report
 from nas_proxy.search.candidates import search
-from nas_proxy.spaces.loading import split_spec
 from nas_proxy.storage.location import existing
 from nas_proxy.training.pruning import WILCOXON_LEAST
 
@@ -309,13 +307,6 @@ def run(
     resolved = resolve(given, None if config is None else Path(config))
     out = None if out is None else Path(out)
     return FinishedRun(run_all(resolved, out, overwrite=overwrite, progress=progress))
-
-
-def default_folder(config: RunConfig) -> Path:
-    """Return runs/<dataset>-<space>, with the space's parameters where it has some."""
-    space, parameters = split_spec(config.space)
-    names = [Path(name).stem or "data" for name in (config.dataset.split(":", 1)[-1], space)]
-    return Path("runs") / "-".join([*names, *filter(None, [re.sub(r"[^\w.,=]", "_", parameters)])])
 
 
 def _torch_version() -> dict[str, str]:
