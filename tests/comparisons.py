@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from conftest import blobs, write_space
-from nas_proxy.cli.options import option_names
+from nas_proxy.cli.options import OF_COMPARISONS, option_names
 from nas_proxy.pipeline import judgement
 from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_all
@@ -35,9 +35,9 @@ class Bench:
 
     def settings(self, table=False, sample=5, **more):
         given = {"dataset": f"npz:{self.folder / 'blobs.npz'}", "space": str(self.space), "device": "cpu", "workers": 1}
+        given |= {"truth": sample, "compare": {"signals": SIGNALS, "draws": 2, "passes": 24, **more}}
         given |= {"truth_table": str(self.table)} if table else {}
-        compare = {"signals": SIGNALS, "draws": 2, "passes": 24, **more}
-        return resolve(given | RECIPE | {"truth": sample, "trials": sample, "compare": compare}, options=option_names())
+        return resolve(given | RECIPE, options=option_names(OF_COMPARISONS))
 
     def compare(self, out, **more):
         """Return the folder and the object of its `ranking.json`."""

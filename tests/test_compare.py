@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import optuna
@@ -247,10 +248,10 @@ def test_packed_images_have_packed_controls(bench):
 
 
 def test_a_folder_holds_one_thing(finished, bench, tmp_path):
-    with pytest.raises(RunFolderError, match=r"holds another comparison \(passes: 24 → 48\)"):
+    with pytest.raises(RunFolderError, match=r"holds another comparison \(compare.passes: 24 → 48\)"):
         bench.compare("finished", passes=48)
     settings = dataclasses.replace(bench.settings(), compare=None)
-    with pytest.raises(RunFolderError, match=r"holds study.db but no run.toml"):
+    with pytest.raises(RunFolderError, match=r"holds a comparison \(it has a compare.toml\); choose another folder"):
         prepare_run(finished[0], settings)
     prepare_run(tmp_path, settings)
     (tmp_path / "study.db").write_text("a run's")
