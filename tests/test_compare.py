@@ -21,7 +21,7 @@ from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import RunFolderError
 from nas_proxy.pipeline.run_folder import prepare_run
 from nas_proxy.storage.trial_store import TrialStore
-from nas_proxy.training.worker_pool import WorkerPool
+from nas_proxy.training.worker_pool import ProcessExecutor
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -126,7 +126,7 @@ def test_nothing_is_done_twice(finished, bench, monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("there was nothing to do")
 
-    monkeypatch.setattr(WorkerPool, "run", lambda self, jobs: (refuse() for _ in jobs))
+    monkeypatch.setattr(ProcessExecutor, "run", lambda self, jobs: (refuse() for _ in jobs))
     monkeypatch.setattr(work, "computed", refuse)
     monkeypatch.setattr("nas_proxy.compare.sets.condense", refuse)
     before = {name: (folder / name).read_bytes() for name in ("scores.csv", "table.csv", "table.md")}

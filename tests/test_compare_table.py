@@ -16,7 +16,7 @@ from nas_proxy.compare.figure import Point, correlation_by_cost, pareto
 from nas_proxy.compare.page import comparison_html
 from nas_proxy.compare.sets import Made, forward_passes
 from nas_proxy.compare.text import markdown, table_csv
-from nas_proxy.condensation.condense import Condensation
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.ranking.agreement import Signal, rank
 from nas_proxy.ranking.baseline import beats
 from nas_proxy.ranking.intervals import Interval, partial_spearman

@@ -18,7 +18,7 @@ from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_all
 from nas_proxy.spaces.latency import Latency
 from nas_proxy.training.jobs import Failure, Timing
-from nas_proxy.training.worker_pool import KILLED, WorkerPool
+from nas_proxy.training.worker_pool import KILLED, ProcessExecutor
 
 SPACE = """
 import os
@@ -128,7 +128,7 @@ def test_what_cannot_be_timed_costs_no_more_than_itself(settings, tmp_path, monk
 def test_a_latency_has_the_limits_of_a_candidate(settings, tmp_path, monkeypatch, limits, wanted):
     write_space(tmp_path / "untimed.py")
     jobs = []
-    monkeypatch.setattr(WorkerPool, "run_apart", lambda self, job: jobs.append(job) or Failure("not now"))
+    monkeypatch.setattr(ProcessExecutor, "run_apart", lambda self, job: jobs.append(job) or Failure("not now"))
     config = resolve({**settings, **limits, "objective": ("accuracy", "latency"), "latency_batch": 3})
     Session(RunFolder(tmp_path / "run", config)).timed({"does": "fine", "width": 1})
     assert [(job.minutes, job.megabytes, job.batch, job.device) for job in jobs] == [(*wanted, 3, "cpu")]
@@ -145,7 +145,7 @@ def test_a_pool_times_on_its_first_device_while_nothing_else_is_at_work(settings
     write_space(tmp_path / "untimed.py", "sleeps", "takes")
     fine = Timing(settings["space"], {"does": "fine", "width": 10}, blobs().shape, "cuda:9", 1, 0.25)
     late = replace(fine, architecture={"does": "sleeps", "width": 10})
-    with WorkerPool(2, ("cpu", "cuda:7")) as pool:
+    with ProcessExecutor(2, ("cpu", "cuda:7")) as pool:
         pool.submit("first", fine)
         pool.submit("second", fine)
         assert isinstance(pool.run_apart(fine), Latency)

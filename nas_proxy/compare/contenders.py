@@ -13,7 +13,7 @@ A trained signal scores by validation accuracy, as `dm`, and by minus the sum of
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from nas_proxy.condensation.condense import Condensation
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.condensation.selection import METHODS
 from nas_proxy.errors import nearest
 from nas_proxy.signals.computed import NAMES

@@ -13,9 +13,10 @@ import torch
 
 from nas_proxy.compare.contenders import RANDOM, TOTAL, recipe_of
 from nas_proxy.condensation.checkpoint import remove
-from nas_proxy.condensation.condense import Condensation, Condensed, condense
 from nas_proxy.condensation.distributed import ALONE
-from nas_proxy.condensation.selection import FEATURE_RECIPE, select
+from nas_proxy.condensation.proxy_set import forward_passes, make_proxy
+from nas_proxy.condensation.recipe import Condensation, Condensed
+from nas_proxy.condensation.selection import select
 from nas_proxy.data.images import ImageSet
 from nas_proxy.data.splits import random_subset
 from nas_proxy.errors import RunFolderError
@@ -105,16 +106,6 @@ def opened(session: Session, path: Path) -> Made:
     return Made(path, images.fingerprint(), count, len(images), stored, seconds * threads, int(passes))
 
 
-def forward_passes(recipe: Condensation, real: ImageSet) -> int:
-    """Return how many images, counted with repetition, pass forward through networks to make a set of `real`."""
-    if recipe.method == RANDOM:
-        return 0
-    if recipe.method == "dm":
-        several = recipe.images_per_class * recipe.formation**2
-        return recipe.steps * sum(min(len(members), recipe.real_batch) + several for members in real.of_class())
-    return FEATURE_RECIPE.image_passes(len(real)) + len(real)
-
-
 def seed_of(session: Session, draw: int) -> int:
     """Return the seed of a draw; the first has the run's."""
     return session.config.seed if draw == 0 else derive(session.config.seed, "compare", "draw", draw)
@@ -122,7 +113,7 @@ def seed_of(session: Session, draw: int) -> int:
 
 def _learnt(session: Session, name: str, draw: int, recipe: Condensation, sample: Collection[str]) -> Condensed:
     with session.progress.stage(f"Condense: {name}, {draw + 1}", recipe.steps) as bar:
-        return condense(
+        return make_proxy(
             session.data.train,
             recipe,
             seed_of(session, draw),

@@ -5,8 +5,8 @@ In: a session. Out: nothing, or a UserError that says what would work. What a se
 
 import math
 
-from nas_proxy.condensation.condense import Condensation
 from nas_proxy.condensation.memory import check_divisible
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.errors import ConfigError
 from nas_proxy.pipeline.session import Session
 from nas_proxy.pipeline.settings import RunConfig

@@ -32,7 +32,7 @@ from nas_proxy.storage.retry import Retry
 from nas_proxy.storage.trial_store import TrialStore, explained
 from nas_proxy.training.jobs import Failure, Job, Timing
 from nas_proxy.training.train import Outcome, Recipe
-from nas_proxy.training.worker_pool import WorkerPool
+from nas_proxy.training.worker_pool import ProcessExecutor
 
 
 def choose_device(name: str) -> str:
@@ -166,19 +166,19 @@ class Session:
         return Coordinator(self, place) if isinstance(place, Database) else None
 
     @functools.cached_property
-    def pool(self) -> WorkerPool:
+    def pool(self) -> ProcessExecutor:
         """The workers of this machine."""
         if self.config.devices:
             devices = [choose_device(name) for name in self.config.devices]
-            pool = WorkerPool(len(devices) * (self.config.workers or 1), devices)
+            pool = ProcessExecutor(len(devices) * (self.config.workers or 1), devices)
         else:
             default = 1 if self.device != "cpu" else (os.cpu_count() or 1)
-            pool = WorkerPool(self.config.workers or default)
+            pool = ProcessExecutor(self.config.workers or default)
         if self.holds and not isinstance(self.run.place, Database):  # which knows its workers
             heartbeat.announce(self.run, self.trains_on(pool))
         return pool
 
-    def trains_on(self, pool: WorkerPool) -> str:
+    def trains_on(self, pool: ProcessExecutor) -> str:
         """Return what the workers of this machine train on, in words."""
         return ", ".join(pool.devices) or f"{pool.count} × {self.device}"
 

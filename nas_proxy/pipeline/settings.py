@@ -17,7 +17,7 @@ from typing import Any
 
 import tomli_w
 
-from nas_proxy.condensation.condense import Condensation
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data import augment
 from nas_proxy.errors import ConfigError, nearest
 from nas_proxy.files import write_text

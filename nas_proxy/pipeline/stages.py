@@ -12,10 +12,11 @@ from typing import Any
 
 from nas_proxy._version import __version__
 from nas_proxy.condensation.checkpoint import remove
-from nas_proxy.condensation.condense import Condensation, Condensed, condense
 from nas_proxy.condensation.distributed import ALONE, ProcessGroup
 from nas_proxy.condensation.evaluation import NETWORKS, Evaluation, evaluate, paper_recipe
+from nas_proxy.condensation.proxy_set import make_proxy
 from nas_proxy.condensation.published_sets import read_set, write_folder
+from nas_proxy.condensation.recipe import Condensation, Condensed
 from nas_proxy.condensation.selection import select
 from nas_proxy.data.images import ImageSet
 from nas_proxy.data.picture import write_grid, write_real
@@ -79,14 +80,14 @@ def _made(session: Session) -> Condensed:
     recipe, train, seed = session.config.condense, session.data.train, session.config.seed
     if _learns(recipe):
         with session.progress.stage("Condense", recipe.steps) as bar:
-            return condense(
+            return make_proxy(
                 train,
                 recipe,
                 seed,
                 device=session.device,
                 space=session.whole_space,
                 exclude=to_be_ranked(session) if recipe.embed == "space" else (),
-                ranks=session.ranks,
+                group=session.ranks,
                 checkpoint=session.run.checkpoint,
                 progress=_shown(bar),
                 preview=lambda step, images: write_grid(images, train, session.run.previews / f"step-{step:06d}.png"),
