@@ -71,7 +71,7 @@ def judge(
     table = work.problem.table
     if table is not None and truth.seeds == 1 and table.twins:
         rows[REPEATABILITY] |= repeated(truth.scores.loc[used, 0].to_numpy(), table.twins, work.config.seed).row()
-    return {
+    ranking: dict[str, Any] = {
         "n": len(used),
         "sample": len(keys),
         "subset": subset(work, len(used)),
@@ -85,6 +85,7 @@ def judge(
         **(_of_run(work, scores, truth) if work.config.compare is None else {}),
         "environment": environment,
     }
+    return ranking, next((signal.scores for signal in signals if signal.name == COMBINED), None)
 
 
 def scored_signals(
