@@ -1,27 +1,29 @@
 """Whole comparisons on tiny images: every file, two kinds of equal cost, going on after a kill, what a folder holds."""
 
+import dataclasses
 import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import optuna
 import pandas as pd
 import pytest
+from nas_proxy.training.executor import ProcessExecutor
 from typer.testing import CliRunner
 
 from comparisons import Bench, few_resamples
 from nas_proxy.cli.app import app
-from nas_proxy.compare import compare as comparing
-from nas_proxy.compare import work
 from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import RunFolderError
+from nas_proxy.pipeline import scoring
 from nas_proxy.pipeline.run_folder import prepare_run
+from nas_proxy.pipeline.stages import run_all
 from nas_proxy.storage.trial_store import TrialStore
-from nas_proxy.training.worker_pool import WorkerPool
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,8 +39,8 @@ def bench(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(bench):
     """A whole comparison, with the truth trained."""
-    run, table = bench.compare("finished")
-    return run.path, table.ranking
+    run, ranking = bench.compare("finished")
+    return run.path, ranking
 
 
 def trials(folder):
@@ -126,12 +128,12 @@ def test_nothing_is_done_twice(finished, bench, monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("there was nothing to do")
 
-    monkeypatch.setattr(WorkerPool, "run", lambda self, jobs: (refuse() for _ in jobs))
-    monkeypatch.setattr(work, "computed", refuse)
-    monkeypatch.setattr("nas_proxy.compare.sets.condense", refuse)
+    monkeypatch.setattr(ProcessExecutor, "run", lambda self, jobs: (refuse() for _ in jobs))
+    monkeypatch.setattr(scoring, "computed", refuse)
+    monkeypatch.setattr("nas_proxy.signals.sets.make_proxy", refuse)
     before = {name: (folder / name).read_bytes() for name in ("scores.csv", "table.csv", "table.md")}
-    _, table = bench.compare("finished")
-    assert table.ranking["signals"] == ranking["signals"]
+    _, again = bench.compare("finished")
+    assert again["signals"] == ranking["signals"]
     assert before == {name: (folder / name).read_bytes() for name in before}
 
 
@@ -202,22 +204,23 @@ def test_the_terminal_has_100_columns(bench, monkeypatch):
 
 def test_a_comparison_grows(bench):
     small = {"signals": ["dm+space", "early_stop"], "sample": 4, "draws": 1}
-    run, first = bench.compare("grows", table=True, **small)
+    run, _ = bench.compare("grows", table=True, **small)
+    first = set(pd.read_csv(run / "scores.csv")["key"])
     before = trials(run.path)
     larger = {"signals": ["early_stop", "params", "kcenter"], "sample": 5, "draws": 2, "combine": ["params", "kcenter"]}
-    _, table = bench.compare("grows", table=True, **larger)
+    _, ranking = bench.compare("grows", table=True, **larger)
     after = trials(run.path)
     pd.testing.assert_frame_equal(after.merge(before), before)
-    assert {"kcenter", "combined", "params"} <= set(table.ranking["signals"])
-    assert table.ranking["signals"]["combined"]["spearman_note"] == "the mean rank of params, kcenter"
+    assert {"kcenter", "combined", "params"} <= set(ranking["signals"])
+    assert ranking["signals"]["combined"]["spearman_note"] == "the mean rank of params, kcenter"
     embedded = ImageSet.load_metadata(run / "sets" / "dm+space-0.safetensors")["embedded"]
-    assert set(table.scores["key"]).isdisjoint(embedded)
-    assert set(first.scores["key"]) <= set(table.scores["key"])
+    scores = pd.read_csv(run / "scores.csv")
+    assert set(scores["key"]).isdisjoint(embedded)
+    assert first <= set(scores["key"])
 
 
 def test_a_truth_of_one_column_has_no_repeatability(bench):
-    _, table = bench.compare("table", table=True, signals=["params", "flops"], sample=6)
-    ranking = table.ranking
+    _, ranking = bench.compare("table", table=True, signals=["params", "flops"], sample=6)
     assert list(ranking["signals"]) == ["params", "flops", "repeatability"]
     assert ranking["signals"]["repeatability"]["spearman"]["value"] is None
     assert "the truth has one seed, so its repeatability is not known" in ranking["remarks"]
@@ -228,15 +231,15 @@ def test_a_truth_of_one_column_has_no_repeatability(bench):
 
 
 def test_one_way_of_scoring(bench):
-    _, table = bench.compare("loss", table=True, signals=["random", "params"], score="loss_sum", draws=1)
-    assert list(table.ranking["signals"]) == ["random:loss_sum", "params", "repeatability"]
-    assert table.ranking["signals"]["params"]["control"] == "random:loss_sum"
-    assert table.ranking["signals"]["params"]["minus_random"]["value"] is not None
+    _, ranking = bench.compare("loss", table=True, signals=["random", "params"], score="loss_sum", draws=1)
+    assert list(ranking["signals"]) == ["random:loss_sum", "params", "repeatability"]
+    assert ranking["signals"]["params"]["control"] == "random:loss_sum"
+    assert ranking["signals"]["params"]["minus_random"]["value"] is not None
 
 
 def test_packed_images_have_packed_controls(bench):
-    _, table = bench.compare("packed", table=True, signals=["dm+formation"], draws=1, score="accuracy")
-    signals = table.ranking["signals"]
+    _, ranking = bench.compare("packed", table=True, signals=["dm+formation"], draws=1, score="accuracy")
+    signals = ranking["signals"]
     assert list(signals) == ["dm+formation", "random", "random+formation", "random_total", "repeatability"]
     assert signals["dm+formation"]["control"] == "random+formation"
     assert {signals[name]["cost"]["stored_images"] for name in list(signals)[:3]} == {6}
@@ -245,10 +248,10 @@ def test_packed_images_have_packed_controls(bench):
 
 
 def test_a_folder_holds_one_thing(finished, bench, tmp_path):
-    with pytest.raises(RunFolderError, match=r"holds another comparison \(passes: 24 → 48\)"):
+    with pytest.raises(RunFolderError, match=r"holds another comparison \(compare.passes: 24 → 48\)"):
         bench.compare("finished", passes=48)
-    settings = bench.settings().run
-    with pytest.raises(RunFolderError, match=r"holds study.db but no run.toml"):
+    settings = dataclasses.replace(bench.settings(), compare=None)
+    with pytest.raises(RunFolderError, match=r"holds a comparison \(it has a compare.toml\); choose another folder"):
         prepare_run(finished[0], settings)
     prepare_run(tmp_path, settings)
     (tmp_path / "study.db").write_text("a run's")
@@ -256,15 +259,16 @@ def test_a_folder_holds_one_thing(finished, bench, tmp_path):
         with pytest.raises(
             RunFolderError, match=r"holds a run \(it has a run.toml\); choose another folder with --out"
         ):
-            comparing.compare(bench.settings(), tmp_path, overwrite=overwrite)
+            run_all(bench.settings(), tmp_path, overwrite=overwrite)
     assert (tmp_path / "study.db").read_text() == "a run's"
 
 
 def test_overwrite_replaces_a_comparison(bench):
     run, _ = bench.compare("replaced", table=True, signals=["random"], draws=1, score="accuracy")
     assert len(list((run / "sets").iterdir())) == 1
-    run, table = comparing.compare(bench.settings(table=True, signals=["params"], passes=48), run.path, overwrite=True)
-    assert list(table.ranking["signals"]) == ["params", "repeatability"]
+    settings = bench.settings(table=True, signals=["params"], passes=48)
+    run_all(settings, run.path, overwrite=True)
+    assert list(json.loads((run / "ranking.json").read_text())["signals"]) == ["params", "repeatability"]
     assert not (run / "sets").exists()
 
 

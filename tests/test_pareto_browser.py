@@ -12,8 +12,8 @@ from optuna.trial import TrialState
 from conftest import blobs, write_space
 from nas_proxy.dashboard.server import application, serving
 from nas_proxy.dashboard.storage import open_studies
+from nas_proxy.pipeline import work
 from nas_proxy.pipeline.run_folder import RunFolder
-from nas_proxy.pipeline.session import Session
 from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_all
 from nas_proxy.spaces.latency import Latency
@@ -36,11 +36,11 @@ def searched(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "proxy_training": {"epochs": 4, "batch_size": 6},
     }
 
-    def by_width(session: Session, architecture: Any) -> Latency:
+    def by_width(problem: Any, executor: Any, architecture: Any) -> Latency:
         return Latency(float(architecture["width"]), 0.5, 20.0, 9)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Session, "timed", by_width)
+        patch.setattr(work, "timed", by_width)
         yield run_all(resolve(given), folder / "several", names=("condense", "search"))
 
 

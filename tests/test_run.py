@@ -22,7 +22,7 @@ import nas_proxy
 from conftest import blobs, write_space
 from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import ConfigError, RunFailedError, RunFolderError
-from nas_proxy.pipeline import ground_truth as trust
+from nas_proxy.pipeline import image_files
 from nas_proxy.pipeline.run_folder import open_run, prepare_run
 from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_stages
@@ -81,7 +81,7 @@ def trained(folder: Path) -> pd.DataFrame:
 def test_a_run_writes_what_it_promises(go):
     run = go()
     names = "run.toml proxy.safetensors proxy.png real.png study.db artifacts "
-    names += "trials.csv truth.csv scores.csv ranking.json report.html"
+    names += "trials.csv truth.csv scores.csv ranking.json report.html computed.json sets"
     assert set(names.split()) | {".lock"} == {path.name for path in run.folder.iterdir()}
     ranking = run.ranking
     assert list(ranking["signals"]) == [
@@ -153,7 +153,7 @@ def test_the_truth_alone_opens_the_test_images(go, monkeypatch, tmp_path):
     def closed(*_args, **_options):
         raise AssertionError("opened")
 
-    monkeypatch.setattr(trust, "held_out_test", closed)
+    monkeypatch.setattr(image_files, "held_out_test", closed)
     with pytest.raises(AssertionError, match="opened"):
         go()
     # Condensation and search were through before.
@@ -267,7 +267,7 @@ def test_what_belongs_to_another_run_is_refused(go, dataset, tiny_space, tmp_pat
     assert go(seed=5, overwrite=True).config.seed == 5
     images = blobs(per_class=30, seed=9)
     np.savez(dataset.removeprefix("npz:"), images=images.images[:, 0].numpy(), labels=images.labels.numpy())
-    with pytest.raises(RunFolderError, match="was condensed from other data"):
+    with pytest.raises(RunFolderError, match="was made from other data"):
         go(seed=5)
     assert (run.folder / "ranking.json").exists()
 

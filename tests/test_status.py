@@ -22,8 +22,8 @@ from nas_proxy.dashboard.status_text import status_text
 from nas_proxy.errors import RunFolderError
 from nas_proxy.pipeline import heartbeat as attendance
 from nas_proxy.pipeline.run_folder import RunFolder, is_held, prepare_run
-from nas_proxy.pipeline.session import open_session
 from nas_proxy.pipeline.settings import resolve
+from nas_proxy.pipeline.stages import run_stages
 from nas_proxy.spaces.cost import Size
 from nas_proxy.storage.job_queue import Worker
 from nas_proxy.storage.records import Candidate
@@ -175,8 +175,7 @@ def test_the_command_at_work_and_what_it_trains_on(run: RunFolder) -> None:
         attendance.announce(run, "3 × cpu")
         assert look(run).workers == (here,)
     assert look(run).workers == ()  # as after a kill, which leaves the file
-    with open_session(run):
-        assert look(run).workers == ()  # the next command knows better
+    run_stages(run, ())  # the next command knows better
     assert not run.work.exists()
 
 

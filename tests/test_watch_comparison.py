@@ -14,13 +14,12 @@ from typer.testing import CliRunner
 
 from comparisons import Bench, few_resamples
 from nas_proxy.cli.app import app
-from nas_proxy.compare.settings import claim, open_comparison
 from nas_proxy.dashboard.comparison_status import ComparisonWatcher
 from nas_proxy.dashboard.server import application
 from nas_proxy.dashboard.status_text import status_text
 from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import RunFolderError
-from nas_proxy.pipeline.run_folder import RunFolder
+from nas_proxy.pipeline.run_folder import RunFolder, claim, open_run
 from nas_proxy.spaces.cost import Size
 from nas_proxy.storage.records import Candidate
 from nas_proxy.storage.trial_store import TrialStore
@@ -52,7 +51,7 @@ def begun(bench, tmp_path):
     """A folder in which nothing is done yet."""
     folder = tmp_path / "begun"
     folder.mkdir()
-    claim(folder, bench.settings(**SMALL))
+    claim(RunFolder(folder, bench.settings(**SMALL)))
     return folder
 
 
@@ -125,7 +124,7 @@ def test_half_way(begun, finished):
         record(ledger, "dm", index, 0.5, seconds=4.0)
     record(ledger, "dm", 3, None)
     record(ledger, "dm", 9, 0.5)  # of an earlier, larger sample
-    with RunFolder(begun, open_comparison(begun).run).lock():
+    with open_run(begun).lock():
         status = ComparisonWatcher(begun).look()
     signals = {signal.name: signal for signal in status.signals}
     assert (signals["dm"].done, signals["dm"].seconds_left) == (3, pytest.approx(7 * 4.0))
@@ -152,7 +151,7 @@ def open_sets(folder: Path, name: str) -> float:
 def test_full_training_and_what_cannot_be_computed(bench, tmp_path):
     folder = tmp_path / "fully"
     folder.mkdir()
-    claim(folder, bench.settings(signals=["random", "params"], draws=1))
+    claim(RunFolder(folder, bench.settings(signals=["random", "params"], draws=1)))
     record(TrialStore(folder / "study.db"), "truth", 0, "E: no", draw=1)
     scores = {"params": {"images": 0, "of": {"a": [1.0, 0.1, None], "b": [None, 0.1, "E: too large"]}}}
     (folder / "computed.json").write_text(json.dumps({"data": "", "space": "", "scores": scores}))
@@ -168,7 +167,7 @@ def test_a_table_of_less_is_not_the_table(finished, bench, tmp_path):
     assert ComparisonWatcher(finished).look().table
     before = (finished / "compare.toml").read_text()
     try:
-        claim(finished, bench.settings(**{**SMALL, "sample": 6}))
+        claim(RunFolder(finished, bench.settings(**{**SMALL, "sample": 6})))
         assert not ComparisonWatcher(finished).look().complete
         assert not ComparisonWatcher(finished).look().table
     finally:
@@ -252,9 +251,9 @@ def test_a_folder_that_is_neither(tmp_path, command):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("a = ", r"compare\.toml is not readable TOML"),
+        ("a = ", r"compare\.toml is not a TOML file"),
         ("seed = 1", r"compare\.toml holds no settings of a comparison; restore it or use --overwrite"),
-        ("compare = {other = 1}", r"compare\.toml holds no settings of a comparison"),
+        ("compare = {other = 1}", r"compare\.toml: unknown setting 'compare\.other'; known: candidates, combine"),
     ],
 )
 def test_settings_that_cannot_be_read(tmp_path, text, sentence):

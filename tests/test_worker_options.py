@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from nas_proxy.training.executor import ProcessExecutor
 from typer.testing import CliRunner
 
 from conftest import blobs
@@ -13,7 +14,6 @@ from nas_proxy.cli.app import app
 from nas_proxy.pipeline.run_folder import RunFolder, open_run, prepare_run
 from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_stages
-from nas_proxy.training.worker_pool import WorkerPool
 
 
 @pytest.fixture
@@ -47,8 +47,8 @@ def found(folder: Path) -> tuple[object, ...]:
 
 def test_every_command_that_trains_takes_a_number_of_workers(condensed, monkeypatch):
     counts = []
-    run = WorkerPool.run
-    monkeypatch.setattr(WorkerPool, "run", lambda self, jobs: counts.append(self.count) or run(self, jobs))
+    run = ProcessExecutor.run
+    monkeypatch.setattr(ProcessExecutor, "run", lambda self, jobs: counts.append(self.count) or run(self, jobs))
     one, several = condensed("one", 1), condensed("several", 1)
     run_stages(one, ("search", "truth", "rank"))
     assert set(counts) == {1}

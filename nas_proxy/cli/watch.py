@@ -26,8 +26,9 @@ def status_command(
 ) -> None:
     """Show progress, the best candidate, failures and the estimated end of a run or a comparison. It only reads."""
     from nas_proxy.dashboard.comparison_status import ComparisonWatcher
-    from nas_proxy.dashboard.folder import checked, is_comparison
+    from nas_proxy.dashboard.folder import checked
     from nas_proxy.dashboard.status import Watcher
+    from nas_proxy.pipeline.run_folder import is_comparison
 
     found = checked(folder)
     watcher = ComparisonWatcher(found) if is_comparison(found) else Watcher(found)

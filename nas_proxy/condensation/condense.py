@@ -14,7 +14,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -23,8 +23,9 @@ from torch import Tensor
 from nas_proxy.condensation.checkpoint import State, restored, save
 from nas_proxy.condensation.distributed import ALONE, ProcessGroup
 from nas_proxy.condensation.memory import classes_together, divided, few_networks, free_bytes
+from nas_proxy.condensation.recipe import Condensation as Condensation  # noqa: PLC0414 (others import it from here)
+from nas_proxy.condensation.recipe import Condensed as Condensed  # noqa: PLC0414
 from nas_proxy.condensation.step import Task, initial, open_networks, take_step
-from nas_proxy.data import augment
 from nas_proxy.data.images import ImageSet, quantised
 from nas_proxy.errors import ConfigError, RunFailedError
 from nas_proxy.spaces.space import SearchSpace
@@ -33,68 +34,8 @@ CHECKPOINT_SECONDS = 2.0
 # Writing a checkpoint takes at most about this share of the time.
 CHECKPOINT_SHARE = 0.05
 REPORT_STEPS = 10
-PAPER_FEATURES = 128 * 4 * 4
 # A real set that takes more of a GPU's free memory than this stays where it is, and is read class by class.
 SHARE_OF_MEMORY = 0.5
-
-
-@dataclass(frozen=True)
-class Condensation:
-    """The recipe of a condensed set; defaults are the paper's, computed in bfloat16.
-
-    method: "dm" learns the images by distribution matching, as everything below says; "random", "herding" and
-        "kcenter" choose real images instead, see `nas_proxy.condensation.selection`.
-    source: a published set to be read instead, see `nas_proxy.condensation.published_sets`; then nothing else applies.
-    images_per_class: synthetic images a class.
-    steps: each with a new embedding network (the paper: 20,000).
-    learning_rate, momentum: of stochastic gradient descent on the images. The paper's rate is 1, and 10 for more
-        than 50 images a class, for the 2,048 features of 32×32 images; see `rate`.
-    real_batch: real images a class and step.
-    width, depth: of the embedding ConvNet (instance norm, ReLU, average pooling).
-    augmentation: operations of `nas_proxy.data.augment`, one drawn a class and step.
-    precision: of the convolutions, "float32" or "bfloat16"; see `nas_proxy.condensation.embedding.Embedding`.
-    formation: images that a stored one holds, down and across; see `nas_proxy.condensation.multi_formation`.
-    match: features of the "last" block of the embedding network, as in the paper, or of "all" blocks.
-    embed: embedding networks are ConvNets ("convnet", as in the paper), drawn from the search "space", or ResNets
-        ("resnet18", of half as many channels as `width` says; see `nas_proxy.spaces.resnet18`).
-    """
-
-    images_per_class: int = 10
-    steps: int = 20_000
-    learning_rate: float = 1.0
-    momentum: float = 0.5
-    real_batch: int = 256
-    width: int = 128
-    depth: int = 3
-    augmentation: tuple[str, ...] = augment.FULL
-    precision: str = "bfloat16"
-    method: str = "dm"
-    source: str | None = None
-    formation: int = 1
-    match: str = "last"
-    embed: str = "convnet"
-
-    def rate(self, features: int) -> float:
-        """Return the step size for an embedding with so many features.
-
-        The loss is a sum over features, so its gradient grows with their number. The paper's rates belong to its
-        ConvNet on 32×32 images; for other sizes they are scaled so that the images move as far.
-        """
-        return self.learning_rate * PAPER_FEATURES / features
-
-
-@dataclass(frozen=True)
-class Condensed:
-    """A finished condensation.
-
-    images: all of them. seconds: wall time over all attempts, from the beginning of each. losses: of each tenth step.
-    embedded: keys of the architectures that served as embedding networks, where they came from the search space.
-    """
-
-    images: ImageSet
-    seconds: float
-    losses: tuple[float, ...]
-    embedded: tuple[str, ...] = ()
 
 
 def condense(

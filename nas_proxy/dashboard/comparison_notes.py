@@ -13,9 +13,9 @@ from typing import Any
 
 import optuna
 
+from nas_proxy.compare.asked import Comparison
 from nas_proxy.compare.contenders import LOSS_SUM, draws_of, is_made, is_set, is_total, is_trained, recipe_of, target_of
 from nas_proxy.compare.figure import correlation_by_cost
-from nas_proxy.compare.settings import Comparison
 from nas_proxy.compare.text import named
 from nas_proxy.dashboard.comparison_status import TABLE, TRUTH, ComparisonWatcher, Look, study_of
 from nas_proxy.dashboard.notes import attributes, failed_with, markdown, titled

@@ -14,6 +14,7 @@ from typing import Any
 
 from optuna.trial import TrialState
 
+from nas_proxy.compare.asked import Comparison, open_comparison
 from nas_proxy.compare.contenders import (
     RANDOM,
     draws_of,
@@ -26,7 +27,6 @@ from nas_proxy.compare.contenders import (
     target_of,
 )
 from nas_proxy.compare.sets import checkpoint_path, more_name, set_path
-from nas_proxy.compare.settings import Comparison, open_comparison
 from nas_proxy.dashboard.status import condensing
 from nas_proxy.dashboard.storage import Reader
 from nas_proxy.data.images import ImageSet

@@ -15,12 +15,12 @@ from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from nas_proxy.compare.settings import open_comparison
+from nas_proxy.compare.asked import open_comparison
 from nas_proxy.dashboard import comparison_notes
 from nas_proxy.dashboard.annotations import shown_names
-from nas_proxy.dashboard.folder import is_comparison
 from nas_proxy.dashboard.storage import open_studies, readable
 from nas_proxy.errors import UserError
+from nas_proxy.pipeline.run_folder import is_comparison
 from nas_proxy.storage.artifacts import artifact_store
 from nas_proxy.storage.location import FILE, existing
 

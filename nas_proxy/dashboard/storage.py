@@ -17,8 +17,8 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
-from nas_proxy.dashboard.folder import is_comparison
 from nas_proxy.errors import RunFolderError
+from nas_proxy.pipeline.run_folder import is_comparison
 from nas_proxy.storage import retry
 from nas_proxy.storage.job_queue import Worker, alive_workers
 from nas_proxy.storage.location import Database, Location, connectable, existing

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FULL = ("colour", "crop", "cutout", "flip", "scale", "rotate")
-# Digits and letters change their meaning when mirrored.
-NO_FLIP = tuple(name for name in FULL if name != "flip")
+from nas_proxy.data import operations
+
+FULL, NO_FLIP = operations.FULL, operations.NO_FLIP
 
 BRIGHTNESS, SATURATION, CONTRAST = 1.0, 2.0, 0.5
 CROP_PAD, CUTOUT, SCALE, ROTATE = 0.125, 0.5, 1.2, 15.0

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import UserError
 from nas_proxy.pipeline.ground_truth import Truth, by_draw
 from nas_proxy.pipeline.scoring import Scores, passes_of
@@ -326,7 +327,7 @@ def _known(value: float | None) -> float | None:
 
 def _run_cost(scores: Scores, trained: Sequence[Record], truth: Truth, keys: Sequence[str]) -> dict[str, object]:
     """Return the seconds of the run, and the speed-up over training the sample fully with one seed."""
-    condense = scores.sets[PROXY][0].wall_seconds
+    condense = float(str(ImageSet.load_metadata(scores.sets[PROXY][0].path)["seconds"]))  # by the clock
     proxy = sum(r.seconds for r in _of(trained, keys))
     if not truth.trained:
         unknown = {"truth_seconds": None, "speedup": None, "speedup_reason": ELSEWHERE}

@@ -82,23 +82,30 @@ def open_store(run: RunFolder, progress: Progress) -> TrialStore:
     return store
 
 
+def timed(problem: Problem, executor: Executor, architecture: Architecture) -> Latency | Failure:
+    """Time an architecture in a worker process, within the limits of a candidate."""
+    config = problem.config
+    minutes, memory = config.candidate_minutes or MINUTES, config.candidate_memory
+    chosen, batch = dict(architecture), config.latency_batch
+    return executor.run_apart(Timing(config.space, chosen, problem.shape, problem.device, batch, minutes, memory))
+
+
 def make_trainer(
     problem: Problem, store: TrialStore, executor: Executor, progress: Progress, coordinator: Coordinator | None = None
 ) -> Trainer:
     """Return what trains architectures of the problem, within its limits."""
     config = problem.config
     limits = Limits(config.max_params, config.max_flops, config.max_latency_ms)
-
-    def timed(architecture: Architecture) -> Latency | Failure:
-        minutes, memory = config.candidate_minutes or MINUTES, config.candidate_memory
-        timing = Timing(
-            config.space, dict(architecture), problem.shape, problem.device, config.latency_batch, minutes, memory
-        )
-        return executor.run_apart(timing)
-
     space, latencies = problem.space, None
     if config.max_latency_ms is not None or LATENCY in config.objective:
-        latencies = Latencies(store, space, timed, problem.device, config.latency_batch, config.max_latency_ms)
+        latencies = Latencies(
+            store,
+            space,
+            lambda a: timed(problem, executor, a),
+            problem.device,
+            config.latency_batch,
+            config.max_latency_ms,
+        )
     if config.max_latency_ms is not None and latencies is not None:
         space = fast_part(space, config.max_latency_ms, latencies.of)
     return Trainer(

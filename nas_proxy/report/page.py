@@ -154,10 +154,8 @@ def _table(ranking: Ranking, group: str, notes: list[str]) -> dict[str, Any]:
         for name, row in ranking.rows()
     ]
     titles = [(table.heading(column, ranking), column.words) for column in columns]
-    return {
-        "titles": titles,
-        "rows": [row for row in rows if any(cell[0] != formats.UNDEFINED for cell in row["cells"])],
-    }
+    known = [row for row in rows if any(value != formats.UNDEFINED for value, *_ in row["cells"])]
+    return {"titles": titles, "rows": known}
 
 
 def _cell(column: table.Column, row: Row, notes: list[str]) -> tuple[str, str, list[int], bool]:

@@ -84,7 +84,7 @@ def cost_of(records: Sequence[Record], keys: Collection[str], draws: int, sets: 
         training_seconds=sum(r.seconds for r in used) / draws,
         making_seconds=sum(made.seconds for made in sets) / len(sets) if sets else 0.0,
         training_passes=sum(r.image_passes for r in used) // draws,
-        making_passes=sum(made.passes for made in sets) // len(sets) if sets else 0,
+        making_passes=sum(made.passes or 0 for made in sets) // len(sets) if sets else 0,
         stored_images=sets[0].stored if sets else 0,
         stored_bytes=sets[0].stored_bytes if sets else 0,
     )

@@ -12,13 +12,19 @@ from pathlib import Path
 import torch
 
 from nas_proxy.condensation.checkpoint import remove
-from nas_proxy.condensation.condense import Condensed
 from nas_proxy.condensation.distributed import ALONE, ProcessGroup
-from nas_proxy.condensation.proxy_set import ProxySet, forward_passes, learns, make_proxy, open_proxy, save_proxy
-from nas_proxy.condensation.recipe import Condensation
+from nas_proxy.condensation.proxy_set import (
+    ProxySet,
+    draw_random,
+    forward_passes,
+    is_learnt,
+    make_proxy,
+    open_proxy,
+    save_proxy,
+)
+from nas_proxy.condensation.recipe import Condensation, Condensed
 from nas_proxy.data.images import ImageSet
 from nas_proxy.data.picture import write_grid
-from nas_proxy.data.splits import random_subset
 from nas_proxy.errors import RunFolderError
 from nas_proxy.progress import Bar, Progress
 from nas_proxy.ranking.names import PROXY, RANDOM, TOTAL
@@ -45,7 +51,8 @@ def equal_cost_name(per_class: int) -> str:
 def embedded_keys(folder: Path) -> frozenset[str]:
     """Return the keys of all architectures that served as embedding networks for the sets in a folder."""
     paths = [set_path(folder, PROXY, 0), *(folder / "sets").glob("*.safetensors")]
-    return frozenset(key for path in paths if path.exists() for key in open_proxy(path).embedded)
+    known = [ImageSet.load_metadata(path).get("embedded", []) for path in paths if path.exists()]
+    return frozenset(key for keys in known if isinstance(keys, list) for key in keys)
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,7 @@ class SetMaker:
         if not path.exists():
             made = self.make(signal, draw, sample)
             self._keep(path, made, recipe, self._seed(draw))
-            if learns(recipe):
+            if is_learnt(recipe):
                 self.group.agree()  # every process keeps its checkpoint until the images are stored
                 remove(checkpoint_path(self.folder, signal.name, draw), self.group)
         return self.opened(path)
@@ -95,9 +102,10 @@ class SetMaker:
         assert isinstance(signal.source, SmallSet)
         recipe = signal.source.recipe
         if signal.name != PROXY and recipe.method == RANDOM:
-            return self._random(recipe, torch_generator(self.seed, "random", draw))
+            draws = torch_generator(self.seed, "random", draw)
+            return draw_random(self.real, recipe.images_per_class, draws, recipe.formation)
         title = "Condense" if signal.name == PROXY else f"Condense: {signal.name}, {draw + 1}"
-        steps = recipe.steps if learns(recipe) else 1
+        steps = recipe.steps if is_learnt(recipe) else 1
         with self.progress.stage(title, steps) as bar:
             made = make_proxy(
                 self.real,
@@ -105,13 +113,14 @@ class SetMaker:
                 self._seed(draw),
                 device=self.device,
                 space=self.space,
-                exclude=sample() if learns(recipe) and recipe.embed == "space" else (),
+                exclude=sample() if is_learnt(recipe) and recipe.embed == "space" else (),
                 group=self.group,
                 checkpoint=checkpoint_path(self.folder, signal.name, draw),
                 progress=_shown(bar),
                 preview=self._preview,
                 preview_every=self.preview_every if signal.name == PROXY else 0,
                 classes_per_step=self.classes_per_step,
+                data_fingerprint=self.fingerprint,
                 say=self.progress.say,
             )
             bar.to(steps)
@@ -122,14 +131,9 @@ class SetMaker:
         path = set_path(self.folder, equal_cost_name(per_class), draw)
         if not path.exists():
             recipe = Condensation(method=RANDOM, images_per_class=per_class)
-            made = self._random(recipe, torch_generator(self.seed, TOTAL, draw))
+            made = draw_random(self.real, per_class, torch_generator(self.seed, TOTAL, draw))
             self._keep(path, made, recipe, self._seed(draw))
         return self.opened(path)
-
-    def _random(self, recipe: Condensation, draws: torch.Generator) -> Condensed:
-        start = time.perf_counter()
-        images = random_subset(self.real, recipe.images_per_class * recipe.formation**2, draws)
-        return Condensed(images.packed(recipe.formation), time.perf_counter() - start, ())
 
     def _seed(self, draw: int) -> int:
         return self.seed if draw == 0 else derive(self.seed, "compare", "draw", draw)

@@ -19,59 +19,12 @@ from nas_proxy.data.images import ImageSet
 from nas_proxy.seeds import derive, torch_generator
 from nas_proxy.training.cuda_graph import CudaGraphStep
 from nas_proxy.training.execution import PLAIN, ExecutionMode, attempt, choose
+from nas_proxy.training.recipe import Recipe as Recipe  # noqa: PLC0414 (others import it from here as well)
 
 EVALUATION_BATCH = 500
 # Bytes of images that are augmented together, of one step at least: on a GPU launches are what it takes, on the CPU
 # the cache is small.
 TOGETHER = {"cuda": 64 << 20}
-SCHEDULES = ("cosine", "step")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained.
-
-    epochs: passes over the data; a fraction is allowed. Batches are cut from a stream of shuffled passes, so
-        all have the same size and `epochs` is reached to within one batch.
-    batch_size: images a step; the whole set where that is smaller.
-    learning_rate, momentum, weight_decay, nesterov: of stochastic gradient descent.
-    warm_up, schedule: the rate rises linearly over the first `warm_up` of the steps; then it falls to zero along a
-        "cosine", or to a tenth at half of the steps ("step", the paper's).
-    augmentation: names of operations of `nas_proxy.data.augment`, one of which is drawn for each step; () for none.
-    precision: "float32", "bfloat16", or "auto" for what `nas_proxy.training.execution.choose` finds fastest.
-    """
-
-    epochs: float
-    batch_size: int = 50
-    learning_rate: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    nesterov: bool = True
-    warm_up: float = 0.1
-    schedule: str = "cosine"
-    augmentation: tuple[str, ...] = augment.FULL
-    precision: str = "auto"
-
-    def steps(self, images: int) -> int:
-        """Return the number of steps on a set of so many images."""
-        return max(1, round(self.epochs * images / self.batch(images)))
-
-    def batch(self, images: int) -> int:
-        """Return the images a step on a set of so many images."""
-        return min(self.batch_size, images)
-
-    def image_passes(self, images: int) -> int:
-        """Return how many images, counted with repetition, a training passes through the network."""
-        return self.steps(images) * self.batch(images)
-
-    def rate(self, step: int, steps: int) -> float:
-        """Return the learning rate of step 0 <= step < steps."""
-        rise = round(self.warm_up * steps)
-        if step < rise:
-            return self.learning_rate * (step + 1) / rise
-        if self.schedule == "step":
-            return self.learning_rate * (1.0 if step < steps / 2 else 0.1)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
 @dataclass(frozen=True)

@@ -3,25 +3,24 @@
 import csv
 import io
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nas_proxy.condensation.proxy_set import ProxySet, forward_passes
+from nas_proxy.condensation.recipe import Condensation
 from scipy import stats
 
-from nas_proxy.compare.contenders import canonical, completed, control_of, recipe_of, rows_of, target_of, total_of
 from nas_proxy.compare.figure import Point, correlation_by_cost, pareto
 from nas_proxy.compare.page import comparison_html
-from nas_proxy.compare.sets import Made, forward_passes
 from nas_proxy.compare.text import markdown, table_csv
-from nas_proxy.condensation.condense import Condensation
-from nas_proxy.ranking.agreement import Signal, rank
+from nas_proxy.ranking.agreement import ScoredSignal, mean_rank, rank
 from nas_proxy.ranking.baseline import beats
 from nas_proxy.ranking.intervals import Interval, partial_spearman
 from nas_proxy.report.verdict import answer
-from nas_proxy.signals.computed import mean_rank
 from nas_proxy.signals.equal_cost import Cost, cost_of, pays_from, plan_total, together
 from nas_proxy.storage.records import Record
 
@@ -57,7 +56,7 @@ def test_partial_spearman_is_the_correlation_of_residuals(rows):
 
 
 def signal(name, columns, keys, **more):
-    return Signal(name, pd.DataFrame(columns, index=keys, dtype=float), 1.0, 10, 100, **more)
+    return ScoredSignal(name, pd.DataFrame(columns, index=keys, dtype=float), 1.0, 10, 100, **more)
 
 
 def rows(signals, truth, flops=None, **more):
@@ -108,9 +107,9 @@ def test_a_perfect_signal_beats_noise_and_noise_does_not_beat_it():
 
 def test_a_signal_can_have_another_control():
     signals = [
-        signal("dm:loss_sum", {0: np.arange(20)}, KEYS, control="random:loss_sum"),
+        signal("dm:loss_sum", {0: np.arange(20)}, KEYS, baseline="random:loss_sum"),
         signal("random", {0: np.arange(20)}, KEYS),
-        signal("random:loss_sum", {0: np.arange(20) % 3}, KEYS, control="random:loss_sum"),
+        signal("random:loss_sum", {0: np.arange(20) % 3}, KEYS, baseline="random:loss_sum"),
     ]
     found = rows(signals, TRUTH)
     expected = 1 - stats.spearmanr(np.arange(20) % 3, np.arange(20))[0]
@@ -154,50 +153,12 @@ def test_the_mean_rank_of_several_draws():
     assert found[1].tolist() == [2.5, 2.5, 2.5, 2.5]
 
 
-def test_names_have_one_spelling():
-    assert canonical("dm+all+space") == ("dm+space+all", None)
-    assert canonical("random_total@dm+all+space") == ("random_total@dm+space+all", None)
-    for name, told in {
-        "dn": "did you mean 'dm'?",
-        "dm+spce": "dm takes +space and +formation and +all",
-        "random+space": "random takes +formation",
-        "early_stop+all": "early_stop takes no variant",
-        "random_total@random": "only random_total is matched with another signal",
-        "dm@dm": "only random_total is matched with another signal",
-    }.items():
-        assert told in str(canonical(name)[1])
-
-
-def test_controls_come_with_what_needs_them():
-    assert completed(["params", "flops"]) == ("params", "flops")
-    assert completed(["early_stop"]) == ("early_stop", "random")
-    assert completed(["random", "dm+formation"]) == ("random", "dm+formation", "random+formation", "random_total")
-    assert completed(["params"], ["dm:loss_sum", "params"]) == ("params", "dm", "random", "random_total")
-    assert rows_of("dm", "both") == ["dm", "dm:loss_sum"]
-    assert rows_of("params", "loss_sum") == ["params"]
-    assert control_of("dm+space:loss_sum", "both") == "random:loss_sum"
-    assert control_of("dm+formation", "both") == "random+formation"
-    assert control_of("random+formation", "both") == "random"
-    assert control_of("params", "loss_sum") == "random:loss_sum"
-    names = ("herding", "dm+space", "random_total", "random_total@herding")
-    assert target_of("random_total", names) == "dm+space"
-    assert total_of("herding", names) == "random_total@herding"
-    assert total_of("dm+space", names) == "random_total"
-
-
-def test_a_name_says_what_changes():
-    base = Condensation(steps=7, width=9, method="herding", formation=3)
-    found = recipe_of("dm+formation+all", base)
-    assert (found.method, found.formation, found.match, found.embed, found.steps) == ("dm", 2, "all", "convnet", 7)
-    assert recipe_of("kcenter", base).method == "kcenter"
-
-
 def record(key, seconds, draw=0, passes=100, **more):
     return Record(key, {}, "sample", 0, draw, 1, 1, score=0.5, seconds=seconds, image_passes=passes, **more)
 
 
 def made(seconds, passes):
-    return Made(None, "f", 20, 20, 2000, seconds, passes)  # type: ignore[arg-type]
+    return ProxySet(Path("set"), "f", 20, 20, 2000, seconds, passes, (), "dm", "data")
 
 
 def test_costs_are_those_of_one_draw():
