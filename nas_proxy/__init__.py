@@ -23,7 +23,8 @@ from nas_proxy.errors import (
 )
 
 if TYPE_CHECKING:
-    from nas_proxy.condensation.condense import Condensation, Condensed, condense
+    from nas_proxy.condensation.proxy_set import condense
+    from nas_proxy.condensation.recipe import Condensation, Condensed
     from nas_proxy.condensation.selection import select
     from nas_proxy.data.images import DataShape, ImageSet, join
     from nas_proxy.data.splits import Development, load_data
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
 else:
     # Hidden from type checkers, which would take any name whatsoever for one of this package's.
     _NAMES_OF = {
-        "condensation.condense": ("Condensation", "Condensed", "condense"),
+        "condensation.proxy_set": ("condense",),
+        "condensation.recipe": ("Condensation", "Condensed"),
         "condensation.selection": ("select",),
         "data.images": ("DataShape", "ImageSet", "join"),
         "data.splits": ("Development", "load_data"),

@@ -7,13 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 import numpy as np
 import optuna
 import pandas as pd
 import pytest
-from nas_proxy.training.executor import ProcessExecutor
 from typer.testing import CliRunner
 
 from comparisons import Bench, few_resamples
@@ -24,6 +22,7 @@ from nas_proxy.pipeline import scoring
 from nas_proxy.pipeline.run_folder import prepare_run
 from nas_proxy.pipeline.stages import run_all
 from nas_proxy.storage.trial_store import TrialStore
+from nas_proxy.training.worker_pool import ProcessExecutor
 
 
 @pytest.fixture(scope="module", autouse=True)

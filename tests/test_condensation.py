@@ -9,11 +9,12 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import blobs
-from nas_proxy.condensation import condense as condensation
+from nas_proxy.condensation import distribution_matching as condensation
 from nas_proxy.condensation import embedding
-from nas_proxy.condensation.condense import Condensation, condense
 from nas_proxy.condensation.embedding import PRECISIONS, Embedding, open_engine
 from nas_proxy.condensation.matching import loss_and_gradient
+from nas_proxy.condensation.proxy_set import condense
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data.images import ImageSet
 from nas_proxy.data.picture import write_grid
 from nas_proxy.data.splits import random_subset

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 
 from conftest import blobs
-from nas_proxy.condensation import condense as condensation
+from nas_proxy.condensation import distribution_matching as condensation
 from nas_proxy.condensation.checkpoint import State, remove, restored, save
 from nas_proxy.condensation.distributed import ProcessGroup
 from nas_proxy.data.images import ImageSet
@@ -117,7 +117,7 @@ def test_processes_save_the_same_steps(monkeypatch):
 
 def test_more_processes_than_classes_are_refused():
     with pytest.raises(ConfigError, match="3 processes share 2 classes, of which each needs one; start fewer"):
-        condensation.condense(blobs(classes=2), condensation.Condensation(1, 2), 0, ranks=ProcessGroup(0, 3))
+        condensation.match_distributions(blobs(classes=2), condensation.Condensation(1, 2), 0, group=ProcessGroup(0, 3))
 
 
 def test_what_another_number_of_processes_left_goes_too(tmp_path):

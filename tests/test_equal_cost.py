@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nas_proxy.condensation.proxy_set import ProxySet, forward_passes
-from nas_proxy.condensation.recipe import Condensation
 from scipy import stats
 
 from nas_proxy.compare.figure import Point, correlation_by_cost, pareto
 from nas_proxy.compare.page import comparison_html
 from nas_proxy.compare.text import markdown, table_csv
+from nas_proxy.condensation.proxy_set import ProxySet, forward_passes
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.ranking.agreement import ScoredSignal, mean_rank, rank
 from nas_proxy.ranking.baseline import beats
 from nas_proxy.ranking.intervals import Interval, partial_spearman

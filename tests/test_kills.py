@@ -19,7 +19,7 @@ import pytest
 from optuna.trial import TrialState
 from sqlalchemy import create_engine, text
 
-from nas_proxy.condensation.condense import Condensation
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.dashboard.storage import open_studies
 from nas_proxy.errors import UserError
 from nas_proxy.pipeline.run_folder import RunFolder, prepare_run

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas_proxy.condensation import condense as condensation
-from nas_proxy.condensation.condense import Condensation, condense
+from nas_proxy.condensation import distribution_matching as condensation
+from nas_proxy.condensation.proxy_set import condense
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data.images import ImageSet
 
 PIXELS, CLASSES, COUNT = 64, 4, 40_000
@@ -21,7 +22,8 @@ from pathlib import Path
 
 import torch
 
-from nas_proxy.condensation.condense import Condensation, condense
+from nas_proxy.condensation.proxy_set import condense
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data.images import ImageSet
 
 

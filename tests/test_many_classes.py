@@ -18,7 +18,8 @@ from pathlib import Path
 
 import torch
 
-from nas_proxy.condensation.condense import Condensation, condense
+from nas_proxy.condensation.proxy_set import condense
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data import folders
 from nas_proxy.data.sources import open_source
 from nas_proxy.data.splits import development

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from conftest import write_space
 from nas_proxy.cli.app import app
-from nas_proxy.condensation.condense import Condensation
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.dashboard.annotations import shown_names
 from nas_proxy.dashboard.server import application
 from nas_proxy.dashboard.status import Watcher

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from nas_proxy.training.executor import ProcessExecutor
 from typer.testing import CliRunner
 
 from conftest import blobs
@@ -14,6 +13,7 @@ from nas_proxy.cli.app import app
 from nas_proxy.pipeline.run_folder import RunFolder, open_run, prepare_run
 from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_stages
+from nas_proxy.training.worker_pool import ProcessExecutor
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from nas_proxy.condensation.matching import Network, loss_and_gradient
 from nas_proxy.data.images import DataShape
+from nas_proxy.hardware import has_bfloat16
 
 PRECISIONS = ("float32", "bfloat16")
 # As in PyTorch's normalisation layers.
@@ -190,14 +191,6 @@ def alike(blocks: Sequence[Tensor]) -> Tensor:
     """Return features (n, d_b) of several blocks side by side, each scaled to count as much as the last."""
     last = blocks[-1].shape[1]
     return torch.cat([block * math.sqrt(last / block.shape[1]) for block in blocks], 1)
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Return whether the device multiplies bfloat16 faster than float32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities()
-    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def _rounded(precision: str) -> torch.dtype:

@@ -32,7 +32,7 @@ class Condensation:
     width, depth: of the embedding ConvNet (instance norm, ReLU, average pooling).
     augmentation: operations of `nas_proxy.data.augment`, one drawn a class and step.
     precision: of the convolutions, "float32" or "bfloat16"; see `nas_proxy.condensation.embedding.Embedding`.
-    formation: images that a stored one holds, down and across; see `nas_proxy.condensation.multi_formation`.
+    formation: images that a stored one holds, down and across; see `nas_proxy.data.multi_formation`.
     match: features of the "last" block of the embedding network, as in the paper, or of "all" blocks.
     embed: embedding networks are ConvNets ("convnet", as in the paper), drawn from the search "space", or ResNets
         ("resnet18", of half as many channels as `width` says; see `nas_proxy.spaces.resnet18`).

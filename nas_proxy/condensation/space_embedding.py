@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from nas_proxy.condensation.distributed import ALONE, JointBatchNorm, ProcessGroup
-from nas_proxy.condensation.embedding import has_bfloat16
 from nas_proxy.condensation.feature_extraction import MORE, FeatureExtractor
 from nas_proxy.condensation.matching import Network
 from nas_proxy.data.images import DataShape
 from nas_proxy.errors import RAISED, SpaceError
+from nas_proxy.hardware import has_bfloat16
 from nas_proxy.seeds import derive
 from nas_proxy.spaces.space import Architecture, SearchSpace
 from nas_proxy.time_limit import deadline

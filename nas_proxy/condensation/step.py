@@ -9,7 +9,6 @@ the statistics of all classes or the loss is divided by the spread of all, image
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,18 +17,16 @@ from nas_proxy.condensation.checkpoint import State
 from nas_proxy.condensation.distributed import ProcessGroup
 from nas_proxy.condensation.embedding import Embedding, open_engine
 from nas_proxy.condensation.matching import Network, loss_and_gradient, spread
-from nas_proxy.condensation.multi_formation import decoded
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.condensation.space_embedding import open_space_embedding
 from nas_proxy.data import augment
 from nas_proxy.data.images import ImageSet
+from nas_proxy.data.multi_formation import decoded
 from nas_proxy.data.splits import random_subset
 from nas_proxy.seeds import derive, torch_generator
 from nas_proxy.spaces.convnet import deepest
 from nas_proxy.spaces.resnet18 import resnet18_space
 from nas_proxy.spaces.space import SearchSpace
-
-if TYPE_CHECKING:
-    from nas_proxy.condensation.condense import Condensation
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class Task:
 
     real: ImageSet
     members: tuple[Tensor, ...]
-    recipe: "Condensation"
+    recipe: Condensation
     seed: int
     device: torch.device
     ranks: ProcessGroup

@@ -17,6 +17,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.trial import Trial, TrialState
 
 from nas_proxy.dashboard.notes import attributes, failed_with, markdown, titled
+from nas_proxy.optuna_quiet import without_announcements
 from nas_proxy.ranking.scores import best_first
 from nas_proxy.report import pareto, signal_figures
 from nas_proxy.report.rank_figure import ranks_against_truth
@@ -26,7 +27,7 @@ from nas_proxy.spaces.objectives import ACCURACY, METRICS
 from nas_proxy.storage.artifacts import artifact_store
 from nas_proxy.storage.location import FILE, existing, study_name
 from nas_proxy.storage.records import LATENCY, TRAINED, Record
-from nas_proxy.storage.trial_store import TrialStore, without_announcements
+from nas_proxy.storage.trial_store import TrialStore
 
 if TYPE_CHECKING:
     from optuna.artifacts._protocol import ArtifactStore

@@ -19,11 +19,11 @@ from nas_proxy.compare.figure import correlation_by_cost
 from nas_proxy.compare.text import named
 from nas_proxy.dashboard.comparison_status import TABLE, TRUTH, ComparisonWatcher, Look, study_of
 from nas_proxy.dashboard.notes import attributes, failed_with, markdown, titled
+from nas_proxy.optuna_quiet import without_announcements
 from nas_proxy.ranking.scores import best_first
 from nas_proxy.report.verdict import answer, duration, finite, interval, part, percent
 from nas_proxy.spaces.objectives import ACCURACY, METRICS
 from nas_proxy.storage.records import Record
-from nas_proxy.storage.trial_store import without_announcements
 
 # Seconds after which notes are made anew; the dashboard asks every ten.
 FRESH = 3.0

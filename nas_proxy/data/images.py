@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nas_proxy.condensation.multi_formation import decoded, packed
+from nas_proxy.data.multi_formation import decoded, packed
 from nas_proxy.data.store import StoredImages, reopened
 from nas_proxy.errors import RunFolderError
 from nas_proxy.files import atomic_path

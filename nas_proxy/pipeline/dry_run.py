@@ -24,12 +24,11 @@ from nas_proxy.data.images import ImageSet
 from nas_proxy.data.splits import random_subset
 from nas_proxy.errors import RunFailedError
 from nas_proxy.pipeline.checks import check
-from nas_proxy.pipeline.ground_truth import SEEDS
+from nas_proxy.pipeline.ground_truth import BEST, SEEDS
 from nas_proxy.pipeline.problem import Problem, open_problem
 from nas_proxy.pipeline.run_folder import RunFolder, check_same
 from nas_proxy.pipeline.scoring import base_images
 from nas_proxy.pipeline.settings import RunConfig, default_folder
-from nas_proxy.pipeline.stages import BEST
 from nas_proxy.pipeline.work import make_trainer, open_executor
 from nas_proxy.progress import SILENT, Progress
 from nas_proxy.search.candidates import Stream

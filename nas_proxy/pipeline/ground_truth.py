@@ -18,6 +18,8 @@ from nas_proxy.storage.trial_store import TrialStore
 from nas_proxy.training.train import Recipe
 
 SEEDS = 2
+# Of the search's best, so many are trained fully beside the sample.
+BEST = 3
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from nas_proxy.errors import RunFolderError
 from nas_proxy.files import write_json
 from nas_proxy.pipeline import heartbeat, scoring
 from nas_proxy.pipeline.checks import check, check_sample
-from nas_proxy.pipeline.ground_truth import train_fully, truth_of
+from nas_proxy.pipeline.ground_truth import BEST, train_fully, truth_of
 from nas_proxy.pipeline.judgement import judge
 from nas_proxy.pipeline.problem import open_problem
 from nas_proxy.pipeline.run_folder import RunFolder, check_same, claim
@@ -36,10 +36,6 @@ from nas_proxy.spaces.limits import Limited
 from nas_proxy.storage.location import existing
 from nas_proxy.storage.trial_store import explained
 from nas_proxy.training.pruning import WILCOXON_LEAST
-
-# Of the search's best, so many are trained fully as well.
-BEST = 3
-
 
 def condense_stage(work: Work) -> None:
     """Make the sets of all signals; a run's proxy with `proxy.png`, and `real.png` to look at beside it."""

@@ -31,8 +31,9 @@ from nas_proxy.storage.location import Database, settled
 from nas_proxy.storage.records import LATENCY
 from nas_proxy.storage.retry import Retry
 from nas_proxy.storage.trial_store import TrialStore
-from nas_proxy.training.executor import Executor, ProcessExecutor
+from nas_proxy.training.executor import Executor
 from nas_proxy.training.jobs import Failure, Timing
+from nas_proxy.training.worker_pool import ProcessExecutor
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from nas_proxy.condensation.embedding import has_bfloat16
 from nas_proxy.data.images import DataShape
+from nas_proxy.hardware import has_bfloat16
 from nas_proxy.training.channels_last import ChannelsLast
 
 PRECISIONS = ("auto", "float32", "bfloat16")

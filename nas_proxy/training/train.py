@@ -8,7 +8,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -45,13 +45,13 @@ class Outcome:
     """
 
     score: float
-    losses: tuple[float, ...]
+    losses: tuple[float, ...] = field(repr=False)
     diverged: bool
     seconds: float
     image_passes: int
     note: str = ""
-    seeds: tuple["Outcome", ...] = ()
-    curve: tuple[tuple[int, float], ...] = ()
+    seeds: tuple["Outcome", ...] = field(default=(), repr=False)
+    curve: tuple[tuple[int, float], ...] = field(default=(), repr=False)
     pruned_at: int | None = None
     memory: int | None = None
     reason: str = ""
@@ -77,7 +77,7 @@ class Fitted:
     """A trained network, the mean training loss of each pass over the data, and the images passed through it."""
 
     network: nn.Module
-    losses: tuple[float, ...]
+    losses: tuple[float, ...] = field(repr=False)
     image_passes: int
 
 

@@ -22,12 +22,12 @@ from torch import Tensor
 
 from nas_proxy.condensation.checkpoint import State, restored, save
 from nas_proxy.condensation.distributed import ALONE, ProcessGroup
-from nas_proxy.condensation.memory import classes_together, divided, few_networks, free_bytes
-from nas_proxy.condensation.recipe import Condensation as Condensation  # noqa: PLC0414 (others import it from here)
-from nas_proxy.condensation.recipe import Condensed as Condensed  # noqa: PLC0414
+from nas_proxy.condensation.memory import classes_together, divided, few_networks
+from nas_proxy.condensation.recipe import Condensation, Condensed
 from nas_proxy.condensation.step import Task, initial, open_networks, take_step
 from nas_proxy.data.images import ImageSet, quantised
 from nas_proxy.errors import ConfigError, RunFailedError
+from nas_proxy.hardware import free_bytes
 from nas_proxy.spaces.space import SearchSpace
 
 CHECKPOINT_SECONDS = 2.0
@@ -38,7 +38,7 @@ REPORT_STEPS = 10
 SHARE_OF_MEMORY = 0.5
 
 
-def condense(
+def match_distributions(
     real: ImageSet,
     recipe: Condensation,
     seed: int,
@@ -46,7 +46,7 @@ def condense(
     device: torch.device | str = "cpu",
     space: SearchSpace | None = None,
     exclude: Collection[str] = (),
-    ranks: ProcessGroup = ALONE,
+    group: ProcessGroup = ALONE,
     checkpoint: Path | None = None,
     progress: Callable[[int, float], None] | None = None,
     preview: Callable[[int, ImageSet], None] | None = None,
@@ -57,7 +57,7 @@ def condense(
     """Learn `recipe.images_per_class` synthetic images for each class of `real`.
 
     space, exclude: for `recipe.embed` "space": where networks are drawn from, and the keys that are not.
-    ranks: this process among several; each returns all images.
+    group: this process among several; each returns all images.
     checkpoint: file in which the state is kept every few seconds and from which the work goes on. At the end it
         holds the finished images, so that a kill before they are stored loses nothing: whoever has stored them
         removes it (`checkpoint.remove`). A checkpoint of another data set, recipe or seed is ignored.
@@ -70,39 +70,39 @@ def condense(
     processes than classes.
     """
     begun = time.perf_counter()
-    if ranks.size > len(real.classes):
+    if group.size > len(real.classes):
         raise ConfigError(
-            [f"{ranks.size} processes share {len(real.classes)} classes, of which each needs one; start fewer"]
+            [f"{group.size} processes share {len(real.classes)} classes, of which each needs one; start fewer"]
         )
     device = torch.device(device)
     real = _placed(real, device)
-    task = Task(real, tuple(real.of_class()), recipe, seed, device, ranks)
-    identity = f"{real.fingerprint()} {asdict(recipe)} {seed} {ranks} {sorted(exclude)}"
-    state = restored(checkpoint, identity, ranks, device) or initial(task)
+    task = Task(real, tuple(real.of_class()), recipe, seed, device, group)
+    identity = f"{real.fingerprint()} {asdict(recipe)} {seed} {group} {sorted(exclude)}"
+    state = restored(checkpoint, identity, group, device) or initial(task)
     task, state.together = _divided(task, state, space, exclude, classes_per_step, say)
     networks = open_networks(task, space, exclude, say)
-    started, clock = begun - state.seconds, _Clock(ranks)
+    started, clock = begun - state.seconds, _Clock(group)
     losses = state.losses.tolist()
     while state.step < recipe.steps:
         loss = take_step(state, task, networks)
         reported = state.step % REPORT_STEPS == 0 or state.step == recipe.steps
         due = checkpoint is not None and (state.step == recipe.steps or clock.due(meeting=reported))
         if reported or due:
-            found = _finite(loss, state, recipe)
+            value = _finite(loss, state, recipe)
         if reported:
-            losses.append(found)
+            losses.append(value)
             if progress is not None:
-                progress(state.step, found)
+                progress(state.step, value)
         if preview is not None and preview_every and state.step % preview_every == 0:
             images = _gathered(state, task)
-            if ranks.rank == 0:
+            if group.rank == 0:
                 preview(state.step, images)
         if checkpoint is not None and due:
             state.losses, state.seconds = torch.tensor(losses), time.perf_counter() - started
             with clock.saving():
-                save(checkpoint, identity, state, ranks)
+                save(checkpoint, identity, state, group)
     images = _gathered(state, task)
-    total = torch.tensor(ranks.gathered(losses)).sum(0)
+    total = torch.tensor(group.gathered(losses)).sum(0)
     if device.type == "cuda":
         torch.cuda.empty_cache()  # candidates train in other processes
     return Condensed(images, time.perf_counter() - started, tuple(total.tolist()), networks.embedded)
@@ -111,8 +111,8 @@ def condense(
 class _Clock:
     """Says when the next checkpoint is due: after a while, which is longer where writing one takes long."""
 
-    def __init__(self, ranks: ProcessGroup) -> None:
-        self._ranks = ranks
+    def __init__(self, group: ProcessGroup) -> None:
+        self._group = group
         self._saved = time.perf_counter()
         self._pause = CHECKPOINT_SECONDS
 
@@ -121,9 +121,9 @@ class _Clock:
 
         So they save the same steps, and none runs so far ahead that no step is common to what they keep.
         """
-        if self._ranks.size > 1 and not meeting:
+        if self._group.size > 1 and not meeting:
             return False
-        return any(self._ranks.gathered(time.perf_counter() - self._saved > self._pause))
+        return any(self._group.gathered(time.perf_counter() - self._saved > self._pause))
 
     @contextlib.contextmanager
     def saving(self) -> Iterator[None]:
@@ -171,10 +171,10 @@ def _gathered(state: State, task: Task) -> ImageSet:
 
 def _finite(loss: Tensor, state: State, recipe: Condensation) -> float:
     # Instance norm maps images that have run away to a finite loss.
-    found = float(loss + 0 * state.images.square().sum())
-    if not math.isfinite(found):
+    value = float(loss + 0 * state.images.square().sum())
+    if not math.isfinite(value):
         raise RunFailedError(
-            f"the matching loss is {found} at step {state.step}; lower the learning_rate of the images (now "
+            f"the matching loss is {value} at step {state.step}; lower the learning_rate of the images (now "
             f"{recipe.learning_rate:g}): under [condense] in a run.toml for nas-proxy run --config"
         )
-    return found
+    return value
