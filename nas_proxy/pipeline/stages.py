@@ -28,7 +28,6 @@ from nas_proxy.pipeline.work import Work, make_sets, work_in
 from nas_proxy.progress import SILENT, Progress
 from nas_proxy.ranking.names import PROXY, TRUTH
 from nas_proxy.ranking.scores import best_first
-from nas_proxy.report.comparison import write_comparison
 from nas_proxy.report.page import write_report
 from nas_proxy.search.candidates import search
 from nas_proxy.signals.sets import checkpoint_path, set_path
@@ -121,10 +120,7 @@ def rank_stage(work: Work) -> None:
 
 def report_stage(work: Work) -> None:
     """Write the page: `report.html` of a run; `compare.html`, `table.csv` and `table.md` of a comparison."""
-    if work.config.compare is None:
-        write_report(work.run.path)
-    else:
-        write_comparison(work.run.path)
+    write_report(work.run.path)
 
 
 def annotated(work: Work) -> None:

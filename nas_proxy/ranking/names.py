@@ -13,7 +13,7 @@ LABELS = {
     "herding": "Herding",
     "kcenter": "K-centre",
     EARLY_STOP: "Early stop",
-    TOTAL: "Random images at equal cost",
+    TOTAL: "Random, equal cost",
     "params": "Parameters",
     "flops": "FLOPs",
     "synflow": "SynFlow",
