@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_proxy.compare.compare import compare
+
 from nas_proxy.pipeline.settings import resolve
 from outcome import show
 

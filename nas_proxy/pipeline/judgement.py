@@ -34,8 +34,11 @@ TOPS = (5, 10)
 
 def judge(
     work: Work, scores: Scores, truth: Truth, environment: dict[str, object]
-) -> tuple[dict[str, Any], list[ScoredSignal]]:
-    """Return the object of `ranking.json` and the scored signals. Raises UserError for too few architectures."""
+) -> tuple[dict[str, Any], pd.DataFrame | None]:
+    """Return the object of `ranking.json`, and the mean ranks by key where some are combined.
+
+    Raises UserError for too few architectures.
+    """
     keys, plan = scores.keys, work.plan
     records = {name: _of(work.store.records(study), keys) for name, study in scores.studies.items()}
     if work.config.compare is not None:
