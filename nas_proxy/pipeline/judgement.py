@@ -34,8 +34,11 @@ TOPS = (5, 10)
 
 def judge(
     work: Work, scores: Scores, truth: Truth, environment: dict[str, object]
-) -> tuple[dict[str, Any], list[ScoredSignal]]:
-    """Return the object of `ranking.json` and the scored signals. Raises UserError for too few architectures."""
+) -> tuple[dict[str, Any], pd.DataFrame | None]:
+    """Return the object of `ranking.json`, and the mean ranks by key where some are combined.
+
+    Raises UserError for too few architectures.
+    """
     keys, plan = scores.keys, work.plan
     records = {name: _of(work.store.records(study), keys) for name, study in scores.studies.items()}
     if work.config.compare is not None:
@@ -71,7 +74,7 @@ def judge(
     table = work.problem.table
     if table is not None and truth.seeds == 1 and table.twins:
         rows[REPEATABILITY] |= repeated(truth.scores.loc[used, 0].to_numpy(), table.twins, work.config.seed).row()
-    return {
+    ranking: dict[str, Any] = {
         "n": len(used),
         "sample": len(keys),
         "subset": subset(work, len(used)),
@@ -85,6 +88,7 @@ def judge(
         **(_of_run(work, scores, truth) if work.config.compare is None else {}),
         "environment": environment,
     }
+    return ranking, next((signal.scores for signal in signals if signal.name == COMBINED), None)
 
 
 def scored_signals(

@@ -248,7 +248,7 @@ def resolve(
     read = anchored(read_toml(file), file.parent) if file is not None else {}
     compares = given.get("compare") is not None or "compare" in read
     given = anchored(without_none(given), Path())
-    values = merged(read, given)
+    values, explicit = merged(read, given), flat(given)
     mistakes: list[Mistake] = []
     base = _base(values, mistakes)
     if compares:
@@ -257,11 +257,10 @@ def resolve(
     config = filled(base, values, mistakes)
     if config.compare is not None:
         config = replace(config, trials=config.truth, compare=completed(config.compare, config.truth, mistakes))
-        if "epochs" in given.get("proxy_training", {}) and "passes" in given.get("compare", {}):
-            both = "compare.passes says how long a training is, and so do epochs"
+        if {"compare.passes", "proxy_training.epochs"} <= explicit.keys():
+            both = "compare.passes and --epochs (proxy_training.epochs) both say how long a training is"
             mistakes.append(("compare.passes", f"{both}; give one of them"))
     if mistakes:
-        explicit = flat(given)
         raise ConfigError([_told(mistake, explicit, file, options or {}) for mistake in mistakes])
     return config
 
@@ -298,7 +297,7 @@ def _told(mistake: Mistake, explicit: Mapping[str, Any], file: Path | None, opti
     if file is not None and path not in explicit:
         return f"{file}: {sentence}"
     option = options.get(path, path)
-    same = option.removeprefix("--").replace("-", "_") == path.removeprefix("compare.")
+    same = option.removeprefix("--").replace("-", "_") in {path, path.removeprefix("compare.")}
     return sentence.replace(path, option if same else f"{option} ({path})", 1)
 
 

@@ -37,6 +37,7 @@ from nas_proxy.storage.location import existing
 from nas_proxy.storage.trial_store import explained
 from nas_proxy.training.pruning import WILCOXON_LEAST
 
+
 def condense_stage(work: Work) -> None:
     """Make the sets of all signals; a run's proxy with `proxy.png`, and `real.png` to look at beside it."""
     if work.plan.lead != PROXY:
@@ -110,8 +111,8 @@ def rank_stage(work: Work) -> None:
     if truth is None:
         raise RunFolderError(f"nothing is fully trained yet; first run: nas-proxy truth {work.run.path}")
     scores = scoring.score_sample(work)
-    write_tables(work, scores.studies)
-    ranking = judge(work, scores, truth, environment(work.problem.device, work.executor.count))
+    ranking, combined = judge(work, scores, truth, environment(work.problem.device, work.executor.count))
+    write_tables(work, scores.studies, combined)
     write_json(work.run / "ranking.json", ranking)
     if work.coordinator is not None:
         work.coordinator.done(True)
