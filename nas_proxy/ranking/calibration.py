@@ -93,15 +93,32 @@ def inclusion_weights(uniform: Sequence[bool], pool: int) -> Floats:
     return np.where(drawn, rest / max(int(drawn.sum()), 1), 1.0)
 
 
+def tempered(weights: Floats) -> Floats:
+    """Return the weights to the largest power, of 1, 0.9, …, 0, that leaves half of the trainings' worth (m,).
+
+    The worth is Kish's effective sample size. A few uniform draws that stand for thousands would otherwise be all
+    that is fitted to.
+    """
+    powers = (weights**power for power in np.linspace(1, 0, 11))
+    return next(w for w in powers if w.sum() ** 2 / (w @ w) >= len(w) / 2 or np.ptp(w) == 0)
+
+
 def features_of(
-    scores: Floats, names: Sequence[str], encoding: Floats | None = None, trained: Collection[str] = ()
+    scores: Floats,
+    names: Sequence[str],
+    encoding: Floats | None = None,
+    trained: Collection[str] = (),
+    voters: Collection[str] = (),
 ) -> Features:
     """Return what the surrogate is given: normal scores, and as vote their mean with equal weights.
 
     scores: (n, s). encoding: (n, d), None for none. trained: names of the signals that come from training.
+    voters: names of those that alone vote, where at least two of them are there; all of them where it is empty.
     """
     signals = np.stack([normal_scores(column) for column in scores.T], axis=1) if len(names) else scores[:, :0]
-    vote = normal_scores(signals @ _equal(names, trained)) if len(names) else np.zeros(len(scores))
+    voting = np.array([name in voters for name in names], dtype=np.float64)
+    weights = voting / voting.sum() if voting.sum() >= 2 else _equal(names, trained)
+    vote = normal_scores(signals @ weights) if len(names) else np.zeros(len(scores))
     return Features(signals, vote, np.zeros((len(scores), 0)) if encoding is None else encoding)
 
 
@@ -123,7 +140,7 @@ def calibrate(
     """
     features = features_of(scores, names, encoding, trained)
     rows, accuracy = np.array([*full], dtype=np.intp), np.array([*full.values()], dtype=np.float64)
-    counts = np.ones(len(rows)) if weights is None else weights
+    counts = np.ones(len(rows)) if weights is None else tempered(weights)
     equal = _equal(names, trained)
     if len(rows) < LEAST:
         return _described(features.vote, rows, accuracy, counts, names, _Weighting(equal, 0.0, math.inf), 0.0)
@@ -203,9 +220,7 @@ def _correlations(signals: Floats, target: Floats, counts: Floats) -> Floats:
     return np.asarray((share * goal) @ centred / spread, dtype=np.float64)
 
 
-def _errors(
-    seen: Floats, target: Floats, counts: Floats, centres: Sequence[Floats], part: NDArray[np.intp]
-) -> Floats:
+def _errors(seen: Floats, target: Floats, counts: Floats, centres: Sequence[Floats], part: NDArray[np.intp]) -> Floats:
     """Return weighted mean squared errors on what was left out: (centres, strengths)."""
     errors = np.zeros((len(centres), len(STRENGTHS)))
     for fold in range(int(part.max()) + 1):
@@ -216,7 +231,7 @@ def _errors(
                 offset = np.average(target[kept] - seen[kept] @ weights, weights=counts[kept])
                 off = target[~kept] - offset - seen[~kept] @ weights
                 errors[i, j] += counts[~kept] @ off**2
-    return errors / counts.sum()
+    return np.asarray(errors / counts.sum(), dtype=np.float64)
 
 
 def _solve(seen: Floats, target: Floats, counts: Floats, centre: Floats, strength: float) -> Floats:
@@ -241,7 +256,7 @@ def _folds(count: int, folds: int, seed: int, purpose: str) -> NDArray[np.intp]:
 
 def _standardised(values: Floats) -> Floats:
     spread = float(values.std())
-    return (values - values.mean()) / (spread if spread > 1e-12 else 1.0)
+    return np.asarray((values - values.mean()) / (spread if spread > 1e-12 else 1.0), dtype=np.float64)
 
 
 def _described(

@@ -123,10 +123,12 @@ class _Parts:
     encoding: Floats
 
     def of_signals(self, theta: Floats) -> Floats:
-        return np.exp(-self.smooth * np.exp(-2 * theta[REACH]))
+        covariance: Floats = np.exp(-self.smooth * np.exp(-2 * theta[REACH]))
+        return covariance
 
     def of_encoding(self, theta: Floats) -> Floats:
-        return np.exp(-self.encoding * np.exp(-2 * theta[OWN]))
+        covariance: Floats = np.exp(-self.encoding * np.exp(-2 * theta[OWN]))
+        return covariance
 
     def weighted(self, theta: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         """Return the four summands of the covariance of cheap accuracies."""
@@ -222,9 +224,7 @@ def _most_probable(parts: _Parts, full: Floats, y: Floats) -> Floats:
         return value, gradient[free]
 
     bounds = list(zip(MEAN[free] - 4 * STD[free], MEAN[free] + 4 * STD[free], strict=True))
-    found = optimize.minimize(
-        loss, start[free], method="L-BFGS-B", jac=True, bounds=bounds, options={"maxiter": STEPS}
-    )
+    found = optimize.minimize(loss, start[free], method="L-BFGS-B", jac=True, bounds=bounds, options={"maxiter": STEPS})
     theta = start.copy()
     theta[free] = found.x
     return theta
@@ -236,7 +236,8 @@ def _covariance(theta: Floats, parts: _Parts, full: Floats) -> Floats:
     same = np.outer(full, full)
     covariance = np.outer(scale, scale) * parts.base(theta) + np.exp(theta[DIFFERENCE]) * same * parts.shape(theta)
     covariance += CONSTANT * (same + np.outer(1 - full, 1 - full))
-    covariance[np.diag_indices_from(covariance)] += np.exp(np.where(full > 0, theta[NOISE], theta[CHEAP_NOISE])) + JITTER
+    noise = np.where(full > 0, theta[NOISE], theta[CHEAP_NOISE])
+    covariance[np.diag_indices_from(covariance)] += np.exp(noise) + JITTER
     return np.asarray(covariance, dtype=np.float64)
 
 
@@ -283,7 +284,8 @@ def _parts(features: Features, rows: Indices, columns: Indices) -> _Parts:
 
 
 def _squared_distances(a: Floats, b: Floats) -> Floats:
-    return np.maximum((a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1) - 2 * a @ b.T, 0.0)
+    squared = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1) - 2 * a @ b.T
+    return np.asarray(np.maximum(squared, 0.0), dtype=np.float64)
 
 
 def _cross(fitted: Fit, pool: Indices) -> tuple[Floats, Floats]:
