@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-from nas_proxy.search.surrogate import Features, Floats, Indices, believe, fit
+from nas_proxy.ranking.surrogate import Features, Floats, Indices, believe, fit
 from nas_proxy.seeds import numpy_generator
 
 LEAST = 4

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from nas_proxy.search.surrogate import Fit, Floats, Indices, believe, joint
+from nas_proxy.ranking.surrogate import Fit, Floats, Indices, believe, joint
 from nas_proxy.seeds import numpy_generator
 
 DRAWS = 2_000
