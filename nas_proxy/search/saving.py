@@ -54,7 +54,7 @@ def _better(fitted: Fit, rivals: Indices, draws: int, rng: np.random.Generator) 
     if not len(rivals):
         return np.zeros(draws)
     belief = believe(fitted, rivals)
-    chance = stats.norm.sf(fitted.best, belief.mean, belief.std)
+    chance = np.asarray(stats.norm.sf(fitted.best, belief.mean, belief.std), dtype=np.float64)
     order = np.argsort(-chance, kind="stable")[:MOST_DRAWN]
     likely = rivals[order[chance[order] >= LEAST_PROBABILITY]]
     if not len(likely):
