@@ -8,7 +8,7 @@ the process that performs it is the affair of `nas_proxy.training.worker_pool`.
 import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Protocol, Self, TypeVar, cast, runtime_checkable
 
 import torch
 
@@ -17,6 +17,7 @@ from nas_proxy.errors import RAISED
 from nas_proxy.spaces.latency import Latency, measure_latency
 from nas_proxy.spaces.loading import load_space
 from nas_proxy.spaces.space import Architecture, SearchSpace
+from nas_proxy.training.cuda_graph import RecordingError
 from nas_proxy.training.memory_limit import limited
 from nas_proxy.training.pruning import Pruning
 from nas_proxy.training.seed_average import repeated
@@ -32,10 +33,12 @@ class Failure:
     """A job that raised, ran out of memory or time, or took its process down with it.
 
     spoilt: whether it left its process unable to use the GPU, as an index out of range does there.
+    recording: whether what broke off is the recording of its steps, so that it can be done without, elsewhere.
     """
 
     reason: str
     spoilt: bool = False
+    recording: bool = False
 
 
 @runtime_checkable
@@ -66,6 +69,7 @@ class Job:
     """Trainings of `architecture` of the space `space` on the images in `data`, scored on those in `evaluation`.
 
     seeds: trainings whose mean is wanted; their seeds derive from `seed`. pruning: what may end it early.
+    unrecorded: why its steps must not be recorded on a GPU, see `train`.
     device, minutes, megabytes: as of any `Work`; with a limit on memory, the outcome tells how much was needed.
     """
 
@@ -80,6 +84,7 @@ class Job:
     megabytes: float | None = None
     seeds: int = 1
     pruning: Pruning | None = None
+    unrecorded: str = ""
 
     def on(self, device: str) -> Self:
         """Return the same trainings on another device."""
@@ -92,7 +97,7 @@ class Job:
 
         def once(seed: int, watch: Watch | None) -> Outcome:
             build = lambda: space.build(self.architecture, data.shape)  # noqa: E731
-            return train(build, data, evaluation, self.recipe, seed, self.device, watch)
+            return train(build, data, evaluation, self.recipe, seed, self.device, watch, unrecorded=self.unrecorded)
 
         if self.megabytes is None:
             return repeated(once, self.recipe, self.seed, self.seeds, self.pruning)
@@ -141,7 +146,15 @@ def performed(job: Work[Result]) -> Result | Failure:
             return Failure("out of memory")
         said = " ".join(str(error).split())
         reason = f"{type(error).__name__}: {said}".removesuffix(": ")[:REASON_LENGTH]
-        return Failure(reason, spoilt=isinstance(error, torch.AcceleratorError))
+        recording = isinstance(error, RecordingError)
+        return Failure(reason, spoilt=recording or isinstance(error, torch.AcceleratorError), recording=recording)
+
+
+def without_recording(job: Work[Result], failure: Failure) -> Work[Result] | None:
+    """Return a job that is to be done again without recording its steps, None where that is not what went wrong."""
+    if not failure.recording or not isinstance(job, Job) or job.unrecorded:
+        return None
+    return cast("Work[Result]", replace(job, unrecorded=failure.reason.partition(": ")[2]))
 
 
 def too_much(job: Work[Any]) -> str:
