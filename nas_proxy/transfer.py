@@ -29,7 +29,8 @@ def to_device(tensors: Sequence[Tensor], device: torch.device | str) -> list[Ten
     for start, tensor in zip(starts, tensors, strict=False):
         _part(block, start, tensor).copy_(tensor)
     moved = block.to(device, non_blocking=True)
-    return [_part(moved, start, tensor) for start, tensor in zip(starts, tensors, strict=False)]
+    # `data` has a version of its own: a change of one in place is none of the others, which autograd may have kept.
+    return [_part(moved, start, tensor).data for start, tensor in zip(starts, tensors, strict=False)]
 
 
 def network_to(network: _Network, device: torch.device | str) -> _Network:

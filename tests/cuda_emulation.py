@@ -157,13 +157,13 @@ class EmulatedCuda:
                 raise torch.AcceleratorError("CUDA error: invalid device ordinal")
             self._tags.setdefault(_key(tensor), (StorageWeakRef(tensor.untyped_storage()), device))
 
-    def wait(self, why, *, count=True):
-        """The host waits for the device here."""
+    def wait(self, why, *, count=True, debugged=True):
+        """The host waits for the device here. debugged: whether `set_sync_debug_mode` sees it."""
         if self.capturing is not None:
             self.capturing.graph.broken = True
             raise torch.AcceleratorError(f"CUDA error: {CAPTURING}\nCUDA kernel errors might be reported later")
         if count:
-            if self.sync_mode == 2:
+            if self.sync_mode == 2 and debugged:
                 raise RuntimeError("called a synchronizing CUDA operation")
             self.syncs.append(why)
 
@@ -206,7 +206,7 @@ class EmulatedCuda:
             "current_device": lambda: self.index,
             "set_device": lambda device: setattr(self, "index", as_device(device).index),
             "device": on_device,
-            "synchronize": lambda device=None: self.wait("synchronize"),
+            "synchronize": lambda device=None: self.wait("synchronize", debugged=False),
             "Stream": Stream,
             "stream": lambda stream: contextlib.nullcontext(),
             "current_stream": stream,
@@ -229,7 +229,8 @@ class EmulatedCuda:
             "set_sync_debug_mode": lambda mode: setattr(self, "sync_mode", {"default": 0, "error": 2}.get(mode, mode)),
             "get_sync_debug_mode": lambda: self.sync_mode,
         }
-        return [*((cuda, name, value) for name, value in values.items()), (torch, "autocast", autocast)]
+        others = [(torch, "autocast", autocast), (torch.backends.cudnn, "is_acceptable", lambda tensor: False)]
+        return [*((cuda, name, value) for name, value in values.items()), *others]
 
 
 def _key(tensor):
@@ -358,7 +359,7 @@ class _Dispatch(TorchDispatchMode):
         name = func.overloadpacket.__name__
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         device = self._checked(name, args, tensors)
-        if device is None and not tensors:
+        if (device is None and not tensors) or (kwargs.get("device") is not None and name != "_to_copy"):
             device = gpu.ambient
         if name == "copy_" and gpu.device(args[0]) != gpu.device(args[1]) and args[1].dim() > 0:
             non_blocking = kwargs.get("non_blocking", args[2] if len(args) > 2 else False)
@@ -369,7 +370,8 @@ class _Dispatch(TorchDispatchMode):
         capture = gpu.capturing if gpu.capturing is not None and device == gpu.capturing.stream.device else None
         if capture is not None:
             self._kept(capture.graph, func, args, kwargs)
-        result = func(*args, **kwargs)
+        with torch._C._AutoDispatchBelowAutograd():
+            result = func(*args, **kwargs)
         if capture is not None:
             capture.graph.note(func, args, kwargs, result)
         if device is not None and device != CPU:

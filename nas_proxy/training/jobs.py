@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self, TypeVar, cast, runtime_checkable
 
 import torch
 
-from nas_proxy.data.images import DataShape, ImageSet
+from nas_proxy.data.images import DataShape
 from nas_proxy.errors import RAISED
 from nas_proxy.spaces.latency import Latency, measure_latency
 from nas_proxy.spaces.loading import load_space
@@ -21,9 +21,11 @@ from nas_proxy.training.cuda_graph import RecordingError
 from nas_proxy.training.memory_limit import limited
 from nas_proxy.training.pruning import Pruning
 from nas_proxy.training.seed_average import repeated
+from nas_proxy.training.set_cache import SetCache
 from nas_proxy.training.train import Outcome, Recipe, Watch, train
 
 REASON_LENGTH = 500
+_SETS = SetCache()
 Result = TypeVar("Result")
 _Result_co = TypeVar("_Result_co", covariant=True)
 
@@ -92,7 +94,7 @@ class Job:
 
     def perform(self) -> Outcome:
         """Train."""
-        data, evaluation = _image_set(self.data, self.device), _image_set(self.evaluation, self.device)
+        data, evaluation = _SETS.get(self.data, self.device), _SETS.get(self.evaluation, self.device)
         space = _space(self.space, data.shape)
 
         def once(seed: int, watch: Watch | None) -> Outcome:
@@ -160,16 +162,6 @@ def without_recording(job: Work[Result], failure: Failure) -> Work[Result] | Non
 def too_much(job: Work[Any]) -> str:
     """Return why a job failed that needed more memory than it may."""
     return f"needed more than {job.megabytes:g} MB of memory{'' if job.device == 'cpu' else f' on {job.device}'}"
-
-
-@functools.lru_cache(maxsize=16)
-def _loaded(path: Path, written: int, device: str) -> ImageSet:
-    del written  # a file that is written again is another file
-    return ImageSet.load(path).unpacked().to(device)
-
-
-def _image_set(path: Path, device: str) -> ImageSet:
-    return _loaded(path, path.stat().st_mtime_ns, device)
 
 
 @functools.lru_cache(maxsize=16)
