@@ -25,7 +25,8 @@ from nas_proxy.errors import (
 if TYPE_CHECKING:
     from nas_proxy.condensation.condense import Condensation, Condensed, condense
     from nas_proxy.condensation.selection import select
-    from nas_proxy.data.images import DataShape, ImageSet, join
+    from nas_proxy.data.images import ImageSet, join
+    from nas_proxy.data.shape import DataShape
     from nas_proxy.data.splits import Development, load_data
     from nas_proxy.pipeline.final import Final, load_final, train_final
     from nas_proxy.pipeline.objective import ProxyObjective
@@ -40,7 +41,8 @@ else:
     _NAMES_OF = {
         "condensation.condense": ("Condensation", "Condensed", "condense"),
         "condensation.selection": ("select",),
-        "data.images": ("DataShape", "ImageSet", "join"),
+        "data.images": ("ImageSet", "join"),
+        "data.shape": ("DataShape",),
         "data.splits": ("Development", "load_data"),
         "pipeline.settings": ("RunConfig",),
         "pipeline.stages": ("FinishedRun", "run"),
