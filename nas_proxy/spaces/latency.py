@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from nas_proxy.data.images import DataShape
+from nas_proxy.data.shape import DataShape
 from nas_proxy.spaces.space import Architecture, SearchSpace
 from nas_proxy.threads import one_thread
 
