@@ -1,4 +1,4 @@
-"""Train every one of 108 small ConvNets on Fashion-MNIST once, and keep beside it what cheaper signals say of it.
+"""Train every one of 96 small ConvNets on Fashion-MNIST once, and keep beside it what cheaper signals say of it.
 
     python benchmarks/fashion_table.py train --idx FOLDER --rows rows.jsonl
     python benchmarks/fashion_table.py table --rows rows.jsonl --out benchmarks/results/fashion-convnets-cpu

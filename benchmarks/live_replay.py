@@ -51,7 +51,7 @@ from nas_proxy.search.evolution import RegularisedEvolutionSampler
 from nas_proxy.seeds import derive, numpy_generator
 from small_convnets import space
 
-BUDGETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # minutes
+BUDGETS = (0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 16)  # minutes
 TARGETS = (1.0, 0.5, 0.3, 0.1)  # points of regret
 ARMS = (
     "random",
@@ -95,7 +95,7 @@ class Event:
 
 
 Table = dict[str, Training]
-Arm = Callable[[Table, int], list[Event]]
+Arm = Callable[[Table, int, float], list[Event]]  # table, seed, and the seconds after which it may stop
 
 
 def table_of(rows: Sequence[dict[str, Any]], sees: str) -> Table:
@@ -119,6 +119,7 @@ class History:
     def __init__(self, table: Table) -> None:
         self.events: list[Event] = []
         self.seen: set[str] = set()
+        self.seconds = 0.0
         self._table = table
         self._best: Training | None = None
 
@@ -138,6 +139,7 @@ class History:
         self._note(seconds)
 
     def _note(self, seconds: float) -> None:
+        self.seconds += seconds
         self.events.append(Event(seconds, self._best and self._best.key))
 
 
@@ -151,37 +153,44 @@ def in_order(table: Table, keys: Sequence[str], before: float = 0.0) -> list[Eve
     return history.events
 
 
-def random_search(table: Table, seed: int) -> list[Event]:
+def random_search(table: Table, seed: int, horizon: float = math.inf) -> list[Event]:
+    del horizon
     return in_order(table, numpy_generator(seed, "random").permutation(list(table)).tolist())
 
 
-def tpe(table: Table, seed: int) -> list[Event]:
-    return _asked(table, optuna.samplers.TPESampler(seed=derive(seed, "tpe") % 2**32), seed)
+def tpe(table: Table, seed: int, horizon: float = math.inf) -> list[Event]:
+    return _asked(table, optuna.samplers.TPESampler(seed=derive(seed, "tpe") % 2**32), seed, horizon)
 
 
-def evolution(table: Table, seed: int) -> list[Event]:
-    return _asked(table, RegularisedEvolutionSampler(POPULATION, TOURNAMENT, seed=derive(seed, "evolution")), seed)
+def evolution(table: Table, seed: int, horizon: float = math.inf) -> list[Event]:
+    return _asked(
+        table, RegularisedEvolutionSampler(POPULATION, TOURNAMENT, seed=derive(seed, "evolution")), seed, horizon
+    )
 
 
-def tpe_hyperband(table: Table, seed: int) -> list[Event]:
+def tpe_hyperband(table: Table, seed: int, horizon: float = math.inf) -> list[Event]:
     sampler = optuna.samplers.TPESampler(seed=derive(seed, "tpe_hyperband") % 2**32)
     epochs = max(len(training.curve) for training in table.values())
     # The smallest factor, since the curve has few epochs.
     pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=epochs, reduction_factor=2)
-    return _asked(table, sampler, seed, pruner)
+    return _asked(table, sampler, seed, horizon, pruner)
 
 
 def _asked(
-    table: Table, sampler: optuna.samplers.BaseSampler, seed: int, pruner: optuna.pruners.BasePruner | None = None
+    table: Table,
+    sampler: optuna.samplers.BaseSampler,
+    seed: int,
+    horizon: float,
+    pruner: optuna.pruners.BasePruner | None = None,
 ) -> list[Event]:
-    """Return the events of an Optuna study over the whole table; with a pruner, looks after each epoch are paid for."""
+    """Return the events of an Optuna study; with a pruner, looks after each epoch are paid for."""
     named = f"replay{seed}"  # by which Hyperband deals its brackets
     study = optuna.create_study(
         study_name=named, direction="maximize", sampler=sampler, pruner=pruner or optuna.pruners.NopPruner()
     )
     history = History(table)
     spare = iter(numpy_generator(seed, "spare").permutation(list(table)).tolist())
-    while len(history.seen) < len(table):
+    while len(history.seen) < len(table) and history.seconds <= horizon:
         trial = _new(study, table, history, spare)
         key = space.key(space.suggest(trial))
         if pruner is not None and (ended := _pruned(trial, table[key])) is not None:
@@ -224,7 +233,8 @@ def ordered(name: str, rows: Sequence[dict[str, Any]]) -> Arm:
     values, seconds = columns(rows)[name]
     scores = lowest(values)
 
-    def arm(table: Table, seed: int) -> list[Event]:
+    def arm(table: Table, seed: int, horizon: float = math.inf) -> list[Event]:
+        del horizon
         ties = numpy_generator(seed, "ties").permutation(len(scores))
         order = sorted(range(len(scores)), key=lambda i: (-scores[i], ties[i]))
         return in_order(table, [rows[i]["key"] for i in order], seconds)
@@ -241,8 +251,8 @@ def live(folder: Path) -> list[Arm]:
 
 
 def _one_run(file: Path) -> Arm:
-    def arm(table: Table, seed: int) -> list[Event]:
-        del seed
+    def arm(table: Table, seed: int, horizon: float = math.inf) -> list[Event]:
+        del seed, horizon
         events, best, pick = [], -math.inf, None
         for line in file.read_text(encoding="utf-8").splitlines():
             event = json.loads(line)
@@ -250,6 +260,8 @@ def _one_run(file: Path) -> Arm:
             if event["fidelity"] == "full" and key in table and (score := event.get("score", table[key].seen)) > best:
                 best, pick = score, key
             events.append(Event(event["seconds"], event.get("pick", pick)))
+            if events[-1].pick is not None and events[-1].pick not in table:
+                raise ValueError(f"{file} picks {events[-1].pick}, which the table does not know")
         return events
 
     return arm
@@ -258,18 +270,20 @@ def _one_run(file: Path) -> Arm:
 NAMED: dict[str, Arm] = {"random": random_search, "tpe": tpe, "tpe_hyperband": tpe_hyperband, "evolution": evolution}
 
 
-def repeats_of(arm: str, rows: Sequence[dict[str, Any]], table: Table, repeats: int) -> list[list[Event]]:
+def repeats_of(
+    arm: str, rows: Sequence[dict[str, Any]], table: Table, repeats: int, horizon: float
+) -> list[list[Event]]:
     """Return the events of each repeat of an arm. Raises ValueError for an unknown one."""
     kind, _, rest = arm.partition(":")
     if kind == "events":
-        return [one(table, 0) for one in live(Path(rest.partition("=")[2]))]
+        return [one(table, 0, horizon) for one in live(Path(rest.partition("=")[2]))]
     if kind == "order" and rest in columns(rows):
         one = ordered(rest, rows)
     elif arm in NAMED:
         one = NAMED[arm]
     else:
         raise ValueError(f"unknown arm {arm!r}; there are {', '.join(NAMED)}, order:SIGNAL and events:NAME=FOLDER")
-    return [one(table, seed) for seed in range(repeats)]
+    return [one(table, seed, horizon) for seed in range(repeats)]
 
 
 def regret_at(events: Sequence[Event], table: Table, seconds: np.ndarray) -> np.ndarray:
@@ -282,10 +296,14 @@ def regret_at(events: Sequence[Event], table: Table, seconds: np.ndarray) -> np.
 
 
 def judged(runs: Sequence[list[Event]], table: Table, budgets: Sequence[float]) -> dict[str, Any]:
-    """Return mean regrets with 95 % bands (normal, over repeats) at budgets in minutes, and minutes to targets."""
+    """Return mean regrets with 95 % bands (normal, over repeats) at budgets in minutes, and minutes to targets.
+
+    A target has the minutes from which on the mean regret stays at or below it; None where the largest budget is
+    not enough.
+    """
     at = np.array([regret_at(events, table, 60 * np.array(budgets)) for events in runs])
     error = 1.96 * at.std(axis=0, ddof=1) / math.sqrt(len(runs)) if len(runs) > 1 else np.full(at.shape[1], math.nan)
-    steps = np.arange(0, max(sum(e.seconds for e in events) for events in runs) + STEP, STEP)
+    steps = np.arange(0, 60 * max(budgets) + STEP, STEP)
     mean = np.mean([regret_at(events, table, steps) for events in runs], axis=0)
     regret = {
         f"{budget:g}": {
@@ -315,11 +333,13 @@ def replay(
     best = max(training.test for training in table.values())
     return {
         "sees": sees,
-        "budgets_minutes": list(budgets),
+        "budgets_equivalents": {f"{b:g}": round(60 * b / float(np.mean(full)), 1) for b in budgets},
         "all_trained_minutes": round(sum(full) / 60, 1),
         "mean_full_training_seconds": round(float(np.mean(full)), 2),
         "regret_of_everything_trained": round(100 * (best - picked.test), 3),
-        "arms": {_name(arm): judged(repeats_of(arm, rows, table, repeats), table, budgets) for arm in arms},
+        "arms": {
+            _name(arm): judged(repeats_of(arm, rows, table, repeats, 60 * max(budgets)), table, budgets) for arm in arms
+        },
     }
 
 

@@ -65,7 +65,7 @@ def test_a_row_holds_the_truth_its_curve_and_every_signal(tmp_path):
 
 def test_the_table_tells_how_many_rows_it_is_of(tmp_path):
     path, out = tmp_path / "rows.jsonl", tmp_path / "table"
-    tiny_rows(path, 5)
+    tiny_rows(path, 3)
     done = subprocess.run(
         [sys.executable, str(BENCHMARKS / "fashion_table.py"), "table", "--rows", str(path), "--out", str(out)],
         capture_output=True,
@@ -74,16 +74,16 @@ def test_the_table_tells_how_many_rows_it_is_of(tmp_path):
         check=True,
     )
     found = json.loads(done.stdout.splitlines()[-1])
-    assert (found["rows"], found["of"]) == (5, 108)
+    assert (found["rows"], found["of"]) == (3, 96)
     assert json.loads((tmp_path / "table.json").read_text()) == found
     lines = (tmp_path / "table.csv").read_text().splitlines()
-    assert len(lines) == 6
+    assert len(lines) == 4
     assert lines[0].startswith("key,test_acc,validation_acc,seconds,params,flops")
     assert {"vote", "random50:loss_sum", "epoch1"} <= set(found["signals"])
 
 
 def test_missing_scores_count_as_the_lowest_and_az_nas_ranks_all_rows(tmp_path):
-    rows = tiny_rows(tmp_path / "rows.jsonl", 6)[1:]
+    rows = tiny_rows(tmp_path / "rows.jsonl", 4)[1:]
     scores, _ = fashion_table.columns(rows)["az_nas"]
     for row, score in zip(rows, scores, strict=True):
         assert np.isnan(score) == (row["zero_cost"]["az_nas"]["traits"] is None)
@@ -182,3 +182,9 @@ def test_a_live_run_is_judged_by_its_events(tmp_path):
 def test_an_unknown_arm_is_told():
     with pytest.raises(ValueError, match="unknown arm 'tpee'"):
         live_replay.replay(made_up(4), ["tpee"], "test", 2, (1,))
+
+
+def test_a_pick_that_the_table_lacks_is_told(tmp_path):
+    (tmp_path / "events.jsonl").write_text('{"key": "a", "fidelity": "fit", "seconds": 1, "pick": "depth=9"}\n')
+    with pytest.raises(ValueError, match="which the table does not know"):
+        live_replay.replay(made_up(4), [f"events:ours={tmp_path}"], "test", 1, (1,))
