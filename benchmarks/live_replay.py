@@ -51,7 +51,7 @@ from nas_proxy.search.evolution import RegularisedEvolutionSampler
 from nas_proxy.seeds import derive, numpy_generator
 from small_convnets import space
 
-BUDGETS = (0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 16)  # minutes
+BUDGETS = (0.5, 1, 1.5, 2, 3, 4, 6, 8, 10)  # minutes
 TARGETS = (1.0, 0.5, 0.3, 0.1)  # points of regret
 ARMS = (
     "random",
