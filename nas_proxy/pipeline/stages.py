@@ -18,7 +18,7 @@ from nas_proxy.errors import RunFolderError
 from nas_proxy.files import write_json
 from nas_proxy.pipeline import heartbeat, scoring
 from nas_proxy.pipeline.checks import check, check_sample
-from nas_proxy.pipeline.ground_truth import BEST, train_fully, truth_of
+from nas_proxy.pipeline.ground_truth import train_fully, truth_of
 from nas_proxy.pipeline.judgement import judge
 from nas_proxy.pipeline.problem import open_problem
 from nas_proxy.pipeline.run_folder import RunFolder, check_same, claim
@@ -30,8 +30,8 @@ from nas_proxy.ranking.names import PROXY, TRUTH
 from nas_proxy.ranking.scores import best_first
 from nas_proxy.report.page import write_report
 from nas_proxy.search.candidates import search
-from nas_proxy.signals.sets import checkpoint_path, set_path
-from nas_proxy.signals.signal import SmallSet, plan_of
+from nas_proxy.signals.signal import TRUTH_BEST, SmallSet, plan_of
+from nas_proxy.signals.stored_names import checkpoint_path, set_path
 from nas_proxy.spaces.limits import Limited
 from nas_proxy.storage.location import existing
 from nas_proxy.storage.trial_store import explained
@@ -95,8 +95,8 @@ def truth_stage(work: Work) -> None:
         if work.problem.table is None:
             work.store.bind(TRUTH, "data", work.problem.data.fingerprint)
             keys = {one.key for one in sample}
-            best = best_first(work.store.records(PROXY), work.plan.primary)[:BEST] if work.plan.lead == PROXY else []
-            chosen = sample + [r for r in best if r.key not in keys]
+            found = best_first(work.store.records(PROXY), work.plan.primary) if work.plan.lead == PROXY else []
+            chosen = sample + [r for r in found[:TRUTH_BEST] if r.key not in keys]
             train_fully(work.trainer, work.files, work.config.full_training, chosen)
     finally:
         write_tables(work)
