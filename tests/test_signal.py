@@ -97,5 +97,5 @@ def test_random_images_of_a_run_are_packed_as_its_proxy_is():
 def test_labels():
     assert label("proxy:loss_sum") == "Proxy, by loss sum"
     assert label("dm+space") == "Condensed, dm+space"
-    assert label("random_total") == "Random images at equal cost"
+    assert label("random_total") == "Random, equal cost"
     assert label("[bold]") == "[bold]"

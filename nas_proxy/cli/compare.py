@@ -24,6 +24,7 @@ def compare_command(
     draws: Annotated[int, setting("compare.draws")] = 3,
     passes: Annotated[int | None, setting("compare.passes")] = None,
     candidates: Annotated[int | None, setting("compare.candidates")] = None,
+    calibrate: Annotated[int | None, setting("compare.calibrate")] = None,
     ipc: o.ImagesPerClass = None,
     steps: o.Steps = None,
     width: o.Width = None,

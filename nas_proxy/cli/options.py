@@ -42,7 +42,10 @@ RENAMED = {
 # So are these of `compare`.
 OF_COMPARISONS = {
     "sample": "truth",
-    **{name: f"compare.{name}" for name in ("signals", "combine", "score", "draws", "passes", "candidates")},
+    **{
+        name: f"compare.{name}"
+        for name in ("signals", "combine", "score", "draws", "passes", "candidates", "calibrate")
+    },
 }
 METAVARS = {"truth_table": "FILE[:COLUMN]", "storage": "URL"}
 

@@ -46,7 +46,8 @@ class Comparison:
     signals: names, see `nas_proxy.signals.signal`; complete, with the baselines. combine: rows whose mean rank is one
         more. score: rows by "accuracy", by "loss_sum" or "both". draws: sets of each kind.
     passes: image passes of a training on a set; None for what the recipe's epochs take.
-    candidates: how many share the cost of making a set; None for the sample.
+    candidates: how many share the cost of making a set; None for the sample. calibrate: None to fit it on all of the
+        sample, each part predicted from the others.
     """
 
     signals: Annotated[
@@ -69,6 +70,10 @@ class Comparison:
     passes: Annotated[int | None, Field(ge=1, description="Image passes of a training, in place of --epochs.")] = None
     candidates: Annotated[
         int | None, Field(ge=1, description="Candidates that share the making of a set; the sample.")
+    ] = None
+    calibrate: Annotated[
+        int | None,
+        Field(ge=1, description="Fit the calibrated ranking on so many of the sample and judge all on the rest."),
     ] = None
 
 
@@ -208,7 +213,7 @@ OF_TRAININGS = frozenset({"storage"})
 NOT_IDENTITY = frozenset(
     {"device", "devices", "workers", "candidate_minutes", "candidate_memory", "preview_every", "classes_per_step"}
     | {"trials", "truth", "patience", "hours", "signals", "combine", "allow_pickle"}
-    | {f"compare.{name}" for name in ("signals", "combine", "score", "draws", "candidates")}
+    | {f"compare.{name}" for name in ("signals", "combine", "score", "draws", "candidates", "calibrate")}
 )
 
 
