@@ -58,7 +58,7 @@ def _trainings(number: int) -> str:
 
 def _stages(status: Status) -> Iterator[str]:
     compared = any(stage.sets is not None for stage in status.stages)
-    names = [label(stage.name) for stage in status.stages]
+    names = [label(stage.name) if compared else stage.name for stage in status.stages]
     width = max([8, *map(len, names)])
     if compared:
         yield f"  {'':<{width}}  sets"

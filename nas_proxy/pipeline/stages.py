@@ -33,7 +33,6 @@ from nas_proxy.search.candidates import search
 from nas_proxy.signals.signal import TRUTH_BEST, SmallSet, plan_of
 from nas_proxy.signals.stored_names import checkpoint_path, set_path
 from nas_proxy.spaces.limits import Limited
-from nas_proxy.storage.location import existing
 from nas_proxy.storage.trial_store import explained
 from nas_proxy.training.pruning import WILCOXON_LEAST
 
@@ -70,7 +69,6 @@ def search_stage(work: Work) -> None:
     wanted = scoring.lead_search(work)
     if wanted is None:
         return
-    annotated(work)
     try:
         search(work.trainer, wanted)
         for part in dict.fromkeys((work.problem.space, work.trainer.space)):
@@ -123,19 +121,6 @@ def report_stage(work: Work) -> None:
     write_report(work.run.path)
 
 
-def annotated(work: Work) -> None:
-    """Bring what the dashboard shows up to date; that this fails is told, and never costs a run."""
-    if existing(work.run.path) is None:
-        return
-    from nas_proxy.dashboard.annotations import annotate
-
-    try:
-        annotate(work.run.path, work.store)
-    except Exception as error:  # noqa: BLE001 (notes and figures are a comfort; the results are in the folder)
-        reason = str(error).split("\n", 1)[0]
-        work.progress.say(f"The dashboard's notes and figures could not be written ({reason}).")
-
-
 STAGES: dict[str, Callable[[Work], None]] = {
     "condense": condense_stage,
     "search": search_stage,
@@ -149,8 +134,6 @@ def do(work: Work, names: Sequence[str]) -> None:
     """Do the stages in their order."""
     for name in names:
         STAGES[name](work)
-        if name != "report":  # which adds nothing to the studies
-            annotated(work)
 
 
 def run_stages(run: RunFolder, names: tuple[str, ...] = tuple(STAGES), progress: Progress = SILENT) -> None:
