@@ -111,8 +111,8 @@ def rank_stage(work: Work) -> None:
     if truth is None:
         raise RunFolderError(f"nothing is fully trained yet; first run: nas-proxy truth {work.run.path}")
     scores = scoring.score_sample(work)
-    ranking, combined = judge(work, scores, truth, environment(work.problem.device, work.executor.count))
-    write_tables(work, scores.studies, combined)
+    ranking, made_of_others = judge(work, scores, truth, environment(work.problem.device, work.executor.count))
+    write_tables(work, scores.studies, made_of_others)
     write_json(work.run / "ranking.json", ranking)
     if work.coordinator is not None:
         work.coordinator.done(True)
@@ -127,9 +127,9 @@ def annotated(work: Work) -> None:
     """Bring what the dashboard shows up to date; that this fails is told, and never costs a run."""
     if existing(work.run.path) is None:
         return
-    from nas_proxy.dashboard.annotations import annotate
-
     try:
+        from nas_proxy.dashboard.annotations import annotate
+
         annotate(work.run.path, work.store)
     except Exception as error:  # noqa: BLE001 (notes and figures are a comfort; the results are in the folder)
         reason = str(error).split("\n", 1)[0]
