@@ -40,9 +40,8 @@ def finished(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> nas_prox
 @pytest.fixture(scope="module")
 def address(finished: nas_proxy.FinishedRun) -> Iterator[str]:
     with serving(application(finished.folder), "127.0.0.1", 0) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+        threading.Thread(target=server.run, daemon=True).start()
+        yield f"http://127.0.0.1:{server.port}"
 
 
 @pytest.fixture
