@@ -17,7 +17,6 @@ from nas_proxy.pipeline.dry_run import (
     Span,
     Speed,
     estimate_run,
-    estimate_text,
     predicted,
 )
 from nas_proxy.pipeline.run_folder import open_run, prepare_run

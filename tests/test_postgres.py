@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import optuna
 import pytest
+from nas_proxy.dashboard.annotations import shown_names
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.exceptions import StorageInternalError
 from typer.testing import CliRunner
@@ -15,7 +16,6 @@ from typer.testing import CliRunner
 from conftest import write_space
 from nas_proxy.cli.app import app
 from nas_proxy.condensation.recipe import Condensation
-from nas_proxy.dashboard.annotations import shown_names
 from nas_proxy.dashboard.server import application
 from nas_proxy.dashboard.status import Watcher
 from nas_proxy.dashboard.status_text import status_text
