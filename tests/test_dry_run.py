@@ -11,6 +11,7 @@ from scipy.stats import t as student
 
 from conftest import blobs
 from nas_proxy.cli.app import main
+from nas_proxy.cli.estimate import estimate_text
 from nas_proxy.pipeline import work
 from nas_proxy.pipeline.dry_run import (
     Estimate,
