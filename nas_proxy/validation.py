@@ -83,6 +83,8 @@ def strings(what: str) -> BeforeValidator:
     def check(value: Any) -> tuple[str, ...]:
         if not isinstance(value, list | tuple) or not all(isinstance(entry, str) for entry in value):
             raise ValueError(f"is {value!r}; it must be a list of {what}")
+        if odd := [entry for entry in value if not _can_be_written(entry)]:
+            raise ValueError(f"holds {odd[0]!r}, which is not UTF-8 and cannot be written down; leave it out")
         return tuple(value)
 
     return BeforeValidator(check)
@@ -91,13 +93,13 @@ def strings(what: str) -> BeforeValidator:
 def _text(value: str) -> str:
     if not value:
         raise ValueError("is empty; give a name")
-    if "\0" in value:
-        raise ValueError(_not_text(value))
+    if not _can_be_written(value):
+        raise ValueError(f"is {value!r}, which is not UTF-8 and cannot be written down; give a name that is")
     return value
 
 
-def _not_text(value: str) -> str:
-    return f"is {value!r}, which is not UTF-8 and cannot be written down; give a name that is"
+def _can_be_written(text: str) -> bool:
+    return not any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text)
 
 
 # A name or a path.
@@ -191,8 +193,6 @@ def _sentence(error: "ErrorDetails", value: Any, bound: dict[str, Any]) -> str:
     kind = error["type"]
     if kind == "value_error":  # of a validator, which has said all
         return str(error["ctx"]["error"])
-    if kind == "string_unicode":
-        return _not_text(value)
     told = value if isinstance(value, int | float) and not isinstance(value, bool) else repr(value)
     return f"is {told}; it must be {NEEDED.get(kind) or _allowed(kind, bound)}"
 

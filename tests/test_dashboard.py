@@ -31,7 +31,7 @@ from nas_proxy.pipeline.run_folder import RunFolder
 from nas_proxy.pipeline.settings import RunConfig
 from nas_proxy.pipeline.stages import annotated as annotate_session
 from nas_proxy.report.verdict import verdict
-from nas_proxy.spaces.cost import Size
+from nas_proxy.spaces.measured import Size
 from nas_proxy.storage.records import TRAINED, Candidate
 from nas_proxy.storage.trial_store import TrialStore
 from nas_proxy.training.jobs import Failure

@@ -23,7 +23,7 @@ from nas_proxy.pipeline.dry_run import (
 from nas_proxy.pipeline.run_folder import open_run, prepare_run
 from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import STAGES, run_stages
-from nas_proxy.spaces.latency import Latency
+from nas_proxy.spaces.measured import Latency
 from nas_proxy.training.jobs import Failure
 
 SETTINGS = {

@@ -1,7 +1,5 @@
 """The statistics and the wording of the paper's table: hand-worked cases, names, costs, text."""
 
-import csv
-import io
 import math
 from pathlib import Path
 
@@ -12,15 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from nas_proxy.compare.figure import Point, correlation_by_cost, pareto
-from nas_proxy.compare.page import comparison_html
-from nas_proxy.compare.text import markdown, table_csv
 from nas_proxy.condensation.proxy_set import ProxySet, forward_passes
 from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.ranking.agreement import ScoredSignal, mean_rank, rank
 from nas_proxy.ranking.baseline import beats
 from nas_proxy.ranking.intervals import Interval, partial_spearman
-from nas_proxy.report.verdict import answer
 from nas_proxy.signals.equal_cost import Cost, cost_of, pays_from, plan_total, together
 from nas_proxy.storage.records import Record
 
@@ -130,20 +124,6 @@ def test_how_many_more_would_tell():
     assert (unbounded["beats_random"], unbounded["more_architectures_reason"]) == ("cannot tell", "all resamples agree")
 
 
-def test_the_wording_of_an_answer():
-    assert answer({"beats_random": "yes", "more_architectures": None}) == "yes"
-    assert answer({"beats_random": "no", "more_architectures": None}) == "no"
-    told = {"beats_random": "cannot tell", "more_architectures": 60}
-    assert answer(told) == "cannot tell (about 60 more architectures would)"
-    assert answer(told, brief=True) == "cannot tell (about 60 more would)"
-    one = answer({"beats_random_total": "cannot tell", "total_more_architectures": 1}, total=True)
-    assert one == "cannot tell (about 1 more architecture would)"
-    zero = {"beats_random": "cannot tell", "more_architectures_reason": "the difference is about zero"}
-    assert answer(zero) == "cannot tell (the difference is about zero)"
-    assert answer(zero, brief=True) == "cannot tell (about zero)"
-    assert answer({}) == "–"
-
-
 def test_the_mean_rank_of_several_draws():
     keys = list("abcd")
     dm = signal("dm", {0: [1, 2, 3, 4], 1: [4, 3, 2, 1]}, keys)
@@ -196,41 +176,3 @@ def test_forward_passes_are_counted(images):
     assert forward_passes(Condensation(images_per_class=2, steps=5), images) == 5 * 3 * (12 + 2)
     assert forward_passes(Condensation(images_per_class=1, steps=5, formation=2, real_batch=4), images) == 5 * 3 * 8
     assert forward_passes(Condensation(method="herding"), images) == 5 * 36 + 36
-
-
-def test_the_pareto_line():
-    found = pareto([Point("a", 1, 0.5), Point("b", 2, 0.4), Point("c", 2, 0.7), Point("d", 3, 0.7), Point("e", 0, 0.1)])
-    assert [point.name for point in found] == ["e", "a", "c"]
-    assert pareto([]) == []
-
-
-EVIL = "<script>alert(1)</script>|x"
-
-
-def odd_ranking(name=EVIL):
-    interval = {"value": 0.5, "low": None, "high": None, "reason": "no", "n": 4}
-    nothing = {"value": None, "low": None, "high": None, "reason": "constant", "n": 4}
-    free = {"seconds": 0.0, "passes": 0, "stored_images": 0, "stored_bytes": 0}
-    return {
-        "n": 4,
-        "signals": {
-            name: {"spearman": interval, "cost": {**free, "seconds": 3.0}},
-            "params": {"spearman": nothing, "cost": free},
-            "flops": {"spearman": interval, "cost": free},
-            "repeatability": {"spearman": nothing},
-        },
-    }
-
-
-def test_odd_tables_are_shown_and_nothing_in_them_is_obeyed():
-    page = comparison_html(odd_ranking(), EVIL)
-    assert EVIL not in page
-    assert "alert(1)" in page
-    assert comparison_html(odd_ranking(), EVIL) == page
-    assert "&lt;wbr" not in page
-    assert "Nothing can be ranked" in comparison_html({}, "empty")
-    assert "\\|x" in markdown(odd_ranking())
-    rows_read = list(csv.DictReader(io.StringIO(table_csv(odd_ranking()))))
-    assert [row["spearman"] for row in rows_read] == ["0.5", "", "0.5", ""]
-    for cost in ("seconds", "passes"):
-        assert len(correlation_by_cost(odd_ranking(), cost).data) == 3  # two signals and the line

@@ -23,8 +23,7 @@ from nas_proxy.pipeline.run_folder import open_run
 from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_all
 from nas_proxy.report.terminal import ranking_table
-from nas_proxy.spaces.cost import UNMEASURED, Size
-from nas_proxy.spaces.latency import Latency
+from nas_proxy.spaces.measured import UNMEASURED, Latency, Size
 from nas_proxy.storage.records import INTERRUPTED, Candidate
 from nas_proxy.storage.trial_store import TrialStore
 from nas_proxy.training.jobs import Failure

@@ -16,7 +16,7 @@ from nas_proxy.pipeline import work
 from nas_proxy.pipeline.run_folder import RunFolder
 from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_all
-from nas_proxy.spaces.latency import Latency
+from nas_proxy.spaces.measured import Latency
 
 pytestmark = pytest.mark.browser
 

@@ -113,11 +113,53 @@ def test_full_training_may_change_where_a_table_holds_the_truth():
     assert differences(*alone) == ["full_training.epochs: 10 → 99"]
 
 
-def test_the_length_of_a_training_is_told_once():
-    with pytest.raises(
-        ConfigError, match=r"^--passes says how long a training is, and so do epochs; give one of them$"
-    ):
-        resolve({"compare": {"passes": 9}, "proxy_training": {"epochs": 3}}, options={"compare.passes": "--passes"})
+def test_the_length_of_a_training_is_given_once():
+    given_twice = {"compare": {"passes": 9}, "proxy_training": {"epochs": 3}}
+    with pytest.raises(ConfigError) as caught:
+        resolve(given_twice, options={"compare.passes": "--passes"})
+    assert caught.value.mistakes == (
+        "--passes and --epochs (proxy_training.epochs) both say how long a training is; give one of them",
+    )
+
+
+@pytest.mark.parametrize(
+    ("given_values", "mistakes"),
+    [
+        ({"compare": 5}, ["compare is 5; it must be a table [compare]"]),
+        ({"compare": {}, "proxy_training": 5}, ["proxy_training is 5; it must be a table [proxy_training]"]),
+        (
+            {"compare": {"draws": True, "signals": "dm", "score": 3, "combine": [1]}},
+            [
+                "compare.draws is True; it must be a whole number",
+                "compare.signals is 'dm'; it must be a list of names of signals",
+                "compare.score is 3; it must be a string",
+                "compare.combine is [1]; it must be a list of names of rows",
+            ],
+        ),
+        ({"dataset": ""}, ["dataset is empty; give a name"]),
+        (
+            {"dataset": "a\0b", "space": "\ud800"},
+            [
+                "dataset is 'a\\x00b', which is not UTF-8 and cannot be written down; give a name that is",
+                "space is '\\ud800', which is not UTF-8 and cannot be written down; give a name that is",
+            ],
+        ),
+        (
+            {"enqueue": ["\ud800"]},
+            ["enqueue holds '\\ud800', which is not UTF-8 and cannot be written down; leave it out"],
+        ),
+        (
+            {"hours": float("inf"), "trials": 1.0},
+            ["hours is inf; it must be finite", "trials is 1.0; it must be a whole number"],
+        ),
+        ({"devices": ["cpu", "gpu"]}, ["devices holds 'gpu'; each must be auto, cpu, cuda or cuda:N"]),
+        ({"flip": 1}, ["flip is 1; it must be true or false"]),
+    ],
+)
+def test_hostile_values_get_sentences(given_values, mistakes):
+    with pytest.raises(ConfigError) as caught:
+        resolve(given_values)
+    assert list(caught.value.mistakes) == mistakes
 
 
 @given(

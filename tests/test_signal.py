@@ -1,8 +1,8 @@
 """Signals as data: one spelling of each name, what a name changes in a recipe, and which baselines come with it."""
 
 import pytest
-from nas_proxy.condensation.recipe import Condensation
 
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.pipeline.settings import Comparison, RunConfig
 from nas_proxy.ranking.names import label
 from nas_proxy.signals.signal import AllImages, EqualCost, SmallSet, ZeroCost, canonical, completed, plan_of, rows_of
@@ -97,5 +97,5 @@ def test_random_images_of_a_run_are_packed_as_its_proxy_is():
 def test_labels():
     assert label("proxy:loss_sum") == "Proxy, by loss sum"
     assert label("dm+space") == "Condensed, dm+space"
-    assert label("random_total") == "Random images at equal cost"
+    assert label("random_total") == "Random, equal cost"
     assert label("[bold]") == "[bold]"

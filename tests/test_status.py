@@ -24,7 +24,7 @@ from nas_proxy.pipeline import heartbeat as attendance
 from nas_proxy.pipeline.run_folder import RunFolder, is_held, prepare_run
 from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_stages
-from nas_proxy.spaces.cost import Size
+from nas_proxy.spaces.measured import Size
 from nas_proxy.storage.job_queue import Worker
 from nas_proxy.storage.records import Candidate
 from nas_proxy.storage.trial_store import TrialStore

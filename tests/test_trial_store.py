@@ -7,7 +7,7 @@ from pathlib import Path
 
 from optuna.distributions import CategoricalDistribution
 
-from nas_proxy.spaces.cost import Size
+from nas_proxy.spaces.measured import Size
 from nas_proxy.storage.records import Candidate
 from nas_proxy.storage.trial_store import TrialStore
 from nas_proxy.training.jobs import Failure

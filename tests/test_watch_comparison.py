@@ -20,7 +20,7 @@ from nas_proxy.dashboard.status_text import status_text
 from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import RunFolderError
 from nas_proxy.pipeline.run_folder import RunFolder, claim, open_run
-from nas_proxy.spaces.cost import Size
+from nas_proxy.spaces.measured import Size
 from nas_proxy.storage.records import Candidate
 from nas_proxy.storage.trial_store import TrialStore
 from nas_proxy.training.train import Outcome

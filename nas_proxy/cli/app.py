@@ -19,6 +19,7 @@ from nas_proxy.cli import worker as cli_worker
 from nas_proxy.cli.exits import explained
 from nas_proxy.cli.options import examples, given, option_names, setting
 from nas_proxy.cli.printing import at_work, found_by_search, print_ranking, print_result, rows, tell
+from nas_proxy.errors import ConfigError
 
 app = typer.Typer(
     name="nas-proxy",
@@ -104,6 +105,8 @@ def run_command(
         if enqueue is not None:
             chosen["enqueue"] = read_entries(enqueue)
         settings = resolve(chosen, config, options=option_names())
+        if settings.compare is not None:
+            raise ConfigError([f"{config} holds the settings of a comparison; give the run.toml of a run"])
         if not dry_run:
             run = run_all(settings, out, overwrite=overwrite, progress=terminal)
         else:

@@ -1,7 +1,5 @@
 """The command `compare`: the paper's table for any data set and space."""
 
-import json
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +7,7 @@ import typer
 
 from nas_proxy.cli import options as o
 from nas_proxy.cli.options import OF_COMPARISONS, RENAMED, given, option_names, setting
-from nas_proxy.cli.printing import at_work, out, tell
+from nas_proxy.cli.printing import at_work, print_ranking, tell
 
 
 def compare_command(
@@ -26,6 +24,7 @@ def compare_command(
     draws: Annotated[int, setting("compare.draws")] = 3,
     passes: Annotated[int | None, setting("compare.passes")] = None,
     candidates: Annotated[int | None, setting("compare.candidates")] = None,
+    calibrate: Annotated[int | None, setting("compare.calibrate")] = None,
     ipc: o.ImagesPerClass = None,
     steps: o.Steps = None,
     width: o.Width = None,
@@ -52,22 +51,5 @@ def compare_command(
 
         settings = resolve(chosen, options=option_names(names))
         run = run_all(settings, folder, overwrite=overwrite, progress=terminal)
-    text = (run / "ranking.json").read_text(encoding="utf-8")
-    if as_json:
-        out(text)
-    else:
-        _print(json.loads(text))
+    print_ranking(run.path, as_json=as_json)
     tell(f"Page: {run / 'compare.html'}")
-
-
-def _print(ranking: dict[str, object]) -> None:
-    from rich.console import Console
-
-    from nas_proxy.compare.text import comparison_tables
-
-    console = Console()
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = 100  # a pipe or a file has no width of its own
-    with console.capture() as captured:
-        console.print(comparison_tables(ranking))
-    out(captured.get())

@@ -76,7 +76,7 @@ def condense_command(
             if ranks.rank > 0:
                 assist(settings, run, ranks)
                 return
-            folder = run_all(settings, run, progress=terminal, names=("condense",), ranks=ranks)
+            folder = run_all(settings, run, progress=terminal, names=("condense",), group=ranks)
         found = evaluate_run(folder, evaluate_epochs, terminal, network=evaluate_with) if evaluate else None
         if export is not None:
             export_images(folder, export, terminal)

@@ -5,7 +5,7 @@ What a setting is for, and what it may be, stands at the field of `nas_proxy.pip
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,7 +42,10 @@ RENAMED = {
 # So are these of `compare`.
 OF_COMPARISONS = {
     "sample": "truth",
-    **{name: f"compare.{name}" for name in ("signals", "combine", "score", "draws", "passes", "candidates")},
+    **{
+        name: f"compare.{name}"
+        for name in ("signals", "combine", "score", "draws", "passes", "candidates", "calibrate")
+    },
 }
 METAVARS = {"truth_table": "FILE[:COLUMN]", "storage": "URL"}
 
@@ -111,7 +114,7 @@ def _value(path: str, value: Any) -> Any:
 
 def option_names(renamed: Mapping[str, str] = RENAMED) -> dict[str, str]:
     """Return what the settings are called on the command line."""
-    same = {f.name: f.name for f in fields(RunConfig) if not is_dataclass(f.type) and f.name not in TABLES}
+    same = {f.name: f.name for f in fields(RunConfig) if f.name not in TABLES}
     spelt = {path: name.replace("_", "-") for name, path in (same | dict(renamed)).items()}
     return {path: f"--{'from' if name == 'source' else name}" for path, name in spelt.items()}
 

@@ -140,7 +140,7 @@ class Coordinator:
         """Let workers find the configuration, the fingerprints and the condensed set."""
         study, problem = self._store.study("proxy"), self._problem
         path = self._run / PROXY
-        published = {
+        published: dict[str, Any] = {
             "configuration": to_dict(self._run.config),
             "data": problem.data.fingerprint,
             "condensed set": ImageSet.load(path).fingerprint(),

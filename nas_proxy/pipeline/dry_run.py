@@ -328,7 +328,8 @@ def estimate_text(found: Estimate) -> str:
 
 
 def _lines(found: Estimate) -> Iterator[str]:
-    from nas_proxy.report.verdict import count, duration, label
+    from nas_proxy.ranking.names import label
+    from nas_proxy.report.formats import count, duration
 
     def span(seconds: Span) -> str:
         return f"about {duration(seconds.value)} [{duration(seconds.low)}, {duration(seconds.high)}]"

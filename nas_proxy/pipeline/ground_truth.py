@@ -27,12 +27,12 @@ class Truth:
     """Accuracies of full training, however they came about.
 
     scores: fractions; index: the architecture's key; a column a seed; NaN where a training failed.
-    records: of each training where it was trained here; else what is known of each architecture.
-    trained: whether it was trained here, and its cost is in the records.
+    records: of the trainings where it was trained here, with their cost; else what is known of the architectures from
+    their trainings on other images. trained: whether it was trained here.
     """
 
     scores: pd.DataFrame
-    records: Sequence[Record | Candidate]
+    records: Sequence[Record]
     trained: bool
 
     @property
@@ -56,7 +56,8 @@ def truth_of(store: TrialStore, table: TruthTable | None, scored: Sequence[Recor
         records = store.records(TRUTH)
         return Truth(by_draw(records, SEEDS), records, trained=True) if records else None
     known = [one for one in scored if one.key in table.scores.index]
-    return Truth(table.scores.loc[[one.key for one in known]], known, trained=False) if known else None
+    keys = [one.key for one in known]
+    return Truth(table.scores.loc[keys], [r for r in known if isinstance(r, Record)], trained=False) if keys else None
 
 
 def train_fully(trainer: Trainer, files: ImageFiles, recipe: Recipe, chosen: Sequence[Record | Candidate]) -> None:

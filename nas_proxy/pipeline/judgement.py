@@ -12,17 +12,18 @@ from typing import Any
 
 import pandas as pd
 
-from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import UserError
+from nas_proxy.pipeline.calibrated import Calibrated, calibrated
 from nas_proxy.pipeline.ground_truth import Truth, by_draw
+from nas_proxy.pipeline.outcome import outcome
 from nas_proxy.pipeline.scoring import Scores, passes_of
 from nas_proxy.pipeline.work import Work
-from nas_proxy.ranking.agreement import ELSEWHERE, Row, ScoredSignal, difference, mean_rank, rank, ranked
+from nas_proxy.ranking.agreement import Row, ScoredSignal, difference, mean_rank, rank, ranked
 from nas_proxy.ranking.baseline import beats
 from nas_proxy.ranking.intervals import LEAST
-from nas_proxy.ranking.names import COMBINED, EARLY_STOP, PROXY, RANDOM, REPEATABILITY, SIZES, TOTAL, TRUTH
+from nas_proxy.ranking.names import CALIBRATED, COMBINED, EARLY_STOP, PROXY, RANDOM, REPEATABILITY, SIZES, TOTAL, TRUTH
 from nas_proxy.ranking.repeatability import repeated
-from nas_proxy.ranking.scores import best_first, pareto_front, values_of
+from nas_proxy.ranking.scores import best_first
 from nas_proxy.signals.equal_cost import Cost, cost_of, pays_from, seconds_a_pass, together
 from nas_proxy.signals.signal import AllImages, EqualCost, Signal
 from nas_proxy.spaces.limits import limits_text
@@ -34,8 +35,11 @@ TOPS = (5, 10)
 
 def judge(
     work: Work, scores: Scores, truth: Truth, environment: dict[str, object]
-) -> tuple[dict[str, Any], list[ScoredSignal]]:
-    """Return the object of `ranking.json` and the scored signals. Raises UserError for too few architectures."""
+) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
+    """Return the object of `ranking.json`, and the scores of the rows that are made of other rows.
+
+    Raises UserError for too few architectures.
+    """
     keys, plan = scores.keys, work.plan
     records = {name: _of(work.store.records(study), keys) for name, study in scores.studies.items()}
     if work.config.compare is not None:
@@ -48,10 +52,18 @@ def judge(
         costs[COMBINED] = together([costs[name] for name in dict.fromkeys(_base(m.name) for m in members)])
         signals.append(_with_cost(mean_rank(members, used), costs[COMBINED]))
     truth_cost = _truth_cost(work, truth, keys)
+    made = _calibrated(work, signals, scores, truth, used)
+    if made is not None:
+        names = [_base(name) for name in made.calibration.weights]
+        spent = [costs[name] for name in dict.fromkeys(names)] + ([truth_cost] if truth_cost is not None else [])
+        costs[CALIBRATED] = together(spent)
+        baseline = plan.row(RANDOM, plan.shown[0])
+        signals.append(replace(_with_cost(made.signal, costs[CALIBRATED]), baseline=baseline))
+        used = list(made.judged)
     rows = rank(
         signals,
         truth.scores,
-        keys,
+        used,
         seed=work.config.seed,
         truth_seconds=None if truth_cost is None else truth_cost.seconds,
         truth_image_passes=None if truth_cost is None else truth_cost.passes,
@@ -63,15 +75,17 @@ def judge(
     for signal in signals:
         name = _base(signal.name)
         rows[signal.name] |= {"control": signal.baseline, "cost": costs[name].as_json()}
-        if name != COMBINED:
+        if name not in {COMBINED, CALIBRATED}:
             rows[signal.name] |= _against_equal_cost(work, signal, signals, truth, used)
             rows[signal.name] |= _remarks(plan[name], scores, costs[name], len(keys), full, trained=truth.trained)
+    if made is not None:
+        rows[CALIBRATED]["calibration"] = made.as_json()
     if truth_cost is not None:
         rows[REPEATABILITY]["cost"] = truth_cost.as_json()
     table = work.problem.table
     if table is not None and truth.seeds == 1 and table.twins:
         rows[REPEATABILITY] |= repeated(truth.scores.loc[used, 0].to_numpy(), table.twins, work.config.seed).row()
-    return {
+    ranking: dict[str, Any] = {
         "n": len(used),
         "sample": len(keys),
         "subset": subset(work, len(used)),
@@ -82,9 +96,31 @@ def judge(
         "equal_cost": {name: {**asdict(one), "what": one.sentence()} for name, one in scores.equal_cost.items()},
         "settings": _settings(work),
         "failures": _failures(records, scores, truth),
-        **(_of_run(work, scores, truth) if work.config.compare is None else {}),
+        **(outcome(work, scores, truth) if work.config.compare is None else {}),
         "environment": environment,
     }
+    return ranking, {s.name: s.scores for s in signals if s.name in {COMBINED, CALIBRATED}}
+
+
+def _calibrated(
+    work: Work, signals: Sequence[ScoredSignal], scores: Scores, truth: Truth, used: Sequence[str]
+) -> Calibrated | None:
+    """Return the calibrated ranking by all signals; None where there are not two of them."""
+    plan, compare = work.plan, work.config.compare
+    members = [s for s in signals if s.name != COMBINED and not isinstance(plan[_base(s.name)].source, EqualCost)]
+    if len(members) < 2:
+        return None
+    trained = frozenset(s.name for s in members if plan[_base(s.name)].trained)
+    architectures = {one.key: one.architecture for one in scores.sample}
+    order = [key for key in scores.keys if key in set(used)]
+    fitted_on = None if compare is None else compare.calibrate
+    if fitted_on is not None and len(order) - fitted_on < LEAST:
+        raise UserError(
+            f"--calibrate {fitted_on} leaves {max(0, len(order) - fitted_on)} of {len(order)} architectures to judge "
+            f"by, and a ranking needs at least {LEAST}; give --calibrate {max(1, len(order) - LEAST)} or less, or a "
+            "larger --sample"
+        )
+    return calibrated(members, trained, truth.scores, architectures, order, work.config.seed, fitted_on)
 
 
 def scored_signals(
@@ -263,89 +299,3 @@ def _failures(records: Mapping[str, Sequence[Record]], scores: Scores, truth: Tr
     found = {name: sum(r.failed for r in of) for name, of in records.items()}
     found |= {TRUTH: sum(r.failed for r in truth.records)} if truth.trained else {}
     return found | {name: column.missing for name, column in scores.columns.items() if name not in SIZES}
-
-
-def _of_run(work: Work, scores: Scores, truth: Truth) -> dict[str, object]:
-    """Return what a run has beside its table: the pick, the Pareto front, what all took and what was pruned."""
-    records = work.store.records(PROXY)
-    keys = scores.keys
-    return {
-        "pick": _pick(best_first(records, work.plan.primary)[0], truth.scores, set(keys)),
-        **_pareto(work.config.objective, records, truth.scores),
-        "cost": _run_cost(scores, records, truth, keys),
-        "failures": {
-            **{
-                name: sum(r.failed for r in work.store.records(name))
-                for name in (*scores.studies, *([TRUTH] if truth.trained else []))
-            },
-            **{name: column.missing for name, column in scores.columns.items() if name not in SIZES},
-        },
-        **_pruned(records),
-    }
-
-
-def _pruned(records: Sequence[Record]) -> dict[str, object]:
-    """Return how many candidates a pruner ended, and about how long the rest of their trainings would have taken."""
-    saved = [r.seconds_saved for r in records if r.pruned_at is not None]
-    return {"pruning": {"pruned": len(saved), "seconds_saved": sum(saved)}} if saved else {}
-
-
-def _pick(pick: Record, truth: pd.DataFrame, sample: set[str]) -> dict[str, object]:
-    seeds = list(truth.loc[pick.key]) if pick.key in truth.index else []
-    known = bool(seeds) and not any(math.isnan(value) for value in seeds)
-    return {
-        "key": pick.key,
-        "architecture": dict(pick.architecture),
-        "phase": "sample" if pick.key in sample else "search",
-        "proxy_score": pick.score,
-        "proxy_loss_sum": pick.loss_sum,
-        "truth": seeds if known else None,
-        "truth_mean": sum(seeds) / len(seeds) if known else None,
-        **({} if known else {"truth_reason": "its full training failed"}),
-    }
-
-
-def _pareto(objectives: Sequence[str], records: Sequence[Record], truth: pd.DataFrame) -> dict[str, object]:
-    """Return the Pareto front, the cheapest first; nothing where accuracy is the only objective."""
-    if len(objectives) == 1:
-        return {}
-    means = truth.mean(axis=1, skipna=False)
-    rows = [
-        {
-            "key": r.key,
-            **dict(zip(objectives, values_of(r, objectives), strict=True)),
-            "truth_mean": _known(means.get(r.key)),
-        }
-        for r in pareto_front(records, objectives)
-    ]
-    return {"pareto": rows}
-
-
-def _known(value: float | None) -> float | None:
-    return None if value is None or pd.isna(value) else float(value)
-
-
-def _run_cost(scores: Scores, trained: Sequence[Record], truth: Truth, keys: Sequence[str]) -> dict[str, object]:
-    """Return the seconds of the run, and the speed-up over training the sample fully with one seed."""
-    condense = float(str(ImageSet.load_metadata(scores.sets[PROXY][0].path)["seconds"]))  # by the clock
-    proxy = sum(r.seconds for r in _of(trained, keys))
-    if not truth.trained:
-        unknown = {"truth_seconds": None, "speedup": None, "speedup_reason": ELSEWHERE}
-        return {"condense_seconds": condense, "proxy_seconds": proxy, **unknown}
-    full = sum(r.seconds for r in _of(truth.records, keys)) / truth.seeds
-    speedup = full / (condense + proxy)
-    return {
-        "condense_seconds": condense,
-        "proxy_seconds": proxy,
-        "truth_seconds": full * truth.seeds,
-        "speedup": speedup,
-        "speedup_note": _speedup_note(speedup, condense, proxy / len(keys), full / len(keys)),
-    }
-
-
-def _speedup_note(speedup: float, condense: float, proxy: float, full: float) -> str:
-    if proxy >= full:
-        return "a training on the proxy takes as long as full training here, so the proxy saves nothing"
-    pays = int(condense / (full - proxy)) + 1
-    start = "full training is so cheap here that the proxy does not pay yet; it pays" if speedup < 1 else "it pays"
-    return f"{start} from {pays} candidates on"

@@ -22,8 +22,9 @@ from nas_proxy.pipeline.problem import choose_device, read_data
 from nas_proxy.pipeline.run_folder import RunFolder, open_run
 from nas_proxy.ranking.scores import SCORES, value_of
 from nas_proxy.seeds import derive
-from nas_proxy.spaces.cost import Size, measure
+from nas_proxy.spaces.cost import measure
 from nas_proxy.spaces.loading import as_space, load_space
+from nas_proxy.spaces.measured import Size
 from nas_proxy.spaces.space import SearchSpace
 from nas_proxy.training.pruning import marks
 from nas_proxy.training.seed_average import repeated

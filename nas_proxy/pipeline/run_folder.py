@@ -166,7 +166,7 @@ def open_run(path: Path, *, comparisons: bool = True) -> RunFolder:
             return _open_comparison(path)
         raise RunFolderError(
             f"{path} holds a comparison (it has a {COMPARISON_FILE}), and this command is for runs; "
-            f"go on with it by nas-proxy compare, or make a run with: nas-proxy run --out another folder"
+            f"give the folder of a run, or go on with the comparison by: nas-proxy compare --out {path}"
         )
     if not (path / RUN_FILE).is_file():
         raise RunFolderError(f"{path} holds no run (it has no {RUN_FILE}); make one with: nas-proxy run --out {path}")

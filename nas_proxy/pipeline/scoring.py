@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from nas_proxy.condensation.proxy_set import ProxySet
 from nas_proxy.errors import RunFolderError
@@ -269,14 +270,14 @@ def computed_so_far(work: Work, sample: Sequence[Record | Candidate]) -> dict[st
     return {signal.name: [value(signal.name, one.key) for one in sample] for signal in work.plan.computed}
 
 
-def _kept(path: Path, stamp: Mapping[str, str]) -> dict[str, dict[str, dict[str, dict[str, list[object]]]]]:
+def _kept(path: Path, stamp: Mapping[str, str]) -> dict[str, Any]:
     """Return the scores in a file that are of the same data and space; none where there are no such."""
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         known = {}
     same = isinstance(known, dict) and all(known.get(name) == value for name, value in stamp.items())
-    return known if same else {**stamp, "scores": {}}  # type: ignore[dict-item]
+    return known if same else {**stamp, "scores": {}}
 
 
 def _score(value: float | None, seconds: float, reason: str | None) -> Score:

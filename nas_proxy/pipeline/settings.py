@@ -46,7 +46,8 @@ class Comparison:
     signals: names, see `nas_proxy.signals.signal`; complete, with the baselines. combine: rows whose mean rank is one
         more. score: rows by "accuracy", by "loss_sum" or "both". draws: sets of each kind.
     passes: image passes of a training on a set; None for what the recipe's epochs take.
-    candidates: how many share the cost of making a set; None for the sample.
+    candidates: how many share the cost of making a set; None for the sample. calibrate: None to fit it on all of the
+        sample, each part predicted from the others.
     """
 
     signals: Annotated[
@@ -69,6 +70,10 @@ class Comparison:
     passes: Annotated[int | None, Field(ge=1, description="Image passes of a training, in place of --epochs.")] = None
     candidates: Annotated[
         int | None, Field(ge=1, description="Candidates that share the making of a set; the sample.")
+    ] = None
+    calibrate: Annotated[
+        int | None,
+        Field(ge=1, description="Fit the calibrated ranking on so many of the sample and judge all on the rest."),
     ] = None
 
 
@@ -208,7 +213,7 @@ OF_TRAININGS = frozenset({"storage"})
 NOT_IDENTITY = frozenset(
     {"device", "devices", "workers", "candidate_minutes", "candidate_memory", "preview_every", "classes_per_step"}
     | {"trials", "truth", "patience", "hours", "signals", "combine", "allow_pickle"}
-    | {f"compare.{name}" for name in ("signals", "combine", "score", "draws", "candidates")}
+    | {f"compare.{name}" for name in ("signals", "combine", "score", "draws", "candidates", "calibrate")}
 )
 
 
@@ -248,7 +253,7 @@ def resolve(
     read = anchored(read_toml(file), file.parent) if file is not None else {}
     compares = given.get("compare") is not None or "compare" in read
     given = anchored(without_none(given), Path())
-    values = merged(read, given)
+    values, explicit = merged(read, given), flat(given)
     mistakes: list[Mistake] = []
     base = _base(values, mistakes)
     if compares:
@@ -257,11 +262,10 @@ def resolve(
     config = filled(base, values, mistakes)
     if config.compare is not None:
         config = replace(config, trials=config.truth, compare=completed(config.compare, config.truth, mistakes))
-        if "epochs" in given.get("proxy_training", {}) and "passes" in given.get("compare", {}):
-            both = "compare.passes says how long a training is, and so do epochs"
+        if {"compare.passes", "proxy_training.epochs"} <= explicit.keys():
+            both = "compare.passes and --epochs (proxy_training.epochs) both say how long a training is"
             mistakes.append(("compare.passes", f"{both}; give one of them"))
     if mistakes:
-        explicit = flat(given)
         raise ConfigError([_told(mistake, explicit, file, options or {}) for mistake in mistakes])
     return config
 
@@ -298,7 +302,7 @@ def _told(mistake: Mistake, explicit: Mapping[str, Any], file: Path | None, opti
     if file is not None and path not in explicit:
         return f"{file}: {sentence}"
     option = options.get(path, path)
-    same = option.removeprefix("--").replace("-", "_") == path.removeprefix("compare.")
+    same = option.removeprefix("--").replace("-", "_") in {path, path.removeprefix("compare.")}
     return sentence.replace(path, option if same else f"{option} ({path})", 1)
 
 

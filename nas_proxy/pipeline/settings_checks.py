@@ -1,7 +1,7 @@
 """What settings may be beyond their type and bounds, where it takes more than a list of names to say.
 
 Validators for the fields of `nas_proxy.pipeline.settings`: a value in; the value out, or a ValueError with what follows
-the setting's name in a sentence.
+the setting's name in a sentence; pydantic takes no other error for a mistake.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ def device(value: str) -> str:
 def devices(value: Any) -> Any:
     """Check a list of names of devices."""
     if not isinstance(value, list | tuple):
-        raise ValueError(f"is {value!r}; it must be a list of devices, such as cuda:0, cuda:1")  # noqa: TRY004 (pydantic takes no other)
+        raise ValueError(f"is {value!r}; it must be a list of devices, such as cuda:0, cuda:1")  # noqa: TRY004
     if unknown := [name for name in value if not _is_device(name)]:
         raise ValueError(f"holds {unknown[0]!r}; each must be auto, cpu, cuda or cuda:N")
     return tuple(value)

@@ -28,7 +28,6 @@ from nas_proxy.pipeline.work import Work, make_sets, work_in
 from nas_proxy.progress import SILENT, Progress
 from nas_proxy.ranking.names import PROXY, TRUTH
 from nas_proxy.ranking.scores import best_first
-from nas_proxy.report.comparison import write_comparison
 from nas_proxy.report.page import write_report
 from nas_proxy.search.candidates import search
 from nas_proxy.signals.sets import checkpoint_path, set_path
@@ -37,6 +36,7 @@ from nas_proxy.spaces.limits import Limited
 from nas_proxy.storage.location import existing
 from nas_proxy.storage.trial_store import explained
 from nas_proxy.training.pruning import WILCOXON_LEAST
+
 
 def condense_stage(work: Work) -> None:
     """Make the sets of all signals; a run's proxy with `proxy.png`, and `real.png` to look at beside it."""
@@ -111,8 +111,8 @@ def rank_stage(work: Work) -> None:
     if truth is None:
         raise RunFolderError(f"nothing is fully trained yet; first run: nas-proxy truth {work.run.path}")
     scores = scoring.score_sample(work)
-    write_tables(work, scores.studies)
-    ranking = judge(work, scores, truth, environment(work.problem.device, work.executor.count))
+    ranking, made_of_others = judge(work, scores, truth, environment(work.problem.device, work.executor.count))
+    write_tables(work, scores.studies, made_of_others)
     write_json(work.run / "ranking.json", ranking)
     if work.coordinator is not None:
         work.coordinator.done(True)
@@ -120,19 +120,16 @@ def rank_stage(work: Work) -> None:
 
 def report_stage(work: Work) -> None:
     """Write the page: `report.html` of a run; `compare.html`, `table.csv` and `table.md` of a comparison."""
-    if work.config.compare is None:
-        write_report(work.run.path)
-    else:
-        write_comparison(work.run.path)
+    write_report(work.run.path)
 
 
 def annotated(work: Work) -> None:
     """Bring what the dashboard shows up to date; that this fails is told, and never costs a run."""
     if existing(work.run.path) is None:
         return
-    from nas_proxy.dashboard.annotations import annotate
-
     try:
+        from nas_proxy.dashboard.annotations import annotate
+
         annotate(work.run.path, work.store)
     except Exception as error:  # noqa: BLE001 (notes and figures are a comfort; the results are in the folder)
         reason = str(error).split("\n", 1)[0]

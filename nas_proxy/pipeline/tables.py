@@ -8,16 +8,19 @@ from nas_proxy.files import write_text
 from nas_proxy.pipeline.ground_truth import Truth, by_draw, truth_of
 from nas_proxy.pipeline.scoring import computed_so_far, sample_of
 from nas_proxy.pipeline.work import Work
-from nas_proxy.ranking.names import PROXY
+from nas_proxy.ranking.names import PROXY, SIZES
 from nas_proxy.search.candidates import sampled
 from nas_proxy.signals.signal import EqualCost
 from nas_proxy.storage.records import Candidate, Record
 
 
-def write_tables(work: Work, studies: Mapping[str, str] | None = None) -> None:
+def write_tables(
+    work: Work, studies: Mapping[str, str] | None = None, made_of_others: Mapping[str, pd.DataFrame] | None = None
+) -> None:
     """Write trials.csv, truth.csv and scores.csv from what has been trained and computed so far.
 
-    studies: the names of the studies of signals that are not called as the signal is.
+    studies: the names of the studies of signals that are not called as the signal is. made_of_others: the
+    scores of rows such as the mean rank, by key.
     """
     lead = work.plan.lead
     records = [] if lead is None else [r for r in work.store.records(lead) if r.draw == 0]
@@ -31,7 +34,7 @@ def write_tables(work: Work, studies: Mapping[str, str] | None = None) -> None:
     if truth is not None and lead is not None:
         _write(truth_table(truth, set(keys)), work, "truth.csv")
     if sample:
-        _write(scores_table(work, sample, truth, studies or {}), work, "scores.csv")
+        _write(scores_table(work, sample, truth, studies or {}, made_of_others or {}), work, "scores.csv")
 
 
 def _write(frame: pd.DataFrame, work: Work, name: str) -> None:
@@ -96,7 +99,11 @@ def truth_table(truth: Truth, sample: set[str]) -> pd.DataFrame:
 
 
 def scores_table(
-    work: Work, sample: Sequence[Record | Candidate], truth: Truth | None, studies: Mapping[str, str]
+    work: Work,
+    sample: Sequence[Record | Candidate],
+    truth: Truth | None,
+    studies: Mapping[str, str],
+    made_of_others: Mapping[str, pd.DataFrame],
 ) -> pd.DataFrame:
     """Return a row a sampled architecture and a column a row of the table: `dm` is the mean of `dm_0`, `dm_1`, ….
 
@@ -107,7 +114,8 @@ def scores_table(
     columns: dict[str, object] = {"key": keys}
     for signal in work.plan.signals:
         if not signal.trained:
-            columns[signal.name] = computed[signal.name]
+            column = pd.Series(computed[signal.name])
+            columns[signal.name] = column.astype("Int64") if signal.name in SIZES else column
             continue
         study = studies.get(signal.name)
         if isinstance(signal.source, EqualCost) and study is None:
@@ -115,10 +123,16 @@ def scores_table(
         records = work.store.records(study or signal.name) if work.store.has(study or signal.name) else []
         for row, by in work.plan.rows(signal).items():
             table = by_draw(records, signal.draws, by).reindex(keys)
-            columns[row] = table.mean(axis=1, skipna=False).to_numpy()
-            if signal.draws > 1:
-                columns |= {f"{row}_{draw}": table[draw].to_numpy() for draw in table}
+            columns |= _drawn(row, table)
+    for row, table in made_of_others.items():
+        columns |= _drawn(row, table.reindex(keys))
     if truth is not None:
         known = truth.scores.reindex(keys)
         columns |= {f"truth_{seed}": known[seed].to_numpy() for seed in known}
     return pd.DataFrame(columns)
+
+
+def _drawn(row: str, table: pd.DataFrame) -> dict[str, object]:
+    """Return a column of means over the draws and, where there are several, one of each draw."""
+    several = {f"{row}_{draw}": table[draw].to_numpy() for draw in table} if table.shape[1] > 1 else {}
+    return {row: table.mean(axis=1, skipna=False).to_numpy(), **several}

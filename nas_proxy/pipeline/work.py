@@ -23,8 +23,8 @@ from nas_proxy.search.latencies import MINUTES, Latencies
 from nas_proxy.search.trainer import Limits, Trainer
 from nas_proxy.signals.sets import SetMaker, embedded_keys
 from nas_proxy.signals.signal import Plan, plan_of
-from nas_proxy.spaces.latency import Latency
 from nas_proxy.spaces.limits import fast_part
+from nas_proxy.spaces.measured import Latency
 from nas_proxy.spaces.space import Architecture
 from nas_proxy.storage import file_systems
 from nas_proxy.storage.location import Database, settled

@@ -3,7 +3,7 @@
 PROXY, RANDOM, EARLY_STOP, TOTAL, TRUTH = "proxy", "random", "early_stop", "random_total", "truth"
 SIZES = ("params", "flops")
 ZERO_COST = (*SIZES, "synflow", "jacob_cov", "naswot", "az_nas")
-COMBINED, REPEATABILITY = "combined", "repeatability"
+CALIBRATED, COMBINED, REPEATABILITY = "calibrated", "combined", "repeatability"
 LOSS_SUM = ":loss_sum"
 
 LABELS = {
@@ -13,13 +13,14 @@ LABELS = {
     "herding": "Herding",
     "kcenter": "K-centre",
     EARLY_STOP: "Early stop",
-    TOTAL: "Random images at equal cost",
+    TOTAL: "Random, equal cost",
     "params": "Parameters",
     "flops": "FLOPs",
     "synflow": "SynFlow",
     "jacob_cov": "Jacob_cov",
     "naswot": "NASWOT",
     "az_nas": "AZ-NAS",
+    CALIBRATED: "Calibrated",
     COMBINED: "Mean rank",
     REPEATABILITY: "Full training",
     TRUTH: "Full training",

@@ -266,7 +266,7 @@ def _proposed(
 ) -> tuple[list[Candidate], bool]:
     """Return the proposals of a round that are not trained yet, and whether the space has no more."""
     seen = {r.key for r in history}
-    candidates = []
+    candidates: list[Candidate] = []
     for number in numbers:
         if number in made:
             seen.add(made[number].key)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
 from nas_proxy.environment import environment
-from nas_proxy.spaces.latency import Latency
+from nas_proxy.spaces.measured import Latency
 from nas_proxy.spaces.space import Architecture, SearchSpace
 from nas_proxy.storage.records import LATENCY, read_latency, told_latency
 from nas_proxy.storage.trial_store import TrialStore

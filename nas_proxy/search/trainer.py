@@ -15,8 +15,9 @@ from optuna.trial import FixedTrial
 from nas_proxy.progress import Progress
 from nas_proxy.search.latencies import Latencies
 from nas_proxy.seeds import derive
-from nas_proxy.spaces.cost import UNMEASURED, Sizes
+from nas_proxy.spaces.cost import Sizes
 from nas_proxy.spaces.limits import constraints
+from nas_proxy.spaces.measured import UNMEASURED
 from nas_proxy.spaces.space import Architecture, SearchSpace
 from nas_proxy.storage.records import Candidate, Record
 from nas_proxy.storage.trial_store import TrialStore

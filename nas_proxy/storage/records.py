@@ -4,17 +4,20 @@ In: the trials of a study. Out: a `Record` for each finished one. Guarantees: wh
 nothing here reads or writes a storage.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_proxy.spaces.cost import UNMEASURED, Size
-from nas_proxy.spaces.latency import Latency
+from nas_proxy.spaces.measured import UNMEASURED, Latency, Size
 from nas_proxy.spaces.objectives import Costs
-from nas_proxy.spaces.space import Architecture
+
+if TYPE_CHECKING:
+    from nas_proxy.spaces.space import Architecture
 
 TRAINED = ("proxy", "random", "early_stop", "truth")
 # The study of what was timed, not trained: see `nas_proxy.pipeline.latencies`.

@@ -14,8 +14,9 @@ import torch
 
 from nas_proxy.data.images import DataShape
 from nas_proxy.errors import RAISED
-from nas_proxy.spaces.latency import Latency, measure_latency
+from nas_proxy.spaces.latency import measure_latency
 from nas_proxy.spaces.loading import load_space
+from nas_proxy.spaces.measured import Latency
 from nas_proxy.spaces.space import Architecture, SearchSpace
 from nas_proxy.training.cuda_graph import RecordingError
 from nas_proxy.training.memory_limit import limited
