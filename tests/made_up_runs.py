@@ -26,13 +26,13 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 HOSTILE = """</script><script>alert(1)</script><img src=x onerror=alert(2)> "double" 'single' [bold]&amp; """
 HOSTILE += "%{x} $\\a$ [/] é,\n€"
 CONFIG = """
-[run]
 seed = 0
-data = "mnist"
+dataset = "mnist"
+space = "cnn.py"
 
-[space]
-name = "cnn"
-widths = [32, 64]
+[condense]
+images_per_class = 10
+augmentation = ["crop", "colour"]
 """
 
 

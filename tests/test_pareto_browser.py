@@ -18,7 +18,7 @@ from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_all
 from nas_proxy.spaces.measured import Latency
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -48,15 +48,14 @@ def searched(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def page(browser: Any, searched: RunFolder) -> Iterator[Any]:
     """A page whose `wrong` collects errors."""
     with serving(application(searched.path), "127.0.0.1", 0) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.run, daemon=True).start()
+        address = f"http://127.0.0.1:{server.port}"
         page = browser.new_page(viewport={"width": 1400, "height": 1000}, base_url=address)
         page.wrong = []
         page.on("console", lambda message: message.type in ("error", "warning") and page.wrong.append(message.text))
         page.on("pageerror", lambda error: page.wrong.append(str(error)))
         yield page
         page.close()
-        server.shutdown()
 
 
 def id_of(run: RunFolder, name: str) -> int:

@@ -24,7 +24,6 @@ from nas_proxy.data.images import ImageSet
 from nas_proxy.data.splits import random_subset
 from nas_proxy.errors import RunFailedError
 from nas_proxy.pipeline.checks import check
-from nas_proxy.pipeline.ground_truth import BEST, SEEDS
 from nas_proxy.pipeline.problem import Problem, open_problem
 from nas_proxy.pipeline.run_folder import RunFolder, check_same
 from nas_proxy.pipeline.scoring import base_images
@@ -34,7 +33,7 @@ from nas_proxy.progress import SILENT, Progress
 from nas_proxy.search.candidates import Stream
 from nas_proxy.search.trainer import Trainer
 from nas_proxy.seeds import derive, torch_generator
-from nas_proxy.signals.signal import RANDOM_DRAWS
+from nas_proxy.signals.signal import RANDOM_DRAWS, TRUTH_BEST, TRUTH_SEEDS
 from nas_proxy.storage.location import existing, study_name
 from nas_proxy.storage.records import TRAINED, Record, finished
 from nas_proxy.storage.trial_store import TrialStore
@@ -175,12 +174,12 @@ def predicted(spent: Sequence[float], number: int, workers: int) -> Span:
 def _left(run: RunFolder, trainer: Trainer, stages: Sequence[str]) -> dict[str, int]:
     """Return how many trainings of each signal are not done; those that fail in the sample come on top."""
     config, done = run.config, _done(run)
-    found = min(BEST, max(0, config.trials - config.truth))
+    found = min(TRUTH_BEST, max(0, config.trials - config.truth))
     wanted = {
         "proxy": max(config.trials, config.truth) if "search" in stages else 0,
         "random": RANDOM_DRAWS * config.truth if "rank" in stages else 0,
         "early_stop": config.truth if "rank" in stages else 0,
-        "truth": SEEDS * (config.truth + found) if "truth" in stages and config.truth_table is None else 0,
+        "truth": TRUTH_SEEDS * (config.truth + found) if "truth" in stages and config.truth_table is None else 0,
     }
     size = trainer.space.size
     if size is not None:

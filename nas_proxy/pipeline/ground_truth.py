@@ -13,13 +13,10 @@ from nas_proxy.ranking.names import TRUTH
 from nas_proxy.ranking.scores import column
 from nas_proxy.ranking.truth_table import TruthTable
 from nas_proxy.search.trainer import Images, Trainer
+from nas_proxy.signals.signal import TRUTH_SEEDS
 from nas_proxy.storage.records import Candidate, Record
 from nas_proxy.storage.trial_store import TrialStore
 from nas_proxy.training.train import Recipe
-
-SEEDS = 2
-# Of the search's best, so many are trained fully beside the sample.
-BEST = 3
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ def truth_of(store: TrialStore, table: TruthTable | None, scored: Sequence[Recor
     """Return the ground truth; with a table, of the architectures in `scored`. None before there is any."""
     if table is None:
         records = store.records(TRUTH)
-        return Truth(by_draw(records, SEEDS), records, trained=True) if records else None
+        return Truth(by_draw(records, TRUTH_SEEDS), records, trained=True) if records else None
     known = [one for one in scored if one.key in table.scores.index]
     keys = [one.key for one in known]
     return Truth(table.scores.loc[keys], [r for r in known if isinstance(r, Record)], trained=False) if keys else None
@@ -63,4 +60,4 @@ def truth_of(store: TrialStore, table: TruthTable | None, scored: Sequence[Recor
 def train_fully(trainer: Trainer, files: ImageFiles, recipe: Recipe, chosen: Sequence[Record | Candidate]) -> None:
     """Train architectures on all training images, with two seeds, and score them on test."""
     images = Images(lambda _: files.train(), files.test)
-    trainer.train_draws("Ground truth", TRUTH, chosen, range(SEEDS), images, recipe)
+    trainer.train_draws("Ground truth", TRUTH, chosen, range(TRUTH_SEEDS), images, recipe)

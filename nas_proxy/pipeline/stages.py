@@ -18,7 +18,7 @@ from nas_proxy.errors import RunFolderError
 from nas_proxy.files import write_json
 from nas_proxy.pipeline import heartbeat, scoring
 from nas_proxy.pipeline.checks import check, check_sample
-from nas_proxy.pipeline.ground_truth import BEST, train_fully, truth_of
+from nas_proxy.pipeline.ground_truth import train_fully, truth_of
 from nas_proxy.pipeline.judgement import judge
 from nas_proxy.pipeline.problem import open_problem
 from nas_proxy.pipeline.run_folder import RunFolder, check_same, claim
@@ -30,10 +30,9 @@ from nas_proxy.ranking.names import PROXY, TRUTH
 from nas_proxy.ranking.scores import best_first
 from nas_proxy.report.page import write_report
 from nas_proxy.search.candidates import search
-from nas_proxy.signals.sets import checkpoint_path, set_path
-from nas_proxy.signals.signal import SmallSet, plan_of
+from nas_proxy.signals.signal import TRUTH_BEST, SmallSet, plan_of
+from nas_proxy.signals.stored_names import checkpoint_path, set_path
 from nas_proxy.spaces.limits import Limited
-from nas_proxy.storage.location import existing
 from nas_proxy.storage.trial_store import explained
 from nas_proxy.training.pruning import WILCOXON_LEAST
 
@@ -70,7 +69,6 @@ def search_stage(work: Work) -> None:
     wanted = scoring.lead_search(work)
     if wanted is None:
         return
-    annotated(work)
     try:
         search(work.trainer, wanted)
         for part in dict.fromkeys((work.problem.space, work.trainer.space)):
@@ -95,8 +93,8 @@ def truth_stage(work: Work) -> None:
         if work.problem.table is None:
             work.store.bind(TRUTH, "data", work.problem.data.fingerprint)
             keys = {one.key for one in sample}
-            best = best_first(work.store.records(PROXY), work.plan.primary)[:BEST] if work.plan.lead == PROXY else []
-            chosen = sample + [r for r in best if r.key not in keys]
+            found = best_first(work.store.records(PROXY), work.plan.primary) if work.plan.lead == PROXY else []
+            chosen = sample + [r for r in found[:TRUTH_BEST] if r.key not in keys]
             train_fully(work.trainer, work.files, work.config.full_training, chosen)
     finally:
         write_tables(work)
@@ -123,19 +121,6 @@ def report_stage(work: Work) -> None:
     write_report(work.run.path)
 
 
-def annotated(work: Work) -> None:
-    """Bring what the dashboard shows up to date; that this fails is told, and never costs a run."""
-    if existing(work.run.path) is None:
-        return
-    try:
-        from nas_proxy.dashboard.annotations import annotate
-
-        annotate(work.run.path, work.store)
-    except Exception as error:  # noqa: BLE001 (notes and figures are a comfort; the results are in the folder)
-        reason = str(error).split("\n", 1)[0]
-        work.progress.say(f"The dashboard's notes and figures could not be written ({reason}).")
-
-
 STAGES: dict[str, Callable[[Work], None]] = {
     "condense": condense_stage,
     "search": search_stage,
@@ -149,8 +134,6 @@ def do(work: Work, names: Sequence[str]) -> None:
     """Do the stages in their order."""
     for name in names:
         STAGES[name](work)
-        if name != "report":  # which adds nothing to the studies
-            annotated(work)
 
 
 def run_stages(run: RunFolder, names: tuple[str, ...] = tuple(STAGES), progress: Progress = SILENT) -> None:

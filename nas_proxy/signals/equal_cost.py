@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 
 from nas_proxy.condensation.proxy_set import ProxySet
+from nas_proxy.signals.stored_names import total_study
 from nas_proxy.storage.records import Record
 
 
@@ -64,11 +65,6 @@ class EqualCostPlan:
             f"{self.per_class} images a class and {self.passes:,} image passes, {self.factor:.2f} times a training on "
             f"random: the seconds of one on {self.target} with its making shared over {self.candidates} candidates"
         )
-
-
-def total_study(target: str, candidates: int) -> str:
-    """Return the name of the study of random images at the whole cost of `target`, shared by so many candidates."""
-    return f"random_total: {target}, {candidates} candidates"
 
 
 def seconds_a_pass(records: Sequence[Record]) -> float:

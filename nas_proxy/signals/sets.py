@@ -30,22 +30,8 @@ from nas_proxy.progress import Bar, Progress
 from nas_proxy.ranking.names import PROXY, RANDOM, TOTAL
 from nas_proxy.seeds import derive, torch_generator
 from nas_proxy.signals.signal import Signal, SmallSet
+from nas_proxy.signals.stored_names import checkpoint_path, equal_cost_name, set_path
 from nas_proxy.spaces.space import SearchSpace
-
-
-def set_path(folder: Path, name: str, draw: int) -> Path:
-    """Return where a set is."""
-    return folder / "proxy.safetensors" if name == PROXY else folder / "sets" / f"{name}-{draw}.safetensors"
-
-
-def checkpoint_path(folder: Path, name: str, draw: int) -> Path:
-    """Return where the state of a set that is being learnt is."""
-    return folder / ".work" / ("condense.safetensors" if name == PROXY else f"{name}-{draw}.safetensors")
-
-
-def equal_cost_name(per_class: int) -> str:
-    """Return what sets of so many random images a class are called."""
-    return f"{TOTAL}~{per_class}"
 
 
 def embedded_keys(folder: Path) -> frozenset[str]:

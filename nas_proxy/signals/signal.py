@@ -36,6 +36,8 @@ VARIANTS: dict[str, dict[str, object]] = {
 }
 # Draws of random images that a run compares its proxy with.
 RANDOM_DRAWS = 3
+# Seeds of full training; and of a search's best, so many are trained fully beside the sample.
+TRUTH_SEEDS, TRUTH_BEST = 2, 3
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,19 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from nas_proxy.errors import RunFolderError
 from nas_proxy.optuna_quiet import without_announcements
-from nas_proxy.spaces.objectives import ACCURACY, METRICS, WORDS, directions
+from nas_proxy.spaces.objectives import ACCURACY, WORDS, directions
 from nas_proxy.storage import retry
 from nas_proxy.storage.location import Database, Location, study_name
-from nas_proxy.storage.records import INTERRUPTED, LATENCY, TRAINED, Candidate, Record, finished, told_latency
+from nas_proxy.storage.records import (
+    INTERRUPTED,
+    LATENCY,
+    TRAINED,
+    Candidate,
+    Record,
+    finished,
+    metric_names,
+    told_latency,
+)
 from nas_proxy.storage.sqlite_errors import explanation
 from nas_proxy.training.jobs import Failure
 from nas_proxy.training.train import Outcome
@@ -95,7 +104,7 @@ class TrialStore:
                     load_if_exists=True,
                 )
                 if study.metric_names is None:
-                    study.set_metric_names([name if name == ACCURACY else METRICS[name] for name in objectives])
+                    study.set_metric_names(metric_names(signal, objectives))
             self._studies[signal] = study
         return self._studies[signal]
 
