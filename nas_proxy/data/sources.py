@@ -95,13 +95,28 @@ def open_source(
             raise DataError(f"{dataset!r} names no place; give {'folder:DIR' if kind == 'folder' else 'npz:FILE'}")
         path = Path(place).expanduser()
         if kind == "folder":
-            return Source(dataset, *open_folder(path, image_size, cache or default_cache(), say))
-        return Source(dataset, *open_npz(path, image_size))
+            return _told(Source(dataset, *open_folder(path, image_size, cache or default_cache(), say)), say)
+        return _told(Source(dataset, *open_npz(path, image_size, say)), say)
     if dataset == "digits":
         return _digits(image_size)
     if dataset in PUBLISHED:
         return Source(dataset, *open_published(dataset, image_size, cache or default_cache()))
     raise DataError(f"unknown data set {dataset!r}{nearest(dataset, [name for name, _ in list_datasets()])}")
+
+
+def _told(source: Source, say: Say) -> Source:
+    """Tell which classes a part of its own lacks: an accuracy there is one of the others alone."""
+    for part in ("validation", "test"):
+        if part in source.parts:
+            counts = torch.bincount(source.parts[part].labels(), minlength=len(source.classes))
+            absent = [name for name, count in zip(source.classes, counts.tolist(), strict=True) if not count]
+            if absent:
+                named = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+                say(
+                    f"the {part} images of {source.name} have none of {len(absent)} of the {len(source.classes)} "
+                    f"classes ({named}); accuracy on them says nothing of these"
+                )
+    return source
 
 
 def _digits(image_size: int | None) -> Source:
