@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -58,13 +59,24 @@ _TURNS = {
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """An image file that lies in another: `name` is for errors, `stream` opens it."""
+
+    name: str
+    stream: Callable[[], IO[bytes]]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
 class Frame:
     """What all images of a source share, found in the train files when the first image is read.
 
     say: is told what becomes of pixels that do not fit 8 bits.
     """
 
-    files: Sequence[Path]
+    files: Sequence[Path] | Sequence[Encoded]
     image_size: int | None
     say: Callable[[str], None] = field(default=lambda text: None, compare=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
@@ -122,13 +134,13 @@ def _formats() -> tuple[str, ...]:
 
 
 @contextmanager
-def opened(file: Path) -> Iterator[Image.Image]:
+def opened(file: Path | Encoded) -> Iterator[Image.Image]:
     """Open an image file. Raises DataError with the path for whatever goes wrong in it, also in the block."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of notes beside the pixels; a huge image is an error of its own
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=_formats()) as image:
+            with Image.open(file.stream() if isinstance(file, Encoded) else file, formats=_formats()) as image:
                 yield image
     except Image.DecompressionBombWarning as error:
         raise DataError(f"the image {file} cannot be read ({error}); make it smaller or remove it") from None
@@ -137,7 +149,7 @@ def opened(file: Path) -> Iterator[Image.Image]:
         raise DataError(f"the image {file} cannot be read ({reason}); mend or remove it") from None
 
 
-def _is_grey(file: Path) -> bool:
+def _is_grey(file: Path | Encoded) -> bool:
     with opened(file) as image:
         return image.mode in _GREY
 
@@ -156,24 +168,23 @@ def _numbers(image: Image.Image) -> np.ndarray:
 def upright(image: Image.Image) -> Image.Image:
     """Return the image as it is to be seen, as far as a note of the camera says and can be read."""
     try:
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION))
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # noqa: BLE001 (a damaged note raises anything; the pixels are not in it)
         turn = None
     return image if turn is None else image.transpose(turn)
 
 
-def pixels(file: Path, frame: Frame) -> np.ndarray:
+def pixels(file: Path | Encoded, frame: Frame) -> np.ndarray:
     """Return one image: uint8, (c, h, w). Raises DataError with the path."""
     with opened(file) as image:
         if frame.image_size is not None:
             # A JPEG decodes faster at a fraction of its size; twice the target keeps the antialiasing ours.
             image.draft(None, (2 * frame.image_size, 2 * frame.image_size))
-        return framed(image, frame, file)
+        return _framed(image, frame, file)
 
 
-def framed(opened_image: Image.Image, frame: Frame, file: object) -> np.ndarray:
-    """Return an image of `frame`: uint8, (c, h, w). file: what to call it in errors."""
-    image = _flat(upright(opened_image), "L" if frame.channels == 1 else "RGB", frame)
+def _framed(found: Image.Image, frame: Frame, file: Path | Encoded) -> np.ndarray:
+    image = _flat(upright(found), "L" if frame.channels == 1 else "RGB", frame)
     if frame.image_size is not None:
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -184,8 +195,8 @@ def framed(opened_image: Image.Image, frame: Frame, file: object) -> np.ndarray:
             f"{frame.files[0]} has {_by(frame.size)} pixels but {file} has {_by(image.size)}; "
             "images of one data set must have one size, so choose one, for example --image-size 32"
         )
-    found = np.asarray(image)
-    return found[None] if frame.channels == 1 else found.transpose(2, 0, 1)
+    values = np.asarray(image)
+    return values[None] if frame.channels == 1 else values.transpose(2, 0, 1)
 
 
 def _flat(image: Image.Image, mode: str, frame: Frame) -> Image.Image:

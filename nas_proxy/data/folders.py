@@ -14,7 +14,7 @@ import hashlib
 import itertools
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -26,9 +26,10 @@ import torch
 from torch import Tensor
 
 from nas_proxy.data.decoding import Frame, pixels
-from nas_proxy.data.listing import list_folder
+from nas_proxy.data.listing import NAMED, list_folder
 from nas_proxy.data.store import Progress, Say, StoredImages, open_store
 from nas_proxy.errors import DataError
+from nas_proxy.files import write_text
 
 _BLOCK = 128
 # Bytes of pixels that are decoded into memory; on a small machine a share of its memory.
@@ -116,26 +117,30 @@ class FolderPart:
         if len(index) * 3 * math.prod(self.frame.size) > _room():
             stored = open_store(self.place, self, progress, self.say)
             return stored.at(torch.searchsorted(stored.rows, index[torch.isin(index, stored.rows)]))
-        return self._decoded(index, progress)
+        return decoded(self.pixels, index, self.shape, progress)
 
-    def _decoded(self, index: Tensor, progress: Progress | None) -> Tensor:
-        chosen = index.tolist()
-        out = np.empty((len(chosen), *self.shape), dtype=np.uint8)
 
-        def block(start: int) -> int:
-            some = chosen[start : start + _BLOCK]
-            for offset, number in enumerate(some):
-                out[start + offset] = self.pixels(number)
-            return len(some)
+def decoded(
+    pixels_of: Callable[[int], np.ndarray], index: Tensor, shape: tuple[int, int, int], progress: Progress | None
+) -> Tensor:
+    """Return the images at `index`, several at a time: uint8, (len(index), *shape)."""
+    chosen = index.tolist()
+    out = np.empty((len(chosen), *shape), dtype=np.uint8)
 
-        done = 0
-        with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-            # `map` keeps the order, so that of several bad files the first is always the one named.
-            for count in pool.map(block, range(0, len(chosen), _BLOCK)):
-                done += count
-                if progress is not None:
-                    progress(done, len(chosen))
-        return torch.from_numpy(out)
+    def block(start: int) -> int:
+        some = chosen[start : start + _BLOCK]
+        for offset, number in enumerate(some):
+            out[start + offset] = pixels_of(number)
+        return len(some)
+
+    done = 0
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+        # `map` keeps the order, so that of several bad files the first is always the one named.
+        for count in pool.map(block, range(0, len(chosen), _BLOCK)):
+            done += count
+            if progress is not None:
+                progress(done, len(chosen))
+    return torch.from_numpy(out)
 
 
 def open_folder(
@@ -151,6 +156,10 @@ def open_folder(
         raise DataError(f"{root} is a file, not a folder; give a folder of class folders as folder:DIR")
     listing = list_folder(root)
     if (remark := listing.remark()) is not None:
+        if len(listing.left_out) > NAMED:
+            every = cache / "folders" / f"{root.resolve().name}-{_digest_of(root, image_size)}" / "left_out.txt"
+            write_text(every, "\n".join(listing.left_out) + "\n")
+            remark += f"; all are listed in {every}"
         say(remark)
     folders = listing.folders
     classes = tuple(listing.files["train"])

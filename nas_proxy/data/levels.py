@@ -30,10 +30,11 @@ class Levels:
 
     def eight_bit(self, values: np.ndarray) -> np.ndarray:
         """Return uint8 values; those beyond the range become its ends."""
-        if self.as_stored:
-            return np.rint(values).clip(0, 255).astype(np.uint8)
-        scaled = (values.astype(np.float64) - self.low) * (255 / (self.high - self.low))
-        return np.rint(scaled).clip(0, 255).astype(np.uint8)
+        scaled = values.astype(np.float64)
+        if not self.as_stored:
+            scaled = (scaled - self.low) * (255 / (self.high - self.low))
+        eight: np.ndarray = np.rint(scaled).clip(0, 255).astype(np.uint8)
+        return eight
 
     def text(self) -> str:
         """Return the range in words."""
