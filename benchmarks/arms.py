@@ -126,7 +126,10 @@ def _asked(
     """Return the trace of an Optuna study; with a pruner, trials report after the cheap training, and go on from it."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner or optuna.pruners.NopPruner())
+    # Hyperband draws a trial's bracket from the study's name, which would be random.
+    study = optuna.create_study(
+        study_name=str(seed), direction="maximize", sampler=sampler, pruner=pruner or optuna.pruners.NopPruner()
+    )
     trace: Trace = []
     for trial, index in _trials(task, study, seed, first):
         if pruner is not None and task.mid is not None:

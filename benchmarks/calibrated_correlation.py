@@ -59,7 +59,7 @@ def draw(task: Task, size: int, number: int, encoded: bool, crossed: bool) -> di
     return {
         "calibrated": spearman(found.prediction[rest], truth[rest]),
         "mean_rank": spearman(vote[rest], truth[rest]),
-        "cross_fitted": spearman(np.array([*seen.values()]), np.array([*full.values()])) if crossed else np.nan,
+        **({"cross_fitted": spearman(np.array([*seen.values()]), np.array([*full.values()]))} if crossed else {}),
         **{f"single {name}": value for name, value in single.items()},
     }
 
@@ -72,7 +72,7 @@ def measure(task: Task, options: argparse.Namespace) -> dict[str, Any]:
             draw(task, size, number, not options.without_encoding, number < options.crossed)
             for number in range(options.draws)
         ]
-        means = {name: round(float(np.nanmean([d[name] for d in drawn])), 4) for name in drawn[0]}
+        means = {name: round(float(np.mean([d[name] for d in drawn if name in d])), 4) for name in drawn[0]}
         best = max((name for name in means if name.startswith("single ")), key=lambda name: means[name])
         values = np.array([d["calibrated"] for d in drawn])
         found[str(size)] = {
@@ -82,7 +82,7 @@ def measure(task: Task, options: argparse.Namespace) -> dict[str, Any]:
             "mean_rank": means["mean_rank"],
             "best_single": {best.removeprefix("single "): means[best]},
             "less_than_best_single": round(means[best] - means["calibrated"], 4),
-            "cross_fitted": means["cross_fitted"],
+            "cross_fitted": means.get("cross_fitted"),
         }
         print(f"{task.name}, {size} trainings: {found[str(size)]}", flush=True)
     return found

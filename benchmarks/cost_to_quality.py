@@ -40,7 +40,7 @@ SLOW = {"gp": 0, "ours": 0}
 REGRET = 0.3
 MISLED_ARMS = ("ours", "random")
 # Changes with what an arm does, so that kept traces of another one do not count.
-VERSION = 1
+VERSIONS = {"ours": 2}
 
 
 def published(folder: Path) -> list[Task]:
@@ -68,7 +68,7 @@ def traces(
     facts = json.dumps([task.keys, task.truth.tolist(), task.names, np.nan_to_num(task.scores).tolist(), task.share])
     known = hashlib.sha256((facts + str(None if task.mid is None else task.mid.tolist())).encode()).hexdigest()[:12]
     for repeat in range(repeats):
-        name = f"{known} {arm} {kind or '-'} {until} {share:g} {VERSION} {repeat}"
+        name = f"{known} {arm} {kind or '-'} {until} {share:g} {VERSIONS.get(arm, 1)} {repeat}"
         if name not in kept:
             seed = derive(repeat, "cost-to-quality")
             kept[name] = ARMS[arm](misled(task, kind, seed), seed, until, share)

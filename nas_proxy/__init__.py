@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from nas_proxy.condensation.proxy_set import condense
     from nas_proxy.condensation.recipe import Condensation, Condensed
     from nas_proxy.condensation.selection import select
-    from nas_proxy.data.images import DataShape, ImageSet, join
+    from nas_proxy.data.images import ImageSet, join
+    from nas_proxy.data.shape import DataShape
     from nas_proxy.data.splits import Development, load_data
     from nas_proxy.pipeline.api import FinishedRun, run
     from nas_proxy.pipeline.final import Final, load_final, train_final
@@ -42,7 +43,8 @@ else:
         "condensation.proxy_set": ("condense",),
         "condensation.recipe": ("Condensation", "Condensed"),
         "condensation.selection": ("select",),
-        "data.images": ("DataShape", "ImageSet", "join"),
+        "data.images": ("ImageSet", "join"),
+        "data.shape": ("DataShape",),
         "data.splits": ("Development", "load_data"),
         "pipeline.settings": ("RunConfig",),
         "pipeline.api": ("FinishedRun", "run"),

@@ -1,9 +1,11 @@
-"""What the machine has for this process: units for bfloat16, free memory, memory in use.
+"""What the machine has for this process: units for bfloat16, free memory, memory in use; and how it computes.
 
 In: a device. Out: a fact or a number of bytes. psutil answers for each operating system; the limit of a container
 is read here, since psutil tells that of the machine.
 """
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -43,3 +45,19 @@ def held_bytes() -> int:
         memory = process.memory_info()
         return int(memory.rss - memory.shared)
     return int(process.memory_full_info().uss)
+
+
+@contextlib.contextmanager
+def reproducible(device: torch.device) -> Iterator[None]:
+    """Let convolutions on a GPU give the same each time, and float32 be float32, while the block runs.
+
+    cuDNN's fastest weight gradients add up in any order, and it computes float32 with 10 bits of mantissa (TF32) unless
+    told otherwise. Other kernels that have no order (the gradients of max pooling, of interpolation and of indexing)
+    stay as they are, so a network with those repeats to rounding.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False):
+        yield

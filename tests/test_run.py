@@ -26,6 +26,7 @@ from nas_proxy.pipeline import image_files
 from nas_proxy.pipeline.run_folder import open_run, prepare_run
 from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_stages
+from nas_proxy.ranking.ranking import Ranking
 
 SETTINGS = {
     "trials": 12,
@@ -58,11 +59,12 @@ def go(dataset, tiny_space, tmp_path):
 
 def comparable(value):
     """Leave out what time and hardware change."""
+    value = value.as_json() if isinstance(value, Ranking) else value
     if isinstance(value, dict):
         return {
             name: comparable(inner)
             for name, inner in value.items()
-            if "second" not in name and "speedup" not in name and name != "environment"
+            if "second" not in name and "speedup" not in name and "pays_from" not in name and name != "environment"
         }
     return value
 
@@ -86,7 +88,7 @@ def test_a_run_writes_what_it_promises(go):
     ranking = run.ranking
     assert list(ranking["signals"]) == [
         *("proxy", "random", "early_stop", "params", "flops"),
-        *("proxy:loss_sum", "random:loss_sum", "early_stop:loss_sum", "repeatability"),
+        *("proxy:loss_sum", "random:loss_sum", "early_stop:loss_sum", "calibrated", "repeatability"),
     ]
     assert ranking["n"] == 6
     trials, truth, scores = (pd.read_csv(run.folder / f"{name}.csv") for name in ("trials", "truth", "scores"))
@@ -113,8 +115,9 @@ def test_costs_of_the_controls_are_equal_and_counted(go):
     run = go()
     signals = run.ranking["signals"]
     proxy = ImageSet.load(run.folder / "proxy.safetensors")
-    # 6 images, 4 epochs, 6 architectures.
-    assert signals["proxy"]["image_passes"] == signals["random"]["image_passes"] == 6 * 4 * 6
+    # 6 images, 4 epochs, 6 architectures; and 12 real and 2 synthetic images of 3 classes in each of 10 steps.
+    assert signals["proxy"]["cost"]["training_passes"] == signals["random"]["image_passes"] == 6 * 4 * 6
+    assert signals["proxy"]["image_passes"] == 6 * 4 * 6 + 10 * 3 * (12 + 2)
     assert signals["early_stop"]["image_passes"] == pytest.approx(6 * 4 * 6, rel=0.05)
     assert signals["proxy"]["stored_bytes"] == signals["random"]["stored_bytes"] == proxy.images.numel()
     assert signals["early_stop"]["stored_bytes"] > signals["proxy"]["stored_bytes"]
@@ -257,7 +260,7 @@ def test_what_belongs_to_another_run_is_refused(go, dataset, tiny_space, tmp_pat
     run = go()
     with pytest.raises(
         RunFolderError,
-        match=r"holds another run .seed: 0 → 5.; choose another folder, or",
+        match=r"holds another run .seed: 0 → 5.; choose another folder with --out, or",
     ):
         go(seed=5)
     write_space(tiny_space, (1, 2, 4))

@@ -1,8 +1,8 @@
 """Signals as data: one spelling of each name, what a name changes in a recipe, and which baselines come with it."""
 
 import pytest
-from nas_proxy.condensation.recipe import Condensation
 
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.pipeline.settings import Comparison, RunConfig
 from nas_proxy.ranking.names import label
 from nas_proxy.signals.signal import AllImages, EqualCost, SmallSet, ZeroCost, canonical, completed, plan_of, rows_of

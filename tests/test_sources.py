@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas_proxy.data.published import default_cache
-from nas_proxy.data.sources import list_datasets, open_source
+from nas_proxy.data.catalogue import default_cache, list_datasets
+from nas_proxy.data.sources import open_source
 from nas_proxy.errors import DataError
 
 

@@ -13,8 +13,9 @@ from scipy.stats import chisquare
 from torch import nn
 
 from nas_proxy import NOTHING, Branch, Choice, DataShape, Space, SpaceError, load_space, repeat
+from nas_proxy.spaces.built_in import list_spaces
 from nas_proxy.spaces.function_space import FunctionSpace
-from nas_proxy.spaces.loading import list_spaces, try_out
+from nas_proxy.spaces.loading import try_out
 from nas_proxy.spaces.space import Choices
 
 SHAPE = DataShape(1, 8, 8, 10)
@@ -196,7 +197,7 @@ def test_a_space_file_may_import_what_lies_beside_it(tmp_path):
     path.write_text(
         "from my_blocks import WIDTHS\n"
         "from nas_proxy import Choice, Space\n"
-        "space = Space('m', Choice('w', WIDTHS), None)\n"
+        "space = Space('m', Choice('w', WIDTHS), print)\n"
     )
     assert load_space(str(path), SHAPE).size == 2
 

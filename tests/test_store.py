@@ -16,8 +16,8 @@ from PIL import Image
 from nas_proxy.condensation.proxy_set import condense
 from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data import folders, store
+from nas_proxy.data.catalogue import default_cache
 from nas_proxy.data.images import ImageSet
-from nas_proxy.data.published import default_cache
 from nas_proxy.data.sources import open_source
 from nas_proxy.data.splits import development, held_out_test
 from nas_proxy.data.store import StoredImages, taken, together

@@ -17,6 +17,8 @@ from nas_proxy.report.terminal import ranking_table
 from nas_proxy.report.verdict import answer, verdict, verdict_parts
 
 UNKNOWN = {"value": None, "low": None, "high": None, "reason": "all scores are equal"}
+
+
 def said(of: dict[str, Any]) -> str:
     return verdict(Ranking.of(of))
 

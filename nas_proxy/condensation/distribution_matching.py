@@ -14,7 +14,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,10 +24,10 @@ from nas_proxy.condensation.checkpoint import State, restored, save
 from nas_proxy.condensation.distributed import ALONE, ProcessGroup
 from nas_proxy.condensation.memory import classes_together, divided, few_networks
 from nas_proxy.condensation.recipe import Condensation, Condensed
-from nas_proxy.condensation.step import Task, initial, open_networks, take_step
+from nas_proxy.condensation.step import Task, initial, members_of, open_networks, take_step
 from nas_proxy.data.images import ImageSet, quantised
 from nas_proxy.errors import ConfigError, RunFailedError
-from nas_proxy.hardware import free_bytes
+from nas_proxy.hardware import free_bytes, reproducible
 from nas_proxy.spaces.space import SearchSpace
 
 CHECKPOINT_SECONDS = 2.0
@@ -66,21 +66,68 @@ def match_distributions(
     classes_per_step: classes whose images are in memory at a time; None for as many as fit, which is kept in the
         checkpoint. The loss is the same. For embedding networks other than ConvNets anything less than all means that
         images go through them part by part.
-    Raises RunFailedError when the loss is no longer finite; the last good checkpoint stays. Raises ConfigError for more
+    Raises RunFailedError when the loss is no longer finite, and when a GPU has too little memory; the last good
+    checkpoint stays. Raises ConfigError for more
     processes than classes.
     """
-    begun = time.perf_counter()
     if group.size > len(real.classes):
         raise ConfigError(
             [f"{group.size} processes share {len(real.classes)} classes, of which each needs one; start fewer"]
         )
     device = torch.device(device)
-    real = _placed(real, device)
-    task = Task(real, tuple(real.of_class()), recipe, seed, device, group)
+    try:
+        with reproducible(device):
+            return _learnt(
+                real,
+                recipe,
+                seed,
+                device,
+                space,
+                exclude,
+                group,
+                checkpoint,
+                _Reports(progress, preview, preview_every, say),
+                classes_per_step,
+            )
+    except torch.OutOfMemoryError:
+        raise RunFailedError(
+            f"condensing needs more memory than is free on {device}; lower --real-batch or --width, or give "
+            "--classes-per-step"
+        ) from None
+    finally:
+        if device.type == "cuda":
+            # Candidates train in other processes. What was on the device was held by `_learnt` alone.
+            torch.cuda.empty_cache()
+
+
+@dataclass(frozen=True)
+class _Reports:
+    """Whom a condensation tells of itself, as in `match_distributions`."""
+
+    progress: Callable[[int, float], None] | None
+    preview: Callable[[int, ImageSet], None] | None
+    preview_every: int
+    say: Callable[[str], None]
+
+
+def _learnt(
+    real: ImageSet,
+    recipe: Condensation,
+    seed: int,
+    device: torch.device,
+    space: SearchSpace | None,
+    exclude: Collection[str],
+    group: ProcessGroup,
+    checkpoint: Path | None,
+    reports: _Reports,
+    classes_per_step: int | None,
+) -> Condensed:
+    begun = time.perf_counter()
+    task = Task(_placed(real, device), members_of(real), recipe, seed, device, group)
     identity = f"{real.fingerprint()} {asdict(recipe)} {seed} {group} {sorted(exclude)}"
     state = restored(checkpoint, identity, group, device) or initial(task)
-    task, state.together = _divided(task, state, space, exclude, classes_per_step, say)
-    networks = open_networks(task, space, exclude, say)
+    task, state.together = _divided(task, state, space, exclude, classes_per_step, reports.say)
+    networks = open_networks(task, space, exclude, reports.say)
     started, clock = begun - state.seconds, _Clock(group)
     losses = state.losses.tolist()
     while state.step < recipe.steps:
@@ -91,20 +138,18 @@ def match_distributions(
             value = _finite(loss, state, recipe)
         if reported:
             losses.append(value)
-            if progress is not None:
-                progress(state.step, value)
-        if preview is not None and preview_every and state.step % preview_every == 0:
+            if reports.progress is not None:
+                reports.progress(state.step, value)
+        if reports.preview is not None and reports.preview_every and state.step % reports.preview_every == 0:
             images = _gathered(state, task)
             if group.rank == 0:
-                preview(state.step, images)
+                reports.preview(state.step, images)
         if checkpoint is not None and due:
             state.losses, state.seconds = torch.tensor(losses), time.perf_counter() - started
             with clock.saving():
                 save(checkpoint, identity, state, group)
     images = _gathered(state, task)
     total = torch.tensor(group.gathered(losses)).sum(0)
-    if device.type == "cuda":
-        torch.cuda.empty_cache()  # candidates train in other processes
     return Condensed(images, time.perf_counter() - started, tuple(total.tolist()), networks.embedded)
 
 

@@ -19,7 +19,7 @@ import torch
 from nas_proxy.condensation.distributed import ALONE
 from nas_proxy.condensation.memory import bytes_of_a_class, divided, few_networks, fitting
 from nas_proxy.condensation.recipe import Condensation
-from nas_proxy.condensation.step import Networks, Task, initial, open_networks, take_step
+from nas_proxy.condensation.step import Networks, Task, initial, members_of, open_networks, take_step
 from nas_proxy.data.images import ImageSet
 from nas_proxy.hardware import free_bytes, held_bytes
 from nas_proxy.spaces.space import SearchSpace
@@ -76,7 +76,7 @@ def estimate(
     device = torch.device(device)
     measured = len(real.classes)
     classes = classes or measured
-    task = Task(real.to(device), tuple(real.of_class()), recipe, seed, device, ALONE)
+    task = Task(real.to(device), members_of(real), recipe, seed, device, ALONE)
     few = few_networks(task, space, ())
     together = min(classes, classes_per_step or fitting(task, few, free_bytes(device)))
     task = divided(task, together)

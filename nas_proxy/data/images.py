@@ -8,7 +8,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,22 +15,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nas_proxy.data.multi_formation import decoded, packed
+from nas_proxy.data.shape import DataShape
 from nas_proxy.data.store import StoredImages, reopened
 from nas_proxy.errors import RunFolderError
 from nas_proxy.files import atomic_path
 
+__all__ = ["DataShape", "ImageSet", "from_raw", "join", "quantised"]
+
 FORMAT = "nas_proxy.images/1"
 # Metadata that is the set's own.
 OWN = ("format", "classes", "formation", "store")
-
-
-class DataShape(NamedTuple):
-    """What a network must fit: `channels` × `height` × `width` in, `classes` logits out."""
-
-    channels: int
-    height: int
-    width: int
-    classes: int
 
 
 @dataclass(frozen=True)

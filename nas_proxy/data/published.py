@@ -5,12 +5,10 @@ Guarantees: torchvision is imported here alone and only when a published set is 
 downloaded when the set is opened, so that a run does not fail late; reading train opens no test file.
 """
 
-import os
 import pickle
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -21,45 +19,9 @@ from filelock import FileLock
 from torch import Tensor
 
 from nas_proxy.data.arrays import ArrayPart
+from nas_proxy.data.catalogue import PUBLISHED
 from nas_proxy.errors import DataError
 
-
-@dataclass(frozen=True)
-class Published:
-    """The class of torchvision.datasets that reads a set, and which files it expects in the cache folder."""
-
-    torchvision: str
-    about: str
-    folder: str
-    files: tuple[str, ...]
-
-
-_IDX = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
-_BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
-PUBLISHED = {
-    "cifar10": Published("CIFAR10", "60,000 photographs, 32×32, colour, 10 classes", "cifar-10-batches-py", _BATCHES),
-    "cifar100": Published(
-        "CIFAR100",
-        "60,000 photographs, 32×32, colour, 100 classes",
-        "cifar-100-python",
-        ("train", "test", "meta"),
-    ),
-    "mnist": Published("MNIST", "70,000 handwritten digits, 28×28, grey, 10 classes", "MNIST/raw", _IDX),
-    "fashion-mnist": Published(
-        "FashionMNIST", "70,000 pieces of clothing, 28×28, grey, 10 classes", "FashionMNIST/raw", _IDX
-    ),
-    "svhn": Published(
-        "SVHN",
-        "99,289 digits of house numbers, 32×32, colour, 10 classes",
-        "",
-        ("train_32x32.mat", "test_32x32.mat"),
-    ),
-}
 # What a truncated pickle, IDX or MATLAB file has been seen to raise.
 _DAMAGED = (
     OSError,
@@ -71,17 +33,6 @@ _DAMAGED = (
     AssertionError,
     pickle.UnpicklingError,
 )
-
-
-def default_cache() -> Path:
-    """Return the folder for downloads and indexed folders: nas_proxy/data in the user's cache folder.
-
-    $NAS_PROXY_CACHE names another; $XDG_CACHE_HOME is the user's cache folder where it is set.
-    """
-    if own := os.environ.get("NAS_PROXY_CACHE"):
-        return Path(own).expanduser().absolute()
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (given if given.is_absolute() else Path.home() / ".cache") / "nas_proxy" / "data"
 
 
 def open_published(name: str, image_size: int | None, cache: Path) -> tuple[tuple[str, ...], Mapping[str, ArrayPart]]:

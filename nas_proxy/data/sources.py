@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from nas_proxy.data.arrays import ArrayPart, open_npz
+from nas_proxy.data.catalogue import PUBLISHED, default_cache, list_datasets
 from nas_proxy.data.folders import open_folder
-from nas_proxy.data.published import PUBLISHED, default_cache, open_published
+from nas_proxy.data.published import open_published
 from nas_proxy.data.store import Progress, Say, StoredImages
 from nas_proxy.errors import DataError, nearest
 
@@ -75,16 +76,6 @@ class Source:
         if part not in self.parts:
             raise DataError(f"{self.name} has no {part} part of its own; it has {', '.join(self.parts)}")
         return self.parts[part]
-
-
-def list_datasets() -> list[tuple[str, str]]:
-    """Return the known names, each with a description of one line."""
-    return [
-        ("digits", "1,797 handwritten digits, 8×8, grey, 10 classes; needs no download"),
-        *((name, f"{published.about}; downloaded once") for name, published in PUBLISHED.items()),
-        ("folder:DIR", "image files in DIR/train/<class> and DIR/test/<class>, or in DIR/<class>"),
-        ("npz:FILE", "arrays train_images, train_labels, test_images, test_labels, or images, labels"),
-    ]
 
 
 def open_source(

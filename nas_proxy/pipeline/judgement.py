@@ -35,8 +35,8 @@ TOPS = (5, 10)
 
 def judge(
     work: Work, scores: Scores, truth: Truth, environment: dict[str, object]
-) -> tuple[dict[str, Any], pd.DataFrame | None]:
-    """Return the object of `ranking.json`, and the mean ranks by key where some are combined.
+) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
+    """Return the object of `ranking.json`, and the scores of the rows that are made of other rows.
 
     Raises UserError for too few architectures.
     """
@@ -99,7 +99,7 @@ def judge(
         **(outcome(work, scores, truth) if work.config.compare is None else {}),
         "environment": environment,
     }
-    return ranking, next((signal.scores for signal in signals if signal.name == COMBINED), None)
+    return ranking, {s.name: s.scores for s in signals if s.name in {COMBINED, CALIBRATED}}
 
 
 def _calibrated(

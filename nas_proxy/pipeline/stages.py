@@ -109,8 +109,8 @@ def rank_stage(work: Work) -> None:
     if truth is None:
         raise RunFolderError(f"nothing is fully trained yet; first run: nas-proxy truth {work.run.path}")
     scores = scoring.score_sample(work)
-    ranking, combined = judge(work, scores, truth, environment(work.problem.device, work.executor.count))
-    write_tables(work, scores.studies, combined)
+    ranking, made_of_others = judge(work, scores, truth, environment(work.problem.device, work.executor.count))
+    write_tables(work, scores.studies, made_of_others)
     write_json(work.run / "ranking.json", ranking)
     if work.coordinator is not None:
         work.coordinator.done(True)

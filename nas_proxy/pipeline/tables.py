@@ -8,16 +8,19 @@ from nas_proxy.files import write_text
 from nas_proxy.pipeline.ground_truth import Truth, by_draw, truth_of
 from nas_proxy.pipeline.scoring import computed_so_far, sample_of
 from nas_proxy.pipeline.work import Work
-from nas_proxy.ranking.names import COMBINED, PROXY, SIZES
+from nas_proxy.ranking.names import PROXY, SIZES
 from nas_proxy.search.candidates import sampled
 from nas_proxy.signals.signal import EqualCost
 from nas_proxy.storage.records import Candidate, Record
 
 
-def write_tables(work: Work, studies: Mapping[str, str] | None = None, combined: pd.DataFrame | None = None) -> None:
+def write_tables(
+    work: Work, studies: Mapping[str, str] | None = None, made_of_others: Mapping[str, pd.DataFrame] | None = None
+) -> None:
     """Write trials.csv, truth.csv and scores.csv from what has been trained and computed so far.
 
-    studies: the names of the studies of signals that are not called as the signal is. combined: mean ranks by key.
+    studies: the names of the studies of signals that are not called as the signal is. made_of_others: the
+    scores of rows such as the mean rank, by key.
     """
     lead = work.plan.lead
     records = [] if lead is None else [r for r in work.store.records(lead) if r.draw == 0]
@@ -31,7 +34,7 @@ def write_tables(work: Work, studies: Mapping[str, str] | None = None, combined:
     if truth is not None and lead is not None:
         _write(truth_table(truth, set(keys)), work, "truth.csv")
     if sample:
-        _write(scores_table(work, sample, truth, studies or {}, combined), work, "scores.csv")
+        _write(scores_table(work, sample, truth, studies or {}, made_of_others or {}), work, "scores.csv")
 
 
 def _write(frame: pd.DataFrame, work: Work, name: str) -> None:
@@ -100,7 +103,7 @@ def scores_table(
     sample: Sequence[Record | Candidate],
     truth: Truth | None,
     studies: Mapping[str, str],
-    combined: pd.DataFrame | None = None,
+    made_of_others: Mapping[str, pd.DataFrame],
 ) -> pd.DataFrame:
     """Return a row a sampled architecture and a column a row of the table: `dm` is the mean of `dm_0`, `dm_1`, ….
 
@@ -121,8 +124,8 @@ def scores_table(
         for row, by in work.plan.rows(signal).items():
             table = by_draw(records, signal.draws, by).reindex(keys)
             columns |= _drawn(row, table)
-    if combined is not None:
-        columns |= _drawn(COMBINED, combined.reindex(keys))
+    for row, table in made_of_others.items():
+        columns |= _drawn(row, table.reindex(keys))
     if truth is not None:
         known = truth.scores.reindex(keys)
         columns |= {f"truth_{seed}": known[seed].to_numpy() for seed in known}

@@ -7,14 +7,17 @@ those that every architecture was trained with (one: 777), or those that are nam
 them are left out. The files are pickles, which can run code: nothing is opened without the user's consent.
 """
 
+from __future__ import annotations
+
 import contextlib
 import sys
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from nas_proxy.errors import DataError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PREFIX = "nats:"
 EPOCHS = "200"
@@ -47,6 +50,8 @@ def read_nats(spec: str, *, allow_pickle: bool) -> tuple[Path, list[str], pd.Dat
         raise DataError(
             f"nats_bench cannot read {path} ({reason}); give NATS-tss-v1_0-3ffb9-simple, unpacked"
         ) from None
+    import pandas as pd  # here, since the settings of every command ask this module what it reads
+
     frame = pd.DataFrame.from_dict(found, orient="index")
     known = sorted({seed for each in found.values() for seed in each})
     if seeds is None:

@@ -6,7 +6,8 @@ arguments, free of input and output. Whoever trains gives what *earlier rounds* 
 off half-way is proposed again as it was.
 
 Round 0 trains cheaply some of the best by the signals' vote, some of its upper third, and some drawn uniformly (fully
-where there is no cheap training, and fewer). Each later round fits the surrogate and takes, by expected improvement
+where there is no cheap training, and fewer). Until enough are trained cheaply, rounds add more of these alone, by
+expected improvement as far as they tell. Each later round fits the surrogate and takes, by expected improvement
 (Jones, Schonlau & Welch, 1998; a batch by "kriging believer", Ginsbourger, Le Riche & Carraro, 2010): further cheap
 trainings, as long as they tell enough of the full accuracy, and full trainings, of what was trained cheaply as long as
 that tells, else of all. A fixed share of the full trainings is uniform instead, from the first rounds on: they can
@@ -56,7 +57,8 @@ class Plan:
     """How many trainings of which kind; the defaults were chosen on half of the public cells of NAS-Bench-201.
 
     cheap: whether there is a cheap training. opening: cheap trainings of round 0: of the vote's best, of its upper
-    third, uniform. cold: the same where there is none, of full trainings. cheap_a_round, full_a_round: in later ones.
+    third, uniform. cold: the same where there is none, of full trainings. before_full: cheap trainings before the
+    first full one. cheap_a_round, full_a_round: in later rounds.
     informs: below this squared correlation with the full accuracy (the median of what was not trained at all) nothing
     more is trained cheaply. uniform: share of full trainings. blind: full trainings before that correlation counts.
     """
@@ -64,6 +66,7 @@ class Plan:
     cheap: bool = True
     opening: tuple[int, int, int] = (6, 5, 5)
     cold: tuple[int, int, int] = (2, 1, 3)
+    before_full: int = 32
     cheap_a_round: int = 8
     full_a_round: int = 2
     informs: float = 0.4
@@ -132,6 +135,9 @@ def _round(pool: Features, observed: Observed, plan: Plan, seed: int, number: in
     cheap: list[int] = []
     if tells and len(observed.full) >= plan.blind:
         cheap = _batch(fitted, np.flatnonzero(open_ & ~seen), plan.cheap_a_round)
+    if plan.cheap and not observed.full and len(observed.cheap) < min(plan.before_full, n):
+        further = _batch(fitted, np.flatnonzero(~seen), min(plan.cheap_a_round, plan.before_full - len(observed.cheap)))
+        return tuple(Action(index, "cheap", "expected improvement") for index in further)
     uniform = _uniform_now(len(observed.full), plan)
     candidates = np.flatnonzero(open_ & seen) if tells else np.flatnonzero(open_)
     candidates = candidates if len(candidates) else np.flatnonzero(open_)

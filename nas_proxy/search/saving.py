@@ -44,7 +44,7 @@ def saving(fitted: Fit, pool: int, seed: int, draws: int = DRAWS) -> Saving:
     rivals = np.setdiff1d(np.arange(pool), trained)
     better = 1 + _better(fitted, rivals, draws, numpy_generator(seed, "saving"))
     needed = (pool + 1) / (better + 1)
-    low, middle, high = np.percentile(needed, [2.5, 50.0, 97.5]).tolist()
+    low, middle, high = (float(np.quantile(needed, level)) for level in (0.025, 0.5, 0.975))
     return Saving(middle, low, high)
 
 
@@ -54,7 +54,7 @@ def _better(fitted: Fit, rivals: Indices, draws: int, rng: np.random.Generator) 
     if not len(rivals):
         return np.zeros(draws)
     belief = believe(fitted, rivals)
-    chance = stats.norm.sf(fitted.best, belief.mean, belief.std)
+    chance = np.asarray(stats.norm.sf(fitted.best, belief.mean, belief.std), dtype=np.float64)
     order = np.argsort(-chance, kind="stable")[:MOST_DRAWN]
     likely = rivals[order[chance[order] >= LEAST_PROBABILITY]]
     if not len(likely):

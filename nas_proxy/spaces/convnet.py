@@ -9,7 +9,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from nas_proxy.data.images import DataShape
+from nas_proxy.data.shape import DataShape
 
 NORMS = ("none", "batch", "layer", "instance", "group")
 ACTIVATIONS = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU}

@@ -1,14 +1,17 @@
 """A define-by-run function `space(trial) -> nn.Module` as a search space.
 
-The function may take the data's shape as second argument: `space(trial, shape)`. To learn what it suggests it
-is run on PyTorch's meta device, where building a network allocates nothing.
+The function may take the data's shape as second argument: `space(trial, shape)`. To learn what it suggests it is run
+on PyTorch's meta device, where building a network allocates nothing, and on the CPU where that fails, as where a value
+of a tensor is read. What is stored of its suggestions are labels, see `nas_proxy.spaces.labels`.
 """
 
 import contextlib
 import inspect
+import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import optuna
@@ -22,16 +25,21 @@ from optuna.distributions import (
 from optuna.trial import FixedTrial
 from torch import nn
 
-from nas_proxy.data.images import DataShape
-from nas_proxy.seeds import derive
-from nas_proxy.spaces.space import Architecture, Scalar, default_key, distinct
+from nas_proxy.data.shape import DataShape
+from nas_proxy.errors import RAISED
+from nas_proxy.seeds import derive, drawn_alike, seeded
+from nas_proxy.spaces.networks import ready
+from nas_proxy.spaces.space import PATIENCE, Architecture, default_key, distinct
+from nas_proxy.spaces.suggesting import SuggestingTrial
 
 # Draws that show how many options a path through the function offers, before the first one is accepted.
 PILOT = 64
+# Draws in a row that show no name and no options that were not seen before: then all are taken to be known.
+NOTHING_NEW = 24
 
 
 class _DrawingTrial(FixedTrial):
-    """An Optuna trial that draws uniformly and multiplies up how many options it had."""
+    """An Optuna trial that draws as Optuna does at random and multiplies up how many options it had."""
 
     def __init__(self, draw: random.Random) -> None:
         super().__init__({})
@@ -45,17 +53,25 @@ class _DrawingTrial(FixedTrial):
         return super()._suggest(name, distribution)
 
 
-def _drawn(distribution: BaseDistribution, draw: random.Random) -> tuple[Scalar, int]:
-    """Return a uniform draw and the number of values it came from (1 for a continuous range)."""
+def _drawn(distribution: BaseDistribution, draw: random.Random) -> tuple[Any, int]:
+    """Return a draw and the number of values it came from (1 for a continuous range)."""
     if isinstance(distribution, CategoricalDistribution):
         return draw.choice(distribution.choices), len(distribution.choices)
     if isinstance(distribution, IntDistribution):
         values = range(distribution.low, distribution.high + 1, distribution.step or 1)
-        return draw.choice(values), len(values)
+        if not distribution.log:
+            return draw.choice(values), len(values)
+        low, high = math.log(distribution.low - 0.5), math.log(distribution.high + 0.5)
+        drawn = round(math.exp(draw.uniform(low, high)))
+        return min(max(drawn, distribution.low), distribution.high), len(values)
     assert isinstance(distribution, FloatDistribution)
     if distribution.step:
         steps = round((distribution.high - distribution.low) / distribution.step)
-        return distribution.low + distribution.step * draw.randint(0, steps), steps + 1
+        # Rounding may carry the last step over the end.
+        return min(distribution.low + distribution.step * draw.randint(0, steps), distribution.high), steps + 1
+    if distribution.log:
+        drawn_float = math.exp(draw.uniform(math.log(distribution.low), math.log(distribution.high)))
+        return min(max(drawn_float, distribution.low), distribution.high), 1
     return draw.uniform(distribution.low, distribution.high), 1
 
 
@@ -91,37 +107,90 @@ class FunctionSpace:
 
     def _uniform(self, draw: random.Random) -> Iterator[Architecture]:
         most = max(self._path(draw).options for _ in range(PILOT))
-        while True:
-            trial = self._path(draw)
-            if trial.options >= draw.random() * most:
-                most = max(most, trial.options)
-                yield dict(trial.params)
+        pruned = 0
+        while pruned < PATIENCE:
+            path = self._path(draw)
+            pruned = pruned + 1 if path.pruned else 0
+            if not path.pruned and path.options >= draw.random() * most:
+                most = max(most, path.options)
+                yield path.architecture
 
-    def _path(self, draw: random.Random) -> _DrawingTrial:
-        trial = _DrawingTrial(draw)
-        # What the function suggested before it raised is an architecture that fails when it is trained.
-        with contextlib.suppress(Exception):
-            self._call(trial, self.shape, on_meta=True)
-        return trial
+    def few(self, most: int) -> Iterator[Architecture]:
+        """Yield the distinct ones of `most` architectures as they are suggested, which is not uniform."""
+        draw, seen = random.Random(derive(0, "few", self.name)), set()
+        for path in (self._path(draw) for _ in range(most)):
+            if not path.pruned and (key := self.key(path.architecture)) not in seen:
+                seen.add(key)
+                yield path.architecture
 
-    def suggest(self, trial: optuna.trial.BaseTrial) -> Architecture:
-        """Let an Optuna trial choose."""
-        with contextlib.suppress(Exception):
-            self._call(trial, self.shape, on_meta=True)
-        return dict(trial.params)
+    def _path(self, draw: random.Random) -> "_Path":
+        inner = _DrawingTrial(draw)
+        allowed = self._run(SuggestingTrial(inner, self._known))
+        return _Path(dict(inner.params), inner.options, pruned=not allowed)
+
+    @cached_property
+    def _known(self) -> Mapping[str, str | None]:
+        """The kind of parameter that is suggested under each name, None for a name of several kinds.
+
+        Found by draws that are the same in every process, so that the names in what is stored are too.
+        """
+        found: dict[str, str | None] = {}
+        draw, without = random.Random(derive(0, "names", self.name)), 0
+        while without < NOTHING_NEW:
+            before, trial = dict(found), SuggestingTrial(_DrawingTrial(draw))
+            self._run(trial)
+            for name, kind in trial.kinds:
+                found[name] = kind if found.get(name, kind) == kind else None
+            without = without + 1 if found == before else 0
+        return found
+
+    def suggest(self, trial: optuna.trial.BaseTrial) -> Architecture | None:
+        """Let an Optuna trial choose; None when the function prunes what it chose."""
+        return dict(trial.params) if self._run(SuggestingTrial(trial, self._known)) else None
 
     def build(self, architecture: Architecture, shape: DataShape) -> nn.Module:
         """Run the function again with the architecture's values."""
-        return self._call(FixedTrial(dict(architecture)), shape, on_meta=False)
+        trial = SuggestingTrial(FixedTrial(dict(architecture)), architecture=architecture)
+        with drawn_alike():
+            network: nn.Module = ready(self._call(trial, shape), shape)
+        return network
 
-    def _call(self, trial: optuna.trial.BaseTrial, shape: DataShape, *, on_meta: bool) -> nn.Module:
-        arguments = (trial, shape) if _takes_shape(self.function) else (trial,)
-        if not on_meta:
-            return self.function(*arguments)
-        with torch.device("meta"):
-            return self.function(*arguments)
+    def _run(self, trial: SuggestingTrial) -> bool:
+        """Let the function suggest; return whether it prunes nothing of it.
+
+        What it suggested before it raised is an architecture that fails when it is trained, and says why. What the
+        trial raised, as where a parameter is missing, is raised.
+        """
+        for device in (torch.device("meta"), contextlib.nullcontext()):
+            trial.kinds.clear()
+            try:
+                with seeded(0), device:
+                    self._call(trial, self.shape)
+            except optuna.TrialPruned:
+                return False
+            except RAISED:
+                if trial.raised is None:
+                    continue  # not on the meta device, which has no values; or the network cannot be built
+            if trial.raised is not None:  # the function may have caught it
+                raise trial.raised
+            return True
+        return True
+
+    def _call(self, trial: SuggestingTrial, shape: DataShape) -> nn.Module:
+        return self.function(trial, shape) if _takes_shape(self.function) else self.function(trial)
+
+
+@dataclass(frozen=True)
+class _Path:
+    """What a function suggested, out of how many options, and whether it pruned that."""
+
+    architecture: Architecture
+    options: float
+    pruned: bool
 
 
 def _takes_shape(function: Callable[..., nn.Module]) -> bool:
+    """Whether the second argument is the shape: one that must be given, or that is called so."""
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(p.kind in positional for p in inspect.signature(function).parameters.values()) >= 2
+    taken = [p for p in inspect.signature(function).parameters.values() if p.kind in positional]
+    return len(taken) >= 2 and (taken[1].default is inspect.Parameter.empty or taken[1].name == "shape")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from nas_proxy.data.images import DataShape
+from nas_proxy.data.shape import DataShape
 from nas_proxy.spaces.measured import Latency
 from nas_proxy.spaces.space import Architecture, SearchSpace
 from nas_proxy.threads import one_thread

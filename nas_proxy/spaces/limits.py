@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import optuna
 from torch import nn
 
-from nas_proxy.data.images import DataShape
+from nas_proxy.data.shape import DataShape
 from nas_proxy.errors import SpaceError
 from nas_proxy.spaces.measured import Latency, Size
 from nas_proxy.spaces.space import PATIENCE, Architecture, SearchSpace

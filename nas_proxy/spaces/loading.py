@@ -1,86 +1,124 @@
-"""From what the user names, a built-in space or a Python file, to a search space that has been tried out.
+"""From what the user names, a built-in space or a Python file, or gives, to a search space.
 
 A name may set keyword parameters of the file's `space_for(shape, *, …)`: `nas_bench_201:cells=1,unique=true`. They
 are part of the space's identity. Their types are those of their defaults: whole numbers, numbers, true or false,
 and text.
 """
 
+import functools
 import hashlib
-import importlib
-import importlib.util
 import inspect
-import itertools
-import pkgutil
-import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import CodeType, ModuleType
+from typing import Any, TypeAlias
 
-import torch
-from torch import nn
-
-import search_spaces
-from nas_proxy.data.images import DataShape
+from nas_proxy.data.shape import DataShape
 from nas_proxy.errors import RAISED, SpaceError, nearest
+from nas_proxy.spaces import built_in, modules
+from nas_proxy.spaces.checking import reason_of, try_out
 from nas_proxy.spaces.function_space import FunctionSpace
-from nas_proxy.spaces.space import Architecture, SearchSpace, Space
-from nas_proxy.time_limit import deadline
+from nas_proxy.spaces.space import SearchSpace, Space
 
-# A space is refused when this many of its architectures in a row cannot be built; a single bad one is a failed trial.
-TRIED = 8
+__all__ = ["as_space", "load_space", "space_digest", "split_spec", "try_out"]
 
-
-def list_spaces() -> list[tuple[str, str]]:
-    """Return the built-in spaces as (name, first line of the docstring)."""
-    modules = [(name, importlib.import_module(f"search_spaces.{name}")) for name in _built_in()]
-    return [(name, (module.__doc__ or "").split("\n")[0]) for name, module in modules]
+# A name or a path, or the space itself: a `Space`, or a function of a trial.
+Given: TypeAlias = str | Path | Space | FunctionSpace | Callable[..., Any]
 
 
-def _built_in() -> list[str]:
-    return sorted(module.name for module in pkgutil.iter_modules(search_spaces.__path__))
-
-
-def load_space(spec: str, shape: DataShape) -> SearchSpace:
+def load_space(spec: Given, shape: DataShape) -> SearchSpace:
     """Return the space `spec` for data of `shape`.
 
-    spec: a name from `search_spaces`, or the path of a Python file that defines `space` (a `Space`, or a
+    spec: the name of a built-in space, or the path of a Python file that defines `space` (a `Space`, or a
     function `space(trial)` or `space(trial, shape)` that returns a network) or `space_for(shape) -> Space`;
-    then, after a colon, parameters of `space_for`.
+    then, after a colon, parameters of `space_for`. Or a `Space`, or such a function, itself.
     Raises SpaceError when there is no such space or it yields no network.
     """
-    named, given = split_spec(spec)
+    if not isinstance(spec, str | Path):
+        return as_space(spec, getattr(spec, "__name__", "space"), shape, "the space")
+    named, given = split_spec(str(spec))
     module = _module(named)
     name = Path(named).stem
     parameters = _parameters(named, module, given)
+    path = _own_path(named)
     if hasattr(module, "space_for"):
-        found = _called(named, module, shape, parameters)
+        found = _called(named, module, shape, parameters, path)
     elif hasattr(module, "space"):
         found = module.space
     else:
         raise SpaceError(
             f"{spec} defines neither `space` nor `space_for(shape)`; the README's tutorial has a short example"
         )
-    return as_space(found, name, shape, f"`space` in {spec}")
+    space = as_space(found, name, shape, f"`space` in {spec}")
+    return space if path is None else _at_home(path, space)
+
+
+def _at_home(path: Path, space: SearchSpace) -> SearchSpace:
+    """Return a file's space, whose functions can import what lies beside the file whenever they are called."""
+    if isinstance(space, FunctionSpace):
+        return replace(space, function=modules.at_home(path, space.function))
+    if not isinstance(space, Space):
+        return space
+    functions = {
+        name: modules.at_home(path, function)
+        for name in ("build", "valid", "name_of", "function_of")
+        if (function := space.own(name)) is not None
+    }
+    return replace(space, **functions)  # type: ignore[arg-type]
 
 
 def as_space(found: object, name: str, shape: DataShape, called: str = "`space`") -> SearchSpace:
     """Return a space or a function `space(trial)` as a search space, a function under `name`. Raises SpaceError."""
     if isinstance(found, Space | FunctionSpace):
         return found
-    if callable(found):
-        return FunctionSpace(name, found, shape)
-    raise SpaceError(f"{called} is a {type(found).__name__}; it must be a nas_proxy.Space or a function of a trial")
+    if isinstance(found, type) or not callable(found):
+        kind = "class" if isinstance(found, type) else type(found).__name__
+        raise SpaceError(f"{called} is a {kind}; it must be a nas_proxy.Space or a function of a trial")
+    return FunctionSpace(name, found, shape)
 
 
-def space_digest(spec: str) -> str:
-    """Return 16 hexadecimal digits that change with the file that defines the space and with its parameters."""
-    named, given = split_spec(spec)
+def space_digest(spec: Given) -> str:
+    """Return 16 hexadecimal digits that change with the code that defines the space and with its parameters.
+
+    The code is the file and what it imports from beside it; of a space that is given itself, its choices and
+    functions.
+    """
+    if not isinstance(spec, str | Path):
+        return _digest_of(spec)
+    named, given = split_spec(str(spec))
     module = _module(named)
-    path = module.__file__
-    assert path is not None
     parameters = _parameters(named, module, given)
     text = "".join(f"\n{name}={parameters[name]!r}" for name in sorted(parameters))
-    return hashlib.sha256(Path(path).read_bytes() + text.encode()).hexdigest()[:16]
+    assert module.__file__ is not None
+    return modules.code_digest(Path(module.__file__), text)
+
+
+def _digest_of(space: object) -> str:
+    functions: list[object]
+    if isinstance(space, Space):
+        functions = [space.own(name) for name in ("build", "valid", "name_of")]
+        text = f"{space.name}\n{space.choices!r}"
+    else:
+        functions = [space.function if isinstance(space, FunctionSpace) else space]
+        text = ""
+    return hashlib.sha256("\n".join([text, *map(_code, functions)]).encode()).hexdigest()[:16]
+
+
+def _code(function: object) -> str:
+    """Return the source of a function, or its compiled code where there is no source, as in a notebook's past."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    try:
+        return inspect.getsource(function)  # type: ignore[arg-type]
+    except (TypeError, OSError):
+        code = getattr(function, "__code__", None)
+        return "" if code is None else _compiled(code)
+
+
+def _compiled(code: CodeType) -> str:
+    parts = [_compiled(part) if isinstance(part, CodeType) else repr(part) for part in code.co_consts]
+    return "\n".join([code.co_code.hex(), *code.co_names, *parts])
 
 
 def split_spec(spec: str) -> tuple[str, str]:
@@ -126,101 +164,34 @@ def _value(named: str, name: str, text: str, default: object) -> Any:
     raise SpaceError(f"the space {named} has {name}={text}; {name} must be {wanted}, such as {str(default).lower()}")
 
 
-def try_out(space: SearchSpace, shape: DataShape) -> None:
-    """Build architectures until one runs on two blank images. Raises SpaceError if none of the first few does."""
-    reason, wrong = "it has no architectures", None
-    try:
-        for architecture in itertools.islice(space.sample(0), TRIED):
-            try:
-                with deadline():
-                    network = space.build(architecture, shape)
-                    _check_network(space, architecture, network, shape)
-            except SpaceError as error:
-                wrong = error
-            except TimeoutError as error:
-                reason = f"{space.key(architecture) or 'it'} {error}"
-            except RAISED as error:
-                reason = f"{space.key(architecture) or 'it'} raises {_reason(error)}"
-            else:
-                return
-    except SpaceError:
-        raise
-    except RAISED as error:
-        reason = f"it raises {_reason(error)}"
-    raise wrong or SpaceError(f"the space {space.name!r} yields no network for images of {_size(shape)}: {reason}")
-
-
-def _check_network(space: SearchSpace, architecture: Architecture, network: nn.Module, shape: DataShape) -> None:
-    if not isinstance(network, nn.Module):
-        raise SpaceError(
-            f"the space {space.name!r} returned an object of type {type(network).__name__}"
-            f"{_for(space, architecture)}; it must return a torch.nn.Module"
-        )
-    with torch.no_grad():
-        logits = network.eval()(torch.zeros(2, *shape[:3]))
-    if tuple(logits.shape) != (2, shape.classes):
-        raise SpaceError(
-            f"a network of the space {space.name!r} returned shape {tuple(logits.shape)} for 2 images of "
-            f"{_size(shape)}{_for(space, architecture)}; expected (2, {shape.classes})"
-        )
-
-
-def _for(space: SearchSpace, architecture: Architecture) -> str:
-    key = space.key(architecture)
-    return f" ({key})" if key else ""
-
-
-def _reason(error: BaseException) -> str:
-    """Return the first line of what a user's code raised; nas_proxy's own sentences as they are."""
-    first = (str(error).strip().splitlines() or [""])[0]
-    return first if isinstance(error, SpaceError) else f"{type(error).__name__}: {first}".removesuffix(": ")
-
-
-def _size(shape: DataShape) -> str:
-    return f"{shape.channels}×{shape.height}×{shape.width}"
+def _own_path(named: str) -> Path | None:
+    """Return the user's file that is named, None for a built-in space."""
+    return None if named in built_in.names() else Path(named).resolve()
 
 
 def _module(spec: str) -> ModuleType:
-    built_in = _built_in()
-    if spec in built_in:
-        return importlib.import_module(f"search_spaces.{spec}")
+    known = built_in.names()
+    if spec in known:
+        return built_in.module(spec)
     path = Path(spec)
     if path.suffix != ".py" and not path.exists():
-        raise SpaceError(f"unknown search space {spec!r}{nearest(spec, built_in)}, or the path of a Python file")
+        raise SpaceError(f"unknown search space {spec!r}{nearest(spec, known)}, or the path of a Python file")
     if not path.is_file():
         raise SpaceError(
             f"the search space file {spec} {'is a folder' if path.is_dir() else 'does not exist'}; "
-            f"give a Python file, or one of: {', '.join(built_in)}"
+            f"give a Python file, or one of: {', '.join(known)}"
         )
-    return _imported(path.resolve())
-
-
-def _imported(path: Path) -> ModuleType:
-    # The path is part of the name: two files of one name in two folders are two modules.
-    name = f"nas_proxy_space_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    specification = importlib.util.spec_from_file_location(name, path)
-    if specification is None or specification.loader is None:
+    if path.suffix != ".py":
         raise SpaceError(f"the search space file {path} is not a Python file (its name must end in .py)")
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[name] = module
-    sys.path.insert(0, str(path.parent))  # so that the file can import what lies beside it
-    try:
-        specification.loader.exec_module(module)
-    except RAISED as error:
-        del sys.modules[name]
-        raise SpaceError(f"the search space file {path} does not import: {_reason(error)}") from None
-    finally:
-        sys.path.remove(str(path.parent))
-    return module
+    return modules.imported(path.resolve())
 
 
-def _called(spec: str, module: ModuleType, shape: DataShape, parameters: dict[str, Any]) -> object:
+def _called(spec: str, module: ModuleType, shape: DataShape, parameters: dict[str, Any], path: Path | None) -> object:
+    function = module.space_for if path is None else modules.at_home(path, module.space_for)
     try:
-        found: object = module.space_for(shape, **parameters)
+        found: object = function(shape, **parameters)
     except SpaceError:
         raise
     except RAISED as error:
-        raise SpaceError(f"space_for in {spec} raises {_reason(error)}") from None
+        raise SpaceError(f"space_for in {spec} raises {reason_of(error)}") from None
     return found

@@ -6,10 +6,8 @@ residual connections, which condensation with ConvNets has never seen.
 """
 
 from torch import nn
-from torchvision.models.resnet import BasicBlock
-from torchvision.ops import Conv2dNormActivation
 
-from nas_proxy.data.images import DataShape
+from nas_proxy.data.shape import DataShape
 from nas_proxy.spaces.space import Architecture, Choice, Space
 
 STAGES, BLOCKS = 4, 2
@@ -23,6 +21,10 @@ def resnet18(shape: DataShape, width: int = 64) -> nn.Module:
     width: channels of the first of four stages (64 as published); each later stage has twice as many at half of the
     resolution.
     """
+    # Here, since torchvision takes seconds to import and most commands build no ResNet.
+    from torchvision.models.resnet import BasicBlock
+    from torchvision.ops import Conv2dNormActivation
+
     layers: list[nn.Module] = [Conv2dNormActivation(shape.channels, width, 3)]
     inputs = width
     for stage in range(STAGES):
@@ -32,7 +34,8 @@ def resnet18(shape: DataShape, width: int = 64) -> nn.Module:
             shortcut = None
             if stride > 1 or inputs != outputs:
                 shortcut = Conv2dNormActivation(inputs, outputs, 1, stride, activation_layer=None)
-            layers.append(_block(inputs, outputs, stride, shortcut))
+            # torchvision's block insists on a base width of 64, which in basic blocks changes nothing else.
+            layers.append(BasicBlock(inputs, outputs, stride, shortcut))
             inputs = outputs
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     return nn.Sequential(*layers, nn.Linear(inputs, shape.classes))
@@ -46,9 +49,3 @@ def resnet18_space(width: int) -> Space:
         return resnet18(shape, int(str(architecture["width"])))
 
     return Space("resnet18", Choice("width", (first,)), build)
-
-
-def _block(inputs: int, outputs: int, stride: int, shortcut: nn.Module | None) -> nn.Module:
-    # torchvision's block insists on a base width of 64, which in basic blocks changes nothing else.
-    block: nn.Module = BasicBlock(inputs, outputs, stride, shortcut)
-    return block

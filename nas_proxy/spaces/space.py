@@ -1,154 +1,54 @@
-"""Search spaces as values: choices that compose, from which size, keys, sampling and suggestion are derived.
+"""Search spaces as values: choices, how a network is built of them, and what follows from the two.
 
-    choices = Choice("depth", (1, 2, 3)) & Choice("norm", ("none", "batch"))
     choices = Choice("depth", (1, 2)) & Branch("block", {"conv": Choice("kernel", (3, 5)), "pool": NOTHING})
     space = Space("mine", choices, build)      # build(architecture, shape) -> torch.nn.Module
 
-An architecture is a plain dict from choice names to scalars that holds only the choices that are active, so
-two dicts are the same architecture exactly when they are equal. A plain define-by-run function
-`space(trial) -> nn.Module` is accepted too, see `nas_proxy.spaces.function_space`.
+An architecture is a plain dict from choice names to labels (values that JSON holds) that holds only the choices that
+are active, so two dicts are the same architecture exactly when they are equal. The user's functions get the options
+themselves under the user's names. A plain define-by-run function `space(trial) -> nn.Module` is accepted too, see
+`nas_proxy.spaces.function_space`.
 """
+
+from __future__ import annotations
 
 import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from weakref import WeakKeyDictionary
 
-import optuna
-from torch import nn
-
-from nas_proxy.data.images import DataShape
+from nas_proxy.data.shape import DataShape
 from nas_proxy.errors import SpaceError
-from nas_proxy.seeds import derive
+from nas_proxy.seeds import derive, drawn_alike
+from nas_proxy.spaces.choices import (
+    NOTHING,
+    All,
+    Branch,
+    Choice,
+    Choices,
+    all_plain,
+    given,
+    names,
+    repeat,
+    stored,
+    told_apart,
+)
+from nas_proxy.spaces.labels import Scalar
+from nas_proxy.spaces.networks import ready
 
-Scalar: TypeAlias = str | int | float | bool | None
+if TYPE_CHECKING:
+    import optuna
+    from torch import nn
+
+__all__ = ["NOTHING", "All", "Architecture", "Branch", "Choice", "Choices", "Scalar", "SearchSpace", "Space", "repeat"]
+
 Architecture: TypeAlias = Mapping[str, Scalar]
 
 # Below this many architectures the whole space is put in order once, which makes uniform draws exact.
 ENUMERABLE = 200_000
 # This many invalid or repeated draws in a row mean that a space without a known size is used up.
 PATIENCE = 1_000
-
-
-class Choices:
-    """Something to be chosen: `size` possible outcomes, numbered from 0."""
-
-    @property
-    def size(self) -> int:
-        """The number of distinct outcomes."""
-        raise NotImplementedError
-
-    def at(self, index: int) -> dict[str, Scalar]:
-        """Return outcome number `index`, 0 <= index < size."""
-        raise NotImplementedError
-
-    def outcomes(self) -> Iterator[dict[str, Scalar]]:
-        """Yield every outcome in the order of its number; much faster than `at` for each."""
-        raise NotImplementedError
-
-    def suggest(self, trial: optuna.trial.BaseTrial) -> dict[str, Scalar]:
-        """Let an Optuna trial choose."""
-        raise NotImplementedError
-
-    def __and__(self, other: "Choices") -> "Choices":
-        return All((*_parts(self), *_parts(other)))
-
-
-def _parts(choices: Choices) -> tuple[Choices, ...]:
-    return choices.parts if isinstance(choices, All) else (choices,)
-
-
-@dataclass(frozen=True)
-class All(Choices):
-    """All of `parts`, independently; usually written `a & b & c`."""
-
-    parts: tuple[Choices, ...]
-
-    @property
-    def size(self) -> int:
-        """The product of the parts' sizes."""
-        total = 1
-        for part in self.parts:
-            total *= part.size
-        return total
-
-    def at(self, index: int) -> dict[str, Scalar]:
-        """Mixed-radix digits of `index`, the last part changing fastest."""
-        chosen: list[dict[str, Scalar]] = []
-        for part in reversed(self.parts):
-            index, digit = divmod(index, part.size)
-            chosen.append(part.at(digit))
-        return {name: value for outcome in reversed(chosen) for name, value in outcome.items()}
-
-    def outcomes(self) -> Iterator[dict[str, Scalar]]:
-        """Yield every combination, the last part changing fastest."""
-        for chosen in itertools.product(*(list(part.outcomes()) for part in self.parts)):
-            yield {name: value for outcome in chosen for name, value in outcome.items()}
-
-    def suggest(self, trial: optuna.trial.BaseTrial) -> dict[str, Scalar]:
-        """Suggest the parts in order."""
-        return {name: value for part in self.parts for name, value in part.suggest(trial).items()}
-
-
-# A branch with no further choices.
-NOTHING = All(())
-
-
-@dataclass(frozen=True)
-class Branch(Choices):
-    """One of several options, each of which opens further choices."""
-
-    name: str
-    branches: Mapping[Scalar, Choices]
-
-    def __post_init__(self) -> None:
-        if not self.branches:
-            raise SpaceError(f"the choice {self.name!r} has no options; give it at least one")
-
-    @property
-    def size(self) -> int:
-        """The sum of the branches' sizes."""
-        return sum(choices.size for choices in self.branches.values())
-
-    def at(self, index: int) -> dict[str, Scalar]:
-        """Outcomes of the first option come first."""
-        for option, choices in self.branches.items():
-            if index < choices.size:
-                return {self.name: option, **choices.at(index)}
-            index -= choices.size
-        raise IndexError(index)
-
-    def outcomes(self) -> Iterator[dict[str, Scalar]]:
-        """Yield the outcomes of each option in turn."""
-        for option, choices in self.branches.items():
-            yield from ({self.name: option, **outcome} for outcome in choices.outcomes())
-
-    def suggest(self, trial: optuna.trial.BaseTrial) -> dict[str, Scalar]:
-        """Suggest the option as a categorical parameter, then what it opens."""
-        option = trial.suggest_categorical(self.name, list(self.branches))
-        return {self.name: option, **self.branches[option].suggest(trial)}
-
-
-def Choice(name: str, options: tuple[Scalar, ...] | list[Scalar]) -> Branch:  # noqa: N802 (reads as a value)
-    """One of `options` (None, bool, int, float or str), opening nothing further."""
-    repeated = [option for i, option in enumerate(options) if option in tuple(options)[:i]]
-    if repeated:
-        raise SpaceError(f"the choice {name!r} lists {repeated[0]!r} twice; its options must differ")
-    return Branch(name, dict.fromkeys(options, NOTHING))
-
-
-def repeat(choices: Choices, times: int, prefix: str) -> Choices:
-    """Return `choices` `times` over under the names "<prefix>0.…", "<prefix>1.…", and so on."""
-    return All(tuple(_renamed(choices, f"{prefix}{i}.") for i in range(times)))
-
-
-def _renamed(choices: Choices, prefix: str) -> Choices:
-    if isinstance(choices, All):
-        return All(tuple(_renamed(part, prefix) for part in choices.parts))
-    assert isinstance(choices, Branch)
-    return Branch(prefix + choices.name, {o: _renamed(c, prefix) for o, c in choices.branches.items()})
 
 
 class SearchSpace(Protocol):
@@ -180,6 +80,30 @@ def default_key(architecture: Architecture) -> str:
     return ",".join(f"{name}={value}" for name, value in architecture.items())
 
 
+@dataclass(frozen=True)
+class _OfOptions:
+    """A user's function of an architecture, for architectures as they are stored."""
+
+    own: Callable[[Any], Any]
+    choices: Choices
+
+    def __call__(self, architecture: Architecture) -> Any:
+        return self.own(given(self.choices, architecture))
+
+
+@dataclass(frozen=True)
+class _Build:
+    """A user's `build`: given the options, alike whenever PyTorch's generator is, and its network made ready."""
+
+    own: Callable[..., Any]
+    choices: Choices
+    plain: bool
+
+    def __call__(self, architecture: Architecture, shape: DataShape) -> Any:
+        with drawn_alike():
+            return ready(self.own(architecture if self.plain else given(self.choices, architecture), shape), shape)
+
+
 @dataclass(frozen=True, eq=False)
 class Space:
     """A space made of choices.
@@ -191,6 +115,10 @@ class Space:
     name_of: an own canonical name; architectures that it maps to one name count as one.
     function_of: a text that is equal for architectures that compute the same function under different names. They
         stay apart, but accuracies published of each tell how far a training repeats itself.
+
+    Raises SpaceError where one name stands for two choices that can both be made. Names that branches share stay
+    apart in what is stored; the functions above are given an architecture under the user's names, with the options
+    themselves. The network is made ready, see `nas_proxy.spaces.networks`.
     """
 
     name: str
@@ -199,6 +127,36 @@ class Space:
     valid: Callable[[Architecture], bool] | None = None
     name_of: Callable[[Architecture], str] | None = None
     function_of: Callable[[Architecture], str] | None = None
+    _plain: bool = field(default=True, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.choices, Choices):
+            raise SpaceError(
+                f"the choices of the space {self.name!r} are a {type(self.choices).__name__}; "
+                "make them with Choice and Branch, and join them with &"
+            )
+        names(self.choices)
+        choices = told_apart(self.choices)
+        names(choices)
+        plain = all_plain(choices)
+        found: dict[str, object] = {"choices": choices, "_plain": plain}
+        for name in ("build", "valid", "name_of", "function_of"):
+            own = self.own(name)
+            if own is None and name != "build":
+                continue
+            if not callable(own):
+                raise SpaceError(f"{name} of the space {self.name!r} is a {type(own).__name__}; it must be a function")
+            if name == "build":
+                found[name] = _Build(own, choices, plain)
+            else:
+                found[name] = own if plain else _OfOptions(own, choices)
+        for name, value in found.items():
+            object.__setattr__(self, name, value)
+
+    def own(self, name: str) -> Callable[..., Any] | None:
+        """Return the user's own function, "build", "valid", "name_of" or "function_of"."""
+        function = getattr(self, name)
+        return function.own if isinstance(function, _OfOptions | _Build) else function
 
     @property
     def size(self) -> int | None:
@@ -209,7 +167,9 @@ class Space:
 
     def key(self, architecture: Architecture) -> str:
         """Return the canonical name."""
-        return (self.name_of or default_key)(architecture)
+        if self.name_of is not None:
+            return self.name_of(architecture)
+        return default_key(architecture if self._plain else stored(self.choices, architecture))
 
     def is_valid(self, architecture: Architecture) -> bool:
         """Whether `valid` accepts the architecture."""
@@ -249,7 +209,7 @@ def _representatives(space: Space) -> tuple[int, ...] | range:
     return _found[space]
 
 
-_found: "WeakKeyDictionary[Space, tuple[int, ...]]" = WeakKeyDictionary()
+_found: WeakKeyDictionary[Space, tuple[int, ...]] = WeakKeyDictionary()
 
 
 def distinct(

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import IO, Any, Self, TypeVar, cast
 
 from nas_proxy.training.executor import run_all
-from nas_proxy.training.jobs import Failure, Result, Work, too_much
+from nas_proxy.training.jobs import Failure, Result, Work, too_much, without_recording
 from nas_proxy.training.memory_limit import TOO_MUCH
 
 KILLED = "the worker process was killed twice; the machine was probably out of memory"
@@ -145,7 +145,9 @@ class _Worker:
     def _answer(self, job: Work[Result]) -> Result | Failure:
         if self._device is not None:
             job = job.on(self._device)
-        return self._attempt(job, last=False) or self._attempt(job, last=True) or Failure(KILLED)
+        answer = self._attempt(job, last=False) or self._attempt(job, last=True) or Failure(KILLED)
+        again = without_recording(job, answer) if isinstance(answer, Failure) else None
+        return answer if again is None else self._answer(again)
 
     def _attempt(self, job: Work[Result], *, last: bool) -> Result | Failure | None:
         """Return what became of a job; None where the process was killed and this was not the last attempt."""

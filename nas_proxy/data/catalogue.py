@@ -1,0 +1,64 @@
+"""What `--dataset` takes, by name and in a line each; nothing that is named here is imported or opened for it."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Published:
+    """The class of torchvision.datasets that reads a set, and which files it expects in the cache folder."""
+
+    torchvision: str
+    about: str
+    folder: str
+    files: tuple[str, ...]
+
+
+_IDX = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+_BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
+PUBLISHED = {
+    "cifar10": Published("CIFAR10", "60,000 photographs, 32×32, colour, 10 classes", "cifar-10-batches-py", _BATCHES),
+    "cifar100": Published(
+        "CIFAR100",
+        "60,000 photographs, 32×32, colour, 100 classes",
+        "cifar-100-python",
+        ("train", "test", "meta"),
+    ),
+    "mnist": Published("MNIST", "70,000 handwritten digits, 28×28, grey, 10 classes", "MNIST/raw", _IDX),
+    "fashion-mnist": Published(
+        "FashionMNIST", "70,000 pieces of clothing, 28×28, grey, 10 classes", "FashionMNIST/raw", _IDX
+    ),
+    "svhn": Published(
+        "SVHN",
+        "99,289 digits of house numbers, 32×32, colour, 10 classes",
+        "",
+        ("train_32x32.mat", "test_32x32.mat"),
+    ),
+}
+
+
+def default_cache() -> Path:
+    """Return the folder for downloads and indexed folders: nas_proxy/data in the user's cache folder.
+
+    $NAS_PROXY_CACHE names another; $XDG_CACHE_HOME is the user's cache folder where it is set.
+    """
+    if own := os.environ.get("NAS_PROXY_CACHE"):
+        return Path(own).expanduser().absolute()
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (given if given.is_absolute() else Path.home() / ".cache") / "nas_proxy" / "data"
+
+
+def list_datasets() -> list[tuple[str, str]]:
+    """Return the known names, each with a description of one line."""
+    return [
+        ("digits", "1,797 handwritten digits, 8×8, grey, 10 classes; needs no download"),
+        *((name, f"{published.about}; downloaded once") for name, published in PUBLISHED.items()),
+        ("folder:DIR", "image files in DIR/train/<class> and DIR/test/<class>, or in DIR/<class>"),
+        ("npz:FILE", "arrays train_images, train_labels, test_images, test_labels, or images, labels"),
+    ]
