@@ -16,9 +16,9 @@ from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import Trial, TrialState
 
 from nas_proxy.ranking.calibration import features_of
+from nas_proxy.ranking.surrogate import Features
 from nas_proxy.search.acquisition import Observed, Plan, after, next_actions
 from nas_proxy.search.evolution import RegularisedEvolutionSampler
-from nas_proxy.ranking.surrogate import Features
 from nas_proxy.seeds import derive, numpy_generator
 from published_tables import FREE, Task
 

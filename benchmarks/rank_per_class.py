@@ -14,9 +14,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nas_proxy.compare.compare import compare
-
 from nas_proxy.pipeline.settings import resolve
+from nas_proxy.pipeline.stages import run_all
 from outcome import show
 
 ROWS = ("dm", "dm:loss_sum", "random", "random:loss_sum")
@@ -41,8 +40,8 @@ def point(ipc: int, options: argparse.Namespace) -> dict[str, Any]:
             "compare": {"signals": ["dm", "random"], "draws": options.draws, "passes": options.passes},
         }
     )
-    _, table = compare(settings, options.out / f"ipc-{ipc}")
-    rows = table.ranking["signals"]
+    run = run_all(settings, options.out / f"ipc-{ipc}")
+    rows = json.loads((run / "ranking.json").read_text(encoding="utf-8"))["signals"]
     found: dict[str, Any] = {"ipc": ipc}
     for row in ROWS:
         found[row] = {name: rounded(rows[row]["spearman"][name]) for name in INTERVAL}

@@ -13,7 +13,6 @@ import argparse
 import time
 
 import torch
-from nas_proxy.pipeline.session import choose_device
 
 from nas_proxy.condensation import step as condensation
 from nas_proxy.condensation.distributed import ALONE
@@ -23,6 +22,7 @@ from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.condensation.step import Task
 from nas_proxy.data.sources import open_source
 from nas_proxy.data.splits import development
+from nas_proxy.pipeline.problem import choose_device
 from nas_proxy.seeds import torch_generator
 from nas_proxy.spaces.loading import load_space
 from outcome import show

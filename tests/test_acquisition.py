@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import integrate, optimize, stats
 
 from nas_proxy.ranking.calibration import features_of
+from nas_proxy.ranking.encoding import encode
 from nas_proxy.search import surrogate
 from nas_proxy.search.acquisition import (
     Action,
@@ -21,7 +22,6 @@ from nas_proxy.search.acquisition import (
     next_actions,
     pick,
 )
-from nas_proxy.search.encoding import encode
 from nas_proxy.search.saving import saving
 
 CHOICES = [{"a": a, "b": b, "c": c, "d": d} for a in range(4) for b in range(4) for c in range(4) for d in range(4)]

@@ -161,6 +161,7 @@ def test_it_goes_on_where_it_was_interrupted(finished, bench, monkeypatch):
     assert len(done) == 5 * (2 * 5 + 1 + 2)
 
 
+@pytest.mark.slow
 def test_killed_outright_it_goes_on(bench):
     folder = bench.folder / "killed"
     command = [sys.executable, "-m", "nas_proxy", *bench.arguments("killed")]

@@ -24,6 +24,7 @@ PATHS = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([st
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("embed", ["convnet", "space"])
 def test_two_processes_agree_with_one_to_rounding(tmp_path, embed):
     for name, launch in (("one", [sys.executable]), ("two", LAUNCH)):
@@ -74,6 +75,7 @@ def condense(out, *more):
     return [*LAUNCH, "-m", "nas_proxy", "condense", str(out), *options, *more]
 
 
+@pytest.mark.slow
 def test_torchrun_condenses_and_goes_on_after_a_kill(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     done = subprocess.run(condense(whole), env=PATHS, capture_output=True, text=True, timeout=120, check=False)

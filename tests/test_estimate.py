@@ -67,6 +67,7 @@ for size in (20 << 20, 50 << 20):
 """
 
 
+@pytest.mark.slow
 def test_memory_that_is_given_back_is_seen():
     # In a process of its own, which has no freed memory to take a block from.
     done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)

@@ -28,6 +28,8 @@ from nas_proxy.pipeline.stages import run_stages
 from nas_proxy.storage.location import existing, study_name
 from nas_proxy.training.train import Recipe
 
+pytestmark = [pytest.mark.processes, pytest.mark.slow]
+
 TRIALS, SAMPLE, MIDDLE = 200, 190, 50
 SPACE = """
 import os

@@ -45,6 +45,7 @@ print(max(most) - before, own() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's account of a process's memory")
 def test_a_set_in_a_file_is_never_copied_into_memory(tmp_path):
     path = tmp_path / "large.safetensors"

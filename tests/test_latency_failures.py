@@ -20,6 +20,8 @@ from nas_proxy.spaces.measured import Latency
 from nas_proxy.training.jobs import Failure, Timing
 from nas_proxy.training.worker_pool import KILLED, ProcessExecutor
 
+pytestmark = pytest.mark.processes
+
 SPACE = """
 import os
 import signal
@@ -93,6 +95,7 @@ def told(run: RunFolder) -> tuple[pd.DataFrame, dict[str, str]]:
     return trials, {trial.params["does"]: trial.user_attrs["reason"] for trial in failed}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("does", "wanted"),
     [
@@ -141,6 +144,7 @@ def test_how_long_is_told_in_words(minutes, told):
     assert _too_long(Timing("s.py", {}, blobs().shape, "cpu", 1, minutes)) == f"took longer than {told}"
 
 
+@pytest.mark.slow
 def test_a_pool_times_on_its_first_device_while_nothing_else_is_at_work(settings, tmp_path):
     write_space(tmp_path / "untimed.py", "sleeps", "takes")
     fine = Timing(settings["space"], {"does": "fine", "width": 10}, blobs().shape, "cuda:9", 1, 0.25)

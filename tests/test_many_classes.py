@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
+
 PIXELS = 16
 
 # Prints, in KiB, how much memory of its own the program took beyond what it had when the images were first looked at.

@@ -18,7 +18,7 @@ from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_all
 from nas_proxy.spaces.measured import Latency
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

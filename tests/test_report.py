@@ -128,7 +128,7 @@ def test_the_page_shows_the_numbers(tmp_path: Path) -> None:
         "RuntimeError: the image is smaller than the kernel 1 depth=",
         "By signal: proxy 1, random 0, early stop 0, truth 0.",
         "torch 2.11.0",
-        "[condense] images_per_class 10 augmentation [\"crop\", \"colour\"]",
+        '[condense] images_per_class 10 augmentation ["crop", "colour"]',
         "nas-proxy run --config run.toml",
         "depth 95 % width 4 % norm 1 %",
     ):

@@ -128,6 +128,8 @@ def test_costs_of_the_controls_are_equal_and_counted(go):
     assert set(metadata["versions"]) == {"nas_proxy", "python", "torch"}
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_the_same_seed_repeats_with_any_number_of_workers_and_another_seed_differs(go):
     alone, spread, other = go("a"), go("b", workers=2), go("c", seed=1)
     assert comparable(alone.ranking) == comparable(spread.ranking)
@@ -315,6 +317,8 @@ def trials_of(folder: Path, signal_name: str) -> int:
     return found
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_a_run_killed_in_each_stage_goes_on_and_ends_with_the_same_ranking(dataset, tiny_space, tmp_path):
     settings = dict(SETTINGS, condense={"images_per_class": 2, "steps": 2000, "width": 8})
     settings |= {"proxy_training": {"epochs": 60, "batch_size": 6}, "full_training": {"epochs": 15, "batch_size": 6}}

@@ -206,6 +206,8 @@ def test_text_of_the_users_is_printed_as_it_is(reason: str) -> None:
     assert len(lines) == 5
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_watching_a_search_from_outside_disturbs_nothing(tmp_path: Path) -> None:
     images = blobs(per_class=30)
     np.savez(tmp_path / "blobs.npz", images=images.images[:, 0].numpy(), labels=images.labels.numpy())

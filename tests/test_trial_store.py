@@ -68,7 +68,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, str(Path(sys.argv[2])))
 from nas_proxy.storage.trial_store import TrialStore
-from test_ledger import candidate, outcome
+from test_trial_store import candidate, outcome
 ledger = TrialStore(Path(sys.argv[1]))
 ledger.finish("proxy", ledger.begin("proxy", candidate(0), 0), outcome(0.5))
 ledger.begin("proxy", candidate(1), 0)

@@ -15,6 +15,8 @@ from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_stages
 from nas_proxy.training.worker_pool import ProcessExecutor
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def condensed(tiny_space, tmp_path):
@@ -45,6 +47,7 @@ def found(folder: Path) -> tuple[object, ...]:
     return *tables, ranking["pick"], ranking["n"]
 
 
+@pytest.mark.slow
 def test_every_command_that_trains_takes_a_number_of_workers(condensed, monkeypatch):
     counts = []
     run = ProcessExecutor.run

@@ -16,6 +16,8 @@ from nas_proxy.training.jobs import Failure, Job, performed
 from nas_proxy.training.train import Outcome, Recipe
 from nas_proxy.training.worker_pool import KILLED, ProcessExecutor
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def jobs(images, tmp_path, tiny_space):
@@ -87,6 +89,7 @@ REASONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_candidate_that_ends_its_process_fails_alone(images, tmp_path, count):
     space, path = tmp_path / "ends.py", tmp_path / "images.safetensors"
@@ -117,6 +120,7 @@ def test_a_candidate_that_ends_its_process_fails_alone(images, tmp_path, count):
         assert isinstance(second, Outcome)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [1, 2])
 def test_a_job_whose_worker_is_killed_is_done_again_once(jobs, kills):
     with ProcessExecutor(2) as pool:
@@ -142,6 +146,7 @@ def test_a_job_whose_worker_is_killed_is_done_again_once(jobs, kills):
     assert KILLED == "the worker process was killed twice; the machine was probably out of memory"
 
 
+@pytest.mark.slow
 def test_workers_train_on_their_devices(jobs):
     with ProcessExecutor(3, ("cpu", "cuda:7")) as pool:
         results = dict(pool.run([(i, jobs(4, i)) for i in range(6)]))
@@ -152,6 +157,7 @@ def test_workers_train_on_their_devices(jobs):
     assert not any("cpu" in reason for reason in failed)
 
 
+@pytest.mark.slow
 def test_a_pool_of_one_trains_on_its_device(jobs):
     with ProcessExecutor(1, ("cpu",)) as pool:
         ((_, result),) = pool.run([(0, replace(jobs(4), device="cuda:7"))])
@@ -167,6 +173,7 @@ def test_two_workers_share_a_gpu(jobs):
     assert len({comparable(r) for r in results.values()}) == 1
 
 
+@pytest.mark.slow
 def test_workers_end_with_their_parent(tmp_path, jobs):
     script = tmp_path / "parent.py"
     script.write_text(
@@ -257,6 +264,7 @@ space = Space("greedy", Choice("megabytes", (0, 100, 400)), build)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_candidate_that_needs_too_much_memory_is_ended_and_the_others_go_on(images, tmp_path, count):
     space, path = tmp_path / "greedy.py", tmp_path / "images.safetensors"
@@ -298,6 +306,7 @@ def test_a_candidate_that_needs_too_much_memory_of_a_gpu_fails_alone(images, tmp
     assert results[2].memory >= 100e6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_candidate_that_hangs_is_ended_and_the_others_go_on(images, tmp_path, count):
     space, path = tmp_path / "sleepy.py", tmp_path / "images.safetensors"

@@ -2,9 +2,11 @@
 
 run.toml            the complete settings
 proxy.safetensors   the condensed set    proxy.png, real.png    to look at, beside real images
+sets/               the other sets of images that networks are trained on, such as random ones
 study.db            all trainings (Optuna studies); study.name where a database has them
 trials.csv          a row for each candidate of the search
 truth.csv           a row for each fully trained architecture
+computed.json       scores that need no training
 scores.csv          a row for each sampled architecture, a column for each signal
 ranking.json        how far the ranking can be trusted
 report.html         all of it, to read
@@ -12,10 +14,8 @@ final/              a final network, see `nas_proxy.pipeline.final`; its accurac
 artifacts/          what the dashboard shows beside the studies
 previews/           pictures of the images while they were learnt, where they were asked for
 
-A comparison has compare.toml, study.db, scores.csv and ranking.json, and
+A comparison has compare.toml in place of run.toml, no condensed set of its own beside sets/, and
 
-sets/               the sets of images that networks are trained on
-computed.json       scores that need no training
 table.csv, table.md, compare.html      the table, for programs, for a paper and to read
 """
 
@@ -26,6 +26,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import filelock
 
@@ -44,21 +45,24 @@ from nas_proxy.pipeline.settings import (
 )
 from nas_proxy.storage.location import Database, Location, existing, place_of
 
+if TYPE_CHECKING:
+    from nas_proxy.storage.trial_store import TrialStore
+
 STUDIES = ("study.db", "study.db-journal", "study.db-wal", "study.db-shm")
 NETWORK = ("architecture.json", "model.safetensors", "model.pt2", "model.onnx", "load.py")
 # The files of each kind of folder, by the one that tells the kind.
 OURS = {
     RUN_FILE: (
         *(RUN_FILE, "proxy.safetensors", "proxy.png", "real.png", *STUDIES, "study.name"),
-        *("trials.csv", "truth.csv", "scores.csv", "ranking.json", "report.html"),
+        *("trials.csv", "truth.csv", "scores.csv", "computed.json", "ranking.json", "report.html"),
         *(f"final/{name}" for name in NETWORK),
     ),
     COMPARISON_FILE: (
         *(COMPARISON_FILE, *STUDIES, "computed.json"),
-        *("scores.csv", "ranking.json", "table.csv", "table.md", "compare.html"),
+        *("truth.csv", "scores.csv", "ranking.json", "table.csv", "table.md", "compare.html"),
     ),
 }
-OUR_FOLDERS = {RUN_FILE: (".work", "artifacts"), COMPARISON_FILE: (".work", "sets")}
+OUR_FOLDERS = {RUN_FILE: (".work", "artifacts", "sets"), COMPARISON_FILE: (".work", "sets")}
 
 # Seconds that a command tries to get the folder: more than a look at the lock takes, see `is_held`.
 PATIENCE = 0.5
@@ -224,8 +228,7 @@ def check_same(run: RunFolder) -> None:
                 "choose another folder with --out, or replace such files with --overwrite"
             )
         return
-    begun = (run / "proxy.safetensors", run / "study.db", run / "study.name", run / "sets")
-    if not any(file.exists() for file in (*begun, *run.work.glob("condense*.safetensors"))):
+    if not _begun(run):
         return
     before = open_run(path).config
     if changed := _changed(path, config, before):
@@ -233,6 +236,12 @@ def check_same(run: RunFolder) -> None:
             f"{path} holds another {one} ({'; '.join(changed)}); "
             f"choose another folder with --out, or replace the {one} with --overwrite"
         )
+
+
+def _begun(run: RunFolder) -> bool:
+    """Return whether images have been made or architectures trained; a trial store is opened before either."""
+    made = (run / "proxy.safetensors", run / "sets", *run.work.glob("condense*.safetensors"))
+    return any(path.exists() for path in made) or bool(_studies(run.path))
 
 
 def _refuse_other_kind(run: RunFolder) -> None:
@@ -260,22 +269,38 @@ def _changed(path: Path, config: RunConfig, before: RunConfig) -> list[str]:
 
 def _trained(path: Path) -> set[str]:
     """Return the phases of the candidates that the run in the folder `path` has trained."""
-    from nas_proxy.storage.trial_store import TrialStore, explained
+    with _store(path) as store:
+        return set() if store is None else {r.phase for r in store.records("proxy")}
 
-    place = existing(path)
-    if place is None:
-        return set()
-    with explained(place), contextlib.closing(TrialStore(place)) as ledger:
-        return {r.phase for r in ledger.records("proxy")}
+
+def _studies(path: Path) -> list[str]:
+    """Return the names of the studies of the run or comparison in the folder `path`; a database holds others' too."""
+    with _store(path) as store:
+        if store is None:
+            return []
+        ours = store.place.study("") if isinstance(store.place, Database) else ""
+        return [name for name in store.names() if name.startswith(ours)]
 
 
 def forget(path: Path) -> None:
     """Remove from its database what the run in the folder `path` has there; nothing where a file has it."""
-    place = existing(path)
-    if not isinstance(place, Database):
+    if not isinstance(existing(path), Database):
         return
     from nas_proxy.pipeline.coordinator import forget_studies
+
+    with _store(path) as store:
+        if store is not None and isinstance(store.place, Database):
+            forget_studies(store, store.place)
+
+
+@contextlib.contextmanager
+def _store(path: Path) -> Iterator["TrialStore | None"]:
+    """Open the trial store of the folder `path`; None where it has none yet."""
+    place = existing(path)
+    if place is None:
+        yield None
+        return
     from nas_proxy.storage.trial_store import TrialStore, explained
 
-    with explained(place), contextlib.closing(TrialStore(place)) as ledger:
-        forget_studies(ledger, place)
+    with explained(place), contextlib.closing(TrialStore(place)) as store:
+        yield store

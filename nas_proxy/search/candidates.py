@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from nas_proxy.errors import ConfigError, RunFailedError, SpaceError
+from nas_proxy.ranking.names import PROXY
 from nas_proxy.ranking.scores import column, shown, value_of
 from nas_proxy.search.samplers import propose
 from nas_proxy.search.trainer import Images, Trainer
@@ -196,18 +197,18 @@ def _train_sample(trainer: Trainer, wanted: Search, done: _Done) -> None:
             break
         failures = [r for r in records if r.failed and r.phase == "sample"]
         if len(failures) > FAILURES * wanted.sample:
-            raise _all_failed(failures, complete)
+            raise _all_failed(wanted.signal, failures, complete)
         _train(trainer, wanted, missing, done)
         if complete == 0 and not any(r.complete for r in _first_draws(trainer, wanted)):
-            raise _all_failed([r for r in _first_draws(trainer, wanted) if not r.complete], 0)
+            raise _all_failed(wanted.signal, [r for r in _first_draws(trainer, wanted) if not r.complete], 0)
     if complete < wanted.sample:
         trainer.progress.say(f"The space has only {complete} architectures that can be trained; all are in the sample.")
 
 
-def _all_failed(failures: Sequence[Record], complete: int) -> RunFailedError:
-    last = failures[-1]
+def _all_failed(signal: str, failures: Sequence[Record], complete: int) -> RunFailedError:
+    last, by = failures[-1], "" if signal == PROXY else f" in the trainings of {signal}"
     return RunFailedError(
-        f"{'all' if complete == 0 else 'nearly all'} {len(failures)} candidates failed; "
+        f"{'all' if complete == 0 else 'nearly all'} {len(failures)} candidates failed{by}; "
         f"the last one, {last.key}, with: {last.reason}"
     )
 
