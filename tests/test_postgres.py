@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from conftest import write_space
 from nas_proxy.cli.app import app
 from nas_proxy.condensation.recipe import Condensation
-from nas_proxy.dashboard.annotations import shown_names
+from nas_proxy.dashboard.notes import shown_names
 from nas_proxy.dashboard.server import application
 from nas_proxy.dashboard.status import Watcher
 from nas_proxy.dashboard.status_text import status_text
@@ -119,7 +119,7 @@ def test_the_same_command_again_trains_nothing(run, config):
 
 @pytest.mark.slow
 def test_the_dashboard_shows_this_run_alone_and_refuses_to_write(run):
-    studies = open_studies(run.path, names=shown_names(run.path))
+    studies = open_studies(run.path, names=shown_names(open_run(run.path)))
     assert {study.study_name for study in studies.get_all_studies()} == {
         f"{name} · shared" for name in ("Proxy", "Random images", "Early stop", "Full training")
     }
