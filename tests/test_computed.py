@@ -23,7 +23,7 @@ from conftest import blobs, write_space
 from nas_proxy.cli.app import app
 from nas_proxy.data.images import DataShape, ImageSet
 from nas_proxy.pipeline.settings import resolve
-from nas_proxy.ranking.agreement import Signal, mean_rank, rank
+from nas_proxy.ranking.agreement import ScoredSignal, mean_rank, rank
 from nas_proxy.ranking.names import ZERO_COST
 from nas_proxy.signals.computed import Column, computed
 from nas_proxy.signals.zero_cost import IMAGES, Score
@@ -140,7 +140,7 @@ def test_a_signal_without_any_score_is_undefined_with_its_reason():
     keys = list("abcd")
     truth = pd.DataFrame({0: [0.1, 0.2, 0.3, 0.4]}, index=keys)
     nowhere = column(*[math.nan] * 4)
-    signal = Signal("naswot", pd.DataFrame({0: nowhere.ranked()}, index=keys), 1.0, 0, 0, note=nowhere.note())
+    signal = ScoredSignal("naswot", pd.DataFrame({0: nowhere.ranked()}, index=keys), 1.0, 0, 0, note=nowhere.note())
     costs = {"truth_seconds": None, "truth_image_passes": None, "truth_stored_bytes": None}
     row = rank([signal], truth, keys, seed=0, **costs)["naswot"]
     assert row["spearman"]["value"] is None
@@ -149,8 +149,8 @@ def test_a_signal_without_any_score_is_undefined_with_its_reason():
 
 
 def test_the_mean_rank_is_that_of_the_keys_alone_and_costs_what_its_members_cost():
-    def of(name: str, *values: float) -> Signal:
-        return Signal(name, pd.DataFrame({0: values}, index=list("abcde")), 2.0, 30, 4)
+    def of(name: str, *values: float) -> ScoredSignal:
+        return ScoredSignal(name, pd.DataFrame({0: values}, index=list("abcde")), 2.0, 30, 4)
 
     # Ranks 1 2.5 2.5 4 and 4 2 3 1; "e" is not to be ranked.
     found = mean_rank([of("proxy", 0.1, 0.2, 0.2, 0.9, 0.15), of("flops", 9, 2, 5, 1, 7)], list("abcd"))

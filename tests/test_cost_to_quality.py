@@ -61,6 +61,7 @@ def last_line(script: str, *options: str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_all_arms_go_on_where_they_were(tables, tmp_path):
     more = ("--repeats", "2", "--budgets", "4,12", "--horizon", "12", "--keep", str(tmp_path / "kept.jsonl"))
     found = last_line("cost_to_quality", *specified(tables), *more, "--out", str(tmp_path / "out.json"))
@@ -75,6 +76,7 @@ def test_all_arms_go_on_where_they_were(tables, tmp_path):
     assert json.loads((tmp_path / "out.json").read_text())["regret"] == found["regret"]
 
 
+@pytest.mark.slow
 def test_calibrated_correlation(tables):
     more = ("--draws", "2", "--trainings", "12", "--crossed", "1")
     found = last_line("calibrated_correlation", *specified(tables), *more)["tables"]["table"]
@@ -83,6 +85,7 @@ def test_calibrated_correlation(tables):
     assert -1 <= found["12"]["cross_fitted"] <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["cost_to_quality", "calibrated_correlation"])
 def test_without_tables_one_sentence_says_so(script, tmp_path):
     done = call(script, "--data", str(tmp_path / "nowhere"))

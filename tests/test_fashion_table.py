@@ -63,6 +63,7 @@ def test_a_row_holds_the_truth_its_curve_and_every_signal(tmp_path):
     assert row["random10"]["image_passes"] == row["early_stop"]["image_passes"] == 100
 
 
+@pytest.mark.slow
 def test_the_table_tells_how_many_rows_it_is_of(tmp_path):
     path, out = tmp_path / "rows.jsonl", tmp_path / "table"
     tiny_rows(path, 3)

@@ -94,6 +94,7 @@ def built(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_wheel_claims_no_name_but_its_own_and_finds_its_spaces(built, tmp_path):
     site = built / "wheel" / "site"
     assert [path.name for path in site.iterdir() if not path.name.endswith("-info")] == ["nas_proxy"]
@@ -102,6 +103,7 @@ def test_a_wheel_claims_no_name_but_its_own_and_finds_its_spaces(built, tmp_path
     assert names == ["convnet", "nas_bench_201", "nas_bench_macro", "resnet"]
 
 
+@pytest.mark.slow
 def test_a_clone_is_found_from_the_folder_above_it_once_it_is_installed_editable(built):
     site = built / "editable" / "site"
     # As `site` does with what lies in site-packages.
@@ -111,6 +113,7 @@ def test_a_clone_is_found_from_the_folder_above_it_once_it_is_installed_editable
     assert names[0] == "convnet"
 
 
+@pytest.mark.slow
 def test_a_clone_is_used_by_its_path_alone(built, tmp_path):
     assert "nas_bench_201" in python(USED, built / "above" / "nas_proxy", cwd=tmp_path)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from nas_proxy.errors import UserError
-from nas_proxy.ranking.agreement import Signal, precision_at, rank, ranked, regret
+from nas_proxy.ranking.agreement import ScoredSignal, precision_at, rank, ranked, regret
 from nas_proxy.ranking.baseline import Pair, Plan, minus_control
 
 SETTINGS = {"truth_seconds": 60.0, "truth_image_passes": 900, "truth_stored_bytes": 70, "resamples": 500}
@@ -22,7 +22,7 @@ def table(keys, **columns):
 
 def signal(name, keys, *draws, pick=None):
     scores = table(keys, **{f"draw {i + 1}": draw for i, draw in enumerate(draws)})
-    return Signal(name, scores, seconds=2.0, image_passes=30, stored_bytes=4, pick=pick)
+    return ScoredSignal(name, scores, seconds=2.0, image_passes=30, stored_bytes=4, pick=pick)
 
 
 def example(n=12, seed=0, draws=3):
@@ -222,7 +222,7 @@ def test_what_a_signal_cost_is_passed_on():
 def test_neither_the_order_of_rows_nor_other_signals_change_anything():
     signals, truth, sample = example()
     rows = rows_of(signals, truth, sample, seed=3)
-    shuffled = [Signal(**{**vars(each), "scores": each.scores.iloc[::-1]}) for each in signals]
+    shuffled = [ScoredSignal(**{**vars(each), "scores": each.scores.iloc[::-1]}) for each in signals]
     assert rows_of(shuffled, truth.sample(frac=1, random_state=1), sample[::-1], seed=3) == rows
     fewer = rows_of(signals[:2], truth, sample, seed=3)
     assert fewer == {name: rows[name] for name in ("proxy", "random", "repeatability")}
@@ -233,7 +233,7 @@ def test_architectures_without_every_value_are_left_out():
     signals, truth, sample = example()
     signals[1].scores.loc["depth=2", "draw 3"] = np.nan
     truth.loc["depth=5", "b"] = np.inf
-    flops = Signal(**{**vars(signals[2]), "scores": signals[2].scores.drop(index="depth=7")})
+    flops = ScoredSignal(**{**vars(signals[2]), "scores": signals[2].scores.drop(index="depth=7")})
     used = ranked([*signals[:2], flops], truth, [*sample, "never scored"])
     assert used == sorted(set(sample) - {"depth=2", "depth=5", "depth=7"})
     row = rows_of([*signals[:2], flops], truth, sample)["proxy"]
