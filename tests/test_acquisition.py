@@ -11,7 +11,7 @@ from scipy import integrate, optimize, stats
 
 from nas_proxy.ranking.calibration import features_of
 from nas_proxy.ranking.encoding import encode
-from nas_proxy.search import surrogate
+from nas_proxy.ranking import surrogate
 from nas_proxy.search.acquisition import (
     Action,
     Observed,
