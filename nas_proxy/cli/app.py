@@ -96,18 +96,21 @@ def run_command(
 ) -> None:
     """Condense, search, train the ground truth, rank and report. Run it again to continue or to extend."""
     chosen = given(locals())
-    with at_work() as terminal:
-        from nas_proxy.cli.estimate import estimate_text
-        from nas_proxy.pipeline.dry_run import estimate_run
-        from nas_proxy.pipeline.settings import resolve
-        from nas_proxy.pipeline.stages import STAGES, run_all
+    from nas_proxy.cli.estimate import estimate_text
+    from nas_proxy.pipeline.settings import resolve
+
+    # Mistakes are told before PyTorch is imported, which takes seconds.
+    if enqueue is not None:
         from nas_proxy.search.enqueue import read_entries
 
-        if enqueue is not None:
-            chosen["enqueue"] = read_entries(enqueue)
-        settings = resolve(chosen, config, options=option_names())
-        if settings.compare is not None:
-            raise ConfigError([f"{config} holds the settings of a comparison; give the run.toml of a run"])
+        chosen["enqueue"] = read_entries(enqueue)
+    settings = resolve(chosen, config, options=option_names())
+    if settings.compare is not None:
+        raise ConfigError([f"{config} holds the settings of a comparison; give the run.toml of a run"])
+    with at_work() as terminal:
+        from nas_proxy.pipeline.dry_run import estimate_run
+        from nas_proxy.pipeline.stages import STAGES, run_all
+
         if not dry_run:
             run = run_all(settings, out, overwrite=overwrite, progress=terminal)
         else:

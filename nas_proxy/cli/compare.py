@@ -45,11 +45,12 @@ def compare_command(
     """Compare signals on one sample of architectures, at equal cost. Run it again to continue or to extend."""
     names = RENAMED | OF_COMPARISONS
     chosen = given(locals(), names)
+    from nas_proxy.pipeline.settings import resolve
+
+    settings = resolve(chosen, options=option_names(names))  # tells mistakes before PyTorch is imported
     with at_work() as terminal:
-        from nas_proxy.pipeline.settings import resolve
         from nas_proxy.pipeline.stages import run_all
 
-        settings = resolve(chosen, options=option_names(names))
         run = run_all(settings, folder, overwrite=overwrite, progress=terminal)
     print_ranking(run.path, as_json=as_json)
     tell(f"Page: {run / 'compare.html'}")
