@@ -82,7 +82,7 @@ def trained(folder: Path) -> pd.DataFrame:
 
 def test_a_run_writes_what_it_promises(go):
     run = go()
-    names = "run.toml proxy.safetensors proxy.png real.png study.db artifacts "
+    names = "run.toml proxy.safetensors proxy.png real.png study.db "
     names += "trials.csv truth.csv scores.csv ranking.json report.html computed.json sets"
     assert set(names.split()) | {".lock"} == {path.name for path in run.folder.iterdir()}
     ranking = run.ranking
@@ -188,7 +188,7 @@ def test_a_run_in_which_all_fail_ends_with_the_reason(go, tmp_path):
 
 class Unlucky(nn.Linear):
     def forward(self, x):
-        if self.training:
+        if self.training and len(x) > 4:  # more than a space is tried with
             raise RuntimeError("out of luck")
         return super().forward(x.flatten(1))
 """

@@ -26,10 +26,10 @@ from nas_proxy.pipeline.settings import (
     write_config,
 )
 from nas_proxy.ranking.intervals import LEAST
+from nas_proxy.ranking.names import ZERO_COST
 from nas_proxy.ranking.nats_bench import PREFIX
 from nas_proxy.ranking.scores import SCORES
 from nas_proxy.search.samplers import SAMPLERS
-from nas_proxy.signals import computed
 from nas_proxy.training import execution
 from nas_proxy.training.pruning import PRUNERS
 from nas_proxy.validation import bounds, checked, choices, hints, kind
@@ -66,7 +66,7 @@ def test_what_can_be_chosen_is_there():
     assert set(chosen["sampler"]) == set(SAMPLERS)
     assert set(chosen["pruner"]) == set(PRUNERS)
     assert set(chosen["score"]) == set(SCORES)
-    assert set(chosen["signals"]) == set(computed.NAMES)
+    assert set(chosen["signals"]) == set(ZERO_COST)
     assert LEAST_RANKED == LEAST
     assert NATS == PREFIX
 

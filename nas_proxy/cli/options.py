@@ -52,7 +52,7 @@ METAVARS = {"truth_table": "FILE[:COLUMN]", "storage": "URL"}
 
 def examples(*lines: str) -> str:
     """Return an epilog with examples; an empty line keeps them on lines of their own."""
-    return "\n\n".join(["[bold]Examples[/bold]", *lines])
+    return "\n\n".join(["Examples:", *lines])
 
 
 def _number(text: str) -> Any:
