@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from floors import training_floors
 from nas_proxy.data.images import ImageSet, from_raw
 from nas_proxy.seeds import torch_generator
 from nas_proxy.spaces.convnet import ConvNet
@@ -197,6 +198,15 @@ def main() -> None:
 
     before, after = (median(w, 0) + EPOCHS * median(w, 1) for w in ("baseline", "engine"))
     after /= workers
+    mode = choose(RECIPE.precision, data.shape, torch.device(device))
+    floors = training_floors(
+        [ConvNet(data.shape, **architecture) for architecture in chosen],  # type: ignore[arg-type]
+        [int(str(architecture["width"])) for architecture in chosen],
+        data.shape,
+        RECIPE.image_passes(len(data)),
+        device=torch.device(device),
+        computed=mode.precision,
+    )
     ratios = [a / b for a, b in zip(costs["baseline"], costs["engine"], strict=True)]
     each = [
         statistics.median(s + EPOCHS * e for s, e in a) / statistics.median(s + EPOCHS * e for s, e in b) * workers
@@ -215,7 +225,10 @@ def main() -> None:
         "rounds": len(ratios),
         "baseline_threads": options.threads,
         "workers": workers,
-        "precision": str(choose(RECIPE.precision, data.shape, torch.device(device)).precision).removeprefix("torch."),
+        "precision": str(mode.precision).removeprefix("torch."),
+        "floors": {
+            name: round(value / len(chosen), 4) if "seconds" in name else value for name, value in floors.items()
+        },
     }
     show(result, device, ("torch",))
 

@@ -100,7 +100,7 @@ def baseline(real: Tensor, synthetic: Tensor, ipc: int, recipe: Condensation) ->
 
 def engine_step(data: ImageSet, ipc: int, recipe: Condensation, engine: Engine) -> Callable[[int], None]:
     """Return a step of `nas_proxy.condense`."""
-    task = condensation.Task(data, tuple(data.of_class()), recipe, 0, data.images.device, ALONE)
+    task = condensation.Task(data, condensation.members_of(data), recipe, 0, data.images.device, ALONE)
     state = condensation.initial(task)
     networks = condensation.Networks(
         lambda step: engine.draw(torch_generator(0, "condense", "network", step)),
@@ -153,13 +153,13 @@ def main() -> None:
     )
     compile_seconds = time.perf_counter() - start
     synthetic = data.decode(torch.arange(CLASSES * options.ipc, device=device)).requires_grad_()
-    ways = {
+    steps = {
         "baseline": baseline(data.decode(), synthetic, options.ipc, recipe),
         "engine": engine_step(data, options.ipc, recipe, engine),
     }
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
     for index in range(options.repeats + 1):
-        for way, step in ways.items():
+        for way, step in steps.items():
             taken = timed(step, index, device)
             if index > 0:  # the first is the warm-up
                 seconds[way].append(taken)

@@ -108,12 +108,14 @@ def measure(
         runs = list(traces(task, arm, kind, options.repeats, until, options.score_share, kept, options.keep))
         table = np.array([regrets(task, trace, options.budgets) for trace in runs])
         steps = list(range(1, until + 1))
-        curve = np.array([regrets(task, trace, steps) for trace in runs]).mean(axis=0)
+        each = np.array([regrets(task, trace, steps) for trace in runs])
+        curve = each.mean(axis=0)
         columns = [f"{b:g}" for b in options.budgets]
         found["regret"][arm] = {b: round(float(v), 4) for b, v in zip(columns, table.mean(axis=0), strict=True)}
         found["band"][arm] = {b: band(v) for b, v in zip(columns, table.T, strict=True)}
         found["worst"][arm] = {b: round(float(v), 4) for b, v in zip(columns, table.max(axis=0), strict=True)}
-        found["curve"][arm] = [round(float(v), 4) for v in curve]
+        low, high = zip(*(band(values) for values in each.T), strict=True)
+        found["curve"][arm] = {"mean": [round(float(v), 4) for v in curve], "low": low, "high": high}
         found["to_0.3"][arm] = {"equivalents": reached(curve, steps), "tried": until}
         print(f"{task.name} {kind or 'as published'} {arm}: {found['regret'][arm]}", flush=True)
     return found | times_fewer(found["to_0.3"]) | {"architectures": len(task.keys)}

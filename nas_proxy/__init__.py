@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from nas_proxy.data.shape import DataShape
     from nas_proxy.data.splits import Development, load_data
     from nas_proxy.pipeline.api import FinishedRun, run
-    from nas_proxy.pipeline.final import Final, load_final, train_final
+    from nas_proxy.pipeline.final import Final, train_final
+    from nas_proxy.pipeline.load_final import load_final
     from nas_proxy.pipeline.objective import ProxyObjective
     from nas_proxy.pipeline.settings import RunConfig
     from nas_proxy.spaces.convnet import ConvNet
@@ -48,7 +49,8 @@ else:
         "data.splits": ("Development", "load_data"),
         "pipeline.settings": ("RunConfig",),
         "pipeline.api": ("FinishedRun", "run"),
-        "pipeline.final": ("Final", "load_final", "train_final"),
+        "pipeline.final": ("Final", "train_final"),
+        "pipeline.load_final": ("load_final",),
         "pipeline.objective": ("ProxyObjective",),
         "spaces.convnet": ("ConvNet",),
         "spaces.loading": ("load_space",),

@@ -95,8 +95,8 @@ def test_more_images_than_a_chunk():
             "x has values of type float64 from -0.5 to -0.5; expected uint8, or floats in 0..1",
         ),
         (
-            np.full((1, 5, 5), 256),
-            "x has values of type int64 from 256 to 256; expected uint8, or floats in 0..1",
+            np.full((1, 5, 5), -1),
+            "x has values of type int64 from -1 to -1; expected uint8, or floats in 0..1",
         ),
         (np.zeros((1, 5, 5), bool), "x has values of type bool; expected uint8, or floats in 0..1"),
     ],

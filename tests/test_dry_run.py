@@ -11,13 +11,13 @@ from scipy.stats import t as student
 
 from conftest import blobs
 from nas_proxy.cli.app import main
+from nas_proxy.cli.estimate import estimate_text
 from nas_proxy.pipeline import work
 from nas_proxy.pipeline.dry_run import (
     Estimate,
     Span,
     Speed,
     estimate_run,
-    estimate_text,
     predicted,
 )
 from nas_proxy.pipeline.run_folder import open_run, prepare_run

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from conftest import blobs
+from nas_proxy.signals.computed import Workers, computed
+from nas_proxy.spaces.loading import load_space
 from nas_proxy.training.executor import Executor, InlineExecutor
 from nas_proxy.training.jobs import Failure, Job
 from nas_proxy.training.train import Outcome, Recipe
@@ -82,3 +84,47 @@ def test_a_result_waits_until_it_is_taken():
     assert list(executor.results(0)) == [("tag", ("meta", None))]
     assert executor.free == 1
     assert executor.run_apart(Says()) == ("meta", None)
+
+
+def test_untrained_networks_score_the_same_in_workers(tmp_path, tiny_space):
+    data = blobs()
+    data.save(tmp_path / "train.safetensors")
+    space = load_space(str(tiny_space), data.shape)
+    architectures = [{"width": width, "act": "relu"} for width in (1, 8, 4, 3)]  # three is not a width
+    names = ["params", "naswot", "jacob_cov", "az_nas"]
+    here = computed(names, space, architectures, data, 0)
+    with InlineExecutor() as executor:
+        told = []
+        there = computed(
+            names,
+            space,
+            architectures,
+            data,
+            0,
+            progress=told.append,
+            workers=Workers(executor, str(tiny_space), tmp_path / "train.safetensors"),
+        )
+    assert told == list(range(1, 17))
+    for name in names:
+        pairs = zip(here[name].scores, there[name].scores, strict=True)
+        assert all(repr(replace(one, seconds=0)) == repr(replace(two, seconds=0)) for one, two in pairs)
+        assert (here[name].images, here[name].relative) == (there[name].images, there[name].relative)
+
+
+def test_a_score_whose_worker_ends_has_a_reason(tmp_path):
+    blobs().save(tmp_path / "train.safetensors")
+    path = tmp_path / "ends.py"
+    path.write_text(
+        "import os\nfrom nas_proxy import Choice, Space\nfrom torch import nn\n"
+        "def build(architecture, shape):\n"
+        "    os._exit(3) if architecture['width'] == 2 else None\n"
+        "    width = architecture['width']\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 3))\n"
+        "space = Space('ends', Choice('width', (8, 2)), build)\n"
+    )
+    space = load_space(str(path), blobs().shape)
+    with ProcessExecutor(1) as executor:
+        workers = Workers(executor, str(path), tmp_path / "train.safetensors")
+        column = computed(["synflow"], space, [{"width": 2}, {"width": 8}], blobs(), 0, workers=workers)["synflow"]
+    assert column.scores[0].reason == "the worker process died with exit code 3"
+    assert column.scores[1].value > 0

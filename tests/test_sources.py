@@ -51,12 +51,14 @@ def test_every_listed_name_has_a_line_and_is_known():
         "svhn",
         "folder:DIR",
         "npz:FILE",
+        "csv:FILE",
+        "hf:DIR",
     ]
     assert all(line and "\n" not in line for _, line in list_datasets())
 
 
 def test_unknown_names():
-    known = "cifar10, cifar100, digits, fashion-mnist, folder:DIR, mnist, npz:FILE, svhn"
+    known = "cifar10, cifar100, csv:FILE, digits, fashion-mnist, folder:DIR, hf:DIR, mnist, npz:FILE, svhn"
     assert message("fashion_mnist") == (
         f"unknown data set 'fashion_mnist'; did you mean 'fashion-mnist'? known: {known}"
     )

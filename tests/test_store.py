@@ -55,8 +55,8 @@ def in_memory(root: Path, monkeypatch, **options):
 @pytest.fixture
 def decoded(monkeypatch):
     """The files that have been decoded."""
-    seen, whole = [], folders._pixels
-    monkeypatch.setattr(folders, "_pixels", lambda file, frame: (seen.append(file.name), whole(file, frame))[1])
+    seen, whole = [], folders.pixels
+    monkeypatch.setattr(folders, "pixels", lambda file, frame: (seen.append(file.name), whole(file, frame))[1])
     return seen
 
 

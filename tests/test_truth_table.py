@@ -107,7 +107,31 @@ MISTAKES = {
         "cannot be read (Error tokenizing data. C error: Expected 2 fields in line 3, saw 3); mend or replace it"
     ),
     "": "cannot be read (No columns to parse from file); mend or replace it",
+    "key,a,a\n00,1,2\n": "has two columns that are called 'a'; rename one of them",
+    "key,key,a\n00,01,2\n": "has two columns that are called 'key'; rename one of them",
+    "key,a\n00,0.5\n01,5_5\n": "has '5_5' in 'a' for '01'; an accuracy is a number",
+    "key,a\n00,0.5\n01,0.٥\n": "has '0.٥' in 'a' for '01'; an accuracy is a number",
+    "key,epochs\n00,200\n01,200\n": (
+        "has one column of numbers, which may be no accuracies; name the accuracy as table.csv:COLUMN, with a column "
+        "of: epochs"
+    ),
+    "key,train_seconds\n00,20\n01,30\n": (
+        "has one column of numbers, which may be no accuracies; name the accuracy as table.csv:COLUMN, with a column "
+        "of: train_seconds"
+    ),
 }
+
+
+@pytest.mark.parametrize("own", ["key", "arch"])
+def test_a_row_that_contradicts_its_place_is_refused(write, own):
+    with pytest.raises(DataError, match="the row of '00' says of itself that it is that of '01'"):
+        load(write({"00": {own: "01", "accuracy": 0.5}, "01": {"accuracy": 0.6}}, "table.json"))
+    same = write({"00": {own: "00", "accuracy": 0.5}, "01": {"accuracy": 0.6}}, "table.json")
+    assert load(same).scores[0].to_dict() == {"00": 0.5, "01": 0.6}
+
+
+def test_a_column_that_is_named_counts_whatever_it_is_called(write):
+    assert load(write("key,epochs\n00,0.5\n01,0.6\n") + ":epochs").columns == ("epochs",)
 
 
 @pytest.mark.parametrize("text", MISTAKES)

@@ -97,7 +97,8 @@ def run_command(
     """Condense, search, train the ground truth, rank and report. Run it again to continue or to extend."""
     chosen = given(locals())
     with at_work() as terminal:
-        from nas_proxy.pipeline.dry_run import estimate_run, estimate_text
+        from nas_proxy.cli.estimate import estimate_text
+        from nas_proxy.pipeline.dry_run import estimate_run
         from nas_proxy.pipeline.settings import resolve
         from nas_proxy.pipeline.stages import STAGES, run_all
         from nas_proxy.search.enqueue import read_entries
@@ -149,7 +150,8 @@ def search_command(
     """Search on the condensed set of a run; how, can be changed until the first architecture is proposed."""
     chosen = given(locals())
     with at_work() as terminal:
-        from nas_proxy.pipeline.dry_run import estimate_run, estimate_text
+        from nas_proxy.cli.estimate import estimate_text
+        from nas_proxy.pipeline.dry_run import estimate_run
         from nas_proxy.pipeline.run_folder import open_run
         from nas_proxy.pipeline.settings import resolve
         from nas_proxy.pipeline.stages import run_all

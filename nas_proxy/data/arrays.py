@@ -10,14 +10,16 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from nas_proxy.data.store import Progress
+from nas_proxy.data.levels import ROUNDING, Levels, levels_of
+from nas_proxy.data.listing import shown
+from nas_proxy.data.store import Progress, Say
 from nas_proxy.errors import DataError
 
 _DAMAGED = (OSError, ValueError, EOFError, BadZipFile, zlib.error)
@@ -28,16 +30,21 @@ _NAMINGS = (
     {"train": ("images", "labels")},
 )
 _CHUNK = 1024
+_CHANNELS = (1, 3, 4)
 
 
 @dataclass(frozen=True)
 class ArrayPart:
-    """One part of a source, called `name` in errors; `load_images` returns what `as_raw` understands."""
+    """One part of a source, called `name` in errors; `load_images` returns what `as_raw` understands.
+
+    levels: which values are black and white in all parts; those of the images themselves if not given.
+    """
 
     name: str
     load_labels: Callable[[], Tensor]
     load_images: Callable[[], np.ndarray]
     image_size: int | None = None
+    levels: Levels | None = None
 
     def labels(self) -> Tensor:
         """Return the labels: int64, (n,)."""
@@ -48,7 +55,7 @@ class ArrayPart:
         everything, count = self.load_images(), len(self.labels())
         if len(everything) != count:
             raise DataError(f"{self.name} has {len(everything)} images but {count} labels; each image needs one")
-        images = as_raw(everything[index.numpy()], self.name)
+        images = as_raw(everything[index.numpy()], self.name, self.levels)
         if self.image_size is not None:
             images = resized(images, self.image_size)
         if progress is not None:
@@ -56,41 +63,66 @@ class ArrayPart:
         return images
 
 
-def as_raw(images: np.ndarray, name: str) -> Tensor:
+def as_raw(images: np.ndarray, name: str, levels: Levels | None = None) -> Tensor:
     """Return images as uint8, (n, c, h, w), with 1 or 3 channels.
 
     Taken are (n, h, w), (n, h, w, c) and (n, c, h, w) with c of 1, 3 or 4 (a fourth is alpha, composited onto
-    white); whole numbers in 0..255 or floats in 0..1. Raises DataError for anything else.
+    white); whole numbers from 0, or floats in 0..1. levels: which values are black and white in the whole set; those
+    of these images if not given. Raises DataError for anything else.
     """
     if images.ndim == 3:
         images = images[:, None]
-    elif images.ndim == 4 and images.shape[3] in (1, 3, 4):
+    elif images.ndim == 4 and _channels_last(images.shape, name):
         images = images.transpose(0, 3, 1, 2)
-    if images.ndim != 4 or images.shape[1] not in (1, 3, 4) or 0 in images.shape[2:]:
+    if images.ndim != 4 or images.shape[1] not in _CHANNELS or 0 in images.shape[2:]:
         raise DataError(
             f"{name} has the shape {'×'.join(map(str, images.shape))}; "
             "expected n×h×w, n×h×w×c or n×c×h×w with 1, 3 or 4 channels"
         )
-    raw = torch.from_numpy(np.ascontiguousarray(_eight_bit(images, name)))
+    found = levels_in(images, name)
+    raw = torch.from_numpy(np.ascontiguousarray(_eight_bit(images, levels or found)))
     return _on_white(raw) if raw.shape[1] == 4 else raw
 
 
-def _eight_bit(images: np.ndarray, name: str) -> np.ndarray:
-    if images.dtype == np.uint8:
-        return images
+def _channels_last(shape: tuple[int, ...], name: str) -> bool:
+    """Whether the last axis of images holds the channels: where both might, images are taken to be square."""
+    _, first, middle, last = shape
+    if first not in _CHANNELS or last not in _CHANNELS:
+        return last in _CHANNELS
+    if (first == middle) != (middle == last):
+        return first == middle
+    raise DataError(
+        f"{name} has the shape {'×'.join(map(str, shape))}, whose channels may come first or last; "
+        "give grey images as n×h×w, or images of 5 pixels or more"
+    )
+
+
+def levels_in(images: np.ndarray, name: str) -> Levels:
+    """Return which values are black and white in an array. Raises DataError for values that are no pixels."""
+    if images.dtype == np.uint8 or not images.size:
+        return Levels(0, 255)
     if images.dtype.kind not in "iuf":
         raise DataError(f"{name} has values of type {images.dtype}; expected uint8, or floats in 0..1")
-    low, high = (images.min(), images.max()) if images.size else (0, 0)
-    top = 1 if images.dtype.kind == "f" else 255
-    if not (low >= 0 and high <= top):  # written so that NaN fails
+    low, high = images.min(), images.max()
+    floats = images.dtype.kind == "f"
+    allowed = (-ROUNDING, 1 + ROUNDING) if floats else (0, np.iinfo(np.uint16).max)
+    if not (low >= allowed[0] and high <= allowed[1]):  # written so that NaN fails
         raise DataError(
             f"{name} has values of type {images.dtype} from {low:g} to {high:g}; expected uint8, or floats in 0..1"
         )
-    if top == 255:
-        return images.astype(np.uint8)
+    return levels_of(float(low), float(high), floats=floats)
+
+
+def _eight_bit(images: np.ndarray, levels: Levels) -> np.ndarray:
+    if images.dtype == np.uint8:
+        return images
     eight = np.empty(images.shape, dtype=np.uint8)
     for start in range(0, len(images), _CHUNK):  # a whole scaled copy would double the memory
-        eight[start : start + _CHUNK] = np.rint(images[start : start + _CHUNK].astype(np.float32) * 255)
+        some = images[start : start + _CHUNK]
+        if levels == Levels(0, 1):
+            eight[start : start + _CHUNK] = np.rint(some.astype(np.float32) * 255).clip(0, 255)
+        else:
+            eight[start : start + _CHUNK] = levels.eight_bit(some)
     return eight
 
 
@@ -117,8 +149,13 @@ def resized(images: Tensor, size: int) -> Tensor:
     return out
 
 
-def open_npz(path: Path, image_size: int | None) -> tuple[tuple[str, ...], Mapping[str, ArrayPart]]:
-    """Return the class names and the parts. Raises DataError for a file that cannot be used."""
+def open_npz(
+    path: Path, image_size: int | None, say: Say = lambda text: None
+) -> tuple[tuple[str, ...], Mapping[str, ArrayPart]]:
+    """Return the class names and the parts. Raises DataError for a file that cannot be used.
+
+    Of images that are not uint8 already the values of all parts are looked at, so that no NaN ends the work later.
+    """
     names = _array_names(path)
     naming = next((n for n in _NAMINGS if n["train"][0] in names), None)
     if naming is None:
@@ -134,14 +171,41 @@ def open_npz(path: Path, image_size: int | None) -> tuple[tuple[str, ...], Mappi
     labels = {part: _label_array(path, pair[1]) for part, pair in found.items()}
     values = np.unique(labels["train"])
     classes = _class_names(path, values, named="classes" in names)
+    levels = _levels(path, {part: pair[0] for part, pair in found.items()}, say)
     return classes, {
-        part: _npz_part(path, pair, _encoded(labels[part], values, f"{pair[1]} of {path}"), image_size)
+        part: _npz_part(path, pair, _encoded(labels[part], values, f"{pair[1]} of {path}"), image_size, levels)
         for part, pair in found.items()
     }
 
 
-def _npz_part(path: Path, pair: tuple[str, str], labels: Tensor, image_size: int | None) -> ArrayPart:
-    return ArrayPart(f"{pair[0]} of {path}", lambda: labels, lambda: _load(path, pair[0]), image_size)
+def _npz_part(
+    path: Path, pair: tuple[str, str], labels: Tensor, image_size: int | None, levels: Levels | None
+) -> ArrayPart:
+    return ArrayPart(f"{pair[0]} of {path}", lambda: labels, lambda: _load(path, pair[0]), image_size, levels)
+
+
+def _levels(path: Path, arrays: Mapping[str, str], say: Say) -> Levels | None:
+    """Return the levels of the train images for all parts; None for those that are told where they are read."""
+    found: dict[str, Levels] = {}
+    for part, name in arrays.items():
+        if _kind(path, name) in "iuf":
+            found[part] = levels_in(_load(path, name), f"{name} of {path}")
+    levels = found.get("train")
+    if levels is not None and levels.high not in {1, 255}:
+        say(f"the images of {path} are whole numbers of 16 bits; {levels.text()} becomes 0 to 255 in all of them")
+    return levels
+
+
+def _kind(path: Path, name: str) -> str:
+    """Return the kind of type of an array's values, unread; "" for uint8 and for what cannot be told."""
+    try:
+        with ZipFile(path) as file, file.open(f"{name}.npy") as array:
+            version = np.lib.format.read_magic(array)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            _, _, kind = read(array)
+    except (*_DAMAGED, KeyError):
+        return ""  # told where it is read
+    return "" if kind == np.uint8 else kind.kind
 
 
 def _array_names(path: Path) -> list[str]:
@@ -169,6 +233,8 @@ def _load(path: Path, name: str) -> np.ndarray:
 
 def _label_array(path: Path, name: str) -> np.ndarray:
     labels = _load(path, name)
+    if labels.dtype.kind == "U":  # one form of Unicode, as for the names of folders
+        labels = np.array([shown(str(label)) for label in labels.reshape(-1)]).reshape(labels.shape)
     flat = labels.reshape(-1)
     if labels.ndim == 0 or len(flat) != len(labels) or len(flat) == 0 or labels.dtype.kind not in "iuU":
         raise DataError(
@@ -182,8 +248,8 @@ def _class_names(path: Path, values: np.ndarray, *, named: bool) -> tuple[str, .
     if len(values) == 1:
         raise DataError(f"{path} has only one class, {str(values[0])!r}; two or more are needed")
     if not named:
-        return tuple(map(str, values))
-    names = tuple(map(str, _load(path, "classes").reshape(-1)))
+        return tuple(shown(str(value)) for value in values)
+    names = tuple(shown(str(name)) for name in _load(path, "classes").reshape(-1))
     if not np.array_equal(values, np.arange(len(names))):
         raise DataError(
             f"{path} names {len(names)} classes but its train labels are {_some(values)}; "

@@ -43,6 +43,10 @@ PUBLISHED = {
 }
 
 
+# What stands before a place, and how it is given.
+FORMS = {"folder": "folder:DIR", "npz": "npz:FILE", "csv": "csv:FILE", "hf": "hf:DIR"}
+
+
 def default_cache() -> Path:
     """Return the folder for downloads and indexed folders: nas_proxy/data in the user's cache folder.
 
@@ -59,6 +63,8 @@ def list_datasets() -> list[tuple[str, str]]:
     return [
         ("digits", "1,797 handwritten digits, 8×8, grey, 10 classes; needs no download"),
         *((name, f"{published.about}; downloaded once") for name, published in PUBLISHED.items()),
-        ("folder:DIR", "image files in DIR/train/<class> and DIR/test/<class>, or in DIR/<class>"),
+        ("folder:DIR", "image files in DIR/train/<class>, DIR/test/<class> and DIR/val/<class>, or in DIR/<class>"),
         ("npz:FILE", "arrays train_images, train_labels, test_images, test_labels, or images, labels"),
+        ("csv:FILE", "a table with the columns path, label and, where there are parts, split"),
+        ("hf:DIR", "a data set of Hugging Face's library, saved or in its cache; needs nas-proxy[hf]"),
     ]

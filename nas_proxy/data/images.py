@@ -5,15 +5,18 @@ Real images and condensed images are the same type, so whatever trains on one tr
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from nas_proxy.data.image_files import check_tensors, checksum, parsed, read_header
 from nas_proxy.data.multi_formation import decoded, packed
 from nas_proxy.data.shape import DataShape
 from nas_proxy.data.store import StoredImages, reopened
@@ -24,7 +27,7 @@ __all__ = ["DataShape", "ImageSet", "from_raw", "join", "quantised"]
 
 FORMAT = "nas_proxy.images/1"
 # Metadata that is the set's own.
-OWN = ("format", "classes", "formation", "store")
+OWN = ("format", "classes", "formation", "store", "checksum")
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,11 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        size = "×".join(map(str, self.images.shape[1:]))
+        packed = f", {self.formation**2} in each" if self.formation > 1 else ""
+        return f"ImageSet({len(self)} images of {size}, {len(self.classes)} classes{packed})"
 
     @property
     def shape(self) -> DataShape:
@@ -133,42 +141,46 @@ class ImageSet:
             text["store"] = json.dumps([str(self.images.folder), self.images.identity])
         else:
             tensors["images"] = self.images.cpu().contiguous()
+        text["checksum"] = checksum(tensors)
         text |= {name: json.dumps(value) for name, value in (metadata or {}).items()}
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata=text)
 
     @staticmethod
     def load(path: Path) -> "ImageSet":
-        """Read (memory-map) a file written by `save`. Raises RunFolderError for anything else."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                text = _own_metadata(path, file.metadata())
-                names = ("rows" if "store" in text else "images", "labels", "scale", "offset")
-                images, labels, scale, offset = (file.get_tensor(name) for name in names)
-        except FileNotFoundError:
-            raise RunFolderError(f"{path} does not exist; condense first") from None
-        except (SafetensorError, OSError) as error:
-            raise RunFolderError(
-                f"{path} is not a readable image file ({error}); delete it and run the same command again"
-            ) from None
-        if "store" in text:
-            images = _reopened(path, json.loads(text["store"]), images)
-        formation = int(text.get("formation", "1"))
-        return ImageSet(images, labels, scale, offset, tuple(json.loads(text["classes"])), formation)
+        """Read a file written by `save`, and believe nothing of it. Raises RunFolderError for anything else."""
+        with _opened(path) as file:
+            text = _own_metadata(path, file.metadata())
+            names = ("rows" if "store" in text else "images", "labels", "scale", "offset")
+            tensors = {name: file.get_tensor(name) for name in names}
+        header = read_header(path, text)
+        check_tensors(path, tensors, header)
+        images: Tensor | StoredImages = tensors[names[0]]
+        if header.store is not None:
+            images = _reopened(path, header.store, tensors["rows"])
+        return ImageSet(
+            images, tensors["labels"], tensors["scale"], tensors["offset"], header.classes, header.formation
+        )
 
     @staticmethod
     def load_metadata(path: Path) -> dict[str, object]:
         """Return the metadata given to `save`. Raises RunFolderError as `load` does."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                text = _own_metadata(path, file.metadata())
-        except FileNotFoundError:
-            raise RunFolderError(f"{path} does not exist; condense first") from None
-        except (SafetensorError, OSError) as error:
-            raise RunFolderError(
-                f"{path} is not a readable image file ({error}); delete it and run the same command again"
-            ) from None
-        return {name: json.loads(value) for name, value in text.items() if name not in OWN}
+        with _opened(path) as file:
+            text = _own_metadata(path, file.metadata())
+        return {name: parsed(path, name, value) for name, value in text.items() if name not in OWN}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except FileNotFoundError:
+        raise RunFolderError(f"{path} does not exist; condense first") from None
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RunFolderError(
+            f"{path} is not a readable image file ({error}); delete it and run the same command again"
+        ) from None
 
 
 def _own_metadata(path: Path, metadata: Mapping[str, str] | None) -> Mapping[str, str]:
@@ -184,6 +196,8 @@ def _own_metadata(path: Path, metadata: Mapping[str, str] | None) -> Mapping[str
 def _reopened(path: Path, store: tuple[str, str], rows: Tensor) -> StoredImages:
     folder, identity = store
     images = reopened(Path(folder), identity, rows)
+    if images is not None and len(rows) and int(rows.max()) >= images.count:
+        images = None
     if images is None:
         raise RunFolderError(f"the images that {path} names are no longer in {folder}; run the same command again")
     return images

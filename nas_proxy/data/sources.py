@@ -1,6 +1,6 @@
 """Data sets by name.
 
-In: a name such as `cifar10`, `folder:DIR` or `npz:FILE`.
+In: a name such as `cifar10`, `folder:DIR`, `npz:FILE`, `csv:FILE` or `hf:DIR`, or a path that is recognised.
 Out: a `Source`, whose parts are read one at a time as uint8 images and int64 labels.
 Guarantees: reading one part opens the images of that part only, or fails with one DataError sentence; the
 same files give the same images in the same order.
@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from nas_proxy.data.arrays import ArrayPart, open_npz
-from nas_proxy.data.catalogue import PUBLISHED, default_cache, list_datasets
+from nas_proxy.data.catalogue import FORMS, PUBLISHED, default_cache, list_datasets
 from nas_proxy.data.folders import open_folder
 from nas_proxy.data.published import open_published
 from nas_proxy.data.store import Progress, Say, StoredImages
+from nas_proxy.data.tables import open_table, split_group
 from nas_proxy.errors import DataError, nearest
 
 Part = Literal["train", "validation", "test"]
@@ -37,11 +38,15 @@ class StoredPart(Protocol):
 
 @dataclass(frozen=True)
 class Source:
-    """A data set: its class names in the order of the labels, and the parts that it has of its own."""
+    """A data set: its class names in the order of the labels, and the parts that it has of its own.
+
+    groups: int64, (n,), of the train images, where those of one group are to stay on one side of a split.
+    """
 
     name: str
     classes: tuple[str, ...]
     parts: Mapping[str, StoredPart] = field(repr=False, compare=False)
+    groups: Tensor | None = field(default=None, repr=False, compare=False)
 
     @property
     def has_test(self) -> bool:
@@ -90,18 +95,60 @@ def open_source(
     if image_size is not None and image_size < 1:
         raise DataError(f"the image size {image_size} is not a number of pixels; give 1 or more, for example 32")
     kind, colon, place = dataset.partition(":")
-    if colon and kind in ("folder", "npz"):
-        if not place:
-            raise DataError(f"{dataset!r} names no place; give {'folder:DIR' if kind == 'folder' else 'npz:FILE'}")
-        path = Path(place).expanduser()
-        if kind == "folder":
-            return Source(dataset, *open_folder(path, image_size, cache or default_cache(), say))
-        return Source(dataset, *open_npz(path, image_size))
-    if dataset == "digits":
+    if not colon:
+        place = dataset
+        kind = dataset if dataset == "digits" or dataset in PUBLISHED else recognised(dataset)
+    if kind in FORMS and not place:
+        raise DataError(f"{dataset!r} names no place; give {FORMS[kind]}")
+    if kind not in FORMS and dataset not in PUBLISHED and dataset != "digits":
+        raise DataError(f"unknown data set {dataset!r}{nearest(dataset, [name for name, _ in list_datasets()])}")
+    return _told(_opened(kind, dataset, place, image_size, cache or default_cache(), say), say)
+
+
+def _opened(kind: str, dataset: str, place: str, image_size: int | None, cache: Path, say: Say) -> Source:
+    if kind == "digits":
         return _digits(image_size)
-    if dataset in PUBLISHED:
-        return Source(dataset, *open_published(dataset, image_size, cache or default_cache()))
-    raise DataError(f"unknown data set {dataset!r}{nearest(dataset, [name for name, _ in list_datasets()])}")
+    if kind in PUBLISHED:
+        return Source(dataset, *open_published(dataset, image_size, cache))
+    if kind == "hf":
+        from nas_proxy.data.hugging_face import open_hugging_face  # which imports a library that few have
+
+        return Source(dataset, *open_hugging_face(place, image_size, say))
+    if kind == "csv":
+        file, group = split_group(place)
+        listed = open_table(Path(file).expanduser(), group, image_size, cache, say)
+        return Source(dataset, listed.classes, listed.parts, listed.groups)
+    path = Path(place).expanduser()
+    if kind == "npz":
+        return Source(dataset, *open_npz(path, image_size, say))
+    return Source(dataset, *open_folder(path, image_size, cache, say))
+
+
+def recognised(place: str) -> str:
+    """Return what a path without a prefix holds, "folder", "npz", "csv" or "hf"; "" for what is nothing of these."""
+    path = Path(split_group(place)[0]).expanduser()
+    if path.is_dir():
+        marks = ("dataset_dict.json", "dataset_info.json", "state.json")
+        return "hf" if any((path / mark).is_file() for mark in marks) else "folder"
+    kind = {".npz": "npz", ".csv": "csv", ".tsv": "csv"}.get(path.suffix.lower(), "")
+    return kind if path.is_file() else ""
+
+
+def _told(source: Source, say: Say) -> Source:
+    """Tell which classes a part of its own lacks: an accuracy there is one of the others alone."""
+    if source.name in PUBLISHED:  # which lack none, and whose labels take a while
+        return source
+    for part in ("validation", "test"):
+        if part in source.parts:
+            counts = torch.bincount(source.parts[part].labels(), minlength=len(source.classes))
+            absent = [name for name, count in zip(source.classes, counts.tolist(), strict=True) if not count]
+            if absent:
+                named = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+                say(
+                    f"the {part} images of {source.name} have none of {len(absent)} of the {len(source.classes)} "
+                    f"classes ({named}); accuracy on them says nothing of these"
+                )
+    return source
 
 
 def _digits(image_size: int | None) -> Source:

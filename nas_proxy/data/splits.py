@@ -8,11 +8,13 @@ decode with the scale and offset of train.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from nas_proxy.data.groups import grouped
 from nas_proxy.data.images import ImageSet, from_raw
 from nas_proxy.data.sources import Part, Source, open_source
 from nas_proxy.data.store import Progress, StoredImages, taken
@@ -54,18 +56,21 @@ def split(
     own_test: bool = False,
     own_validation: bool = False,
     limit: int | None = None,
+    groups: Tensor | None = None,
 ) -> Split:
     """Split each class at random into train and the parts that a source lacks; the limit comes after test.
 
     labels: int64, (n,). A part that the source has of its own comes out empty. Without a limit the parts
     cover everything; with one, a class has at most `limit` images in train and validation together, and at
-    most `limit` in test.
+    most `limit` in test. groups: int64, (n,); images of one group stay in one part, see `nas_proxy.data.groups`.
     Raises DataError for a class with too few images for one in each part, and for such a limit.
     """
     parts = ["train", *["validation"] * (not own_validation), *["test"] * (not own_test)]
     needed = 1 if own_validation else 2
     if limit is not None and limit < needed:
         raise DataError(f"the limit of {limit} images a class is too low; give {needed} or more")
+    if groups is not None:
+        return _by_groups(labels, classes, groups, seed=seed, parts=parts, limit=limit)
     train, validation, test = [], [], []
     for label, name in enumerate(classes):
         order = _shuffled(labels, label, seed)
@@ -86,6 +91,26 @@ def split(
         validation.append(rest[:kept])
         train.append(rest[kept:])
     return Split(*(torch.cat(part).sort().values for part in (train, validation, test)))
+
+
+def _by_groups(
+    labels: Tensor, classes: tuple[str, ...], groups: Tensor, *, seed: int, parts: Sequence[str], limit: int | None
+) -> Split:
+    shares = {"test": TEST} if "test" in parts else {}
+    if "validation" in parts:
+        shares["validation"] = VALIDATION if "test" in parts else VALIDATION_OF_TRAIN
+    found = grouped(labels, classes, groups, {"train": 1 - sum(shares.values()), **shares}, seed)
+    if limit is not None:  # of train and validation together, as without groups
+        kept = _share(limit, shares["validation"] / (1 - shares.get("test", 0))) if "validation" in parts else 0
+        most = {"train": limit - kept, "validation": kept, "test": limit}
+        found = {part: _at_most(labels, index, len(classes), most[part], seed) for part, index in found.items()}
+    nothing = torch.empty(0, dtype=torch.int64)
+    return Split(found["train"], found.get("validation", nothing), found.get("test", nothing))
+
+
+def _at_most(labels: Tensor, index: Tensor, classes: int, most: int, seed: int) -> Tensor:
+    drawn = [index[_shuffled(labels[index], label, seed, "limit")[:most]] for label in range(classes)]
+    return torch.cat(drawn).sort().values
 
 
 def development(
@@ -164,6 +189,7 @@ def _split_of(source: Source, seed: int, limit: int | None) -> Split:
         own_test=source.has_test,
         own_validation=source.has_validation,
         limit=limit,
+        groups=source.groups,
     )
 
 

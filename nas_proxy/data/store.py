@@ -91,6 +91,14 @@ class StoredImages:
         """As of a tensor."""
         return torch.Size([len(self.rows), *self._pixels.shape[1:]])
 
+    def __repr__(self) -> str:
+        return f"StoredImages({len(self.rows)} images in {self.folder})"
+
+    @property
+    def count(self) -> int:
+        """How many images the whole store has."""
+        return len(self._pixels)
+
     @property
     def device(self) -> torch.device:
         """Where images come when they are asked for: the CPU."""

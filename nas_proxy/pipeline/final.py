@@ -22,13 +22,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas_proxy.data.images import DataShape, ImageSet
+from nas_proxy.data.images import ImageSet
 from nas_proxy.data.store import together
 from nas_proxy.environment import environment
-from nas_proxy.errors import ConfigError, RunFailedError, RunFolderError, SpaceError
+from nas_proxy.errors import ConfigError, RunFailedError, RunFolderError
 from nas_proxy.files import atomic_path, write_json
 from nas_proxy.pipeline import export
 from nas_proxy.pipeline.image_files import score_on_test
+from nas_proxy.pipeline.load_final import FORMAT, load_final, read_told
 from nas_proxy.pipeline.problem import Problem, open_problem
 from nas_proxy.pipeline.run_folder import RunFolder
 from nas_proxy.pipeline.stages import proxy_images
@@ -37,12 +38,11 @@ from nas_proxy.progress import SILENT, Bar, Progress
 from nas_proxy.ranking.scores import best_first, pareto_front
 from nas_proxy.seeds import derive
 from nas_proxy.spaces.cost import measure
-from nas_proxy.spaces.loading import load_space, space_digest
+from nas_proxy.spaces.loading import space_digest
 from nas_proxy.storage.records import Record
 from nas_proxy.storage.trial_store import explained
 from nas_proxy.training.train import Fitted, Recipe, fit
 
-FORMAT = "nas_proxy.final/1"
 FOLDER = "final"
 NAMES = ("architecture.json", "model.safetensors", "model.pt2", "model.onnx", "load.py")
 # What a final network depends on; where all are equal it is not trained again.
@@ -211,20 +211,6 @@ def _is_ours(path: Path) -> bool:
         return False
 
 
-def read_told(folder: Path) -> dict[str, Any] | None:
-    """Return the `architecture.json` of a final network, None where there is none. Raises RunFolderError for others."""
-    path = folder / "architecture.json"
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (ValueError, RecursionError) as error:
-        raise RunFolderError(f"{path} cannot be read ({error}); delete it and run the same command again") from None
-    if not isinstance(told, dict) or told.get("format") != FORMAT:
-        raise RunFolderError(f"{path} was not written by nas_proxy; choose another folder with --out")
-    return told
-
-
 def _train_and_write(
     problem: Problem, record: Record, rank: int, wanted: Mapping[str, Any], folder: Path, progress: Progress
 ) -> dict[str, Any]:
@@ -332,27 +318,3 @@ def _export(problem: Problem, folder: Path, told: Mapping[str, Any]) -> dict[str
 
 def _looked_at(images: ImageSet) -> Tensor:
     return images.images[torch.linspace(0, len(images) - 1, COMPARED).long()]
-
-
-def load_final(folder: str | Path) -> export.Deployed:
-    """Return the final network in `folder`, in evaluation mode: uint8 images (n, c, h, w) in, logits out.
-
-    Raises RunFolderError where there is none, and SpaceError where its search space is gone or has changed.
-    """
-    from safetensors.torch import load_model
-
-    folder = Path(folder)
-    told = read_told(folder)
-    if told is None or not (folder / "model.safetensors").exists():
-        raise RunFolderError(f"{folder} holds no final network; make one with: nas-proxy final RUN")
-    shape = DataShape(**told["shape"])
-    space = load_space(told["space"], shape)
-    if space_digest(told["space"]) != told["space_digest"]:
-        raise SpaceError(
-            f"the search space {told['space']} has changed since {folder} was made; restore it, "
-            "or use model.pt2, which needs no search space"
-        )
-    with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and replaced
-        network = space.build(told["architecture"], shape)
-    load_model(network, folder / "model.safetensors")
-    return export.Deployed(network, torch.tensor(told["scale"]), torch.tensor(told["offset"])).eval()

@@ -20,7 +20,7 @@ from nas_proxy.pipeline.work import Work
 from nas_proxy.ranking.names import PROXY, RANDOM
 from nas_proxy.search.candidates import Search, sampled
 from nas_proxy.search.trainer import Images
-from nas_proxy.signals.computed import Column, computed
+from nas_proxy.signals.computed import Column, Workers, computed
 from nas_proxy.signals.equal_cost import EqualCostPlan, plan_total
 from nas_proxy.signals.signal import AllImages, EqualCost, Signal, SmallSet, ZeroCost
 from nas_proxy.signals.zero_cost import Score
@@ -247,6 +247,8 @@ def compute(work: Work, names: Sequence[str], sample: Sequence[Record | Candidat
                     work.config.seed,
                     device=work.problem.device,
                     progress=bar.to,
+                    # A network that spoils a GPU must not spoil the one of this process.
+                    workers=None if work.problem.device == "cpu" else _workers(work),
                 )[name]
             scores["images"] = column.images
             for one, score in zip(missing, column.scores, strict=True):
@@ -256,6 +258,10 @@ def compute(work: Work, names: Sequence[str], sample: Sequence[Record | Candidat
         kept = tuple(_score(*scores["of"][one.key]) for one in sample)
         columns[name] = Column(kept, scores["images"], source.relative)
     return columns
+
+
+def _workers(work: Work) -> Workers:
+    return Workers(work.executor, work.trainer.spec, work.files.train(), work.config.candidate_minutes)
 
 
 def computed_so_far(work: Work, sample: Sequence[Record | Candidate]) -> dict[str, list[float]]:

@@ -8,7 +8,8 @@
 CSV and Parquet: a row an architecture; its key, or published name, in the column `key`, `arch_str`, `arch`,
 `architecture` or `code`. JSON: an object from keys to rows, as NAS-Bench-Macro publishes it, or to numbers; or a list
 of rows. The accuracy is a column, and several columns, or a list of numbers in one, are seeds of full training. Where
-none is named it is `test_acc`, `accuracy_0`, `accuracy_1`, …, or `accuracy`, or the only column of numbers.
+none is named it is `test_acc`, `accuracy_0`, `accuracy_1`, …, or `accuracy`, or the only column of numbers if its name
+is not that of something else, such as `epochs`.
 The files of NATS-Bench are read by `nats.py`. Guarantees: every row belongs to the space, no architecture occurs twice,
 accuracies come out as fractions, and no file is unpickled without the user's consent.
 """
@@ -16,10 +17,8 @@ accuracies come out as fractions, and no file is unpickled without the user's co
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,11 +35,8 @@ from nas_proxy.errors import DataError, SpaceError, nearest
 from nas_proxy.ranking.intervals import Floats
 from nas_proxy.ranking.nats_bench import PREFIX, read_nats
 from nas_proxy.ranking.repeatability import twins_of
+from nas_proxy.ranking.table_files import READABLE, read_table
 from nas_proxy.spaces.space import ENUMERABLE, Architecture, SearchSpace, Space
-
-KEYS = ("key", "arch_str", "arch", "architecture", "code")
-READABLE = frozenset({".csv", ".json", ".parquet"})
-PICKLES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".pbz2", ".npy", ".npz"})
 
 
 @dataclass(frozen=True)
@@ -111,7 +107,7 @@ def load_truth_table(spec: str, space: SearchSpace, classes: int, *, allow_pickl
     if of_nats:
         path, keys, frame = read_nats(spec, allow_pickle=allow_pickle)
     else:
-        keys, frame = _read(path)
+        keys, frame = read_table(path)
     _check_keys(path, keys, names, space.name)
     columns = tuple(map(str, frame)) if of_nats else _columns(path, frame, wanted)
     scores = pd.DataFrame(_numbers(path, frame, columns, keys), index=pd.Index(keys, name="key"))
@@ -146,61 +142,17 @@ def _split(spec: str) -> tuple[Path, str]:
     return path, "" if whole else columns
 
 
-def _read(path: Path) -> tuple[list[str], pd.DataFrame]:
-    """Return the keys of the rows, and their other columns as they stand in the file."""
-    kind = path.suffix.lower()
-    if kind in PICKLES:
-        raise DataError(
-            f"the truth table {path} is a file that can run code when it is loaded, so it is not; "
-            "write the accuracies as CSV, JSON or Parquet"
-        )
-    if kind not in READABLE:
-        raise DataError(f"the truth table {path} ends in {kind or 'nothing'}; it must be .csv, .json or .parquet")
-    try:
-        frame = {".csv": _read_csv, ".json": _read_json, ".parquet": _read_parquet}[kind](path)
-    except ImportError:
-        raise DataError(f"reading {path} needs pyarrow; install it with: pip install 'nas-proxy[parquet]'") from None
-    except (OSError, ValueError, RecursionError, pd.errors.ParserWarning) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"the truth table {path} cannot be read ({reason}); mend or replace it") from None
-    column = next((name for name in KEYS if name in frame), None)
-    if column is None:
-        raise DataError(
-            f"the truth table {path} has no column of keys; call one of its columns "
-            f"({', '.join(map(str, frame.columns)) or 'it has none'}) {KEYS[0]}"
-        )
-    return [str(key) for key in frame.pop(column)], frame
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", pd.errors.ParserWarning)  # a row that is too long is a damaged file
-        # As text: the code 00000100 is no number. A row that is too short has NaN where it ends.
-        return pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
-
-
-def _read_parquet(path: Path) -> pd.DataFrame:
-    frame = pd.read_parquet(path, engine="pyarrow")
-    return frame if frame.index.name is None else frame.reset_index()
-
-
-def _read_json(path: Path) -> pd.DataFrame:
-    found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
-    if isinstance(found, dict):
-        rows = [{KEYS[0]: key, **(row if isinstance(row, dict) else {"accuracy": row})} for key, row in found.items()]
-        return pd.DataFrame(rows)
-    if isinstance(found, list) and all(isinstance(row, dict) for row in found):
-        return pd.DataFrame(found)
-    raise ValueError("it is neither an object from keys to rows nor a list of rows")
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object that names nothing twice, which Python would read as if the last one counted."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = Counter(name for name, _ in pairs)
-        raise ValueError(f"it lists {names.most_common(1)[0][0]!r} twice")
-    return found
+# What a number that is no accuracy is called.
+_NO_ACCURACY = frozenset(
+    [
+        *("batch", "batches", "cost", "costs", "count", "date", "day", "days", "depth"),
+        *("duration", "energy", "epoch", "epochs", "err", "error", "errors", "flop", "flops"),
+        *("hour", "hours", "id", "index", "iteration", "iterations", "latency", "lr", "loss"),
+        *("losses", "mac", "macs", "memory", "minute", "minutes", "ms", "num", "number"),
+        *("param", "parameters", "params", "rank", "sec", "second", "seconds", "seed", "seeds"),
+        *("size", "step", "steps", "time", "times", "version", "width", "year"),
+    ]
+)
 
 
 def _names(space: SearchSpace) -> dict[str, bool]:
@@ -246,10 +198,11 @@ def _columns(path: Path, frame: pd.DataFrame, wanted: str) -> tuple[str, ...]:
         if found and set(found) <= set(known):
             return tuple(found)
     numbers = [name for name in known if any(_is_number(cell) for cell in frame[name])]
-    if len(numbers) == 1:
+    if len(numbers) == 1 and not _NO_ACCURACY & set(re.findall("[a-z]+", numbers[0].lower())):
         return (numbers[0],)
+    how_many = {0: "no column", 1: "one column"}.get(len(numbers), "several columns")
     raise DataError(
-        f"the truth table {path} has {'several columns' if numbers else 'no column'} of numbers; "
+        f"the truth table {path} has {how_many} of numbers{', which may be no accuracies' * (len(numbers) == 1)}; "
         f"name the accuracy as {path.name}:COLUMN, with a column of: {', '.join(numbers or known) or 'none'}"
     )
 
@@ -287,6 +240,8 @@ def _number(cell: object) -> float | None:
     if cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell)):
         return math.nan
     if isinstance(cell, bool) or not isinstance(cell, str | int | float | np.number):
+        return None
+    if isinstance(cell, str) and ("_" in cell or not cell.isascii()):  # which Python reads: 5_5 as 55
         return None
     try:
         number = float(cell)

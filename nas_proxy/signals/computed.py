@@ -11,19 +11,20 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from nas_proxy.data.images import DataShape, ImageSet
 from nas_proxy.ranking.names import SIZES
-from nas_proxy.seeds import derive
 from nas_proxy.signals import az_nas, zero_cost
+from nas_proxy.signals.score_job import AZ_NAS, Scored, ScoreJob, scored
 from nas_proxy.signals.zero_cost import Score
 from nas_proxy.spaces.cost import measure
 from nas_proxy.spaces.space import Architecture, SearchSpace
-
-AZ_NAS = "az_nas"
+from nas_proxy.training.executor import Executor
+from nas_proxy.training.jobs import Failure
 
 
 @dataclass(frozen=True)
@@ -87,65 +88,78 @@ def computed(
     *,
     device: torch.device | str = "cpu",
     progress: Callable[[int], None] = lambda done: None,
+    workers: "Workers | None" = None,
 ) -> dict[str, Column]:
     """Return a column for each of `names`, of `ranking.names.ZERO_COST`.
 
     data: training images, of which the scores see a few drawn by the seed. All scores of an architecture start from
-    the same initial weights. progress: told how many scores are done.
+    the same initial weights. progress: told how many scores are done. workers: what computes them elsewhere, several at
+    a time, so that a network that spoils its GPU spoils that of a worker; None for this process. Sizes are counted
+    here.
     """
-    images = zero_cost.some_images(data, seed, device)
     columns: dict[str, Column] = {}
+    images = zero_cost.some_images(data, seed, device) if workers is None else None
+    count = min(len(data), zero_cost.IMAGES)
     for name in names:
         told = functools.partial(_told, progress, len(columns) * len(architectures))
-        scored = _among_each_other if name == AZ_NAS else functools.partial(_one_by_one, name)
-        scores = scored(space, architectures, data.shape, images, seed, told)
-        columns[name] = Column(tuple(scores), len(images) if name in zero_cost.NEED_IMAGES else 0, name == AZ_NAS)
+        if name in SIZES:
+            found = _sizes(name, space, architectures, data.shape, told)
+        elif workers is not None:
+            found = workers.scored(name, architectures, seed, str(device), told)
+        else:
+            found = []
+            for architecture in architectures:
+                assert images is not None
+                found.append(scored(name, space, architecture, data.shape, images, seed))
+                told(len(found))
+        scores = _ranked(found) if name == AZ_NAS else [one.score for one in found]
+        columns[name] = Column(tuple(scores), count if name in zero_cost.NEED_IMAGES else 0, name == AZ_NAS)
     return columns
 
 
-def _one_by_one(
+@dataclass(frozen=True)
+class Workers:
+    """What computes scores elsewhere: an executor, and what its jobs need: the space's name and the training images.
+
+    minutes: that a score may take.
+    """
+
+    executor: Executor
+    space: str
+    data: Path
+    minutes: float | None = None
+
+    def scored(
+        self, name: str, architectures: Sequence[Architecture], seed: int, device: str, told: Callable[[int], None]
+    ) -> list[Scored]:
+        """Return the scores in the order of `architectures`; a job that failed is a score with its reason."""
+        job = functools.partial(ScoreJob, name, self.space, data=self.data, seed=seed, device=device)
+        jobs = ((number, job(a, minutes=self.minutes)) for number, a in enumerate(architectures))
+        found: dict[int, Scored] = {}
+        for number, result in self.executor.run(jobs):
+            found[number] = Scored(Score(math.nan, 0.0, result.reason)) if isinstance(result, Failure) else result
+            told(len(found))
+        return [found[number] for number in range(len(architectures))]
+
+
+def _sizes(
     name: str,
     space: SearchSpace,
     architectures: Sequence[Architecture],
     shape: DataShape,
-    images: torch.Tensor,
-    seed: int,
     told: Callable[[int], None],
-) -> list[Score]:
-    scores: list[Score] = []
+) -> list[Scored]:
+    found: list[Scored] = []
     for architecture in architectures:
-        build = functools.partial(space.build, architecture, shape)
-        if name in SIZES:
-            scores.append(zero_cost.attempted(functools.partial(_size, name, space, architecture, shape)))
-        else:
-            scores.append(zero_cost.score(name, build, images, _seed(seed, space, architecture)))
-        told(len(scores))
-    return scores
+        found.append(Scored(zero_cost.attempted(functools.partial(_size, name, space, architecture, shape))))
+        told(len(found))
+    return found
 
 
-def _among_each_other(
-    space: SearchSpace,
-    architectures: Sequence[Architecture],
-    shape: DataShape,
-    images: torch.Tensor,
-    seed: int,
-    told: Callable[[int], None],
-) -> list[Score]:
+def _ranked(found: Sequence[Scored]) -> list[Score]:
     """Return the scores of AZ-NAS, among the architectures that have its traits."""
-    rows: list[tuple[float, ...]] = []
-    scores: list[Score] = []
-
-    def place(architecture: Architecture) -> float:
-        build = functools.partial(space.build, architecture, shape)
-        traits = zero_cost.drawn(az_nas.traits, build, images, _seed(seed, space, architecture))
-        rows.append((*traits, measure(space, architecture, shape).flops))
-        return len(rows) - 1
-
-    for architecture in architectures:
-        scores.append(zero_cost.attempted(functools.partial(place, architecture)))
-        told(len(scores))
-    values = az_nas.assembled(rows)
-    return [score if score.reason else replace(score, value=values[int(score.value)]) for score in scores]
+    values = iter(az_nas.assembled([one.traits for one in found if one.score.reason is None]))
+    return [one.score if one.score.reason else replace(one.score, value=next(values)) for one in found]
 
 
 def _size(name: str, space: SearchSpace, architecture: Architecture, shape: DataShape) -> float:
@@ -154,7 +168,3 @@ def _size(name: str, space: SearchSpace, architecture: Architecture, shape: Data
 
 def _told(progress: Callable[[int], None], before: int, done: int) -> None:
     progress(before + done)
-
-
-def _seed(seed: int, space: SearchSpace, architecture: Architecture) -> int:
-    return derive(seed, "signals", space.key(architecture))

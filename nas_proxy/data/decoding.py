@@ -1,0 +1,214 @@
+"""Image files as pixels of one size and one number of channels.
+
+In: a file, and what all images of its set share. Out: uint8, (c, h, w). Guarantees: nothing but the formats below is
+tried, whatever a file is called; what stands beside the pixels, such as a damaged note of the camera, keeps no image
+out, and an image is turned upright where the note can be read; pixels of more than 8 bits keep their contrast.
+"""
+
+import struct
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from nas_proxy.data.levels import Levels, levels_of
+from nas_proxy.errors import DataError
+
+SUFFIXES = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".bmp", ".dib", ".gif", ".webp", ".avif"),
+    *(".avifs", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf"),
+    *(".jpx", ".tga", ".icb", ".vda", ".vst", ".pcx", ".sgi", ".rgb", ".rgba", ".bw", ".ico", ".dds", ".qoi", ".xbm"),
+)
+# Pillow would otherwise also try formats that run other programs, whatever the file is called.
+# A JPEG of several pictures is one of "JPEG".
+FORMATS = (
+    *("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "AVIF", "TIFF", "PPM", "JPEG2000", "TGA", "PCX", "SGI"),
+    *("ICO", "DDS", "QOI", "XBM"),
+)
+_GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    NotImplementedError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An image file that lies in another: `name` is for errors, `stream` opens it."""
+
+    name: str
+    stream: Callable[[], IO[bytes]]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What all images of a source share, found in the train files when the first image is read.
+
+    say: is told what becomes of pixels that do not fit 8 bits.
+    """
+
+    files: Sequence[Path] | Sequence[Encoded]
+    image_size: int | None
+    say: Callable[[str], None] = field(default=lambda text: None, compare=False)
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
+
+    @cached_property
+    def channels(self) -> int:
+        """1 if every train file is grey by its header, else 3; reads up to the first file in colour."""
+        return 1 if all(map(_is_grey, self.files)) else 3
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels: the image size asked for, else that of the first train file."""
+        if self.image_size is not None:
+            return self.image_size, self.image_size
+        with opened(self.files[0]) as image:
+            return upright(image).size
+
+    def levels(self, *, floats: bool) -> Levels:
+        """The levels of train files with whole numbers of more than 8 bits, or with floats; these are read for it."""
+        with self._lock:  # several threads decode
+            return self._of_floats if floats else self._of_wide
+
+    @cached_property
+    def _of_wide(self) -> Levels:
+        return self._told(floats=False)
+
+    @cached_property
+    def _of_floats(self) -> Levels:
+        return self._told(floats=True)
+
+    def _told(self, *, floats: bool) -> Levels:
+        low, high, count = np.inf, -np.inf, 0
+        for file in self.files:
+            try:
+                with opened(file) as image:
+                    if _is_wide(image) and (image.mode == "F") == floats:
+                        values = _numbers(image)
+                        low, high, count = min(low, values.min()), max(high, values.max()), count + 1
+            except DataError:
+                continue  # it is told where it is decoded
+        if not count:
+            return Levels(0, 1) if floats else Levels(0, 65535)
+        found = levels_of(float(low), float(high), floats=floats)
+        self.say(
+            f"{count} train images have {'floating-point' if floats else '16- or 32-bit'} pixels, from {low:g} to "
+            f"{high:g}; {found.text()} becomes 0 to 255 in all images"
+        )
+        return found
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)  # some are left out of some builds of Pillow
+
+
+@contextmanager
+def opened(file: Path | Encoded) -> Iterator[Image.Image]:
+    """Open an image file. Raises DataError with the path for whatever goes wrong in it, also in the block."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of notes beside the pixels; a huge image is an error of its own
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file.stream() if isinstance(file, Encoded) else file, formats=_formats()) as image:
+                yield image
+    except Image.DecompressionBombWarning as error:
+        raise DataError(f"the image {file} cannot be read ({error}); make it smaller or remove it") from None
+    except _UNREADABLE as error:
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
+        raise DataError(f"the image {file} cannot be read ({reason}); mend or remove it") from None
+
+
+def _is_grey(file: Path | Encoded) -> bool:
+    with opened(file) as image:
+        return image.mode in _GREY
+
+
+def _is_wide(image: Image.Image) -> bool:
+    return image.mode == "F" or image.mode.startswith("I")
+
+
+def _numbers(image: Image.Image) -> np.ndarray:
+    values = np.asarray(image)
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise ValueError("some of its pixels are not finite")
+    return values
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Return the image as it is to be seen, as far as a note of the camera says and can be read."""
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # noqa: BLE001 (a damaged note raises anything; the pixels are not in it)
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def pixels(file: Path | Encoded, frame: Frame) -> np.ndarray:
+    """Return one image: uint8, (c, h, w). Raises DataError with the path."""
+    with opened(file) as image:
+        if frame.image_size is not None:
+            # A JPEG decodes faster at a fraction of its size; twice the target keeps the antialiasing ours.
+            image.draft(None, (2 * frame.image_size, 2 * frame.image_size))
+        return _framed(image, frame, file)
+
+
+def _framed(found: Image.Image, frame: Frame, file: Path | Encoded) -> np.ndarray:
+    image = _flat(upright(found), "L" if frame.channels == 1 else "RGB", frame)
+    if frame.image_size is not None:
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        square = image.crop((left, top, left + side, top + side))
+        image = square.resize(frame.size, Image.Resampling.BILINEAR)  # antialiased, as `arrays.resized` is
+    if image.size != frame.size:
+        raise DataError(
+            f"{frame.files[0]} has {_by(frame.size)} pixels but {file} has {_by(image.size)}; "
+            "images of one data set must have one size, so choose one, for example --image-size 32"
+        )
+    values = np.asarray(image)
+    return values[None] if frame.channels == 1 else values.transpose(2, 0, 1)
+
+
+def _flat(image: Image.Image, mode: str, frame: Frame) -> Image.Image:
+    """Return `image` with 8 bits a channel and nothing transparent: alpha is composited onto white."""
+    if _is_wide(image):
+        levels = frame.levels(floats=image.mode == "F")
+        image = Image.fromarray(levels.eight_bit(_numbers(image)))
+    elif image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return image.convert(mode)
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}×{size[1]}"

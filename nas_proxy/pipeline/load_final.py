@@ -1,0 +1,52 @@
+"""A final network from its folder: what was told of it, and the network itself, ready for images."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas_proxy.data.images import DataShape
+from nas_proxy.errors import RunFolderError, SpaceError
+from nas_proxy.pipeline import export
+from nas_proxy.spaces.loading import load_space, space_digest
+
+FORMAT = "nas_proxy.final/1"
+
+
+def load_final(folder: str | Path) -> export.Deployed:
+    """Return the final network in `folder`, in evaluation mode: uint8 images (n, c, h, w) in, logits out.
+
+    Raises RunFolderError where there is none, and SpaceError where its search space is gone or has changed.
+    """
+    from safetensors.torch import load_model
+
+    folder = Path(folder)
+    told = read_told(folder)
+    if told is None or not (folder / "model.safetensors").exists():
+        raise RunFolderError(f"{folder} holds no final network; make one with: nas-proxy final RUN")
+    shape = DataShape(**told["shape"])
+    space = load_space(told["space"], shape)
+    if space_digest(told["space"]) != told["space_digest"]:
+        raise SpaceError(
+            f"the search space {told['space']} has changed since {folder} was made; restore it, "
+            "or use model.pt2, which needs no search space"
+        )
+    with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and replaced
+        network = space.build(told["architecture"], shape)
+    load_model(network, folder / "model.safetensors")
+    return export.Deployed(network, torch.tensor(told["scale"]), torch.tensor(told["offset"])).eval()
+
+
+def read_told(folder: Path) -> dict[str, Any] | None:
+    """Return the `architecture.json` of a final network, None where there is none. Raises RunFolderError for others."""
+    path = folder / "architecture.json"
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError) as error:
+        raise RunFolderError(f"{path} cannot be read ({error}); delete it and run the same command again") from None
+    if not isinstance(told, dict) or told.get("format") != FORMAT:
+        raise RunFolderError(f"{path} was not written by nas_proxy; choose another folder with --out")
+    return told

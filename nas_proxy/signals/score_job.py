@@ -1,0 +1,85 @@
+"""Scores of untrained networks as jobs for workers: many at once, and what goes wrong with one spoils no other.
+
+In: names, paths and a seed, as of every job. Out: a `Score`, and for AZ-NAS the traits of which a rank is made.
+"""
+
+import functools
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from torch import Tensor
+
+from nas_proxy.data.images import DataShape, ImageSet
+from nas_proxy.seeds import derive
+from nas_proxy.signals import az_nas, zero_cost
+from nas_proxy.signals.zero_cost import Score
+from nas_proxy.spaces.cost import measure
+from nas_proxy.spaces.loading import load_space
+from nas_proxy.spaces.space import Architecture, SearchSpace
+
+AZ_NAS = "az_nas"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A score; for AZ-NAS its value is 0 and the row of `traits` (with FLOPs) is what `az_nas.assembled` takes."""
+
+    score: Score
+    traits: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """The score `name` of `architecture` of the space `space`, for images of the file `data` drawn by `seed`.
+
+    device, minutes, megabytes: as of any `nas_proxy.training.jobs.Work`; a limit on memory is not kept.
+    """
+
+    name: str
+    space: str
+    architecture: Architecture
+    data: Path
+    seed: int
+    device: str
+    minutes: float | None = None
+    megabytes: float | None = None
+
+    def on(self, device: str) -> Self:
+        """Return the same score on another device."""
+        return replace(self, device=device)
+
+    def perform(self) -> Scored:
+        """Compute it; a network without a score has the reason in its place."""
+        images, shape = _images(self.data, self.data.stat().st_mtime_ns, self.seed, self.device)
+        return scored(self.name, _space(self.space, shape), self.architecture, shape, images, self.seed)
+
+
+def scored(
+    name: str, space: SearchSpace, architecture: Architecture, shape: DataShape, images: Tensor, seed: int
+) -> Scored:
+    """Return a score of an architecture; all scores of it start from the same initial weights."""
+    build = functools.partial(space.build, architecture, shape)
+    own = derive(seed, "signals", space.key(architecture))
+    if name != AZ_NAS:
+        return Scored(zero_cost.score(name, build, images, own))
+    row: tuple[float, ...] = ()
+
+    def traits() -> float:
+        nonlocal row
+        row = (*zero_cost.drawn(az_nas.traits, build, images, own), measure(space, architecture, shape).flops)
+        return 0.0
+
+    return Scored(zero_cost.attempted(traits), row)
+
+
+@functools.lru_cache(maxsize=2)
+def _images(path: Path, written: int, seed: int, device: str) -> tuple[Tensor, DataShape]:
+    del written  # a file that is written again is another file
+    data = ImageSet.load(path)
+    return zero_cost.some_images(data, seed, device), data.shape
+
+
+@functools.lru_cache(maxsize=2)
+def _space(spec: str, shape: DataShape) -> SearchSpace:
+    return load_space(spec, shape)

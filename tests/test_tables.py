@@ -1,0 +1,150 @@
+"""Images listed in a CSV file, groups that stay together, and what is recognised without its prefix."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nas_proxy.data.groups import grouped
+from nas_proxy.data.sources import open_source, recognised
+from nas_proxy.data.splits import development, held_out_test, split
+from nas_proxy.errors import DataError
+
+
+def save(folder, name, value=0):
+    folder.mkdir(exist_ok=True, parents=True)
+    Image.new("L", (4, 4), value).save(folder / name)
+
+
+def table(folder, text, images=8):
+    for number in range(images):
+        save(folder / "photos", f"{number}.png", number * 10)
+    path = folder / "labels.csv"
+    path.write_text(text, encoding="utf-8-sig")
+    return path
+
+
+ROWS = [f"photos/{number}.png,{'cat' if number % 2 else 'dog'}" for number in range(8)]
+
+
+@pytest.mark.parametrize("prefix", ["csv:", ""])
+@pytest.mark.parametrize("header", ["path,label", "Image;Class", "file_name\tcategory"])
+def test_a_table_of_paths_and_labels(tmp_path, prefix, header):
+    delimiter = next(mark for mark in ",;\t" if mark in header)
+    path = table(tmp_path, "\n".join([header, *(row.replace(",", delimiter) for row in ROWS)]))
+    source = open_source(f"{prefix}{path}")
+    images, labels = source.read("train")
+    assert source.classes == ("cat", "dog")
+    assert (source.has_test, source.has_validation) == (False, False)
+    assert images[:, 0, 0, 0].tolist() == [n * 10 for n in range(8)]
+    assert labels.tolist() == [1, 0] * 4
+    assert source.read("train", torch.tensor([5, 2]))[0][:, 0, 0, 0].tolist() == [50, 20]
+
+
+def test_parts_in_a_column(tmp_path):
+    parts = ["train", "Train", "training", "train", "Test", "test", "val", "valid"]
+    rows = [f"{row},{part}" for row, part in zip(ROWS, parts, strict=True)]
+    source = open_source(f"csv:{table(tmp_path, chr(10).join(['path,label,split', *rows]))}")
+    assert {part: source.read(part)[0][:, 0, 0, 0].tolist() for part in source.parts} == {
+        "train": [0, 10, 20, 30],
+        "test": [40, 50],
+        "validation": [60, 70],
+    }
+
+
+def test_numbers_are_ordered_as_numbers(tmp_path):
+    rows = [f"photos/{number}.png,{10 * (number % 3)}" for number in range(6)]
+    assert open_source(f"csv:{table(tmp_path, chr(10).join(['path,label', *rows]))}").classes == ("0", "10", "20")
+
+
+MISTAKES = {
+    "path,label": "lists no images",
+    "name,label\na,b": "has no column of paths, called path; its columns are name, label",
+    "path,kind\na,b": "has no column of labels, called label; its columns are path, kind",
+    "path,label\nphotos/0.png,a\nphotos/9.png,b": r"lists 1 of 2 files that do not exist, the first .*9\.png",
+    "path,label\nphotos/0.png,a\nphotos/1.png": "row 3 of .* has 1 cells, not 2",
+    "path,label\nphotos/0.png,a|b\nphotos/1.png,a": r"has the label 'a\|b' for 0.png, .*; multi-label",
+    "path,label1,label2\nphotos/0.png,a,b": r"several columns of labels \(label1, label2\); multi-label",
+    "path,label\nphotos/0.png,0.5\nphotos/1.png,1.25": "labels with fractions, such as 0.5; regression is not",
+    "path,label\nphotos/0.png,\nphotos/1.png,a": "has no label for 0.png",
+    "path,label\nphotos/0.png,a\nphotos/1.png,a": "has only one class, 'a'",
+    "path,label,split\nphotos/0.png,a,train\nphotos/1.png,b,spare": "row 3 of .* is of the part 'spare'; known: train",
+    "path,label,split\nphotos/0.png,a,test\nphotos/1.png,b,test": "has no rows of the part train; it has test",
+    "path,path,label\nphotos/0.png,a,b": "has two columns of one name",
+}
+
+
+@pytest.mark.parametrize(("text", "message"), MISTAKES.items())
+def test_a_table_that_cannot_be_used_gets_a_sentence(tmp_path, text, message):
+    with pytest.raises(DataError, match=message):
+        open_source(f"csv:{table(tmp_path, text, images=2)}")
+
+
+def test_groups_stay_on_one_side(tmp_path):
+    rows = [f"photos/{n}.png,{'cat' if n % 2 else 'dog'},p{n // 4}" for n in range(120)]
+    path = table(tmp_path, "\n".join(["path,label,patient", *rows]), images=120)
+    source = open_source(f"csv:{path}:group=patient")
+    data = development(source, seed=0)
+    test = held_out_test(source, data, seed=0)
+    groups = source.groups
+    found = split(source.labels("train"), source.classes, seed=0, groups=groups)
+    sides = [set(groups[index].tolist()) for index in (found.train, found.validation, found.test)]
+    assert all(not a & b for a in sides for b in sides if a is not b)
+    assert len(set().union(*sides)) == 30
+    assert abs(len(found.test) - 48) <= 4
+    assert abs(len(found.validation) - 24) <= 4
+    assert len(data.train) + len(data.validation) + len(test) == 120
+    other = split(source.labels("train"), source.classes, seed=1, groups=groups)
+    assert not torch.equal(other.test, found.test)
+    limited = split(source.labels("train"), source.classes, seed=0, groups=groups, limit=10)
+    assert (len(limited.train) + len(limited.validation), len(limited.test)) == (20, 20)
+    assert set(limited.test.tolist()) <= set(found.test.tolist())
+
+
+def test_groups_that_are_too_few_and_columns_that_are_absent_are_told(tmp_path):
+    labels, groups = torch.tensor([0, 0, 1, 1, 1]), torch.tensor([0, 0, 1, 2, 3])
+    with pytest.raises(DataError, match="class 'a' has images of 1 group, too few for one in each of train, test"):
+        grouped(labels, ("a", "b"), groups, {"train": 0.5, "test": 0.5}, 0)
+    path = table(tmp_path, "\n".join(["path,label", *ROWS]))
+    with pytest.raises(DataError, match=r"has no column 'labels' of groups; did you mean 'label'\?"):
+        open_source(f"csv:{path}:group=labels")
+
+
+def test_a_group_in_train_and_in_test_is_told(tmp_path):
+    rows = [f"{row},{'test' if n > 5 else 'train'},{n % 3}" for n, row in enumerate(ROWS)]
+    said = []
+    open_source(
+        f"csv:{table(tmp_path, chr(10).join(['path,label,split,camera', *rows]))}:group=camera", say=said.append
+    )
+    assert said == [f"2 values of camera in {tmp_path / 'labels.csv'} are in train and in test, such as '0'"]
+
+
+def test_what_is_given_without_its_prefix_is_recognised(tmp_path):
+    save(tmp_path / "photos" / "a", "1.png")
+    save(tmp_path / "photos" / "b", "1.png")
+    assert open_source(str(tmp_path / "photos")).classes == ("a", "b")
+    np.savez(tmp_path / "x.npz", images=np.zeros((4, 4, 4), np.uint8), labels=[0, 1, 0, 1])
+    assert open_source(str(tmp_path / "x.npz")).classes == ("0", "1")
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "dataset_dict.json").write_text("{}")
+    assert recognised(str(tmp_path / "saved")) == "hf"
+    with pytest.raises(DataError, match="unknown data set"):
+        open_source(str(tmp_path / "absent"))
+
+
+def test_a_data_set_of_hugging_faces_library(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    pixels = [np.full((4, 4), n * 10, np.uint8) for n in range(8)]
+    whole = datasets.Dataset.from_dict({"img": pixels, "label": [0, 1] * 4}, features=features)
+    datasets.DatasetDict({"train": whole, "test": whole.select(range(2))}).save_to_disk(str(tmp_path / "saved"))
+    source = open_source(f"hf:{tmp_path / 'saved'}")
+    assert source.classes == ("cat", "dog")
+    assert source.read("train", torch.tensor([3, 1]))[0][:, 0, 0, 0].tolist() == [30, 10]
+    assert source.read("test")[1].tolist() == [0, 1]
+
+
+def test_the_library_that_is_absent_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+    with pytest.raises(DataError, match=r"needs the library datasets; install it with: pip install 'nas-proxy\[hf\]'"):
+        open_source(f"hf:{tmp_path}")
