@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from nas_proxy.errors import DataError, SpaceError
 from nas_proxy.ranking.encoding import encode
-from nas_proxy.ranking.truth_table import KEYS
+from nas_proxy.ranking.table_files import KEYS
 from nas_proxy.seeds import numpy_generator
 from search_spaces import nas_bench_201
 

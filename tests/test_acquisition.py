@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, optimize, stats
 
+from nas_proxy.ranking import surrogate
 from nas_proxy.ranking.calibration import features_of
 from nas_proxy.ranking.encoding import encode
-from nas_proxy.search import surrogate
 from nas_proxy.search.acquisition import (
     Action,
     Observed,
