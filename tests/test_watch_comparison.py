@@ -189,7 +189,7 @@ def test_the_dashboard_of_a_finished_comparison(finished):
     for number in names.values():
         _, study = get(served, f"/api/studies/{number}")
         body = study["note"]["body"]
-        assert "- **sample**: 5 architectures drawn uniformly, seed 0" in body
+        assert "- **sample**: 5 architectures drawn uniformly" in body
         assert "truth.csv" in body
         assert "blobs.npz" in body
         assert "tiny.py" in body

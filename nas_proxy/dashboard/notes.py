@@ -112,10 +112,11 @@ def _figures(run: Run) -> "dict[str, Figure]":
 
 
 def _titled(figure: "Figure", title: str) -> "Figure":
-    """Return a figure as it stands on a study's page: on white, since the page's theme is unknown."""
+    """Return a figure as it stands in a place of fixed height on a study's page: on white, its theme being unknown."""
     heading = {"text": title, "x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 8}}
-    height = max(440, figure.layout.height or 0)
-    return figure.update_layout(title=heading, paper_bgcolor="#ffffff", margin={"t": 72}, height=height)
+    if figure.layout.legend.orientation == "v":
+        figure.update_layout(legend={"yref": "paper", "x": 1.02, "y": 1, "yanchor": "top"})
+    return figure.update_layout(title=heading, paper_bgcolor="#ffffff", margin={"t": 72, "b": 56}, height=440)
 
 
 def _attributes(signal: str, look: Look, body: str, figures: "Mapping[str, Figure]") -> dict[str, Any]:

@@ -172,7 +172,7 @@ def _signal_stages(look: Look, at_once: int | None) -> list[Stage]:
             stages.append(_trained(look, signal, at_once))
         else:
             done = len(look.computed[signal.name])
-            stages.append(Stage(signal.name, done, run.config.truth, done >= run.config.truth))
+            stages.append(Stage(signal.name, done, run.config.truth, done >= run.config.truth, 0.0))
     if not run.config.truth_table:
         total = TRUTH_SEEDS * run.config.truth
         done = _counted(look.of(TRUTH), look.sample or None, TRUTH_SEEDS)

@@ -20,7 +20,7 @@ from markupsafe import Markup, escape
 
 from nas_proxy.files import write_text
 from nas_proxy.ranking.baseline import ITSELF
-from nas_proxy.ranking.names import PROXY, REPEATABILITY, label
+from nas_proxy.ranking.names import PROXY, REPEATABILITY
 from nas_proxy.ranking.ranking import Ranking, Row
 from nas_proxy.report import figure_style, formats, pareto, signal_figures, table, trial_figures
 from nas_proxy.report.importance import importances
@@ -150,8 +150,12 @@ def _table(ranking: Ranking, group: str, notes: list[str]) -> dict[str, Any]:
     """Return the columns of a group, and the rows in which any of them has a value."""
     columns = table.columns(ranking, group)
     rows = [
-        {"name": name, "label": _breakable(label(name)), "cells": [_cell(column, row, notes) for column in columns]}
-        for name, row in ranking.rows()
+        {
+            "name": name,
+            "label": _breakable(shown),
+            "cells": [_cell(column, ranking.row(name), notes) for column in columns],
+        }
+        for name, shown in table.names(ranking)
     ]
     titles = [(table.heading(column, ranking), column.words) for column in columns]
     known = [row for row in rows if any(value != formats.UNDEFINED for value, *_ in row["cells"])]
@@ -172,8 +176,9 @@ def _cell(column: table.Column, row: Row, notes: list[str]) -> tuple[str, str, l
 
 
 def _breakable(name: str) -> Markup:
-    """Return a name that may be broken where it has a mark."""
-    return Markup(re.sub(r"([:+@_])", r"\1<wbr>", str(escape(name))))
+    """Return a name that may be broken where it has a mark; what stands under another name is small."""
+    text = re.sub(r"([:+@_])", r"\1<wbr>", str(escape(name.strip())))
+    return Markup(f"<small>{text}</small>" if name.startswith(" ") else text)
 
 
 def _chance(ranking: Ranking) -> str:
