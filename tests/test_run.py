@@ -23,10 +23,10 @@ from conftest import blobs, write_space
 from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import ConfigError, RunFailedError, RunFolderError
 from nas_proxy.pipeline import image_files
-from nas_proxy.pipeline.run_folder import open_run, prepare_run
-from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_stages
 from nas_proxy.ranking.ranking import Ranking
+from nas_proxy.runs.folder import open_run, prepare_run
+from nas_proxy.runs.settings import resolve
 
 SETTINGS = {
     "trials": 12,

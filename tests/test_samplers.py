@@ -19,10 +19,10 @@ from nas_proxy import Branch, Choice, Space
 from nas_proxy.cli.app import main
 from nas_proxy.data.images import DataShape
 from nas_proxy.errors import ConfigError, RunFolderError
-from nas_proxy.pipeline.run_folder import open_run, prepare_run
-from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_all, run_stages
 from nas_proxy.ranking.truth_table import KnownPart
+from nas_proxy.runs.folder import open_run, prepare_run
+from nas_proxy.runs.settings import resolve
 from nas_proxy.search.enqueue import architectures, read_entries
 from nas_proxy.search.evolution import RegularisedEvolutionSampler
 from nas_proxy.search.samplers import GENERATION, SAMPLERS, grid, propose

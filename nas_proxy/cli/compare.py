@@ -46,8 +46,8 @@ def compare_command(
     names = RENAMED | OF_COMPARISONS
     chosen = given(locals(), names)
     with at_work() as terminal:
-        from nas_proxy.pipeline.settings import resolve
         from nas_proxy.pipeline.stages import run_all
+        from nas_proxy.runs.settings import resolve
 
         settings = resolve(chosen, options=option_names(names))
         run = run_all(settings, folder, overwrite=overwrite, progress=terminal)

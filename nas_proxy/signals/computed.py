@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from nas_proxy.data.images import DataShape, ImageSet
-from nas_proxy.ranking.names import SIZES
+from nas_proxy.names import SIZES
 from nas_proxy.signals import az_nas, zero_cost
 from nas_proxy.signals.score_job import AZ_NAS, Scored, ScoreJob, scored
 from nas_proxy.signals.zero_cost import Score
