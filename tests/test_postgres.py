@@ -119,7 +119,7 @@ def test_the_same_command_again_trains_nothing(run, config):
 
 @pytest.mark.slow
 def test_the_dashboard_shows_this_run_alone_and_refuses_to_write(run):
-    studies = open_studies(run.path, names=shown_names(open_run(run.path)))
+    studies = open_studies(run.path, names=shown_names(run))
     assert {study.study_name for study in studies.get_all_studies()} == {
         f"{name} · shared" for name in ("Proxy", "Random images", "Early stop", "Full training")
     }
