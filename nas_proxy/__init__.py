@@ -47,7 +47,7 @@ else:
         "data.images": ("ImageSet", "join"),
         "data.shape": ("DataShape",),
         "data.splits": ("Development", "load_data"),
-        "pipeline.settings": ("RunConfig",),
+        "runs.settings": ("RunConfig",),
         "pipeline.api": ("FinishedRun", "run"),
         "pipeline.final": ("Final", "train_final"),
         "pipeline.load_final": ("load_final",),

@@ -90,7 +90,7 @@ def computed(
     progress: Callable[[int], None] = lambda done: None,
     workers: "Workers | None" = None,
 ) -> dict[str, Column]:
-    """Return a column for each of `names`, of `ranking.names.ZERO_COST`.
+    """Return a column for each of `names`, of `nas_proxy.names.ZERO_COST`.
 
     data: training images, of which the scores see a few drawn by the seed. All scores of an architecture start from
     the same initial weights. progress: told how many scores are done. workers: what computes them elsewhere, several at
