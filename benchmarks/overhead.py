@@ -22,9 +22,9 @@ from unittest import mock
 import optuna
 
 from nas_proxy.condensation.recipe import Condensation
-from nas_proxy.pipeline.run_folder import prepare_run
-from nas_proxy.pipeline.settings import RunConfig
 from nas_proxy.pipeline.stages import run_stages
+from nas_proxy.runs.folder import prepare_run
+from nas_proxy.runs.settings import RunConfig
 from nas_proxy.spaces.loading import load_space
 from nas_proxy.training.jobs import Work
 from nas_proxy.training.worker_pool import ProcessExecutor

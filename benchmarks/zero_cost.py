@@ -22,8 +22,8 @@ import torch
 from nas_proxy.data.images import DataShape, ImageSet
 from nas_proxy.data.sources import open_source
 from nas_proxy.data.splits import development
+from nas_proxy.names import ZERO_COST
 from nas_proxy.ranking.intervals import RESAMPLES, bootstrap_interval, spearman
-from nas_proxy.ranking.names import ZERO_COST
 from nas_proxy.signals import az_nas
 from nas_proxy.signals.computed import computed
 from nas_proxy.spaces.loading import load_space

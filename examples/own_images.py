@@ -51,9 +51,9 @@ def main() -> None:
         proxy_training={"epochs": given.epochs},
         full_training={"epochs": 2 * given.epochs},
     )
-    spearman = run.ranking["signals"]["proxy"]["spearman"]
-    interval = f"95 % interval {spearman['low']} to {spearman['high']}"
-    print(f"Spearman {spearman['value']} over n = {run.ranking['n']}, {interval}")
+    spearman = run.ranking.row("proxy").spearman
+    interval = f"95 % interval {spearman.low} to {spearman.high}"
+    print(f"Spearman {spearman.value} over n = {run.ranking.n}, {interval}")
     print(f"Pick: {run.pick['key']}\nReport: {run.report}")
 
 

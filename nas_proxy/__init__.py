@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from nas_proxy.pipeline.final import Final, train_final
     from nas_proxy.pipeline.load_final import load_final
     from nas_proxy.pipeline.objective import ProxyObjective
-    from nas_proxy.pipeline.settings import RunConfig
+    from nas_proxy.runs.settings import RunConfig
     from nas_proxy.spaces.convnet import ConvNet
     from nas_proxy.spaces.loading import load_space
     from nas_proxy.spaces.space import NOTHING, All, Architecture, Branch, Choice, SearchSpace, Space, repeat
@@ -47,7 +47,7 @@ else:
         "data.images": ("ImageSet", "join"),
         "data.shape": ("DataShape",),
         "data.splits": ("Development", "load_data"),
-        "pipeline.settings": ("RunConfig",),
+        "runs.settings": ("RunConfig",),
         "pipeline.api": ("FinishedRun", "run"),
         "pipeline.final": ("Final", "train_final"),
         "pipeline.load_final": ("load_final",),

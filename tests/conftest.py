@@ -11,8 +11,8 @@ import torch
 
 from nas_proxy.data.images import ImageSet, from_raw
 from nas_proxy.pipeline import work
-from nas_proxy.pipeline.settings import RunConfig
 from nas_proxy.pipeline.work import open_executor
+from nas_proxy.runs.settings import RunConfig
 from nas_proxy.seeds import torch_generator
 from nas_proxy.training.executor import InlineExecutor
 from postgres import Server, find_programs

@@ -19,8 +19,8 @@ from nas_proxy.cli.app import app
 from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import RunFolderError
 from nas_proxy.pipeline import scoring
-from nas_proxy.pipeline.run_folder import prepare_run
 from nas_proxy.pipeline.stages import run_all
+from nas_proxy.runs.folder import prepare_run
 from nas_proxy.storage.trial_store import TrialStore
 from nas_proxy.training.worker_pool import ProcessExecutor
 

@@ -15,8 +15,8 @@ from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.condensation.step import Networks, Task, initial, open_networks, take_step
 from nas_proxy.errors import ConfigError
 from nas_proxy.hardware import free_bytes
-from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_all
+from nas_proxy.runs.settings import resolve
 from nas_proxy.spaces.space import Space
 from search_spaces.convnet import build, space_for
 

@@ -24,14 +24,14 @@ from plotly.graph_objects import Figure
 from made_up_runs import HOSTILE, ODD_RUNS, Builder, ordinary
 from nas_proxy.dashboard import notes as notes_module
 from nas_proxy.dashboard import server as server_module
-from nas_proxy.dashboard import storage as storage_module
 from nas_proxy.dashboard.note_text import markdown
 from nas_proxy.dashboard.server import ServerError, application, for_host, is_local, read_only, serving
-from nas_proxy.dashboard.storage import OURS, open_studies
 from nas_proxy.errors import RunFolderError
 from nas_proxy.ranking.ranking import Ranking
 from nas_proxy.report.verdict import verdict
 from nas_proxy.spaces.measured import Size
+from nas_proxy.storage import read_only as storage_module
+from nas_proxy.storage.read_only import OURS, open_studies
 from nas_proxy.storage.records import TRAINED, Candidate
 from nas_proxy.storage.trial_store import TrialStore
 from nas_proxy.training.jobs import Failure

@@ -1,58 +1,38 @@
-"""The pages of docs/: what is made from the code is as the code is, links lead somewhere, and commands can be given."""
+"""README and docs/: the reference has every option, links lead somewhere, and commands and examples can be given."""
 
-import importlib.util
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 import torch
+import typer
 
-from documents import PAGES, ROOT, block, call, command_lines, read, tiny
+from documents import PAGES, block, call, command_lines, read, tiny
 from nas_proxy.cli import app
 from nas_proxy.data.images import DataShape
 from nas_proxy.spaces.loading import load_space, try_out
 
-SPECIFICATION = importlib.util.spec_from_file_location("make", ROOT / "docs" / "make.py")
-make = importlib.util.module_from_spec(SPECIFICATION)
-SPECIFICATION.loader.exec_module(make)
-COMMANDS = {command.name: command for command in app.app.registered_commands}
+COMMANDS = typer.main.get_command(app.app).commands
 
 
-@pytest.mark.parametrize("name", make.PAGES)
-def test_a_page_made_from_the_code_is_as_the_code_is(name):
-    page = make.PAGES[name]()
-    assert read(f"docs/{name}") == page, "run `python docs/make.py`"
+def options(name: str) -> set[str]:
+    """The options of a command."""
+    return {option for parameter in COMMANDS[name].params for option in parameter.opts if option.startswith("--")}
 
 
-def test_the_reference_has_every_name_command_and_module():
-    import nas_proxy
-
-    api, commands, modules = (page() for page in make.PAGES.values())
-    assert all(f"### `{name}`" in api for name in nas_proxy.__all__ if name != "__version__")
-    assert all(f"## `nas-proxy {name}`" in commands for name in COMMANDS)
-    named = [path for path in (ROOT / "nas_proxy").rglob("*.py") if not path.name.startswith("_")]
-    assert all(f"(../{path.relative_to(ROOT).as_posix()})" in modules for path in named)
+def examples(name: str) -> list[str]:
+    """The examples with which the help of a command ends."""
+    return [line for line in COMMANDS[name].epilog.split("\n\n")[1:] if line]
 
 
-def test_what_has_no_help_or_docstring_is_an_error(tmp_path):
-    (tmp_path / "silent.py").write_text("x = 1\n")
-    with pytest.raises(LookupError, match=r"silent\.py has no docstring"):
-        make._first(tmp_path / "silent.py")
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_help_tells_every_option(name, monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "200")
-    call(monkeypatch, [name, "--help"])
-    told = capsys.readouterr().out
-    assert {*options(name), "--help"} == set(re.findall(r"^│ +(--[a-z-]+)", told, re.MULTILINE))
-
-
-def options(name: str) -> list[str]:
-    """The options of a command on its page."""
-    section = make.commands().split(f"## `nas-proxy {name}`\n")[1].split("\n## ")[0]
-    return re.findall(r"^\| `(--[a-z-]+)", section, re.MULTILINE)
+def test_the_reference_has_every_command_and_option():
+    sections = re.split(r"^## `nas-proxy (\w+)`$", read("docs/commands.md"), flags=re.MULTILINE)[1:]
+    told = dict(zip(sections[::2], sections[1::2], strict=True))
+    again = "make it again, see CONTRIBUTING.md"
+    assert set(told) == set(COMMANDS), again
+    for name, section in told.items():
+        assert set(re.findall(r"^\* `(--[a-z-]+)", section, re.MULTILINE)) == {*options(name), "--help"}, again
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -90,7 +70,7 @@ def test_the_examples_of_help_run(name, digits, monkeypatch):
     monkeypatch.chdir(digits)
     served = []
     monkeypatch.setattr("nas_proxy.dashboard.server.serve", lambda folder, **_: served.append(folder))
-    lines = make.examples(COMMANDS[name])
+    lines = examples(name)
     assert len(lines) >= 2
     for line in lines:
         check_options(line)
@@ -100,13 +80,13 @@ def test_the_examples_of_help_run(name, digits, monkeypatch):
 
 
 def test_the_examples_of_worker_take_these_options():  # they need a database, see test_postgres.py
-    for line in make.examples(COMMANDS["worker"]):
+    for line in examples("worker"):
         check_options(line)
 
 
 def test_the_examples_of_run_itself(digits, monkeypatch):
     monkeypatch.chdir(digits)
-    lines = make.examples(COMMANDS["run"])
+    lines = examples("run")
     assert lines[0] == "nas-proxy run"  # which made `digits`
     call(monkeypatch, tiny(lines[1]))
 

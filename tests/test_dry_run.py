@@ -20,9 +20,9 @@ from nas_proxy.pipeline.dry_run import (
     estimate_run,
     predicted,
 )
-from nas_proxy.pipeline.run_folder import open_run, prepare_run
-from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import STAGES, run_stages
+from nas_proxy.runs.folder import open_run, prepare_run
+from nas_proxy.runs.settings import resolve
 from nas_proxy.spaces.measured import Latency
 from nas_proxy.training.jobs import Failure
 

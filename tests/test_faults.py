@@ -14,9 +14,9 @@ import pytest
 
 from conftest import blobs, write_space
 from nas_proxy.dashboard.status import Watcher
-from nas_proxy.pipeline.run_folder import open_run, prepare_run
-from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_stages
+from nas_proxy.runs.folder import open_run, prepare_run
+from nas_proxy.runs.settings import resolve
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 

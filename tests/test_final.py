@@ -23,13 +23,13 @@ from nas_proxy.errors import ConfigError, RunFailedError, RunFolderError, SpaceE
 from nas_proxy.pipeline import export, final, image_files
 from nas_proxy.pipeline.final import NAMES, load_final, train_final
 from nas_proxy.pipeline.problem import open_problem
-from nas_proxy.pipeline.run_folder import open_run, prepare_run
-from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_stages
 from nas_proxy.pipeline.work import open_store
 from nas_proxy.progress import SILENT
 from nas_proxy.ranking.scores import best_first
 from nas_proxy.report.page import write_report
+from nas_proxy.runs.folder import open_run, prepare_run
+from nas_proxy.runs.settings import resolve
 
 SETTINGS = {
     "trials": 5,

@@ -10,8 +10,8 @@ from conftest import blobs
 from nas_proxy import Choice, Space
 from nas_proxy.data.images import DataShape
 from nas_proxy.errors import ConfigError, RunFolderError, SpaceError
-from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_all
+from nas_proxy.runs.settings import resolve
 from nas_proxy.search.candidates import fruitless
 from nas_proxy.search.samplers import SAMPLERS, propose
 from nas_proxy.spaces.cost import Sizes, measure

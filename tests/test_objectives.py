@@ -19,10 +19,10 @@ from nas_proxy.cli.app import main
 from nas_proxy.errors import ConfigError, RunFolderError, SpaceError
 from nas_proxy.pipeline import work
 from nas_proxy.pipeline.final import train_final
-from nas_proxy.pipeline.run_folder import open_run
-from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_all
 from nas_proxy.report.terminal import ranking_table
+from nas_proxy.runs.folder import open_run
+from nas_proxy.runs.settings import resolve
 from nas_proxy.spaces.measured import UNMEASURED, Latency, Size
 from nas_proxy.storage.records import INTERRUPTED, Candidate
 from nas_proxy.storage.trial_store import TrialStore

@@ -12,8 +12,8 @@ from nas_proxy import Choice, Space
 from nas_proxy.data.images import DataShape
 from nas_proxy.errors import ConfigError
 from nas_proxy.pipeline.checks import check_objectives
-from nas_proxy.pipeline.settings import RunConfig, resolve
 from nas_proxy.ranking.scores import pareto_front
+from nas_proxy.runs.settings import RunConfig, resolve
 from nas_proxy.search.candidates import fruitless
 from nas_proxy.search.samplers import SAMPLERS, propose
 from nas_proxy.spaces.latency import measure_latency

@@ -11,12 +11,12 @@ from optuna.trial import TrialState
 
 from conftest import blobs, write_space
 from nas_proxy.dashboard.server import application, serving
-from nas_proxy.dashboard.storage import open_studies
 from nas_proxy.pipeline import work
-from nas_proxy.pipeline.run_folder import RunFolder
-from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_all
+from nas_proxy.runs.folder import RunFolder
+from nas_proxy.runs.settings import resolve
 from nas_proxy.spaces.measured import Latency
+from nas_proxy.storage.read_only import open_studies
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

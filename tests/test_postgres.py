@@ -19,18 +19,18 @@ from nas_proxy.dashboard.notes import shown_names
 from nas_proxy.dashboard.server import application
 from nas_proxy.dashboard.status import Watcher
 from nas_proxy.dashboard.status_text import status_text
-from nas_proxy.dashboard.storage import open_studies
 from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import RunFolderError, StorageError
 from nas_proxy.pipeline import worker
 from nas_proxy.pipeline.coordinator import RUN
-from nas_proxy.pipeline.run_folder import open_run
-from nas_proxy.pipeline.settings import RunConfig
 from nas_proxy.pipeline.stages import run_all
 from nas_proxy.pipeline.worker import Here, work
+from nas_proxy.runs.folder import open_run
+from nas_proxy.runs.settings import RunConfig
 from nas_proxy.storage.artifacts import DatabaseStore
 from nas_proxy.storage.job_queue import Jobs
 from nas_proxy.storage.location import Database, existing
+from nas_proxy.storage.read_only import open_studies
 from nas_proxy.storage.retry import connect
 from nas_proxy.storage.trial_store import TrialStore
 from nas_proxy.training.train import Recipe

@@ -5,11 +5,11 @@ import torch
 import nas_proxy
 from documents import ROOT, block, read
 from nas_proxy.data.images import DataShape
-from nas_proxy.pipeline.settings import differences, resolve
-from nas_proxy.ranking.names import label
+from nas_proxy.names import label
 from nas_proxy.ranking.ranking import Ranking
 from nas_proxy.report.formats import decimal, interval
 from nas_proxy.report.verdict import verdict
+from nas_proxy.runs.settings import differences, resolve
 from nas_proxy.spaces.loading import load_space, try_out
 
 README = read("README.md")

@@ -19,10 +19,10 @@ from nas_proxy import Branch, Choice, Space
 from nas_proxy.cli.app import main
 from nas_proxy.data.images import DataShape
 from nas_proxy.errors import ConfigError, RunFolderError
-from nas_proxy.pipeline.run_folder import open_run, prepare_run
-from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_all, run_stages
 from nas_proxy.ranking.truth_table import KnownPart
+from nas_proxy.runs.folder import open_run, prepare_run
+from nas_proxy.runs.settings import resolve
 from nas_proxy.search.enqueue import architectures, read_entries
 from nas_proxy.search.evolution import RegularisedEvolutionSampler
 from nas_proxy.search.samplers import GENERATION, SAMPLERS, grid, propose
@@ -34,7 +34,13 @@ CHOICES = (
     & Branch("block", {"conv": Choice("kernel", (1, 3, 5)), "mlp": Choice("dropout", (0.0, 0.2))})
     & Choice("act", ("relu", "tanh", None))
 )
-SPACE = Space("branched", CHOICES, lambda architecture, shape: nn.Identity())
+
+
+def nothing(architecture, shape):
+    return nn.Identity()
+
+
+SPACE = Space("branched", CHOICES, nothing)
 SIZE = 3 * 5 * 3
 
 
@@ -160,7 +166,7 @@ def test_proposals_are_pure_new_and_complete(sampler):
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "evolution"])
 def test_samplers_that_learn_go_where_scores_are_good(sampler):
-    space = Space("wide", Choice("a", tuple(range(8))) & Choice("b", tuple(range(8))) & Choice("c", (0, 1, 2)), None)
+    space = Space("wide", Choice("a", tuple(range(8))) & Choice("b", tuple(range(8))) & Choice("c", (0, 1, 2)), nothing)
     history = []
     for index, architecture in zip(range(60), space.sample(0), strict=False):
         score = architecture["a"] / 8 + architecture["b"] / 80
@@ -171,11 +177,11 @@ def test_samplers_that_learn_go_where_scores_are_good(sampler):
 
 def test_a_grid_covers_the_space_evenly_from_the_start():
     assert len({SPACE.key(a) for a in grid(SPACE)}) == SIZE
-    line = Space("line", Choice("x", tuple(range(100))), None)
+    line = Space("line", Choice("x", tuple(range(100))), nothing)
     start = sorted(a["x"] for _, a in zip(range(10), grid(line), strict=False))
     assert max(np.diff([0, *start, 100])) <= 17  # ten even steps would be 10 each; random ones often leave 30
-    assert [a["x"] for a in grid(Space("one", Choice("x", (4,)), None))] == [4]
-    valid = Space("valid", SPACE.choices, None, valid=lambda a: a["depth"] == 2)
+    assert [a["x"] for a in grid(Space("one", Choice("x", (4,)), nothing))] == [4]
+    valid = Space("valid", SPACE.choices, nothing, valid=lambda a: a["depth"] == 2)
     assert {a["depth"] for a in grid(valid)} == {2}
     some = frozenset(SPACE.key(a) for _, a in zip(range(7), SPACE.sample(0), strict=False))
     assert {SPACE.key(a) for a in grid(KnownPart(SPACE, some))} == some
@@ -202,7 +208,7 @@ def test_entries_of_a_file(tmp_path):
     assert lines[1] == {"depth": 1, "block": "conv", "kernel": 5, "act": "tanh"}
     path.write_text(json.dumps([lines[0], SPACE.key(lines[1])]))
     assert architectures(SPACE, read_entries(path)) == lines
-    named = Space("named", SPACE.choices, None, name_of=lambda a: f"{a['depth']}|{a['block']}")
+    named = Space("named", SPACE.choices, nothing, name_of=lambda a: f"{a['depth']}|{a['block']}")
     assert architectures(named, ["2|mlp"])[0]["depth"] == 2
 
     def function(trial):

@@ -160,7 +160,9 @@ def test_several_seeds_in_a_run(go):
         if told["phase"] == "sample":  # the first of three is the one of one
             assert told["scores"][0] == first.loc[told["key"], "score"]
     signals = three.ranking["signals"]
-    assert signals["random"]["image_passes"] == signals["proxy"]["image_passes"] == 6 * 3 * 6 * 3
+    training = 6 * 3 * 6 * 3
+    assert signals["random"]["image_passes"] == signals["proxy"]["cost"]["training_passes"] == training
+    assert signals["proxy"]["image_passes"] == training + signals["proxy"]["cost"]["making_passes"]
     assert "Each candidate is the mean of 3 trainings with different seeds" in three.report.read_text(encoding="utf-8")
     with pytest.raises(RunFolderError, match="seeds: 3 → 1"):
         go("three")

@@ -12,9 +12,13 @@ from hypothesis import strategies as st
 from nas_proxy.condensation import embedding, selection
 from nas_proxy.data import augment
 from nas_proxy.errors import ConfigError
-from nas_proxy.pipeline.comparison_checks import LEAST as LEAST_RANKED
-from nas_proxy.pipeline.nested import NATS
-from nas_proxy.pipeline.settings import (
+from nas_proxy.names import ZERO_COST
+from nas_proxy.ranking.intervals import LEAST
+from nas_proxy.ranking.nats_bench import PREFIX
+from nas_proxy.ranking.scores import SCORES
+from nas_proxy.runs.comparison_checks import LEAST as LEAST_RANKED
+from nas_proxy.runs.nested import NATS
+from nas_proxy.runs.settings import (
     Comparison,
     RunConfig,
     default_config,
@@ -25,11 +29,7 @@ from nas_proxy.pipeline.settings import (
     to_dict,
     write_config,
 )
-from nas_proxy.ranking.intervals import LEAST
-from nas_proxy.ranking.nats_bench import PREFIX
-from nas_proxy.ranking.scores import SCORES
 from nas_proxy.search.samplers import SAMPLERS
-from nas_proxy.signals import computed
 from nas_proxy.training import execution
 from nas_proxy.training.pruning import PRUNERS
 from nas_proxy.validation import bounds, checked, choices, hints, kind
@@ -66,13 +66,13 @@ def test_what_can_be_chosen_is_there():
     assert set(chosen["sampler"]) == set(SAMPLERS)
     assert set(chosen["pruner"]) == set(PRUNERS)
     assert set(chosen["score"]) == set(SCORES)
-    assert set(chosen["signals"]) == set(computed.NAMES)
+    assert set(chosen["signals"]) == set(ZERO_COST)
     assert LEAST_RANKED == LEAST
     assert NATS == PREFIX
 
 
 def test_settings_are_read_without_pytorch():
-    code = "import sys, nas_proxy.cli.app, nas_proxy.pipeline.run_folder; sys.exit('torch' in sys.modules)"
+    code = "import sys, nas_proxy.cli.app, nas_proxy.runs.folder; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -3,8 +3,8 @@
 import pytest
 
 from nas_proxy.condensation.recipe import Condensation
-from nas_proxy.pipeline.settings import Comparison, RunConfig
-from nas_proxy.ranking.names import label
+from nas_proxy.names import label
+from nas_proxy.runs.settings import Comparison, RunConfig
 from nas_proxy.signals.signal import AllImages, EqualCost, SmallSet, ZeroCost, canonical, completed, plan_of, rows_of
 
 

@@ -20,10 +20,10 @@ from nas_proxy.cli.app import app
 from nas_proxy.dashboard.status import Stage, Status, Watcher
 from nas_proxy.dashboard.status_text import status_text
 from nas_proxy.errors import RunFolderError
-from nas_proxy.pipeline import heartbeat as attendance
-from nas_proxy.pipeline.run_folder import RunFolder, is_held, prepare_run
-from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_stages
+from nas_proxy.runs import heartbeat as attendance
+from nas_proxy.runs.folder import RunFolder, is_held, prepare_run
+from nas_proxy.runs.settings import resolve
 from nas_proxy.spaces.measured import Size
 from nas_proxy.storage.job_queue import Worker
 from nas_proxy.storage.records import Candidate

@@ -19,8 +19,8 @@ from nas_proxy.dashboard.status import Watcher
 from nas_proxy.dashboard.status_text import status_text
 from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import RunFolderError
-from nas_proxy.pipeline.run_folder import RunFolder, claim, open_run
-from nas_proxy.pipeline.settings import write_config
+from nas_proxy.runs.folder import RunFolder, claim, open_run
+from nas_proxy.runs.settings import write_config
 from nas_proxy.spaces.measured import Size
 from nas_proxy.storage.records import Candidate
 from nas_proxy.storage.trial_store import TrialStore

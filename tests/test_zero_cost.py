@@ -109,7 +109,7 @@ class Applied(nn.Module):
         return self.function(1.0 * x)
 
 
-@pytest.mark.parametrize("function", RECTIFIERS, ids=str)
+@pytest.mark.parametrize("function", RECTIFIERS, ids=lambda function: getattr(function, "__name__", str(function)))
 def test_naswot_of_known_codes(function):
     # Codes 101 and 110 differ in two of three units: the kernel is [[3, 1], [1, 3]], and its determinant 8.
     images = torch.tensor([[2.0, -1.0, 0.5], [0.1, 3.0, -2.0]])

@@ -97,7 +97,7 @@ def run_command(
     """Condense, search, train the ground truth, rank and report. Run it again to continue or to extend."""
     chosen = given(locals())
     from nas_proxy.cli.estimate import estimate_text
-    from nas_proxy.pipeline.settings import resolve
+    from nas_proxy.runs.settings import resolve
 
     # Mistakes are told before PyTorch is imported, which takes seconds.
     if enqueue is not None:
@@ -155,8 +155,8 @@ def search_command(
     with at_work() as terminal:
         from nas_proxy.cli.estimate import estimate_text
         from nas_proxy.pipeline.dry_run import estimate_run
-        from nas_proxy.pipeline.run_folder import open_run
-        from nas_proxy.pipeline.settings import resolve
+        from nas_proxy.runs.folder import open_run
+        from nas_proxy.runs.settings import resolve
         from nas_proxy.pipeline.stages import run_all
         from nas_proxy.search.enqueue import read_entries
 
@@ -194,7 +194,7 @@ app.command(
 )
 def report_command(run: o.Run, as_json: o.Json = False) -> None:
     """Write report.html from what the run folder holds."""
-    from nas_proxy.pipeline.run_folder import open_run
+    from nas_proxy.runs.folder import open_run
     from nas_proxy.report.page import write_report
 
     path = write_report(open_run(run, comparisons=False).path)

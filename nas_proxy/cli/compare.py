@@ -50,6 +50,7 @@ def compare_command(
     settings = resolve(chosen, options=option_names(names))  # tells mistakes before PyTorch is imported
     with at_work() as terminal:
         from nas_proxy.pipeline.stages import run_all
+        from nas_proxy.runs.settings import resolve
 
         run = run_all(settings, folder, overwrite=overwrite, progress=terminal)
     print_ranking(run.path, as_json=as_json)

@@ -11,7 +11,7 @@ from nas_proxy.cli.printing import at_work, print_result
 from nas_proxy.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from nas_proxy.pipeline.settings import RunConfig
+    from nas_proxy.runs.settings import RunConfig
 
 EVALUATE_WITH = "Networks that judge the set: convnet, or resnet18 of half as many channels."
 NAMES = {"convnet": "ConvNets", "resnet18": "ResNets"}
@@ -106,8 +106,8 @@ def condense_command(
 
 def _settings(chosen: dict[str, Any], run: Path) -> "RunConfig":
     """Return the settings of a new run where a data set is given, else those of the run with what is given."""
-    from nas_proxy.pipeline.run_folder import open_run
-    from nas_proxy.pipeline.settings import resolve
+    from nas_proxy.runs.folder import open_run
+    from nas_proxy.runs.settings import resolve
 
     file = None if chosen["dataset"] is not None else open_run(run, comparisons=False) / "run.toml"
     return resolve(chosen, file, options=option_names())

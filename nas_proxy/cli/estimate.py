@@ -13,7 +13,7 @@ def estimate_text(found: "Estimate") -> str:
 
 
 def _lines(found: "Estimate") -> Iterator[str]:
-    from nas_proxy.ranking.names import label
+    from nas_proxy.names import label
     from nas_proxy.report.formats import count, duration
 
     def span(seconds: "Span") -> str:

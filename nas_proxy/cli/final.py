@@ -24,9 +24,9 @@ def final_command(
     """Train the pick on all train and validation images, score it once on test, and export it."""
     with at_work() as terminal:
         from nas_proxy.pipeline.final import told_as_text, train_final
-        from nas_proxy.pipeline.run_folder import open_run
-        from nas_proxy.pipeline.settings import resolve
         from nas_proxy.report.page import write_report
+        from nas_proxy.runs.folder import open_run
+        from nas_proxy.runs.settings import resolve
 
         folder = open_run(run, comparisons=False)
         given = {"full_training": {"epochs": epochs}}

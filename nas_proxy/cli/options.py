@@ -1,6 +1,6 @@
 """The options of the command line: where an option's name, its help and its setting meet.
 
-What a setting is for, and what it may be, stands at the field of `nas_proxy.pipeline.settings`.
+What a setting is for, and what it may be, stands at the field of `nas_proxy.runs.settings`.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from nas_proxy.condensation.recipe import Condensation
-from nas_proxy.pipeline.settings import Comparison, RunConfig
+from nas_proxy.runs.settings import Comparison, RunConfig
 from nas_proxy.training.recipe import Recipe
 from nas_proxy.validation import described, kind
 
@@ -52,7 +52,7 @@ METAVARS = {"truth_table": "FILE[:COLUMN]", "storage": "URL"}
 
 def examples(*lines: str) -> str:
     """Return an epilog with examples; an empty line keeps them on lines of their own."""
-    return "\n\n".join(["[bold]Examples[/bold]", *lines])
+    return "\n\n".join(["Examples:", *lines])
 
 
 def _number(text: str) -> Any:
@@ -84,7 +84,7 @@ def setting(path: str, *, flag: str | None = None, help: str | None = None) -> A
 
 
 def given(parameters: Mapping[str, Any], renamed: Mapping[str, str] = RENAMED) -> dict[str, Any]:
-    """Return the settings among the parameters of a command, as `nas_proxy.pipeline.settings.resolve` takes them.
+    """Return the settings among the parameters of a command, as `nas_proxy.runs.settings.resolve` takes them.
 
     parameters: the command's `locals()`. What is no setting is left out; a flag that is not set is not given.
     """

@@ -15,9 +15,9 @@ def truth_command(
     """Train the sampled architectures and the search's best fully, or look them up in the truth table."""
     chosen = given(locals())
     with at_work() as terminal:
-        from nas_proxy.pipeline.run_folder import open_run
-        from nas_proxy.pipeline.settings import resolve
         from nas_proxy.pipeline.stages import run_all, run_stages
+        from nas_proxy.runs.folder import open_run
+        from nas_proxy.runs.settings import resolve
 
         folder = open_run(run, comparisons=False)
         if all(value is None for value in chosen.values()):
@@ -45,9 +45,9 @@ def rank_command(
     """Train the controls, compute the others, and judge every signal by the ground truth. Its options stay chosen."""
     chosen = given(locals())
     with at_work() as terminal:
-        from nas_proxy.pipeline.run_folder import open_run
-        from nas_proxy.pipeline.settings import resolve
         from nas_proxy.pipeline.stages import run_all
+        from nas_proxy.runs.folder import open_run
+        from nas_proxy.runs.settings import resolve
 
         settings = resolve(chosen, open_run(run, comparisons=False) / "run.toml", options=option_names())
         run_all(settings, run, progress=terminal, names=("rank",))

@@ -46,7 +46,7 @@ def dashboard_command(
     import optuna
 
     from nas_proxy.dashboard.server import serve
-    from nas_proxy.pipeline.run_folder import open_run
+    from nas_proxy.runs.folder import open_run
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     serve(open_run(folder).path, host=host, port=port, writable=writable, browser=not no_browser, say=tell)

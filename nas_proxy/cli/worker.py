@@ -28,8 +28,8 @@ def worker_command(
     """
     chosen = given(locals())
     with at_work() as terminal:
-        from nas_proxy.pipeline.settings import resolve
         from nas_proxy.pipeline.worker import Here, work
+        from nas_proxy.runs.settings import resolve
 
         settings = resolve(chosen, options=option_names())  # finds mistakes, and makes paths absolute
         here = Here(

@@ -10,8 +10,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_proxy.pipeline.run_folder import RunFolder
-from nas_proxy.ranking.names import TRUTH
+from nas_proxy.names import TRUTH
+from nas_proxy.runs.folder import RunFolder
 from nas_proxy.signals.signal import Plan, plan_of
 from nas_proxy.signals.stored_names import study_of
 from nas_proxy.storage.job_queue import Worker

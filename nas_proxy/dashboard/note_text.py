@@ -8,8 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from nas_proxy.dashboard.folder import Look
-from nas_proxy.dashboard.storage import OURS
-from nas_proxy.ranking.names import EARLY_STOP, LOSS_SUM, PROXY, RANDOM, REPEATABILITY, TRUTH, label
+from nas_proxy.names import EARLY_STOP, LOSS_SUM, PROXY, RANDOM, REPEATABILITY, TRUTH, label
 from nas_proxy.ranking.ranking import Ranking
 from nas_proxy.ranking.scores import best_first
 from nas_proxy.report.formats import UNDEFINED, decimal, duration, interval, percent
@@ -17,6 +16,7 @@ from nas_proxy.report.run_contents import Run
 from nas_proxy.report.verdict import answer, verdict
 from nas_proxy.signals.signal import EqualCost, Signal, SmallSet
 from nas_proxy.spaces.objectives import METRICS
+from nas_proxy.storage.read_only import OURS
 from nas_proxy.storage.records import LATENCY, Record
 
 WHAT = {

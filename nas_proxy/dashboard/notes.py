@@ -22,12 +22,12 @@ from nas_proxy.dashboard.folder import Look, study_names
 from nas_proxy.dashboard.note_text import markdown
 from nas_proxy.dashboard.status import Watcher
 from nas_proxy.errors import UserError
+from nas_proxy.names import PROXY, TRUTH, label
 from nas_proxy.optuna_quiet import without_announcements
-from nas_proxy.pipeline.run_folder import RunFolder
-from nas_proxy.ranking.names import PROXY, TRUTH, label
 from nas_proxy.report import pareto, signal_figures
 from nas_proxy.report.rank_figure import ranks_against_truth
 from nas_proxy.report.run_contents import Run, read_run
+from nas_proxy.runs.folder import RunFolder
 from nas_proxy.spaces.objectives import ACCURACY
 from nas_proxy.storage.location import FILE, existing
 from nas_proxy.storage.records import LATENCY, metric_names

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas_proxy.dashboard.notes import Notes, WithImage, shown_names
-from nas_proxy.dashboard.storage import open_studies, readable
 from nas_proxy.errors import UserError
-from nas_proxy.pipeline.run_folder import open_run
+from nas_proxy.runs.folder import open_run
 from nas_proxy.storage.artifacts import artifact_store
 from nas_proxy.storage.location import FILE, existing
+from nas_proxy.storage.read_only import open_studies, readable
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication

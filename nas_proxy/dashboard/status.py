@@ -16,17 +16,17 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from nas_proxy.dashboard.folder import Look, running, study_names
-from nas_proxy.dashboard.storage import Reader
 from nas_proxy.errors import RunFolderError
-from nas_proxy.pipeline import heartbeat
-from nas_proxy.pipeline.run_folder import RunFolder, is_held, open_run
-from nas_proxy.ranking.names import COMBINED, PROXY, RANDOM, TRUTH
+from nas_proxy.names import COMBINED, PROXY, RANDOM, TRUTH
 from nas_proxy.ranking.ranking import Ranking
 from nas_proxy.ranking.scores import best_first
+from nas_proxy.runs import heartbeat
+from nas_proxy.runs.folder import RunFolder, is_held, open_run
 from nas_proxy.signals.signal import TRUTH_BEST, TRUTH_SEEDS, EqualCost, Signal, SmallSet
 from nas_proxy.signals.stored_names import checkpoint_path, equal_cost_name, set_path
 from nas_proxy.storage.job_queue import Worker
 from nas_proxy.storage.location import Database, existing
+from nas_proxy.storage.read_only import Reader
 from nas_proxy.storage.records import Record
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from nas_proxy.dashboard.status import Stage, Status
-from nas_proxy.ranking.names import label
+from nas_proxy.names import label
 from nas_proxy.report.formats import decimal, duration, one_line, percent
 from nas_proxy.untrusted import safe
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from nas_proxy.pipeline.run_folder import RunFolder
-from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_all
 from nas_proxy.progress import SILENT, Progress
 from nas_proxy.ranking.ranking import Ranking
+from nas_proxy.runs.folder import RunFolder
+from nas_proxy.runs.settings import resolve
 
 
 class FinishedRun:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from nas_proxy.names import CALIBRATED, RANDOM
 from nas_proxy.ranking.agreement import ScoredSignal
 from nas_proxy.ranking.calibration import Calibration, calibrate, cross_fitted
 from nas_proxy.ranking.encoding import encode
-from nas_proxy.ranking.names import CALIBRATED, RANDOM
 from nas_proxy.spaces.space import Architecture
 
 # A weight below this share is not worth a word.

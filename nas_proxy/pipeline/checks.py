@@ -10,8 +10,8 @@ from nas_proxy.condensation.memory import check_divisible
 from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.errors import ConfigError
 from nas_proxy.pipeline.problem import Problem
-from nas_proxy.pipeline.settings import RunConfig
 from nas_proxy.ranking.intervals import LEAST
+from nas_proxy.runs.settings import RunConfig
 from nas_proxy.search.samplers import grid
 from nas_proxy.signals.signal import SmallSet, plan_of
 from nas_proxy.spaces.objectives import ACCURACY

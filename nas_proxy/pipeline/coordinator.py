@@ -20,15 +20,15 @@ from nas_proxy._version import __version__
 from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import StorageError
 from nas_proxy.pipeline.problem import Problem
-from nas_proxy.pipeline.run_folder import RunFolder
-from nas_proxy.pipeline.settings import to_dict
+from nas_proxy.runs.folder import RunFolder
+from nas_proxy.runs.settings import to_dict
 from nas_proxy.search.trainer import Finished, MakeJob, Tasks
 from nas_proxy.spaces.loading import space_digest
 from nas_proxy.storage.artifacts import DatabaseStore
-from nas_proxy.storage.job_queue import GRACE, Jobs, Offer, forget_run
+from nas_proxy.storage.job_queue import GRACE, Jobs, Offer
 from nas_proxy.storage.json_values import from_plain, to_plain
-from nas_proxy.storage.location import Database, study_name
-from nas_proxy.storage.records import LATENCY, TRAINED
+from nas_proxy.storage.location import Database
+from nas_proxy.storage.records import TRAINED
 from nas_proxy.storage.retry import connect
 from nas_proxy.storage.trial_store import TrialStore
 from nas_proxy.training.executor import Executor
@@ -198,20 +198,3 @@ def told_result(result: Outcome | Failure) -> dict[str, Any]:
 def result_of(plain: Mapping[str, Any]) -> Outcome | Failure:
     """Return the result that `told_result` was given."""
     return from_plain(Outcome, plain) if "score" in plain else from_plain(Failure, plain)
-
-
-def forget_studies(store: TrialStore, place: Database) -> None:
-    """Remove the studies of a run from its database, with their artifacts, and its jobs."""
-    engine = connect(place)
-    try:
-        known = set(optuna.get_all_study_names(store._storage))
-        for signal in (*TRAINED, LATENCY):
-            if study_name(place, signal) in known:
-                study = store.study(signal)
-                for meta in get_all_artifact_meta(study):
-                    DatabaseStore(engine).remove(meta.artifact_id)
-                optuna.delete_study(study_name=study.study_name, storage=store._storage)
-        with engine.begin() as connection:
-            forget_run(connection, place.name)
-    finally:
-        engine.dispose()

@@ -19,22 +19,22 @@ from typing import Any
 from scipy.stats import t as student
 
 from nas_proxy.condensation.estimate import estimate as estimate_condensation
-from nas_proxy.dashboard.storage import open_studies, readable
 from nas_proxy.data.images import ImageSet
 from nas_proxy.data.splits import random_subset
 from nas_proxy.errors import RunFailedError
 from nas_proxy.pipeline.checks import check
 from nas_proxy.pipeline.problem import Problem, open_problem
-from nas_proxy.pipeline.run_folder import RunFolder, check_same
 from nas_proxy.pipeline.scoring import base_images
-from nas_proxy.pipeline.settings import RunConfig, default_folder
 from nas_proxy.pipeline.work import make_trainer, open_executor
 from nas_proxy.progress import SILENT, Progress
+from nas_proxy.runs.folder import RunFolder, check_same
+from nas_proxy.runs.settings import RunConfig, default_folder
 from nas_proxy.search.candidates import Stream
 from nas_proxy.search.trainer import Trainer
 from nas_proxy.seeds import derive, torch_generator
 from nas_proxy.signals.signal import RANDOM_DRAWS, TRUTH_BEST, TRUTH_SEEDS
 from nas_proxy.storage.location import existing, study_name
+from nas_proxy.storage.read_only import open_studies, readable
 from nas_proxy.storage.records import TRAINED, Record, finished
 from nas_proxy.storage.trial_store import TrialStore
 from nas_proxy.training.jobs import Job

@@ -31,11 +31,11 @@ from nas_proxy.pipeline import export
 from nas_proxy.pipeline.image_files import score_on_test
 from nas_proxy.pipeline.load_final import FORMAT, load_final, read_told
 from nas_proxy.pipeline.problem import Problem, open_problem
-from nas_proxy.pipeline.run_folder import RunFolder
 from nas_proxy.pipeline.stages import proxy_images
 from nas_proxy.pipeline.work import open_store
 from nas_proxy.progress import SILENT, Bar, Progress
 from nas_proxy.ranking.scores import best_first, pareto_front
+from nas_proxy.runs.folder import RunFolder
 from nas_proxy.seeds import derive
 from nas_proxy.spaces.cost import measure
 from nas_proxy.spaces.loading import space_digest

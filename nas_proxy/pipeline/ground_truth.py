@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from nas_proxy.names import TRUTH
 from nas_proxy.pipeline.image_files import ImageFiles
-from nas_proxy.ranking.names import TRUTH
 from nas_proxy.ranking.scores import column
 from nas_proxy.ranking.truth_table import TruthTable
 from nas_proxy.search.trainer import Images, Trainer

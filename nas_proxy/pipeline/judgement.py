@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from nas_proxy.errors import UserError
+from nas_proxy.names import CALIBRATED, COMBINED, EARLY_STOP, PROXY, RANDOM, REPEATABILITY, SIZES, TOTAL, TRUTH
 from nas_proxy.pipeline.calibrated import Calibrated, calibrated
 from nas_proxy.pipeline.ground_truth import Truth, by_draw
 from nas_proxy.pipeline.outcome import outcome
@@ -21,7 +22,6 @@ from nas_proxy.pipeline.work import Work
 from nas_proxy.ranking.agreement import Row, ScoredSignal, difference, mean_rank, rank, ranked
 from nas_proxy.ranking.baseline import beats
 from nas_proxy.ranking.intervals import LEAST
-from nas_proxy.ranking.names import CALIBRATED, COMBINED, EARLY_STOP, PROXY, RANDOM, REPEATABILITY, SIZES, TOTAL, TRUTH
 from nas_proxy.ranking.repeatability import repeated
 from nas_proxy.ranking.scores import best_first
 from nas_proxy.signals.equal_cost import Cost, cost_of, pays_from, seconds_a_pass, together

@@ -19,8 +19,8 @@ from nas_proxy.data.sources import open_source
 from nas_proxy.data.splits import Development
 from nas_proxy.errors import RAISED, ConfigError, RunFolderError, nearest
 from nas_proxy.pipeline.problem import choose_device, read_data
-from nas_proxy.pipeline.run_folder import RunFolder, open_run
 from nas_proxy.ranking.scores import SCORES, value_of
+from nas_proxy.runs.folder import RunFolder, open_run
 from nas_proxy.seeds import derive
 from nas_proxy.spaces.cost import measure
 from nas_proxy.spaces.loading import as_space, load_space

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import pandas as pd
 
 from nas_proxy.data.images import ImageSet
+from nas_proxy.names import PROXY, SIZES, TRUTH
 from nas_proxy.pipeline.ground_truth import Truth
 from nas_proxy.pipeline.scoring import Scores
 from nas_proxy.pipeline.work import Work
 from nas_proxy.ranking.agreement import ELSEWHERE
-from nas_proxy.ranking.names import PROXY, SIZES, TRUTH
 from nas_proxy.ranking.scores import best_first, pareto_front, values_of
 from nas_proxy.storage.records import Record
 

@@ -13,9 +13,9 @@ from nas_proxy.data.images import DataShape
 from nas_proxy.data.sources import Source, open_source
 from nas_proxy.data.splits import Development, development
 from nas_proxy.errors import DeviceError
-from nas_proxy.pipeline.settings import RunConfig
 from nas_proxy.progress import SILENT, Progress
 from nas_proxy.ranking.truth_table import TruthTable, known_part, load_truth_table
+from nas_proxy.runs.settings import RunConfig
 from nas_proxy.search.enqueue import architectures
 from nas_proxy.search.latencies import MINUTES
 from nas_proxy.spaces.cost import Sizes

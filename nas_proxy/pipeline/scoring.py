@@ -15,9 +15,9 @@ from typing import Any
 from nas_proxy.condensation.proxy_set import ProxySet
 from nas_proxy.errors import RunFolderError
 from nas_proxy.files import write_json
-from nas_proxy.pipeline.settings import RunConfig
+from nas_proxy.names import PROXY, RANDOM
 from nas_proxy.pipeline.work import Work
-from nas_proxy.ranking.names import PROXY, RANDOM
+from nas_proxy.runs.settings import RunConfig
 from nas_proxy.search.candidates import Search, sampled
 from nas_proxy.search.trainer import Images
 from nas_proxy.signals.computed import Column, Workers, computed

@@ -16,19 +16,20 @@ from nas_proxy.data.picture import write_grid, write_real
 from nas_proxy.environment import environment
 from nas_proxy.errors import RunFolderError
 from nas_proxy.files import write_json
-from nas_proxy.pipeline import heartbeat, scoring
+from nas_proxy.names import PROXY, TRUTH
+from nas_proxy.pipeline import scoring
 from nas_proxy.pipeline.checks import check, check_sample
 from nas_proxy.pipeline.ground_truth import train_fully, truth_of
 from nas_proxy.pipeline.judgement import judge
 from nas_proxy.pipeline.problem import open_problem
-from nas_proxy.pipeline.run_folder import RunFolder, check_same, claim
-from nas_proxy.pipeline.settings import RunConfig, default_folder
 from nas_proxy.pipeline.tables import write_tables
 from nas_proxy.pipeline.work import Work, make_sets, work_in
 from nas_proxy.progress import SILENT, Progress
-from nas_proxy.ranking.names import PROXY, TRUTH
 from nas_proxy.ranking.scores import best_first
 from nas_proxy.report.page import write_report
+from nas_proxy.runs import heartbeat
+from nas_proxy.runs.folder import RunFolder, check_same, claim
+from nas_proxy.runs.settings import RunConfig, default_folder
 from nas_proxy.search.candidates import search
 from nas_proxy.signals.signal import TRUTH_BEST, SmallSet, plan_of
 from nas_proxy.signals.stored_names import checkpoint_path, set_path

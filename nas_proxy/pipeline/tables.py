@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from nas_proxy.files import write_text
+from nas_proxy.names import PROXY, SIZES
 from nas_proxy.pipeline.ground_truth import Truth, by_draw, truth_of
 from nas_proxy.pipeline.scoring import computed_so_far, sample_of
 from nas_proxy.pipeline.work import Work
-from nas_proxy.ranking.names import PROXY, SIZES
 from nas_proxy.search.candidates import sampled
 from nas_proxy.signals.signal import EqualCost
 from nas_proxy.storage.records import Candidate, Record

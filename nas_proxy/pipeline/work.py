@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nas_proxy.condensation.distributed import ALONE, ProcessGroup
-from nas_proxy.pipeline import heartbeat
 from nas_proxy.pipeline.coordinator import Coordinator, trains_on
 from nas_proxy.pipeline.image_files import ImageFiles
 from nas_proxy.pipeline.problem import Problem, choose_device
-from nas_proxy.pipeline.run_folder import RunFolder
-from nas_proxy.pipeline.settings import RunConfig
 from nas_proxy.progress import Progress
+from nas_proxy.runs import heartbeat
+from nas_proxy.runs.folder import RunFolder
+from nas_proxy.runs.settings import RunConfig
 from nas_proxy.search.candidates import Stream
 from nas_proxy.search.latencies import MINUTES, Latencies
 from nas_proxy.search.trainer import Limits, Trainer

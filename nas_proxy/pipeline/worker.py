@@ -23,10 +23,10 @@ from nas_proxy.errors import ConfigError, RunFolderError, StorageError, UserErro
 from nas_proxy.pipeline.coordinator import DONE, PROXY, RUN, job_of, keys_of, system_attrs, told_result, trains_on
 from nas_proxy.pipeline.image_files import ImageFiles
 from nas_proxy.pipeline.problem import Problem, open_problem
-from nas_proxy.pipeline.run_folder import RunFolder, open_run
-from nas_proxy.pipeline.settings import RunConfig, resolve
 from nas_proxy.pipeline.work import make_sets, open_executor
 from nas_proxy.progress import SILENT, Progress
+from nas_proxy.runs.folder import RunFolder, open_run
+from nas_proxy.runs.settings import RunConfig, resolve
 from nas_proxy.signals.sets import SetMaker
 from nas_proxy.signals.signal import plan_of
 from nas_proxy.spaces.loading import space_digest

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from nas_proxy.errors import UserError
+from nas_proxy.names import COMBINED, REPEATABILITY
 from nas_proxy.ranking.baseline import (
     CONTROL,
     ONE_SEED,
@@ -45,7 +46,6 @@ from nas_proxy.ranking.intervals import (
     undefined,
     value_of,
 )
-from nas_proxy.ranking.names import COMBINED, REPEATABILITY
 
 Row = dict[str, object]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas_proxy.errors import RunFolderError
+from nas_proxy.names import PROXY
 from nas_proxy.ranking.intervals import Interval
-from nas_proxy.ranking.names import PROXY
 from nas_proxy.untrusted import checked, cleaned, read_json
 
 if TYPE_CHECKING:

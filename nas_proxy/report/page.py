@@ -19,8 +19,8 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from nas_proxy.files import write_text
+from nas_proxy.names import PROXY, REPEATABILITY
 from nas_proxy.ranking.baseline import ITSELF
-from nas_proxy.ranking.names import PROXY, REPEATABILITY
 from nas_proxy.ranking.ranking import Ranking, Row
 from nas_proxy.report import figure_style, formats, pareto, signal_figures, table, trial_figures
 from nas_proxy.report.importance import importances

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
-from nas_proxy.ranking.names import LOSS_SUM, REPEATABILITY, label
+from nas_proxy.names import LOSS_SUM, REPEATABILITY, label
 from nas_proxy.report.figure_style import INK, OTHER, blank, escaped, hover_text, signal_colour, whiskers
 from nas_proxy.report.formats import count, decimal, duration, interval
 

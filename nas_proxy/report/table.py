@@ -5,9 +5,9 @@ import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from nas_proxy.names import BY, label
 from nas_proxy.ranking.baseline import ITSELF
 from nas_proxy.ranking.intervals import Interval
-from nas_proxy.ranking.names import BY, label
 from nas_proxy.ranking.ranking import Ranking, Row
 from nas_proxy.report.formats import UNDEFINED, count, decimal, duration, interval, one_line, points, size
 from nas_proxy.report.verdict import answer, remarks

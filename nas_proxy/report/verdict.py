@@ -3,8 +3,8 @@
 The words are the same on the terminal, in the page and in the dashboard: plain text, which may hold any character.
 """
 
+from nas_proxy.names import PROXY, REPEATABILITY, SIZES, ZERO_COST, label
 from nas_proxy.ranking.intervals import Interval
-from nas_proxy.ranking.names import PROXY, REPEATABILITY, SIZES, ZERO_COST, label
 from nas_proxy.ranking.ranking import Ranking, Row
 from nas_proxy.report.formats import UNDEFINED, architectures, count, decimal, interval, one_line
 

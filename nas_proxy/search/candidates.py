@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from nas_proxy.errors import ConfigError, RunFailedError, SpaceError
-from nas_proxy.ranking.names import PROXY
+from nas_proxy.names import PROXY
 from nas_proxy.ranking.scores import column, shown, value_of
 from nas_proxy.search.samplers import propose
 from nas_proxy.search.trainer import Images, Trainer

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from nas_proxy.data.images import DataShape, ImageSet
-from nas_proxy.ranking.names import SIZES
+from nas_proxy.names import SIZES
 from nas_proxy.signals import az_nas, zero_cost
 from nas_proxy.signals.score_job import AZ_NAS, Scored, ScoreJob, scored
 from nas_proxy.signals.zero_cost import Score
@@ -90,7 +90,7 @@ def computed(
     progress: Callable[[int], None] = lambda done: None,
     workers: "Workers | None" = None,
 ) -> dict[str, Column]:
-    """Return a column for each of `names`, of `ranking.names.ZERO_COST`.
+    """Return a column for each of `names`, of `nas_proxy.names.ZERO_COST`.
 
     data: training images, of which the scores see a few drawn by the seed. All scores of an architecture start from
     the same initial weights. progress: told how many scores are done. workers: what computes them elsewhere, several at

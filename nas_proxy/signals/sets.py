@@ -26,8 +26,8 @@ from nas_proxy.condensation.recipe import Condensation, Condensed
 from nas_proxy.data.images import ImageSet
 from nas_proxy.data.picture import write_grid
 from nas_proxy.errors import RunFolderError
+from nas_proxy.names import PROXY, RANDOM, TOTAL
 from nas_proxy.progress import Bar, Progress
-from nas_proxy.ranking.names import PROXY, RANDOM, TOTAL
 from nas_proxy.seeds import derive, torch_generator
 from nas_proxy.signals.signal import Signal, SmallSet
 from nas_proxy.signals.stored_names import checkpoint_path, equal_cost_name, set_path

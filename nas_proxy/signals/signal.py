@@ -19,11 +19,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from nas_proxy.errors import nearest
-from nas_proxy.ranking.names import EARLY_STOP, LOSS_SUM, PROXY, RANDOM, TOTAL, ZERO_COST
+from nas_proxy.names import EARLY_STOP, LOSS_SUM, PROXY, RANDOM, TOTAL, ZERO_COST
 
 if TYPE_CHECKING:
     from nas_proxy.condensation.recipe import Condensation
-    from nas_proxy.pipeline.settings import RunConfig
+    from nas_proxy.runs.settings import RunConfig
 
 SETS = ("dm", RANDOM, "herding", "kcenter")
 KNOWN = (*SETS, EARLY_STOP, TOTAL, *ZERO_COST)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from nas_proxy.ranking.names import PROXY, TOTAL
+from nas_proxy.names import PROXY, TOTAL
 from nas_proxy.signals.signal import EqualCost, Plan, Signal
 
 

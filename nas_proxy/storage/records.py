@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_proxy.ranking.names import TRUTH
+from nas_proxy.names import TRUTH
 from nas_proxy.spaces.measured import UNMEASURED, Latency, Size
 from nas_proxy.spaces.objectives import METRICS, Costs
 

@@ -20,10 +20,10 @@ from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data import operations
 from nas_proxy.errors import ConfigError
 from nas_proxy.files import write_text
-from nas_proxy.pipeline import settings_checks
-from nas_proxy.pipeline.comparison_checks import completed
-from nas_proxy.pipeline.nested import anchored, flat, listed, merged, read_toml, without_none
-from nas_proxy.ranking.names import EARLY_STOP, PROXY, SIZES, ZERO_COST
+from nas_proxy.names import EARLY_STOP, PROXY, SIZES, ZERO_COST
+from nas_proxy.runs import settings_checks
+from nas_proxy.runs.comparison_checks import completed
+from nas_proxy.runs.nested import anchored, flat, listed, merged, read_toml, without_none
 from nas_proxy.spaces.objectives import ACCURACY, OBJECTIVES
 from nas_proxy.training.recipe import Recipe
 from nas_proxy.validation import Mistake, Text, filled, is_whole, list_of, one_of, strings

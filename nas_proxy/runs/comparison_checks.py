@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nas_proxy.ranking.names import LOSS_SUM, ZERO_COST
+from nas_proxy.names import LOSS_SUM, ZERO_COST
 from nas_proxy.signals.signal import canonical, is_made, is_total, rows_of
 from nas_proxy.signals.signal import completed as with_baselines
 from nas_proxy.validation import Mistake
 
 if TYPE_CHECKING:
-    from nas_proxy.pipeline.settings import Comparison
+    from nas_proxy.runs.settings import Comparison
 
 # With three architectures a resample has too few orders to tell anything: `nas_proxy.ranking.intervals.LEAST`.
 LEAST = 4

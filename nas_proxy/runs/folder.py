@@ -32,7 +32,7 @@ import filelock
 
 from nas_proxy.errors import ConfigError, RunFolderError
 from nas_proxy.files import is_full
-from nas_proxy.pipeline.settings import (
+from nas_proxy.runs.settings import (
     COMPARISON_FILE,
     OF_PROPOSALS,
     OF_TRAININGS,
@@ -286,11 +286,11 @@ def forget(path: Path) -> None:
     """Remove from its database what the run in the folder `path` has there; nothing where a file has it."""
     if not isinstance(existing(path), Database):
         return
-    from nas_proxy.pipeline.coordinator import forget_studies
+    from nas_proxy.storage.removal import remove_run
 
     with _store(path) as store:
         if store is not None and isinstance(store.place, Database):
-            forget_studies(store, store.place)
+            remove_run(store, store.place)
 
 
 @contextlib.contextmanager

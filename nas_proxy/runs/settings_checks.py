@@ -1,12 +1,12 @@
 """What settings may be beyond their type and bounds, where it takes more than a list of names to say.
 
-Validators for the fields of `nas_proxy.pipeline.settings`: a value in; the value out, or a ValueError with what follows
+Validators for the fields of `nas_proxy.runs.settings`: a value in; the value out, or a ValueError with what follows
 the setting's name in a sentence; pydantic takes no other error for a mistake.
 """
 
 from typing import Any
 
-from nas_proxy.ranking.names import ZERO_COST
+from nas_proxy.names import ZERO_COST
 from nas_proxy.spaces.objectives import ACCURACY, OBJECTIVES
 
 DEVICES = ("auto", "cpu", "cuda")

@@ -18,7 +18,6 @@ from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
 from nas_proxy.errors import RunFolderError
-from nas_proxy.pipeline.run_folder import is_comparison
 from nas_proxy.storage import retry
 from nas_proxy.storage.job_queue import Worker, alive_workers
 from nas_proxy.storage.location import Database, Location, connectable, existing
@@ -111,7 +110,9 @@ def open_studies(
     """Open the storage in the folder `run`. Raises RunFolderError when there is none or it cannot be read."""
     place = existing(run)
     if place is None:
-        first = f"nas-proxy compare --out {run}, as before" if is_comparison(run) else f"nas-proxy search {run}"
+        first = (
+            f"nas-proxy search {run}" if (run / "run.toml").is_file() else f"nas-proxy compare --out {run}, as before"
+        )
         raise RunFolderError(f"{run} holds no trainings yet (it has no study.db); first run: {first}")
     with readable(place):
         return Studies(place, writable=writable, names=names, told=told)

@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 from nas_proxy.errors import RunFolderError
 from nas_proxy.files import write_json
-from nas_proxy.pipeline.run_folder import RunFolder, is_held
+from nas_proxy.runs.folder import RunFolder, is_held
 from nas_proxy.storage.job_queue import Worker
 
 NAME = "command.json"

@@ -1,0 +1,1 @@
+"""What a run or comparison is: its settings, and the folder that it is kept in."""
