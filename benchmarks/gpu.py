@@ -39,19 +39,9 @@ class Part:
 def parts(device: str) -> Iterator[Part]:
     tiny = device == "cpu"
     python = sys.executable
-    tests = (
-        python,
-        "-m",
-        "pytest",
-        "-q",
-        "-m",
-        "gpu",
-        "-p",
-        "no:cacheprovider",
-        "--timeout=100",
-        str(HERE.parent / "tests"),
-    )
-    yield Part("tests", tests, 150, is_json=False)
+    pytest = (python, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "--timeout=100")
+    marked = [str(path) for path in sorted((HERE.parent / "tests").glob("test_*.py")) if "mark.gpu" in path.read_text()]
+    yield Part("tests", (*pytest, *marked), 150, is_json=False)
     for ipc in (1,) if tiny else (10, 50):
         sized = ("--repeats", "1", "--eager") if tiny else ("--repeats", "20")
         command = (python, str(HERE / "condense.py"), "--device", device, "--ipc", str(ipc), *sized)

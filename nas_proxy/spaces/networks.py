@@ -86,5 +86,5 @@ class _InputGuard:
         if self.needed is not None or self.images is None:
             return
         images, copy, self.images, self.copy = self.images, self.copy, None, None
-        with torch.no_grad():
-            self.needed = not torch.equal(images, copy)
+        with torch.no_grad():  # a GPU would have to be waited for, and copies there faster than that
+            self.needed = images.is_cuda or not torch.equal(images, copy)
