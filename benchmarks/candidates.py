@@ -39,7 +39,7 @@ from nas_proxy.spaces.space import Architecture
 from nas_proxy.training.execution import choose
 from nas_proxy.training.jobs import Job
 from nas_proxy.training.train import Outcome, Recipe
-from nas_proxy.training.worker_pool import WorkerPool
+from nas_proxy.training.worker_pool import ProcessExecutor
 from outcome import show
 
 CLASSES, SIZE, IMAGES, EPOCHS = 10, 32, 500, 200
@@ -130,7 +130,7 @@ def baseline(architecture: Architecture, data: ImageSet) -> tuple[float, float]:
 
 
 def engine(
-    pool: WorkerPool, jobs: Sequence[tuple[int, Architecture]], path: Path, device: str
+    pool: ProcessExecutor, jobs: Sequence[tuple[int, Architecture]], path: Path, device: str
 ) -> dict[int, tuple[float, float]]:
     """Return the seconds of start-up and of a steady epoch of each job, with all processes busy."""
     few, many = EPOCH_PAIR[device]
@@ -170,7 +170,7 @@ def main() -> None:
     turns = [order[start : start + TURN] for start in range(0, len(order), TURN)]
     taken: dict[str, list[list[tuple[float, float]]]] = {way: [[] for _ in chosen] for way in ("baseline", "engine")}
     costs: dict[str, list[float]] = {"baseline": [], "engine": []}
-    with tempfile.TemporaryDirectory() as folder, WorkerPool(workers) as pool:
+    with tempfile.TemporaryDirectory() as folder, ProcessExecutor(workers) as pool:
         path = Path(folder) / "proxy.safetensors"
         data.save(path)
         small = [(index, {**chosen[0], "width": 32, "depth": 1}) for index in range(workers)]

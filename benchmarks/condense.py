@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from floors import floors
 from nas_proxy.condensation import step as condensation
-from nas_proxy.condensation.condense import Condensation
 from nas_proxy.condensation.distributed import ALONE
 from nas_proxy.condensation.embedding import Embedding, Engine, open_engine
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data.images import ImageSet, from_raw
 from nas_proxy.seeds import torch_generator
 from outcome import show

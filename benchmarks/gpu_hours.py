@@ -15,9 +15,9 @@ from dataclasses import replace
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas_proxy.condensation.condense import Condensation
 from nas_proxy.condensation.embedding import Embedding, open_engine
 from nas_proxy.condensation.matching import loss_and_gradient
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data.images import DataShape
 from nas_proxy.spaces.convnet import deepest
 from outcome import show

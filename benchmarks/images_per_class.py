@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from cached_sets import condensed
-from nas_proxy.condensation.condense import Condensation
 from nas_proxy.condensation.evaluation import KINDS, evaluate, paper_recipe
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data import augment
 from nas_proxy.data.sources import open_source
 from nas_proxy.data.splits import Development, development

@@ -21,13 +21,13 @@ from unittest import mock
 
 import optuna
 
-from nas_proxy.condensation.condense import Condensation
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.pipeline.run_folder import prepare_run
 from nas_proxy.pipeline.settings import RunConfig
 from nas_proxy.pipeline.stages import run_stages
 from nas_proxy.spaces.loading import load_space
 from nas_proxy.training.jobs import Work
-from nas_proxy.training.worker_pool import WorkerPool
+from nas_proxy.training.worker_pool import ProcessExecutor
 from outcome import show
 
 HUNDRED = 100
@@ -79,13 +79,13 @@ def trials(folder: Path, count: int) -> tuple[float, list[float]]:
     run_stages(run, ("condense",))
     begun: list[float] = []
 
-    submit = WorkerPool.submit
+    submit = ProcessExecutor.submit
 
-    def told(pool: WorkerPool, tag: object, job: Work[Any]) -> None:
+    def told(pool: ProcessExecutor, tag: object, job: Work[Any]) -> None:
         begun.append(time.perf_counter())
         submit(pool, tag, job)
 
-    with mock.patch.object(WorkerPool, "submit", told):
+    with mock.patch.object(ProcessExecutor, "submit", told):
         start = time.perf_counter()
         run_stages(run, ("search",))
         return time.perf_counter() - start, begun

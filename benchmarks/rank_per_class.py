@@ -14,8 +14,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nas_proxy.compare.compare import compare
-from nas_proxy.compare.settings import resolve_comparison
+from nas_proxy.pipeline.settings import resolve
+from nas_proxy.pipeline.stages import run_all
 from outcome import show
 
 ROWS = ("dm", "dm:loss_sum", "random", "random:loss_sum")
@@ -25,7 +25,7 @@ INTERVAL = ("value", "low", "high")
 def point(ipc: int, options: argparse.Namespace) -> dict[str, Any]:
     """Compare sets of `ipc` images a class, and return what each row is worth."""
     condense = {"images_per_class": ipc, "steps": options.steps, "width": options.width}
-    settings = resolve_comparison(
+    settings = resolve(
         {
             "dataset": options.data,
             "space": options.space,
@@ -36,14 +36,12 @@ def point(ipc: int, options: argparse.Namespace) -> dict[str, Any]:
             "condense": {**condense, "real_batch": options.real_batch},
             "proxy_training": {"batch_size": options.batch, "learning_rate": options.learning_rate},
             "full_training": {"epochs": options.truth_epochs},
-        },
-        signals=["dm", "random"],
-        sample=options.sample,
-        draws=options.draws,
-        passes=options.passes,
+            "truth": options.sample,
+            "compare": {"signals": ["dm", "random"], "draws": options.draws, "passes": options.passes},
+        }
     )
-    _, table = compare(settings, options.out / f"ipc-{ipc}")
-    rows = table.ranking["signals"]
+    run = run_all(settings, options.out / f"ipc-{ipc}")
+    rows = json.loads((run / "ranking.json").read_text(encoding="utf-8"))["signals"]
     found: dict[str, Any] = {"ipc": ipc}
     for row in ROWS:
         found[row] = {name: rounded(rows[row]["spearman"][name]) for name in INTERVAL}

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from nas_proxy.condensation.condense import Condensation
 from nas_proxy.condensation.estimate import estimate
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data.images import from_raw
 from nas_proxy.seeds import torch_generator
 from outcome import show
@@ -91,7 +91,7 @@ def main() -> None:
     for row, numbers in (QUICK if options.quick else ROWS).items():
         for number in numbers:
             if (row, number) not in kept:
-                with context.WorkerPool(1) as pool:
+                with context.ProcessExecutor(1) as pool:
                     found = pool.apply(measure, (row, number, options.quick, options.steps, options.device))
                 kept[row, number] = found
                 if options.keep:

@@ -15,14 +15,14 @@ import time
 import torch
 
 from nas_proxy.condensation import step as condensation
-from nas_proxy.condensation.condense import Condensation
 from nas_proxy.condensation.distributed import ALONE
 from nas_proxy.condensation.embedding import Embedding, open_engine
 from nas_proxy.condensation.matching import loss_and_gradient
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.condensation.step import Task
 from nas_proxy.data.sources import open_source
 from nas_proxy.data.splits import development
-from nas_proxy.pipeline.session import choose_device
+from nas_proxy.pipeline.problem import choose_device
 from nas_proxy.seeds import torch_generator
 from nas_proxy.spaces.loading import load_space
 from outcome import show

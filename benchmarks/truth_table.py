@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from nas_proxy.data.images import DataShape
-from nas_proxy.ranking.agreement import Signal, rank
+from nas_proxy.ranking.agreement import ScoredSignal, rank
 from nas_proxy.ranking.truth_table import known_part, load_truth_table
 from nas_proxy.spaces.loading import load_space
 from outcome import show
@@ -39,12 +39,12 @@ def write_table(path: Path) -> int:
     return len(keys)
 
 
-def signals(truth: pd.DataFrame, sample: list[str]) -> list[Signal]:
+def signals(truth: pd.DataFrame, sample: list[str]) -> list[ScoredSignal]:
     draws = np.random.default_rng(1)
 
-    def noisy(name: str, columns: int, noise: float) -> Signal:
+    def noisy(name: str, columns: int, noise: float) -> ScoredSignal:
         values = truth.loc[sample, [0] * columns].to_numpy() + draws.normal(0, noise, (len(sample), columns))
-        return Signal(name, pd.DataFrame(values, index=sample), 1.0, 1, 1)
+        return ScoredSignal(name, pd.DataFrame(values, index=sample), 1.0, 1, 1)
 
     return [noisy("proxy", 1, 0.02), noisy("random", 3, 0.03), noisy("params", 1, 0.05)]
 

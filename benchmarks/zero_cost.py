@@ -23,8 +23,9 @@ from nas_proxy.data.images import DataShape, ImageSet
 from nas_proxy.data.sources import open_source
 from nas_proxy.data.splits import development
 from nas_proxy.ranking.intervals import RESAMPLES, bootstrap_interval, spearman
+from nas_proxy.ranking.names import ZERO_COST
 from nas_proxy.signals import az_nas
-from nas_proxy.signals.computed import NAMES, computed
+from nas_proxy.signals.computed import computed
 from nas_proxy.spaces.loading import load_space
 from outcome import show
 from search_spaces.nas_bench_201 import parse
@@ -44,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", type=Path, required=True, help="CSV with arch_str and the column of accuracies")
     parser.add_argument("--column", default="cifar10_valid_200ep")
-    parser.add_argument("--signals", default="synflow", help=f"of {','.join(NAMES)}, with commas between")
+    parser.add_argument("--signals", default="synflow", help=f"of {','.join(ZERO_COST)}, with commas between")
     parser.add_argument("--cells", type=int, default=400)
     parser.add_argument("--data", help="CIFAR-10 as nas-proxy run --dataset takes it; synflow and az_nas need none")
     parser.add_argument("--noise", type=int, default=az_nas.NOISE, help="images of noise that az_nas sees")

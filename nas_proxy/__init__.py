@@ -23,15 +23,16 @@ from nas_proxy.errors import (
 )
 
 if TYPE_CHECKING:
-    from nas_proxy.condensation.condense import Condensation, Condensed, condense
+    from nas_proxy.condensation.proxy_set import condense
+    from nas_proxy.condensation.recipe import Condensation, Condensed
     from nas_proxy.condensation.selection import select
     from nas_proxy.data.images import ImageSet, join
     from nas_proxy.data.shape import DataShape
     from nas_proxy.data.splits import Development, load_data
+    from nas_proxy.pipeline.api import FinishedRun, run
     from nas_proxy.pipeline.final import Final, load_final, train_final
     from nas_proxy.pipeline.objective import ProxyObjective
     from nas_proxy.pipeline.settings import RunConfig
-    from nas_proxy.pipeline.stages import FinishedRun, run
     from nas_proxy.spaces.convnet import ConvNet
     from nas_proxy.spaces.loading import load_space
     from nas_proxy.spaces.space import NOTHING, All, Architecture, Branch, Choice, SearchSpace, Space, repeat
@@ -39,13 +40,14 @@ if TYPE_CHECKING:
 else:
     # Hidden from type checkers, which would take any name whatsoever for one of this package's.
     _NAMES_OF = {
-        "condensation.condense": ("Condensation", "Condensed", "condense"),
+        "condensation.proxy_set": ("condense",),
+        "condensation.recipe": ("Condensation", "Condensed"),
         "condensation.selection": ("select",),
         "data.images": ("ImageSet", "join"),
         "data.shape": ("DataShape",),
         "data.splits": ("Development", "load_data"),
         "pipeline.settings": ("RunConfig",),
-        "pipeline.stages": ("FinishedRun", "run"),
+        "pipeline.api": ("FinishedRun", "run"),
         "pipeline.final": ("Final", "load_final", "train_final"),
         "pipeline.objective": ("ProxyObjective",),
         "spaces.convnet": ("ConvNet",),

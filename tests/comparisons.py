@@ -1,6 +1,7 @@
 """A tiny comparison for tests: images, a space, a truth table, settings that take seconds."""
 
 import functools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,10 @@ import pandas as pd
 import pytest
 
 from conftest import blobs, write_space
-from nas_proxy.cli.options import option_names
-from nas_proxy.compare import compare as comparing
-from nas_proxy.compare import table as comparison_table
-from nas_proxy.compare.settings import resolve_comparison
+from nas_proxy.cli.options import OF_COMPARISONS, option_names
+from nas_proxy.pipeline import judgement
+from nas_proxy.pipeline.settings import resolve
+from nas_proxy.pipeline.stages import run_all
 
 SIGNALS = ["dm", "dm+space", "random", "herding", "early_stop", "params", "naswot"]
 RECIPE = {"condense": {"images_per_class": 2, "steps": 3, "width": 4}, "proxy_training": {"batch_size": 6}}
@@ -32,14 +33,16 @@ class Bench:
         accuracy = [0.3 + 0.05 * place for place in range(len(keys))]
         pd.DataFrame({"key": keys, "one": accuracy}).to_csv(self.table, index=False)
 
-    def settings(self, table=False, **more):
+    def settings(self, table=False, sample=5, **more):
         given = {"dataset": f"npz:{self.folder / 'blobs.npz'}", "space": str(self.space), "device": "cpu", "workers": 1}
+        given |= {"truth": sample, "compare": {"signals": SIGNALS, "draws": 2, "passes": 24, **more}}
         given |= {"truth_table": str(self.table)} if table else {}
-        options = {"signals": SIGNALS, "sample": 5, "draws": 2, "passes": 24, "options": option_names(), **more}
-        return resolve_comparison(given | RECIPE, **options)
+        return resolve(given | RECIPE, options=option_names(OF_COMPARISONS))
 
     def compare(self, out, **more):
-        return comparing.compare(self.settings(**more), self.folder / out)
+        """Return the folder and the object of its `ranking.json`."""
+        run = run_all(self.settings(**more), self.folder / out)
+        return run, json.loads((run / "ranking.json").read_text())
 
     def arguments(self, out):
         text = f"compare --dataset npz:{self.folder / 'blobs.npz'} --space {self.space} --out {self.folder / out}"
@@ -51,6 +54,6 @@ def few_resamples():
     """Yield with few resamples; the intervals have tests of their own."""
     with pytest.MonkeyPatch.context() as patched:
         for name in ("rank", "difference"):
-            function = functools.partial(getattr(comparison_table, name), resamples=199)
-            patched.setattr(comparison_table, name, function)
+            function = functools.partial(getattr(judgement, name), resamples=199)
+            patched.setattr(judgement, name, function)
         yield

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from conftest import blobs
-from nas_proxy.condensation.condense import Condensation
 from nas_proxy.condensation.distributed import ProcessGroup, together
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.condensation.step import Task, initial, open_networks, take_step
 from nas_proxy.spaces.space import Space
 from search_spaces.convnet import build, space_for

@@ -10,7 +10,11 @@ import pytest
 import torch
 
 from nas_proxy.data.images import ImageSet, from_raw
+from nas_proxy.pipeline import work
+from nas_proxy.pipeline.settings import RunConfig
+from nas_proxy.pipeline.work import open_executor
 from nas_proxy.seeds import torch_generator
+from nas_proxy.training.executor import InlineExecutor
 from postgres import Server, find_programs
 
 
@@ -27,6 +31,31 @@ def pytest_runtest_makereport(item, call):
 @pytest.fixture(autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+class _Inline(InlineExecutor):
+    """Does the work of any number of workers in this process, where starting one takes seconds."""
+
+    def __init__(self, config: RunConfig, device: str) -> None:
+        super().__init__()
+        with open_executor(config, device) as wanted:  # which starts nothing yet
+            self.workers, self.devices = wanted.count, wanted.devices
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _inline(request):
+    """Train in this process, but in modules that are marked `processes`: what those test is the processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not any(mark.name == "processes" for mark in request.node.iter_markers()):
+            patch.setattr(work, "open_executor", _Inline)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _in_processes(request, monkeypatch):
+    """Train in worker processes in single tests that are marked so."""
+    if request.node.get_closest_marker("processes"):
+        monkeypatch.setattr(work, "open_executor", open_executor)
 
 
 def blobs(per_class: int = 12, classes: int = 3, channels: int = 1, size: int = 8, seed: int = 0) -> ImageSet:

@@ -26,13 +26,13 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 HOSTILE = """</script><script>alert(1)</script><img src=x onerror=alert(2)> "double" 'single' [bold]&amp; """
 HOSTILE += "%{x} $\\a$ [/] é,\n€"
 CONFIG = """
-[run]
 seed = 0
-data = "mnist"
+dataset = "mnist"
+space = "cnn.py"
 
-[space]
-name = "cnn"
-widths = [32, 64]
+[condense]
+images_per_class = 10
+augmentation = ["crop", "colour"]
 """
 
 
@@ -273,12 +273,7 @@ def not_finite(folder: Path) -> None:
     truth.loc[truth.index[:3], "accuracy"] = float("nan")
     truth.to_csv(folder / "truth.csv", index=False)
     ranking = get_ranking(folder)
-    ranking["signals"]["proxy"] |= {
-        "regret": float("inf"),
-        "seconds": float("nan"),
-        "spearman": None,
-        "kendall": 3,
-    }
+    ranking["signals"]["proxy"] |= {"regret": float("inf"), "seconds": float("nan"), "spearman": None}
     ranking["signals"]["random"] = None
     ranking["cost"] = {"speedup": float("inf")}
     ranking["pick"] |= {"truth": None, "truth_mean": None, "architecture": None}
@@ -333,6 +328,7 @@ ODD_RUNS = [
         "not_utf8": holding("trials.csv", b"key,index\n\xff\xfe\xfa,0\n"),
         "cut_ranking": holding("ranking.json", b'{"n": 24, "signals": {'),
         "ranking_is_a_list": holding("ranking.json", b"[1, 2]"),
+        "ranking_of_wrong_types": holding("ranking.json", b'{"n": "5", "signals": {"proxy": {"kendall": 3}}}'),
         "ranking_without_signals": holding("ranking.json", b'{"n": 24}'),
         "signals_are_null": holding(
             "ranking.json", b'{"n": null, "signals": {"proxy": null}, "pick": null, "cost": null}'

@@ -40,9 +40,8 @@ def finished(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> nas_prox
 @pytest.fixture(scope="module")
 def address(finished: nas_proxy.FinishedRun) -> Iterator[str]:
     with serving(application(finished.folder), "127.0.0.1", 0) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+        threading.Thread(target=server.run, daemon=True).start()
+        yield f"http://127.0.0.1:{server.port}"
 
 
 @pytest.fixture
@@ -59,6 +58,7 @@ def page(browser: Any, address: str) -> Iterator[Any]:
     page.close()
 
 
+@pytest.mark.slow
 def test_the_list_of_studies(page: Any, screenshot: Keep) -> None:
     page.goto("/")
     for name in ("Proxy", "Random images", "Early stop", "Full training"):
@@ -83,6 +83,7 @@ def test_the_page_of_the_proxy_shows_figures_and_images(page: Any, screenshot: K
     assert page.wrong == []
 
 
+@pytest.mark.slow
 def test_the_note_says_how_far_to_trust_the_run_and_links_its_studies(
     page: Any, finished: nas_proxy.FinishedRun, screenshot: Keep
 ) -> None:
@@ -97,6 +98,7 @@ def test_the_note_says_how_far_to_trust_the_run_and_links_its_studies(
     assert page.wrong == []
 
 
+@pytest.mark.slow
 def test_the_page_of_a_failed_trial_gives_the_reason(page: Any, screenshot: Keep) -> None:
     number = page.request.get("/api/studies/1").json()
     failed = next(trial["number"] for trial in number["trials"] if trial["state"] == "Fail")

@@ -1,9 +1,10 @@
 """What a comparison says of failures, and of what a user gets wrong."""
 
+import pandas as pd
 import pytest
 
 from comparisons import Bench, few_resamples
-from nas_proxy.errors import ConfigError, UserError
+from nas_proxy.errors import ConfigError, RunFailedError, UserError
 from nas_proxy.storage.trial_store import TrialStore
 from nas_proxy.training.jobs import Failure
 
@@ -29,13 +30,13 @@ def test_failures_and_divergence_are_counted(bench, monkeypatch):
         finish(self, name, number, result)
 
     monkeypatch.setattr(TrialStore, "finish", failing)
-    _, table = bench.compare("fails", table=True, signals=["early_stop", "random"], draws=1, sample=6)
-    assert (table.ranking["n"], table.ranking["sample"]) == (5, 6)
-    assert table.ranking["failures"]["early_stop"] == 1
-    assert "1 of the 6 sampled architectures lack a score or a truth" in table.ranking["remarks"]
-    note = table.ranking["signals"]["random:loss_sum"]["spearman_note"]
+    run, ranking = bench.compare("fails", table=True, signals=["early_stop", "random"], draws=1, sample=6)
+    assert (ranking["n"], ranking["sample"]) == (5, 6)
+    assert ranking["failures"]["early_stop"] == 1
+    assert "1 of the 6 sampled architectures lack a score or a truth" in ranking["remarks"]
+    note = ranking["signals"]["random:loss_sum"]["spearman_note"]
     assert note == "1 of 6 trainings diverged and count as the lowest"
-    scores = table.scores["random:loss_sum"]
+    scores = pd.read_csv(run / "scores.csv")["random:loss_sum"]
     assert scores[1] == scores.min()
 
 
@@ -47,10 +48,13 @@ def test_a_signal_that_always_fails_is_named(bench, monkeypatch):
 
     monkeypatch.setattr(TrialStore, "finish", failing)
     more = {"signals": ["early_stop", "random"], "draws": 1}
+    # The signal that the sample is drawn by, and another one.
+    with pytest.raises(RunFailedError, match=r"all 5 candidates failed in the trainings of early_stop; .*: no memory"):
+        bench.compare("none", table=True, **more)
     with pytest.raises(
         UserError, match=r"only 0 architectures have all scores by early_stop.*no memory; leave early_stop"
     ):
-        bench.compare("none", table=True, **more)
+        bench.compare("none-too", table=True, signals=["random", "early_stop"], draws=1)
 
 
 @pytest.mark.parametrize(
@@ -60,9 +64,9 @@ def test_a_signal_that_always_fails_is_named(bench, monkeypatch):
         ({"signals": ["dm", "dm"]}, "--signals holds 'dm' more than once; leave one"),
         ({"signals": []}, "--signals is empty; name at least one signal"),
         ({"signals": ["params", "random_total"]}, "but not the signal whose cost it is matched with"),
-        ({"sample": 3}, "--sample is 3, but a ranking needs at least 4 architectures"),
+        ({"sample": 3}, "--sample (truth) is 3, but a ranking needs at least 4 architectures"),
         ({"sample": "many"}, "--sample (truth) is 'many'; it must be a whole number"),
-        ({"draws": 0}, "--draws is 0; it must be a whole number of at least 1"),
+        ({"draws": 0}, "--draws is 0; it must be at least 1"),
         ({"score": "loss"}, "--score is 'loss'; did you mean 'loss_sum'?"),
         ({"combine": ["params"]}, "--combine holds 'params' alone; give at least two"),
         ({"combine": ["params:loss_sum", "dm"]}, "params is computed and has no losses"),

@@ -23,8 +23,9 @@ from conftest import blobs, write_space
 from nas_proxy.cli.app import app
 from nas_proxy.data.images import DataShape, ImageSet
 from nas_proxy.pipeline.settings import resolve
-from nas_proxy.ranking.agreement import Signal, rank
-from nas_proxy.signals.computed import NAMES, Column, computed, mean_rank
+from nas_proxy.ranking.agreement import Signal, mean_rank, rank
+from nas_proxy.ranking.names import ZERO_COST
+from nas_proxy.signals.computed import Column, computed
 from nas_proxy.signals.zero_cost import IMAGES, Score
 from nas_proxy.spaces.cost import measure
 from nas_proxy.spaces.loading import load_space
@@ -62,9 +63,9 @@ def test_what_is_computed_does_not_depend_on_what_else_is(tiny_space):
     space = load_space(str(tiny_space), data.shape)
     architectures = [a for a, _ in zip(space.sample(0), range(4), strict=False)]
     told: list[int] = []
-    everything = computed(NAMES, space, architectures, data, 0, progress=told.append)
-    assert told == list(range(1, 4 * len(NAMES) + 1))
-    assert list(everything) == list(NAMES)
+    everything = computed(ZERO_COST, space, architectures, data, 0, progress=told.append)
+    assert told == list(range(1, 4 * len(ZERO_COST) + 1))
+    assert list(everything) == list(ZERO_COST)
     alone = computed(["jacob_cov"], space, architectures[::-1], data, 0)["jacob_cov"]
     assert alone.values == everything["jacob_cov"].values[::-1]
     assert everything["params"].values == [measure(space, a, data.shape).params for a in architectures]

@@ -9,11 +9,12 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import blobs
-from nas_proxy.condensation import condense as condensation
+from nas_proxy.condensation import distribution_matching as condensation
 from nas_proxy.condensation import embedding
-from nas_proxy.condensation.condense import Condensation, condense
 from nas_proxy.condensation.embedding import PRECISIONS, Embedding, open_engine
 from nas_proxy.condensation.matching import loss_and_gradient
+from nas_proxy.condensation.proxy_set import condense
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data.images import ImageSet
 from nas_proxy.data.picture import write_grid
 from nas_proxy.data.splits import random_subset
@@ -44,6 +45,7 @@ def test_matching_brings_class_means_together(precision):
     assert distance(result) < 0.75 * distance(start)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_steps(images):
     alive = []
 
@@ -65,7 +67,9 @@ def test_the_same_seed_gives_the_same_images_with_8_bits(images):
     assert condense(images, RECIPE, 4).images.fingerprint() != one.fingerprint()
 
 
-@pytest.mark.parametrize("compile_above", [1e13, 0.0], ids=["eager", "compiled"])
+@pytest.mark.parametrize(
+    "compile_above", [pytest.param(1e13, id="eager"), pytest.param(0.0, id="compiled", marks=pytest.mark.slow)]
+)
 def test_a_condensation_that_is_cut_off_goes_on_bit_equal(images, tmp_path, monkeypatch, compile_above):
     monkeypatch.setitem(embedding.COMPILE_ABOVE, "cpu", compile_above)
     monkeypatch.setattr(condensation, "CHECKPOINT_SECONDS", 0.0)

@@ -6,13 +6,15 @@ import pytest
 import torch
 
 from conftest import blobs
-from nas_proxy.condensation import condense as condensation
-from nas_proxy.condensation.condense import Condensation, condense
+from nas_proxy.condensation import distribution_matching as condensation
 from nas_proxy.condensation.distributed import ALONE
 from nas_proxy.condensation.matching import Network
-from nas_proxy.condensation.memory import classes_together, divided, few_networks, free_bytes, kept_bytes
+from nas_proxy.condensation.memory import classes_together, divided, few_networks, kept_bytes
+from nas_proxy.condensation.proxy_set import condense
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.condensation.step import Networks, Task, initial, open_networks, take_step
 from nas_proxy.errors import ConfigError
+from nas_proxy.hardware import free_bytes
 from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_all
 from nas_proxy.spaces.space import Space

@@ -7,6 +7,8 @@ from scipy import stats
 from nas_proxy.ranking.agreement import Pair, Plan, correlation_interval
 from nas_proxy.ranking.intervals import spearman
 
+pytestmark = pytest.mark.slow
+
 LEVELS = 8
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -11,27 +12,26 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 
 import optuna
 import pytest
 from optuna.trial import TrialState
-from optuna_dashboard import get_note
-from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
+from optuna_dashboard import save_note, save_plotly_graph_object
+from plotly.graph_objects import Figure
 
-from made_up_runs import HOSTILE, ODD_RUNS, Builder, get_ranking, ordinary
+from made_up_runs import HOSTILE, ODD_RUNS, Builder, ordinary
+from nas_proxy.dashboard import notes as notes_module
+from nas_proxy.dashboard import server as server_module
 from nas_proxy.dashboard import storage as storage_module
-from nas_proxy.dashboard.annotations import annotate, markdown
-from nas_proxy.dashboard.server import ServerError, application, is_local, read_only, serving
-from nas_proxy.dashboard.storage import open_studies
+from nas_proxy.dashboard.note_text import markdown
+from nas_proxy.dashboard.server import ServerError, application, for_host, is_local, read_only, serving
+from nas_proxy.dashboard.storage import OURS, open_studies
 from nas_proxy.errors import RunFolderError
-from nas_proxy.pipeline.run_folder import RunFolder
-from nas_proxy.pipeline.settings import RunConfig
-from nas_proxy.pipeline.stages import annotated as annotate_session
+from nas_proxy.ranking.ranking import Ranking
 from nas_proxy.report.verdict import verdict
-from nas_proxy.spaces.cost import Size
+from nas_proxy.spaces.measured import Size
 from nas_proxy.storage.records import TRAINED, Candidate
 from nas_proxy.storage.trial_store import TrialStore
 from nas_proxy.training.jobs import Failure
@@ -58,28 +58,27 @@ def outcome(score: float) -> Outcome:
 
 
 @pytest.fixture(scope="module")
-def annotated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("annotated") / "a run"
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("filled") / "a run"
     ordinary(folder)
-    annotate(folder, fill(folder, {"width=1": 0.5, "width=2": "ValueError: no [b] *such* width", "width=3": 0.75}))
+    (folder / "run.toml").write_text("trials = 40\n", encoding="utf-8")
+    store = fill(folder, {"width=1": 0.5, "width=2": "ValueError: no [b] *such* width", "width=3": 0.75})
+    for signal in TRAINED:
+        store.study(signal)
     return folder
 
 
 @pytest.fixture
-def run(annotated: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(annotated, tmp_path / annotated.name))
+def run(filled: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(filled, tmp_path / filled.name))
 
 
 def study_of(folder: Path, signal: str) -> optuna.Study:
     return optuna.load_study(study_name=signal, storage=open_studies(folder))
 
 
-def attrs_of(study: optuna.Study) -> dict[str, Any]:
-    return study._storage.get_study_system_attrs(study._study_id)
-
-
-def call(app: Any, method: str, path: str) -> tuple[str, dict[str, str], bytes]:
-    environ: dict[str, Any] = {"REQUEST_METHOD": method, "PATH_INFO": path}
+def call(app: Any, method: str, path: str, **more: str) -> tuple[str, dict[str, str], bytes]:
+    environ: dict[str, Any] = {"REQUEST_METHOD": method, "PATH_INFO": path, **more}
     setup_testing_defaults(environ)
     told: list[Any] = []
     with contextlib.ExitStack() as stack:
@@ -162,26 +161,24 @@ def test_looking_leaves_open_trials_and_the_lock_alone(run: Path) -> None:
 
 
 def test_what_the_studies_say_of_themselves(run: Path) -> None:
-    ranking = get_ranking(run)
-    for signal in TRAINED:
-        study = study_of(run, signal)
-        assert study.metric_names == ["test accuracy" if signal == "truth" else "validation accuracy"]
-        body = get_note(study)
+    ranking = Ranking.read(run / "ranking.json")
+    app = application(run)
+    studies = get(app, "/api/studies")["study_summaries"]
+    details = {study["study_name"]: get(app, f"/api/studies/{study['study_id']}") for study in studies}
+    for name, detail in details.items():
+        assert detail["objective_names"] == ["test accuracy" if "Full" in name else "validation accuracy"]
+        body = detail["note"]["body"]
         assert markdown(verdict(ranking)) in body
         assert body.count("](/dashboard/studies/") == 3
-        assert f"/studies/{study._study_id})" not in body
-        assert set(get_plotly_graph_objects(attrs_of(study))) == {
-            "proxy": {"rank", "signals"},
-            "truth": {"rank"},
-        }.get(signal, set())
-    body = get_note(study_of(run, "proxy"))
+        shown = {"proxy": {"rank"}, "full training": {"rank"}}.get(name.split(" ·")[0].lower(), set())
+        assert {figure["id"] for figure in detail["plotly_graph_objects"]} == {"signals", "cost"} | shown
+    detail = details["Proxy · a run"]
+    body = detail["note"]["body"]
     assert "- **trainings**: 2 complete, 1 failed" in body
     assert "- **best**: 75.00 %: width=3" in body
-    assert "- **Spearman with full training**: 0.91, 95 % interval 0.85 to 0.94" in body
+    assert r"- **Spearman of proxy with full training**: 0.91 \[0.85, 0.94\]" in body
     assert r"- 1 × ValueError: no \[b\] \*such\* width" in body
-    assert "**draw**" not in body
-    assert "- **draw**: which seed of full training" in get_note(study_of(run, "truth"))
-    detail = get(application(run), "/api/studies/1")
+    assert "with itself**: 0.97" in details["Full training · a run"]["note"]["body"]
     failed = detail["trials"][1]
     assert failed["note"]["body"] == "Failed: ValueError: no \\[b\\] \\*such\\* width\n"
     told = {attr["key"]: attr["value"] for attr in failed["user_attrs"]}
@@ -195,26 +192,49 @@ def test_what_the_studies_say_of_themselves(run: Path) -> None:
     assert len(figure["data"][1]["hovertext"]) == 23  # the sample of 24, less one that failed
 
 
-def test_the_image_is_an_artifact_and_is_stored_once(run: Path) -> None:
+def test_notes_follow_the_folder_and_what_somebody_wrote_stays(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notes_module, "FRESH", 0.0)
+    app, store = application(run), TrialStore(run / "study.db")
+
+    def note() -> str:
+        body: str = get(app, "/api/studies/1")["note"]["body"]
+        return body
+
+    (run / "ranking.json").write_text("{", encoding="utf-8")
+    assert "Not judged yet" in note()
+    store.begin("proxy", candidate("width=4", 3), 0)
+    store.finish("proxy", 3, outcome(0.9))
+    assert "- **best**: 90.00 %: width=4" in note()
+    (run / "run.toml").write_text("seed = ", encoding="utf-8")
+    assert "- **best**: 90.00 %: width=4" in note()  # until the folder can be read again
+    # Earlier versions kept their notes and figures in the storage.
+    save_note(store.study("proxy"), f"an old note, {OURS}")
+    save_plotly_graph_object(store.study("proxy"), Figure(), graph_object_id="old")
+    assert "an old note" not in note()
+    assert "old" not in [figure["id"] for figure in get(app, "/api/studies/1")["plotly_graph_objects"]]
+    save_note(store.study("proxy"), "mine")
+    assert note() == "mine"
+
+
+def test_the_image_is_an_artifact_of_its_content(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notes_module, "FRESH", 0.0)
+    app = application(run)
+
     def images() -> list[dict[str, Any]]:
-        return get(application(run), "/api/studies/1")["artifacts"]
+        return get(app, "/api/studies/1")["artifacts"]
 
     (first,) = images()
     assert (first["filename"], first["mimetype"]) == ("proxy.png", "image/png")
     picture = (run / "proxy.png").read_bytes()
-    assert call(application(run), "GET", f"/artifacts/1/{first['artifact_id']}")[2] == picture
-    annotate(run, TrialStore(run / "study.db"))
+    assert call(app, "GET", f"/artifacts/1/{first['artifact_id']}")[2] == picture
     assert images() == [first]
     (run / "proxy.png").write_bytes(picture + b"\0")
-    for _ in range(3):
-        annotate(run, TrialStore(run / "study.db"))
     (second,) = images()
     assert second["artifact_id"] != first["artifact_id"]
-    assert [path.name for path in (run / "artifacts").iterdir()] == [second["artifact_id"]]
-    (run / "artifacts" / second["artifact_id"]).unlink()  # as a kill between attribute and file leaves it
-    annotate(run, TrialStore(run / "study.db"))
-    (third,) = images()
-    assert call(application(run), "GET", f"/artifacts/1/{third['artifact_id']}")[2] == picture + b"\0"
+    assert call(app, "GET", f"/artifacts/1/{second['artifact_id']}")[2] == picture + b"\0"
+    (run / "proxy.png").unlink()
+    assert images() == []
+    assert not (run / "artifacts").exists()
 
 
 @pytest.fixture(scope="module")
@@ -226,39 +246,25 @@ def hostile_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("build", ODD_RUNS)
-def test_an_odd_run_has_notes_and_a_second_time_writes_nothing(
+def test_an_odd_run_has_notes_and_looking_writes_nothing(
     build: Builder, tmp_path: Path, hostile_database: Path
 ) -> None:
     build(tmp_path)
+    (tmp_path / "run.toml").write_text("truth = 8\n", encoding="utf-8")
     path = tmp_path / "study.db"
     shutil.copy(hostile_database, path)
-    ledger = TrialStore(path)
-    annotate(tmp_path, ledger)
+    files = {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
     before = content(path)
-    annotate(tmp_path, ledger)
-    assert content(path) == before
-    study = ledger.study("proxy")
-    body = get_note(study)
+    study = get(application(tmp_path), "/api/studies/1")
+    body = study["note"]["body"]
     assert "</script>" not in body.replace(r"\</script\>", "")
     assert "- **trainings**: 2 complete, 8 failed" in body
     assert "- 3 other reasons" in body
     assert len(body) < 10_000
-    for figure in get_plotly_graph_objects(attrs_of(study)).values():
-        assert "<img" not in json.dumps(json.loads(figure), ensure_ascii=False)
-
-
-def test_that_notes_cannot_be_written_costs_no_run(run: Path) -> None:
-    told: list[str] = []
-    session: Any = SimpleNamespace(
-        run=RunFolder(run, RunConfig()), ledger=TrialStore(run / "study.db"), progress=SimpleNamespace(say=told.append)
-    )
-    annotate_session(session)
-    assert told == []
-    shutil.rmtree(run / "artifacts")
-    (run / "artifacts").write_text("a file where a folder must be")
-    annotate_session(session)
-    (sentence,) = told
-    assert sentence.startswith("The dashboard's notes and figures could not be written (")
+    for figure in study["plotly_graph_objects"]:
+        assert "<img" not in figure["graph_object"]
+    assert content(path) == before
+    assert {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == files
 
 
 @pytest.mark.parametrize("text", [HOSTILE, "a_b_c *d* `e` [f](g) <h> | $i$ ~~j~~ &amp; ![k](l)", "1. x", "# x"])
@@ -299,18 +305,67 @@ def test_what_cannot_be_shown_gets_a_sentence_and_no_database(tmp_path: Path, mo
 @pytest.fixture
 def served(run: Path) -> Iterator[str]:
     with serving(application(run), "127.0.0.1", 0) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.port}"
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def refused(request: urllib.request.Request | str) -> tuple[int, Any]:
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(request)
+    error.value.close()
+    return error.value.code, error.value.headers
 
 
 def test_over_http(served: str) -> None:
     with urllib.request.urlopen(f"{served}/api/studies") as answer:
         assert len(json.load(answer)["study_summaries"]) == 4
-    with pytest.raises(urllib.error.HTTPError) as error:
-        urllib.request.urlopen(urllib.request.Request(f"{served}/api/studies/1", method="DELETE"))
-    assert (error.value.code, error.value.headers["Allow"]) == (405, "GET, HEAD")
-    error.value.close()
+    code, headers = refused(urllib.request.Request(f"{served}/api/studies/1", method="DELETE"))
+    assert (code, headers["Allow"]) == (405, "GET, HEAD")
+    for path in ("/static/../", "/static/..%2f..%2fapp.py", "/static/", "/static/x%00y", "/..", "/static/img/../../x"):
+        assert refused(served + path)[0] in (403, 404)
+    assert refused(urllib.request.Request(f"{served}/api/studies", headers={"Host": "evil.example"}))[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("host", "named", "answered"),
+    [
+        ("127.0.0.1", "127.0.0.1:8080", True),
+        ("127.0.0.1", "localhost", True),
+        ("127.0.0.1", "[::1]:8080", True),
+        ("127.0.0.1", "evil.example", False),
+        ("127.0.0.1", "127.0.0.1.evil.example:8080", False),
+        ("127.0.0.1", "192.168.0.7", False),
+        ("127.0.0.1", "", False),
+        ("lab.example", "LAB.example:80", True),
+        ("lab.example", "other.example", False),
+        ("0.0.0.0", "192.168.0.7:80", True),
+        ("::", "[fe80::1]", True),
+        ("0.0.0.0", "evil.example", False),
+        ("0.0.0.0", socket.gethostname(), True),
+    ],
+)
+def test_only_names_of_its_own_are_answered(host: str, named: str, answered: bool) -> None:
+    app = for_host(lambda environ, start: start("200 OK", []) or [b""], host)
+    assert (call(app, "GET", "/", HTTP_HOST=named)[0] == "200 OK") is answered
+
+
+def test_connections_that_say_nothing_are_limited_and_closed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "SILENCE", 2)
+    monkeypatch.setattr(server_module, "CONNECTIONS", 20)
+    with serving(application(run), "127.0.0.1", 0) as server:
+        threading.Thread(target=server.run, daemon=True).start()
+        threads = threading.active_count()
+        silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(60)]
+        for connection in silent[:10]:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: ")
+        assert threading.active_count() <= threads + server_module.THREADS
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/api/studies", timeout=60) as answer:
+            assert answer.status == 200
+        for connection in silent:
+            connection.close()
 
 
 def test_an_address_that_cannot_be_served(served: str, run: Path) -> None:

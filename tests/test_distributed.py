@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 
 from conftest import blobs
-from nas_proxy.condensation import condense as condensation
+from nas_proxy.condensation import distribution_matching as condensation
 from nas_proxy.condensation.checkpoint import State, remove, restored, save
 from nas_proxy.condensation.distributed import ProcessGroup
 from nas_proxy.data.images import ImageSet
@@ -24,6 +24,7 @@ PATHS = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([st
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("embed", ["convnet", "space"])
 def test_two_processes_agree_with_one_to_rounding(tmp_path, embed):
     for name, launch in (("one", [sys.executable]), ("two", LAUNCH)):
@@ -74,6 +75,7 @@ def condense(out, *more):
     return [*LAUNCH, "-m", "nas_proxy", "condense", str(out), *options, *more]
 
 
+@pytest.mark.slow
 def test_torchrun_condenses_and_goes_on_after_a_kill(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     done = subprocess.run(condense(whole), env=PATHS, capture_output=True, text=True, timeout=120, check=False)
@@ -117,7 +119,7 @@ def test_processes_save_the_same_steps(monkeypatch):
 
 def test_more_processes_than_classes_are_refused():
     with pytest.raises(ConfigError, match="3 processes share 2 classes, of which each needs one; start fewer"):
-        condensation.condense(blobs(classes=2), condensation.Condensation(1, 2), 0, ranks=ProcessGroup(0, 3))
+        condensation.match_distributions(blobs(classes=2), condensation.Condensation(1, 2), 0, group=ProcessGroup(0, 3))
 
 
 def test_what_another_number_of_processes_left_goes_too(tmp_path):

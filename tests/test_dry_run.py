@@ -11,6 +11,7 @@ from scipy.stats import t as student
 
 from conftest import blobs
 from nas_proxy.cli.app import main
+from nas_proxy.pipeline import work
 from nas_proxy.pipeline.dry_run import (
     Estimate,
     Span,
@@ -20,10 +21,9 @@ from nas_proxy.pipeline.dry_run import (
     predicted,
 )
 from nas_proxy.pipeline.run_folder import open_run, prepare_run
-from nas_proxy.pipeline.session import Session
 from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import STAGES, run_stages
-from nas_proxy.spaces.latency import Latency
+from nas_proxy.spaces.measured import Latency
 from nas_proxy.training.jobs import Failure
 
 SETTINGS = {
@@ -84,11 +84,11 @@ def test_a_run_that_is_new_is_counted_measured_and_not_made(given, tmp_path):
 
 
 def test_latencies_are_measured_for_the_estimate_alone(given, tmp_path, monkeypatch):
-    def by_width(session, architecture):
+    def by_width(problem, executor, architecture):
         width = architecture["width"]
         return Failure("took longer than 1 minute") if width == 6 else Latency(width, width, width, 9)
 
-    monkeypatch.setattr(Session, "timed", by_width)
+    monkeypatch.setattr(work, "timed", by_width)
     limited = resolve({**given, "max_latency_ms": 8, "trials": 6})
     before = files(tmp_path)
     found = estimate_run(limited, tmp_path / "run", ("search",))

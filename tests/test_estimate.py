@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 from conftest import blobs
 from nas_proxy.cli.app import app
 from nas_proxy.condensation import estimate as estimates
-from nas_proxy.condensation.condense import Condensation, condense
 from nas_proxy.condensation.estimate import estimate
+from nas_proxy.condensation.proxy_set import condense
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.errors import ConfigError
 
 RECIPE = Condensation(images_per_class=2, steps=40, real_batch=8, width=8)
@@ -66,6 +67,7 @@ for size in (20 << 20, 50 << 20):
 """
 
 
+@pytest.mark.slow
 def test_memory_that_is_given_back_is_seen():
     # In a process of its own, which has no freed memory to take a block from.
     done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)

@@ -11,6 +11,8 @@ import pytest
 
 from documents import ROOT, call, tiny
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = ROOT / "examples"
 CONTINUAL = "--orders 2 --tasks 2 --ipc 3 --steps 2 --epochs 2 --width 4 --limit 20 --out out"
 

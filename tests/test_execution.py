@@ -54,6 +54,7 @@ def faint(per_class: int, seed: int) -> ImageSet:
     return from_raw(images.to(torch.uint8), labels, ("a", "b", "c"))
 
 
+@pytest.mark.slow
 def test_scores_agree_within_the_noise_of_seeds():
     data, evaluation = faint(20, 0), faint(100, 1)
     recipe = Recipe(epochs=8, batch_size=10, learning_rate=0.02)

@@ -18,6 +18,8 @@ from nas_proxy.pipeline.run_folder import open_run, prepare_run
 from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_stages
 
+pytestmark = [pytest.mark.processes, pytest.mark.slow]
+
 SPACE = """
 import os
 import signal

@@ -1,5 +1,6 @@
 """The final network: what it is trained on, that test is scored once, that every file gives its logits."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -19,13 +20,14 @@ from nas_proxy.cli.app import main
 from nas_proxy.data.sources import open_source
 from nas_proxy.data.splits import development, held_out_test
 from nas_proxy.errors import ConfigError, RunFailedError, RunFolderError, SpaceError
-from nas_proxy.pipeline import export, final
-from nas_proxy.pipeline import ground_truth as trust
+from nas_proxy.pipeline import export, final, image_files
 from nas_proxy.pipeline.final import NAMES, load_final, train_final
+from nas_proxy.pipeline.problem import open_problem
 from nas_proxy.pipeline.run_folder import open_run, prepare_run
-from nas_proxy.pipeline.session import open_session
 from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_stages
+from nas_proxy.pipeline.work import open_store
+from nas_proxy.progress import SILENT
 from nas_proxy.ranking.scores import best_first
 from nas_proxy.report.page import write_report
 
@@ -87,8 +89,8 @@ def test_images(dataset):
 
 
 def ranked(run) -> list[str]:
-    with open_session(run) as session:
-        return [r.key for r in best_first(session.ledger.records("proxy"))]
+    with contextlib.closing(open_store(run, SILENT)) as store:
+        return [r.key for r in best_first(store.records("proxy"))]
 
 
 def right(logits: torch.Tensor, images) -> float:
@@ -138,8 +140,8 @@ def test_it_trains_on_train_and_validation_and_never_on_test(searched, test_imag
     fit = final.fit
     monkeypatch.setattr(final, "fit", lambda build, data, *rest: seen.append(data) or fit(build, data, *rest))
     train_final(searched)
-    with open_session(searched) as session:
-        train, validation = session.data.train, session.data.validation
+    data = open_problem(searched.config).data
+    train, validation = data.train, data.validation
     (data,) = seen
     assert torch.equal(data.images, torch.cat([train.images, validation.images]))
     assert torch.equal(data.labels, torch.cat([train.labels, validation.labels]))
@@ -149,8 +151,8 @@ def test_it_trains_on_train_and_validation_and_never_on_test(searched, test_imag
 
 def test_the_test_images_are_opened_once_after_the_training_and_not_again(searched, monkeypatch):
     events = []
-    opened, fit = trust.held_out_test, final.fit
-    monkeypatch.setattr(trust, "held_out_test", lambda *a, **o: events.append("test") or opened(*a, **o))
+    opened, fit = image_files.held_out_test, final.fit
+    monkeypatch.setattr(image_files, "held_out_test", lambda *a, **o: events.append("test") or opened(*a, **o))
     monkeypatch.setattr(final, "fit", lambda *a: events.append("fit") or fit(*a))
     first = train_final(searched)
     (first.folder / "model.pt2").unlink()
@@ -163,7 +165,7 @@ def test_the_test_images_are_opened_once_after_the_training_and_not_again(search
 def test_only_trust_names_the_function_that_opens_test():
     package = Path(nas_proxy.__file__).parent
     naming = {path.name for path in package.rglob("*.py") if "held_out_test" in path.read_text(encoding="utf-8")}
-    assert naming == {"splits.py", "trust.py"}
+    assert naming == {"splits.py", "image_files.py"}
 
 
 @pytest.mark.usefixtures("no_onnx")

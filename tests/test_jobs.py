@@ -114,6 +114,7 @@ def test_a_claim_whose_answer_was_lost_is_not(make):
     assert [offer.key for offer in ours.claim(0)] == ["key0"]
 
 
+@pytest.mark.slow
 def test_the_jobs_of_the_dead_are_taken_over(make, monkeypatch):
     monkeypatch.setattr(module, "GRACE", 1.0)
     monkeypatch.setattr(module, "BEAT", 0.1)
@@ -157,6 +158,7 @@ def test_giving_back_is_no_attempt(make, url):
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_a_restart_is_no_death(make, monkeypatch, postgres):
     monkeypatch.setattr(module, "GRACE", 3.0)
     ours, theirs = make(), make()

@@ -19,7 +19,7 @@ import pytest
 from optuna.trial import TrialState
 from sqlalchemy import create_engine, text
 
-from nas_proxy.condensation.condense import Condensation
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.dashboard.storage import open_studies
 from nas_proxy.errors import UserError
 from nas_proxy.pipeline.run_folder import RunFolder, prepare_run
@@ -27,6 +27,8 @@ from nas_proxy.pipeline.settings import RunConfig
 from nas_proxy.pipeline.stages import run_stages
 from nas_proxy.storage.location import existing, study_name
 from nas_proxy.training.train import Recipe
+
+pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
 TRIALS, SAMPLE, MIDDLE = 200, 190, 50
 SPACE = """

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas_proxy.condensation import condense as condensation
-from nas_proxy.condensation.condense import Condensation, condense
+from nas_proxy.condensation import distribution_matching as condensation
+from nas_proxy.condensation.proxy_set import condense
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data.images import ImageSet
 
 PIXELS, CLASSES, COUNT = 64, 4, 40_000
@@ -21,7 +22,8 @@ from pathlib import Path
 
 import torch
 
-from nas_proxy.condensation.condense import Condensation, condense
+from nas_proxy.condensation.proxy_set import condense
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data.images import ImageSet
 
 
@@ -43,6 +45,7 @@ print(max(most) - before, own() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's account of a process's memory")
 def test_a_set_in_a_file_is_never_copied_into_memory(tmp_path):
     path = tmp_path / "large.safetensors"

@@ -11,14 +11,16 @@ from optuna.trial import TrialState
 
 from conftest import blobs
 from nas_proxy.dashboard.status import Watcher
-from nas_proxy.pipeline import session
+from nas_proxy.pipeline import work
+from nas_proxy.pipeline.problem import open_problem
 from nas_proxy.pipeline.run_folder import RunFolder
-from nas_proxy.pipeline.session import Session
 from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_all
-from nas_proxy.spaces.latency import Latency
+from nas_proxy.spaces.measured import Latency
 from nas_proxy.training.jobs import Failure, Timing
-from nas_proxy.training.worker_pool import KILLED, WorkerPool
+from nas_proxy.training.worker_pool import KILLED, ProcessExecutor
+
+pytestmark = pytest.mark.processes
 
 SPACE = """
 import os
@@ -93,6 +95,7 @@ def told(run: RunFolder) -> tuple[pd.DataFrame, dict[str, str]]:
     return trials, {trial.params["does"]: trial.user_attrs["reason"] for trial in failed}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("does", "wanted"),
     [
@@ -101,7 +104,7 @@ def told(run: RunFolder) -> tuple[pd.DataFrame, dict[str, str]]:
     ],
 )
 def test_what_cannot_be_timed_costs_no_more_than_itself(settings, tmp_path, monkeypatch, does, wanted):
-    monkeypatch.setattr(session, "MINUTES", 0.25)
+    monkeypatch.setattr(work, "MINUTES", 0.25)
     write_space(tmp_path / "untimed.py", *does)
     reasons = {name: REASONS[name] for name in does}
     wanted = {**wanted, "enqueue": [f"does={name},width=10" for name in does]}
@@ -114,8 +117,8 @@ def test_what_cannot_be_timed_costs_no_more_than_itself(settings, tmp_path, monk
     assert (trials["state"] == "complete").sum() == len(trials) - len(does)
     assert sum(Watcher(run.path).look().failures["proxy"].values()) == len(does)
     asked = []
-    timed = Session.timed
-    monkeypatch.setattr(Session, "timed", lambda self, a: asked.append(self.space.key(a)) or timed(self, a))
+    timed = work.timed
+    monkeypatch.setattr(work, "timed", lambda p, e, a: asked.append(p.space.key(a)) or timed(p, e, a))
     run_all(resolve({**settings, **wanted, "trials": 7}), run.path, names=("search",))
     assert len(told(run)[0]) == len(trials) + 1
     assert not set(asked) & set(trials.index)  # what is known, a failure too, is not measured again
@@ -128,9 +131,9 @@ def test_what_cannot_be_timed_costs_no_more_than_itself(settings, tmp_path, monk
 def test_a_latency_has_the_limits_of_a_candidate(settings, tmp_path, monkeypatch, limits, wanted):
     write_space(tmp_path / "untimed.py")
     jobs = []
-    monkeypatch.setattr(WorkerPool, "run_apart", lambda self, job: jobs.append(job) or Failure("not now"))
+    monkeypatch.setattr(ProcessExecutor, "run_apart", lambda self, job: jobs.append(job) or Failure("not now"))
     config = resolve({**settings, **limits, "objective": ("accuracy", "latency"), "latency_batch": 3})
-    Session(RunFolder(tmp_path / "run", config)).timed({"does": "fine", "width": 1})
+    work.timed(open_problem(config), ProcessExecutor(1), {"does": "fine", "width": 1})
     assert [(job.minutes, job.megabytes, job.batch, job.device) for job in jobs] == [(*wanted, 3, "cpu")]
 
 
@@ -141,11 +144,12 @@ def test_how_long_is_told_in_words(minutes, told):
     assert _too_long(Timing("s.py", {}, blobs().shape, "cpu", 1, minutes)) == f"took longer than {told}"
 
 
+@pytest.mark.slow
 def test_a_pool_times_on_its_first_device_while_nothing_else_is_at_work(settings, tmp_path):
     write_space(tmp_path / "untimed.py", "sleeps", "takes")
     fine = Timing(settings["space"], {"does": "fine", "width": 10}, blobs().shape, "cuda:9", 1, 0.25)
     late = replace(fine, architecture={"does": "sleeps", "width": 10})
-    with WorkerPool(2, ("cpu", "cuda:7")) as pool:
+    with ProcessExecutor(2, ("cpu", "cuda:7")) as pool:
         pool.submit("first", fine)
         pool.submit("second", fine)
         assert isinstance(pool.run_apart(fine), Latency)

@@ -11,8 +11,8 @@ from sqlalchemy.exc import OperationalError
 
 from nas_proxy.errors import ConfigError, RunFolderError, StorageError
 from nas_proxy.pipeline.run_folder import prepare_run
-from nas_proxy.pipeline.session import Session
 from nas_proxy.pipeline.settings import resolve, to_dict, write_config
+from nas_proxy.pipeline.work import open_store
 from nas_proxy.pipeline.worker import Here, work
 from nas_proxy.progress import SILENT
 from nas_proxy.storage import file_systems as mounts
@@ -245,8 +245,7 @@ def test_a_command_warns_of_one(tmp_path, monkeypatch):
         say = staticmethod(told.append)
 
     monkeypatch.setattr(mounts, "warning", lambda path: f"{path.name} lies there")
-    session = Session(prepare_run(tmp_path / "run", resolve({})), Told())
-    session.ledger.close()
+    open_store(prepare_run(tmp_path / "run", resolve({})), Told()).close()
     assert told == ["Warning: study.db lies there."]
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
+
 PIXELS = 16
 
 # Prints, in KiB, how much memory of its own the program took beyond what it had when the images were first looked at.
@@ -18,7 +20,8 @@ from pathlib import Path
 
 import torch
 
-from nas_proxy.condensation.condense import Condensation, condense
+from nas_proxy.condensation.proxy_set import condense
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data import folders
 from nas_proxy.data.sources import open_source
 from nas_proxy.data.splits import development

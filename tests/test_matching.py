@@ -77,6 +77,7 @@ def test_loss_and_gradient_equal_a_loop_over_classes_in_float64(precision, rows)
     assert relative(gradient, expected_gradient) < TOLERANCE[precision]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", embedding.PRECISIONS)
 def test_the_compiled_engine_agrees_with_each_new_network(compiled, precision):
     engine, eager = compiled[precision], engine_of(precision)
@@ -90,9 +91,12 @@ def test_the_compiled_engine_agrees_with_each_new_network(compiled, precision):
         assert relative(gradient, without.double()) < TOLERANCE[precision]
 
 
-@pytest.mark.parametrize("is_compiled", [False, True], ids=["eager", "compiled"])
-def test_results_do_not_depend_on_the_number_of_threads(compiled, is_compiled):
-    engine = compiled["bfloat16"] if is_compiled else dataclasses.replace(engine_of("bfloat16"), rows=2)
+@pytest.mark.parametrize("kind", ["eager", pytest.param("compiled", marks=pytest.mark.slow)])
+def test_results_do_not_depend_on_the_number_of_threads(kind, request):
+    if kind == "compiled":
+        engine = request.getfixturevalue("compiled")["bfloat16"]
+    else:
+        engine = dataclasses.replace(engine_of("bfloat16"), rows=2)
     network = engine.draw(torch_generator(1))
     loss, gradient = loss_and_gradient(network, *problem())
     torch.set_num_threads(2)

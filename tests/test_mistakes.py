@@ -96,6 +96,15 @@ def test_all_mistakes_of_a_configuration_are_told(nas_proxy, tmp_path):
         assert part in err
 
 
+def test_the_settings_and_the_folder_of_a_comparison_are_no_runs(nas_proxy, tmp_path):
+    (tmp_path / "compare.toml").write_text("[compare]\ndraws = 2\n")
+    code, _, err = nas_proxy("run", "--config", "compare.toml")
+    assert (code, "compare.toml holds the settings of a comparison; give the run.toml of a run" in err) == (2, True)
+    for command in ("condense", "search", "truth", "rank", "report", "final"):
+        code, _, err = nas_proxy(command, ".")
+        assert (code, "holds a comparison (it has a compare.toml), and this command is for runs" in err) == (2, True)
+
+
 def test_folders_of_images_that_cannot_be_used(nas_proxy, tmp_path):
     (tmp_path / "empty").mkdir()
     write_images(tmp_path / "sizes", sizes=((8, 8), (9, 8), (8, 8), (8, 8)))

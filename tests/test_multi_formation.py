@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from conftest import blobs
-from nas_proxy.condensation.condense import Condensation, condense
 from nas_proxy.condensation.evaluation import evaluate, paper_recipe
-from nas_proxy.condensation.multi_formation import decoded, packed
+from nas_proxy.condensation.proxy_set import condense
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data.images import ImageSet
+from nas_proxy.data.multi_formation import decoded, packed
 from nas_proxy.data.splits import random_subset
 from nas_proxy.seeds import torch_generator
 

@@ -17,14 +17,13 @@ import nas_proxy
 from conftest import blobs, write_space
 from nas_proxy.cli.app import main
 from nas_proxy.errors import ConfigError, RunFolderError, SpaceError
+from nas_proxy.pipeline import work
 from nas_proxy.pipeline.final import train_final
 from nas_proxy.pipeline.run_folder import open_run
-from nas_proxy.pipeline.session import Session
 from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_all
 from nas_proxy.report.terminal import ranking_table
-from nas_proxy.spaces.cost import UNMEASURED, Size
-from nas_proxy.spaces.latency import Latency
+from nas_proxy.spaces.measured import UNMEASURED, Latency, Size
 from nas_proxy.storage.records import INTERRUPTED, Candidate
 from nas_proxy.storage.trial_store import TrialStore
 from nas_proxy.training.jobs import Failure
@@ -47,13 +46,13 @@ def timed(monkeypatch):
     """Milliseconds by width instead of by a clock, and the list of what was timed."""
     asked = []
 
-    def by_width(session, architecture):
-        asked.append(session.whole_space.key(architecture))
+    def by_width(problem, executor, architecture):
+        asked.append(problem.whole_space.key(architecture))
         if architecture["width"] == 3:
             return Failure("ValueError: three is not a width")
         return Latency(float(architecture["width"]), architecture["width"] - 0.5, architecture["width"] + 0.5, 9)
 
-    monkeypatch.setattr(Session, "timed", by_width)
+    monkeypatch.setattr(work, "timed", by_width)
     return asked
 
 

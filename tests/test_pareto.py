@@ -16,7 +16,8 @@ from nas_proxy.pipeline.settings import RunConfig, resolve
 from nas_proxy.ranking.scores import pareto_front
 from nas_proxy.search.candidates import fruitless
 from nas_proxy.search.samplers import SAMPLERS, propose
-from nas_proxy.spaces.latency import Latency, measure_latency
+from nas_proxy.spaces.latency import measure_latency
+from nas_proxy.spaces.measured import Latency
 from nas_proxy.spaces.objectives import Costs, directions, front, improves
 from nas_proxy.storage.records import Record
 

@@ -12,13 +12,13 @@ from optuna.trial import TrialState
 from conftest import blobs, write_space
 from nas_proxy.dashboard.server import application, serving
 from nas_proxy.dashboard.storage import open_studies
+from nas_proxy.pipeline import work
 from nas_proxy.pipeline.run_folder import RunFolder
-from nas_proxy.pipeline.session import Session
 from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_all
-from nas_proxy.spaces.latency import Latency
+from nas_proxy.spaces.measured import Latency
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +36,11 @@ def searched(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "proxy_training": {"epochs": 4, "batch_size": 6},
     }
 
-    def by_width(session: Session, architecture: Any) -> Latency:
+    def by_width(problem: Any, executor: Any, architecture: Any) -> Latency:
         return Latency(float(architecture["width"]), 0.5, 20.0, 9)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Session, "timed", by_width)
+        patch.setattr(work, "timed", by_width)
         yield run_all(resolve(given), folder / "several", names=("condense", "search"))
 
 
@@ -48,15 +48,14 @@ def searched(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def page(browser: Any, searched: RunFolder) -> Iterator[Any]:
     """A page whose `wrong` collects errors."""
     with serving(application(searched.path), "127.0.0.1", 0) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.run, daemon=True).start()
+        address = f"http://127.0.0.1:{server.port}"
         page = browser.new_page(viewport={"width": 1400, "height": 1000}, base_url=address)
         page.wrong = []
         page.on("console", lambda message: message.type in ("error", "warning") and page.wrong.append(message.text))
         page.on("pageerror", lambda error: page.wrong.append(str(error)))
         yield page
         page.close()
-        server.shutdown()
 
 
 def id_of(run: RunFolder, name: str) -> int:

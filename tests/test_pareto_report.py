@@ -112,7 +112,7 @@ def test_every_section_of_a_whole_report(tmp_path: Path) -> None:
     page = page_of(tmp_path)
     sections = [attrs["id"] for tag, attrs in page.elements if tag == "section"]
     assert sections == [
-        *("truth", "signals", "cost", "pareto", "history", "choices"),
+        *("truth", "signals", "random", "cost", "notes", "pareto", "history", "choices"),
         *("images", "failures", "reading", "run"),
     ]
     assert "nas-proxy run --config run.toml" in page.text

@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import optuna
 import pytest
+from nas_proxy.dashboard.annotations import shown_names
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.exceptions import StorageInternalError
 from typer.testing import CliRunner
 
 from conftest import write_space
 from nas_proxy.cli.app import app
-from nas_proxy.condensation.condense import Condensation
-from nas_proxy.dashboard.annotations import shown_names
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.dashboard.server import application
 from nas_proxy.dashboard.status import Watcher
 from nas_proxy.dashboard.status_text import status_text
@@ -95,6 +95,7 @@ def test_it_gives_what_a_file_gives(run, alone, name):
     assert not (run / "artifacts").exists()
 
 
+@pytest.mark.slow
 def test_seeds_and_what_is_pruned_pass_through_it(config, postgres, tmp_path):
     longer = replace(OPTIONS, epochs=6)
     config = replace(config, trials=36, truth=4, seeds=2, pruner="median", proxy_training=longer)
@@ -109,12 +110,14 @@ def test_seeds_and_what_is_pruned_pass_through_it(config, postgres, tmp_path):
     assert states[1].count("complete") > states[0].count("complete")
 
 
+@pytest.mark.slow
 def test_the_same_command_again_trains_nothing(run, config):
     before = (run / "trials.csv").read_text()
     run_all(replace(config, storage=run.config.storage), run.path, names=("search", "truth"))
     assert (run / "trials.csv").read_text() == before
 
 
+@pytest.mark.slow
 def test_the_dashboard_shows_this_run_alone_and_refuses_to_write(run):
     studies = open_studies(run.path, names=shown_names(run.path))
     assert {study.study_name for study in studies.get_all_studies()} == {
@@ -131,6 +134,7 @@ def test_the_dashboard_shows_this_run_alone_and_refuses_to_write(run):
     assert "Full training · shared" in json.dumps(json.loads(body), ensure_ascii=False)
 
 
+@pytest.mark.slow
 def test_status_shows_who_is_alive(run):
     place = existing(run.path)
     engine = connect(place)
@@ -166,6 +170,7 @@ def other_proxy(run, tmp_path):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -190,6 +195,7 @@ def test_a_worker_that_does_not_fit_is_sent_away(run, changes, sentence):
         published(run, before)
 
 
+@pytest.mark.slow
 def test_another_proxy_is_refused_and_the_right_one_taken(run, tmp_path):
     with pytest.raises(StorageError, match="the condensed set is not the run's"):
         work(str(run.path), None, Here(device="cpu", proxy=other_proxy(run, tmp_path)))
@@ -197,6 +203,7 @@ def test_another_proxy_is_refused_and_the_right_one_taken(run, tmp_path):
     assert (tally.trained, tally.ended) == (0, "the run is done")
 
 
+@pytest.mark.slow
 def test_data_and_space_that_are_not_here(run, tmp_path):
     with pytest.raises(Exception, match=r"--dataset gives its place on this machine"):
         work(str(run.path), None, Here(device="cpu", dataset=f"folder:{tmp_path / 'absent'}"))
@@ -204,6 +211,7 @@ def test_data_and_space_that_are_not_here(run, tmp_path):
         work(str(run.path), None, Here(device="cpu", space=str(tmp_path / "absent.py")))
 
 
+@pytest.mark.slow
 def test_another_version_of_torch_is_told(run, capsys):
     told: list[str] = []
 
@@ -220,6 +228,7 @@ def test_another_version_of_torch_is_told(run, capsys):
     assert any("this worker trains on cpu and the run's coordinator on cuda" in line for line in told)
 
 
+@pytest.mark.slow
 def test_several_runs_in_one_database(run, url):
     published(run, {})
     second = TrialStore(Database(url, "second"))
@@ -243,6 +252,7 @@ def test_the_command(run):
     assert json.loads(result.stdout) == {"trained": 0, "failed": 0, "ended": "the run is done"}
 
 
+@pytest.mark.slow
 def test_two_coordinators_do_not_get_on(run, config, monkeypatch):
     place = existing(run.path)
     engine = connect(place)
@@ -258,6 +268,7 @@ def test_two_coordinators_do_not_get_on(run, config, monkeypatch):
         engine.dispose()
 
 
+@pytest.mark.slow
 def test_the_storage_of_trainings_does_not_change(run, alone, config, url):
     with pytest.raises(RunFolderError, match=r"storage: None → 'postgresql"):
         run_all(replace(config, storage=url), alone.path, names=("search",))
@@ -265,6 +276,7 @@ def test_the_storage_of_trainings_does_not_change(run, alone, config, url):
         run_all(config, run.path, names=("search",))
 
 
+@pytest.mark.slow
 def test_overwriting_removes_the_run_from_the_database(config, url, tmp_path):
     shared = replace(config, storage=url, trials=2, truth=2)
     first = run_all(shared, tmp_path / "run", names=("condense", "search"))

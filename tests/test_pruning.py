@@ -169,6 +169,8 @@ def trials(run) -> pd.DataFrame:
     return pd.read_csv(run / "trials.csv").drop(columns=["seconds"])
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 @pytest.mark.parametrize(("pruner", "score"), [("median", "loss_sum"), ("hyperband", "accuracy")])
 def test_neither_workers_nor_a_kill_change_what_is_pruned(condensed, pruner, score):
     choice = {"pruner": pruner, "score": score, "seeds": 2}

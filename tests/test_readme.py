@@ -1,14 +1,15 @@
 """What the README shows works, and what it says is so."""
 
-import json
-
 import torch
 
 import nas_proxy
 from documents import ROOT, block, read
 from nas_proxy.data.images import DataShape
 from nas_proxy.pipeline.settings import differences, resolve
-from nas_proxy.report.verdict import decimal, interval, label, verdict
+from nas_proxy.ranking.names import label
+from nas_proxy.ranking.ranking import Ranking
+from nas_proxy.report.formats import decimal, interval
+from nas_proxy.report.verdict import verdict
 from nas_proxy.spaces.loading import load_space, try_out
 
 README = read("README.md")
@@ -48,16 +49,16 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
 
 
 def test_the_table_is_that_of_the_reference_run():
-    ranking = json.loads((REFERENCE / "ranking.json").read_text(encoding="utf-8"))
+    ranking = Ranking.read(REFERENCE / "ranking.json")
     table = README.split("<!-- table:begin -->")[1].split("<!-- table:end -->")[0]
-    for name, row in ranking["signals"].items():
+    for name, row in ranking.signals.items():
         line = next(line for line in table.splitlines() if line.startswith(f"| {label(name)} |"))
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        assert cells[1] == interval(row["spearman"])
-        assert cells[2] == interval(row["spearman_top_half"])
-        assert cells[3] == ("–" if name == "random" else interval(row["minus_random"], sign=True))
+        assert cells[1] == interval(row.spearman)
+        assert cells[2] == interval(row.spearman_top_half)
+        assert cells[3] == ("–" if name == "random" else interval(row.minus_random, sign=True))
     assert verdict(ranking) in table
-    assert decimal(ranking["cost"]["speedup"]) in table
+    assert decimal(ranking.cost.speedup) in table
 
 
 def test_the_reference_run_is_the_default_run():

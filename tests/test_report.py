@@ -22,6 +22,7 @@ from made_up_runs import (
     without,
 )
 from nas_proxy.errors import RunFolderError
+from nas_proxy.ranking.ranking import Ranking
 from nas_proxy.report import signal_figures, trial_figures
 from nas_proxy.report.page import report_html, write_report
 from nas_proxy.report.rank_figure import ranks_against_truth
@@ -118,15 +119,16 @@ def test_the_page_shows_the_numbers(tmp_path: Path) -> None:
         "Test accuracy of the pick 97.90 % 98.10 %, 97.70 % by seed of full training",
         "Regret 0.40 pp below the best of all architectures trained in full",
         "Speed-up over full training 12.4× full training of every trial, against the proxy",
-        "Precision at 5 chance 0.21 Regret",
-        "Proxy 0.91 [0.85, 0.94] 0.81 [0.75, 0.84] 0.71 [0.41, 0.86] 0.60 0.40 pp +0.06 [−0.02, 0.10]",
+        "P@5 chance 0.21 Regret",
+        "Proxy 0.91 [0.85, 0.94] 0.71 [0.41, 0.86] 0.81 [0.75, 0.84] 0.60 0.40 pp",
+        "Proxy +0.06 [−0.02, 0.10]",
         "Proxy 12.3 s 240k 6.4 kB",
-        "In brackets: 95 % intervals (BCa).",
+        "Intervals: BCa.",
         "1 of 40 proxy trials failed; 1 of those with a score diverged",
         "RuntimeError: the image is smaller than the kernel 1 depth=",
         "By signal: proxy 1, random 0, early stop 0, truth 0.",
         "torch 2.11.0",
-        "[space] name cnn widths [32, 64]",
+        '[condense] images_per_class 10 augmentation ["crop", "colour"]',
         "nas-proxy run --config run.toml",
         "depth 95 % width 4 % norm 1 %",
     ):
@@ -144,7 +146,7 @@ def test_a_slow_proxy_and_an_untrained_pick_are_said_plainly(tmp_path: Path) -> 
     assert "Speed-up over full training 0.62× slower than full training; condensing dominates" in text
     assert "Test accuracy of the pick – not trained in full yet" in text
     assert "Regret – the pick has no full training" in text
-    assert "the pick has no full training : Proxy: regret" in text
+    assert "the pick has no full training : Proxy: Regret" in text
     ranking["signals"]["proxy"] |= {"regret": -0.0041, "regret_reason": None}
     put_ranking(tmp_path, ranking)
     assert "Regret −0.41 pp no loss against the architecture that the other seed" in page_of(tmp_path).text
@@ -244,7 +246,7 @@ def test_bars_with_an_undefined_interval() -> None:
         "reason": "constant",
     }
     ranking["signals"]["flops"]["spearman"] = {"value": -0.25, "low": None, "high": None, "reason": "few"}
-    figure = signal_figures.spearman_bars(ranking)
+    figure = signal_figures.spearman_bars(Ranking.of(ranking))
     bars = {bar.y[0]: bar for bar in figure.data}
     assert list(bars) == ["Proxy", "Random images", "Early stop", "Parameters", "FLOPs"]
     assert bars["Proxy"].error_x.arrayminus == pytest.approx((0.06,))
@@ -257,7 +259,7 @@ def test_bars_with_an_undefined_interval() -> None:
 
 
 def test_a_cost_of_nothing_stands_left_of_every_cost() -> None:
-    figure = signal_figures.spearman_by_cost(ranking_of(trials_of()), "image_passes")
+    figure = signal_figures.correlation_by_cost(Ranking.of(ranking_of(trials_of())), "passes")
     x = {trace.name: trace.x[0] for trace in figure.data}
     assert x["Parameters"] == x["FLOPs"] == figure.layout.xaxis.tickvals[0]
     assert x["Parameters"] < min(x["Proxy"], x["Early stop"], x["Full training"])

@@ -22,10 +22,11 @@ import nas_proxy
 from conftest import blobs, write_space
 from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import ConfigError, RunFailedError, RunFolderError
-from nas_proxy.pipeline import ground_truth as trust
+from nas_proxy.pipeline import image_files
 from nas_proxy.pipeline.run_folder import open_run, prepare_run
 from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_stages
+from nas_proxy.ranking.ranking import Ranking
 
 SETTINGS = {
     "trials": 12,
@@ -58,11 +59,12 @@ def go(dataset, tiny_space, tmp_path):
 
 def comparable(value):
     """Leave out what time and hardware change."""
+    value = value.as_json() if isinstance(value, Ranking) else value
     if isinstance(value, dict):
         return {
             name: comparable(inner)
             for name, inner in value.items()
-            if "second" not in name and "speedup" not in name and name != "environment"
+            if "second" not in name and "speedup" not in name and "pays_from" not in name and name != "environment"
         }
     return value
 
@@ -81,12 +83,12 @@ def trained(folder: Path) -> pd.DataFrame:
 def test_a_run_writes_what_it_promises(go):
     run = go()
     names = "run.toml proxy.safetensors proxy.png real.png study.db artifacts "
-    names += "trials.csv truth.csv scores.csv ranking.json report.html"
+    names += "trials.csv truth.csv scores.csv ranking.json report.html computed.json sets"
     assert set(names.split()) | {".lock"} == {path.name for path in run.folder.iterdir()}
     ranking = run.ranking
     assert list(ranking["signals"]) == [
         *("proxy", "random", "early_stop", "params", "flops"),
-        *("proxy:loss_sum", "random:loss_sum", "early_stop:loss_sum", "repeatability"),
+        *("proxy:loss_sum", "random:loss_sum", "early_stop:loss_sum", "calibrated", "repeatability"),
     ]
     assert ranking["n"] == 6
     trials, truth, scores = (pd.read_csv(run.folder / f"{name}.csv") for name in ("trials", "truth", "scores"))
@@ -113,8 +115,9 @@ def test_costs_of_the_controls_are_equal_and_counted(go):
     run = go()
     signals = run.ranking["signals"]
     proxy = ImageSet.load(run.folder / "proxy.safetensors")
-    # 6 images, 4 epochs, 6 architectures.
-    assert signals["proxy"]["image_passes"] == signals["random"]["image_passes"] == 6 * 4 * 6
+    # 6 images, 4 epochs, 6 architectures; and 12 real and 2 synthetic images of 3 classes in each of 10 steps.
+    assert signals["proxy"]["cost"]["training_passes"] == signals["random"]["image_passes"] == 6 * 4 * 6
+    assert signals["proxy"]["image_passes"] == 6 * 4 * 6 + 10 * 3 * (12 + 2)
     assert signals["early_stop"]["image_passes"] == pytest.approx(6 * 4 * 6, rel=0.05)
     assert signals["proxy"]["stored_bytes"] == signals["random"]["stored_bytes"] == proxy.images.numel()
     assert signals["early_stop"]["stored_bytes"] > signals["proxy"]["stored_bytes"]
@@ -125,6 +128,8 @@ def test_costs_of_the_controls_are_equal_and_counted(go):
     assert set(metadata["versions"]) == {"nas_proxy", "python", "torch"}
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_the_same_seed_repeats_with_any_number_of_workers_and_another_seed_differs(go):
     alone, spread, other = go("a"), go("b", workers=2), go("c", seed=1)
     assert comparable(alone.ranking) == comparable(spread.ranking)
@@ -153,7 +158,7 @@ def test_the_truth_alone_opens_the_test_images(go, monkeypatch, tmp_path):
     def closed(*_args, **_options):
         raise AssertionError("opened")
 
-    monkeypatch.setattr(trust, "held_out_test", closed)
+    monkeypatch.setattr(image_files, "held_out_test", closed)
     with pytest.raises(AssertionError, match="opened"):
         go()
     # Condensation and search were through before.
@@ -257,7 +262,7 @@ def test_what_belongs_to_another_run_is_refused(go, dataset, tiny_space, tmp_pat
     run = go()
     with pytest.raises(
         RunFolderError,
-        match=r"holds another run .seed: 0 → 5.; choose another folder, or",
+        match=r"holds another run .seed: 0 → 5.; choose another folder with --out, or",
     ):
         go(seed=5)
     write_space(tiny_space, (1, 2, 4))
@@ -267,7 +272,7 @@ def test_what_belongs_to_another_run_is_refused(go, dataset, tiny_space, tmp_pat
     assert go(seed=5, overwrite=True).config.seed == 5
     images = blobs(per_class=30, seed=9)
     np.savez(dataset.removeprefix("npz:"), images=images.images[:, 0].numpy(), labels=images.labels.numpy())
-    with pytest.raises(RunFolderError, match="was condensed from other data"):
+    with pytest.raises(RunFolderError, match="was made from other data"):
         go(seed=5)
     assert (run.folder / "ranking.json").exists()
 
@@ -312,6 +317,8 @@ def trials_of(folder: Path, signal_name: str) -> int:
     return found
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_a_run_killed_in_each_stage_goes_on_and_ends_with_the_same_ranking(dataset, tiny_space, tmp_path):
     settings = dict(SETTINGS, condense={"images_per_class": 2, "steps": 2000, "width": 8})
     settings |= {"proxy_training": {"epochs": 60, "batch_size": 6}, "full_training": {"epochs": 15, "batch_size": 6}}

@@ -19,6 +19,7 @@ def last_line(script: str, *options: str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_scaling():
     found = last_line("scaling", "--quick", "--steps", "2")
     rows = {"classes", "classes, ten at a time", "size", "ipc"}
@@ -29,6 +30,7 @@ def test_scaling():
     assert found["growth"]["size"]["memory_bytes"] > 2
 
 
+@pytest.mark.slow
 def test_images_per_class_goes_on_where_it_was(tmp_path):
     options = ("--data", "digits", "--limit", "20", "--ipc", "1,2", "--steps", "2", "--train-steps", "2")
     more = ("--networks", "2", "--width", "4", "--out", str(tmp_path))
@@ -37,6 +39,7 @@ def test_images_per_class_goes_on_where_it_was(tmp_path):
     assert last_line("images_per_class", *options, *more)["points"] == found["points"]
 
 
+@pytest.mark.slow
 def test_precision_pairs_its_sets(tmp_path):
     options = ("--data", "digits", "--limit", "20", "--ipc", "1", "--steps", "2", "--width", "4", "--real-batch", "4")
     found = last_line("precision", *options, "--epochs", "2", "--seeds", "2", "--networks", "2", "--out", str(tmp_path))
@@ -46,6 +49,7 @@ def test_precision_pairs_its_sets(tmp_path):
     assert len(list(tmp_path.glob("*.safetensors"))) == 4
 
 
+@pytest.mark.slow
 def test_rank_per_class_goes_on_where_it_was(tmp_path):
     bench = Bench(tmp_path)
     where = ("--data", f"npz:{tmp_path / 'blobs.npz'}", "--space", str(bench.space), "--out", str(tmp_path / "curve"))

@@ -18,6 +18,7 @@ import nas_proxy
 from conftest import blobs
 from nas_proxy.cli.app import main
 from nas_proxy.errors import RunFolderError
+from nas_proxy.ranking.ranking import Ranking
 from nas_proxy.ranking.scores import best_first, column, shown
 from nas_proxy.report.terminal import ranking_table
 from nas_proxy.seeds import derive
@@ -170,7 +171,7 @@ def test_in_the_terminal_the_other_score_stands_under_its_signal():
     row = dict.fromkeys(("spearman", "spearman_top_half", "minus_random"), estimate) | {"seconds": 23.9}
     names = ["proxy", "random", "params", "proxy:loss_sum", "random:loss_sum", "odd:loss_sum", "repeatability"]
     console = Console(width=100, record=True, file=io.StringIO())
-    console.print(ranking_table({"signals": dict.fromkeys(names, row)}))
+    console.print(ranking_table(Ranking.of({"signals": dict.fromkeys(names, row)})))
     heads = [line[:13].rstrip() for line in console.export_text().splitlines()[1:8]]
     assert heads[:4] == ["Proxy", "  by loss sum", "Random images", "  by loss sum"]
     assert heads[4:] == ["Parameters", "odd:loss_sum", "Full training"]

@@ -1,46 +1,165 @@
 """RunConfig: complete, written and read back, with all mistakes told together."""
 
 import dataclasses
+import subprocess
+import sys
+import typing
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nas_proxy.condensation import embedding, selection
+from nas_proxy.data import augment
 from nas_proxy.errors import ConfigError
-from nas_proxy.pipeline.bounds import BOUNDS, CHOICES, POSITIVE
+from nas_proxy.pipeline.comparison_checks import LEAST as LEAST_RANKED
+from nas_proxy.pipeline.nested import NATS
 from nas_proxy.pipeline.settings import (
+    Comparison,
     RunConfig,
     default_config,
+    default_folder,
     differences,
     resolve,
+    settings_file,
     to_dict,
     write_config,
 )
+from nas_proxy.ranking.intervals import LEAST
+from nas_proxy.ranking.nats_bench import PREFIX
+from nas_proxy.ranking.scores import SCORES
+from nas_proxy.search.samplers import SAMPLERS
+from nas_proxy.signals import computed
+from nas_proxy.training import execution
+from nas_proxy.training.pruning import PRUNERS
+from nas_proxy.validation import bounds, checked, choices, hints, kind
 
 
-def flat(config, prefix=""):
-    for name, value in dataclasses.asdict(config).items() if prefix == "" else config.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+def fields_of(owner, prefix=""):
+    """Yield the path, the class and the name of each setting."""
+    for name, hint in hints(owner).items():
+        inner = [
+            part for part in (hint, *typing.get_args(hint)) if isinstance(part, type) and dataclasses.is_dataclass(part)
+        ]
+        yield from fields_of(inner[0], f"{prefix}{name}.") if inner else [(prefix + name, owner, name)]
 
 
-def test_every_number_has_a_bound():
-    optional = {
-        "max_params": 9,
-        "max_flops": 9,
-        "max_latency_ms": 9.0,
-        "patience": 3,
-        "hours": 1.0,
-        "candidate_minutes": 60.0,
-        "candidate_memory": 500.0,
-        "classes_per_step": 9,
-    }
-    values = dict(flat(RunConfig(limit=5, image_size=8, **optional)))
-    numbers = {name for name, value in values.items() if isinstance(value, int | float) and not isinstance(value, bool)}
-    assert numbers == set(BOUNDS) | POSITIVE
-    assert set(CHOICES) <= set(values)
+def test_every_number_has_a_bound_that_holds():
+    numbers = [found for found in fields_of(RunConfig) if kind(*found[1:]) in {int, float}]
+    assert len(numbers) > 35
+    for path, owner, name in numbers:
+        allowed = bounds(owner, name)
+        assert allowed.keys() & {"ge", "gt"}, path
+        least = allowed["ge"] - 1 if "ge" in allowed else allowed["gt"]
+        for value, sentence in ((least, str(least)), (True, "True"), ("5", "'5'")):
+            with pytest.raises(ValueError, match=rf"^is {sentence}; it must be "):
+                checked(owner, name, value)
+
+
+def test_what_can_be_chosen_is_there():
+    chosen = {path: choices(owner, name) for path, owner, name in fields_of(RunConfig)}
+    for table in ("proxy_training", "full_training"):
+        assert set(chosen[f"{table}.precision"]) == set(execution.PRECISIONS)
+        assert set(chosen[f"{table}.augmentation"]) == set(augment.FULL)
+    assert set(chosen["condense.precision"]) == set(embedding.PRECISIONS)
+    assert set(chosen["condense.method"]) == {"dm", *selection.METHODS}
+    assert set(chosen["sampler"]) == set(SAMPLERS)
+    assert set(chosen["pruner"]) == set(PRUNERS)
+    assert set(chosen["score"]) == set(SCORES)
+    assert set(chosen["signals"]) == set(computed.NAMES)
+    assert LEAST_RANKED == LEAST
+    assert NATS == PREFIX
+
+
+def test_settings_are_read_without_pytorch():
+    code = "import sys, nas_proxy.cli.app, nas_proxy.pipeline.run_folder; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_comparison_is_complete_written_and_read_back(tmp_path):
+    asked = {"truth": 6, "compare": {"signals": ["dm+formation", "params"], "combine": ["dm:loss_sum", "params"]}}
+    config = resolve(asked)
+    baselines = ("dm", "random", "random+formation", "random_total")
+    assert config.compare == Comparison(("dm+formation", "params", *baselines), ("dm:loss_sum", "params"))
+    assert (config.trials, config.truth) == (6, 6)
+    path = tmp_path / settings_file(config)
+    assert path.name == "compare.toml"
+    write_config(config, path)
+    assert resolve({}, path) == config
+    assert settings_file(resolve({})) == "run.toml"
+    assert str(default_folder(config)) == "runs/compare-digits-convnet"
+
+
+def test_a_comparison_of_an_earlier_version_is_read(tmp_path):
+    path = tmp_path / "compare.toml"
+    path.write_text(
+        'dataset = "digits"\ntrials = 48\ntruth = 24\n[proxy_training]\nepochs = 60\n'
+        '[compare]\nsignals = ["dm", "random", "random_total"]\ncombine = []\nscore = "both"\ndraws = 2\npasses = 90\n'
+    )
+    config = resolve({}, path)
+    assert config.compare == Comparison(("dm", "random", "random_total"), draws=2, passes=90)
+    assert config.trials == config.truth == 24
+    other = dataclasses.replace(config, compare=Comparison(("params",), ("a", "b"), "accuracy", 3, 90, 9))
+    assert differences(other, config) == []
+    longer = dataclasses.replace(config, compare=dataclasses.replace(config.compare, passes=None))
+    assert differences(longer, config) == ["compare.passes: 90 → None"]
+
+
+def test_full_training_may_change_where_a_table_holds_the_truth():
+    table = resolve({"truth_table": "truth.csv", "compare": {}})
+    longer = dataclasses.replace(table, full_training=dataclasses.replace(table.full_training, epochs=99))
+    assert differences(longer, table) == []
+    alone = [dataclasses.replace(config, truth_table=None) for config in (longer, table)]
+    assert differences(*alone) == ["full_training.epochs: 10 → 99"]
+
+
+def test_the_length_of_a_training_is_given_once():
+    given_twice = {"compare": {"passes": 9}, "proxy_training": {"epochs": 3}}
+    with pytest.raises(ConfigError) as caught:
+        resolve(given_twice, options={"compare.passes": "--passes"})
+    assert caught.value.mistakes == (
+        "--passes and --epochs (proxy_training.epochs) both say how long a training is; give one of them",
+    )
+
+
+@pytest.mark.parametrize(
+    ("given_values", "mistakes"),
+    [
+        ({"compare": 5}, ["compare is 5; it must be a table [compare]"]),
+        ({"compare": {}, "proxy_training": 5}, ["proxy_training is 5; it must be a table [proxy_training]"]),
+        (
+            {"compare": {"draws": True, "signals": "dm", "score": 3, "combine": [1]}},
+            [
+                "compare.draws is True; it must be a whole number",
+                "compare.signals is 'dm'; it must be a list of names of signals",
+                "compare.score is 3; it must be a string",
+                "compare.combine is [1]; it must be a list of names of rows",
+            ],
+        ),
+        ({"dataset": ""}, ["dataset is empty; give a name"]),
+        (
+            {"dataset": "a\0b", "space": "\ud800"},
+            [
+                "dataset is 'a\\x00b', which is not UTF-8 and cannot be written down; give a name that is",
+                "space is '\\ud800', which is not UTF-8 and cannot be written down; give a name that is",
+            ],
+        ),
+        (
+            {"enqueue": ["\ud800"]},
+            ["enqueue holds '\\ud800', which is not UTF-8 and cannot be written down; leave it out"],
+        ),
+        (
+            {"hours": float("inf"), "trials": 1.0},
+            ["hours is inf; it must be finite", "trials is 1.0; it must be a whole number"],
+        ),
+        ({"devices": ["cpu", "gpu"]}, ["devices holds 'gpu'; each must be auto, cpu, cuda or cuda:N"]),
+        ({"flip": 1}, ["flip is 1; it must be true or false"]),
+    ],
+)
+def test_hostile_values_get_sentences(given_values, mistakes):
+    with pytest.raises(ConfigError) as caught:
+        resolve(given_values)
+    assert list(caught.value.mistakes) == mistakes
 
 
 @given(

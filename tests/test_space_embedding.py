@@ -13,10 +13,11 @@ import nas_proxy
 from conftest import blobs
 from nas_proxy import Choice, Space
 from nas_proxy.condensation import space_embedding
-from nas_proxy.condensation.condense import Condensation, condense
 from nas_proxy.condensation.distributed import ALONE
 from nas_proxy.condensation.embedding import Embedding, open_engine
 from nas_proxy.condensation.matching import PAPER_SPREAD, Network, loss_and_gradient, parts
+from nas_proxy.condensation.proxy_set import condense
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.condensation.space_embedding import open_space_embedding, with_batch_statistics
 from nas_proxy.condensation.step import limited_gradient
 from nas_proxy.data.images import DataShape, ImageSet

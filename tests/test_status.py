@@ -22,9 +22,9 @@ from nas_proxy.dashboard.status_text import status_text
 from nas_proxy.errors import RunFolderError
 from nas_proxy.pipeline import heartbeat as attendance
 from nas_proxy.pipeline.run_folder import RunFolder, is_held, prepare_run
-from nas_proxy.pipeline.session import open_session
 from nas_proxy.pipeline.settings import resolve
-from nas_proxy.spaces.cost import Size
+from nas_proxy.pipeline.stages import run_stages
+from nas_proxy.spaces.measured import Size
 from nas_proxy.storage.job_queue import Worker
 from nas_proxy.storage.records import Candidate
 from nas_proxy.storage.trial_store import TrialStore
@@ -175,8 +175,7 @@ def test_the_command_at_work_and_what_it_trains_on(run: RunFolder) -> None:
         attendance.announce(run, "3 × cpu")
         assert look(run).workers == (here,)
     assert look(run).workers == ()  # as after a kill, which leaves the file
-    with open_session(run):
-        assert look(run).workers == ()  # the next command knows better
+    run_stages(run, ())  # the next command knows better
     assert not run.work.exists()
 
 
@@ -207,6 +206,8 @@ def test_text_of_the_users_is_printed_as_it_is(reason: str) -> None:
     assert len(lines) == 5
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_watching_a_search_from_outside_disturbs_nothing(tmp_path: Path) -> None:
     images = blobs(per_class=30)
     np.savez(tmp_path / "blobs.npz", images=images.images[:, 0].numpy(), labels=images.labels.numpy())

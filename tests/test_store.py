@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from nas_proxy.condensation.condense import Condensation, condense
+from nas_proxy.condensation.proxy_set import condense
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data import folders, store
 from nas_proxy.data.catalogue import default_cache
 from nas_proxy.data.images import ImageSet

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from optuna.distributions import CategoricalDistribution
 
-from nas_proxy.spaces.cost import Size
+from nas_proxy.spaces.measured import Size
 from nas_proxy.storage.records import Candidate
 from nas_proxy.storage.trial_store import TrialStore
 from nas_proxy.training.jobs import Failure
@@ -68,7 +68,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, str(Path(sys.argv[2])))
 from nas_proxy.storage.trial_store import TrialStore
-from test_ledger import candidate, outcome
+from test_trial_store import candidate, outcome
 ledger = TrialStore(Path(sys.argv[1]))
 ledger.finish("proxy", ledger.begin("proxy", candidate(0), 0), outcome(0.5))
 ledger.begin("proxy", candidate(1), 0)

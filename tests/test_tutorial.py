@@ -10,6 +10,7 @@ TUTORIAL = read("README.md").split("## Tutorial")[1].split("\n## ")[0]
 STEP = re.compile(r"```python\n(?P<code>.*?)```|^    (?P<command>nas-proxy [^\n]*)$", re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_tutorial(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("nas_proxy.dashboard.server.serve", lambda folder, **_: print("served", folder))

@@ -14,14 +14,14 @@ from typer.testing import CliRunner
 
 from comparisons import Bench, few_resamples
 from nas_proxy.cli.app import app
-from nas_proxy.compare.settings import claim, open_comparison
-from nas_proxy.dashboard.comparison_status import ComparisonWatcher
 from nas_proxy.dashboard.server import application
+from nas_proxy.dashboard.status import Watcher
 from nas_proxy.dashboard.status_text import status_text
 from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import RunFolderError
-from nas_proxy.pipeline.run_folder import RunFolder
-from nas_proxy.spaces.cost import Size
+from nas_proxy.pipeline.run_folder import RunFolder, claim, open_run
+from nas_proxy.pipeline.settings import write_config
+from nas_proxy.spaces.measured import Size
 from nas_proxy.storage.records import Candidate
 from nas_proxy.storage.trial_store import TrialStore
 from nas_proxy.training.train import Outcome
@@ -52,7 +52,7 @@ def begun(bench, tmp_path):
     """A folder in which nothing is done yet."""
     folder = tmp_path / "begun"
     folder.mkdir()
-    claim(folder, bench.settings(**SMALL))
+    claim(RunFolder(folder, bench.settings(**SMALL)))
     return folder
 
 
@@ -64,8 +64,7 @@ def record(ledger: TrialStore, study: str, index: int, result: float | str | Non
 
 
 def looked(folder: Path) -> dict[str, tuple[Any, ...]]:
-    signals = ComparisonWatcher(folder).look().signals
-    return {s.name: (s.sets, s.sets_total, s.done, s.total, s.complete) for s in signals}
+    return {s.name: (s.sets, s.sets_total, s.done, s.total, s.complete) for s in Watcher(folder).look().stages}
 
 
 def get(served: Any, path: str, method: str = "GET") -> tuple[str, Any]:
@@ -88,27 +87,28 @@ def test_a_finished_comparison(finished):
         "early_stop": (None, None, 5, 5, True),
         "params": (None, None, 5, 5, True),
         "random_total": (2, 2, 10, 10, True),
+        "report": (None, None, 1, 1, True),
     }
     shown = CliRunner().invoke(app, ["status", str(finished), "--watch"])
     assert (shown.exit_code, shown.stderr) == (0, "")
     lines = shown.stdout.splitlines()
     assert lines[0] == f"{finished}: done"
-    assert lines[2] == "  dm            2/2   ████████████████████      10/10 trained  done"
-    assert lines[-1] == "  table         compare.html"
+    assert lines[2] == "  Condensed           2/2   ████████████████████       10/10  done"
+    assert lines[-1] == "  report                    ████████████████████         1/1  done"
     told = json.loads(CliRunner().invoke(app, ["status", str(finished), "--json"]).stdout)
-    assert (told["complete"], told["table"], told["at_work"], told["seconds_left"]) == (True, True, False, None)
+    assert (told["complete"], told["at_work"], told["seconds_left"]) == (True, False, None)
     assert told["failures"] == {}
-    assert told["signals"][0]["name"] == "dm"
+    assert told["stages"][0]["name"] == "dm"
     assert {path.name: path.stat().st_mtime_ns for path in finished.iterdir()} == before
 
 
 def test_nothing_is_done_yet(begun):
-    status = ComparisonWatcher(begun).look()
+    status = Watcher(begun).look()
     assert looked(begun)["dm"] == (0, 2, 0, 10, False)
     assert looked(begun)["params"] == (None, None, 0, 5, False)
     assert looked(begun)["random_total"] == (0, 2, 0, 10, False)
     assert status_text(status).splitlines()[0] == f"{begun}: not done, and no command is at work"
-    assert "  table         not written yet" in status_text(status)
+    assert looked(begun)["report"] == (None, None, 0, 1, False)
     assert [path.name for path in begun.iterdir()] == ["compare.toml"]
 
 
@@ -124,10 +124,10 @@ def test_half_way(begun, finished):
     for index in range(3):
         record(ledger, "dm", index, 0.5, seconds=4.0)
     record(ledger, "dm", 3, None)
-    record(ledger, "dm", 9, 0.5)  # of an earlier, larger sample
-    with RunFolder(begun, open_comparison(begun).run).lock():
-        status = ComparisonWatcher(begun).look()
-    signals = {signal.name: signal for signal in status.signals}
+    record(ledger, "dm", 9, 0.5, seconds=4.0)  # of an earlier, larger sample
+    with open_run(begun).lock():
+        status = Watcher(begun).look()
+    signals = {stage.name: stage for stage in status.stages}
     assert (signals["dm"].done, signals["dm"].seconds_left) == (3, pytest.approx(7 * 4.0))
     assert (signals["early_stop"].complete, status.failures) == (True, {"early_stop": {"E: no": 2}})
     # As long as a training on dm, with the making of its set shared by five candidates.
@@ -137,8 +137,8 @@ def test_half_way(begun, finished):
     assert (status.at_work, status.open_trainings, status.complete) == (True, 1, False)
     text = status_text(status)
     assert text.startswith(f"{begun}: at work, 1 training open, about ")
-    assert "Failed, early_stop: 2\n  2 × E: no" in text
-    later = ComparisonWatcher(begun).look()
+    assert "Failed, early stop: 2\n  2 × E: no" in text
+    later = Watcher(begun).look()
     assert (later.at_work, later.seconds_left) == (False, None)
     assert "; 1 training cut off" in status_text(later)
 
@@ -152,25 +152,24 @@ def open_sets(folder: Path, name: str) -> float:
 def test_full_training_and_what_cannot_be_computed(bench, tmp_path):
     folder = tmp_path / "fully"
     folder.mkdir()
-    claim(folder, bench.settings(signals=["random", "params"], draws=1))
+    claim(RunFolder(folder, bench.settings(signals=["random", "params"], draws=1)))
     record(TrialStore(folder / "study.db"), "truth", 0, "E: no", draw=1)
     scores = {"params": {"images": 0, "of": {"a": [1.0, 0.1, None], "b": [None, 0.1, "E: too large"]}}}
     (folder / "computed.json").write_text(json.dumps({"data": "", "space": "", "scores": scores}))
     assert looked(folder)["truth"] == (None, None, 1, 10, False)
     assert looked(folder)["params"] == (None, None, 2, 5, False)
-    text = status_text(ComparisonWatcher(folder).look())
-    assert "  full training        ██··" in text
+    text = status_text(Watcher(folder).look())
+    assert "  Full training        ██··" in text
     assert "Failed, full training: 1\n  1 × E: no" in text
-    assert "Failed, params: 1\n  1 × E: too large" in text
+    assert "Failed, parameters: 1\n  1 × E: too large" in text
 
 
 def test_a_table_of_less_is_not_the_table(finished, bench, tmp_path):
-    assert ComparisonWatcher(finished).look().table
+    assert Watcher(finished).look().complete
     before = (finished / "compare.toml").read_text()
     try:
-        claim(finished, bench.settings(**{**SMALL, "sample": 6}))
-        assert not ComparisonWatcher(finished).look().complete
-        assert not ComparisonWatcher(finished).look().table
+        write_config(bench.settings(**{**SMALL, "sample": 6}), finished / "compare.toml")
+        assert not Watcher(finished).look().stages[-1].complete
     finally:
         (finished / "compare.toml").write_text(before)
 
@@ -182,10 +181,10 @@ def test_the_dashboard_of_a_finished_comparison(finished):
     _, told = get(served, "/api/studies")
     names = {study["study_name"]: study["study_id"] for study in told["study_summaries"]}
     assert set(names) == {
-        "Condensed, dm · finished",
+        "Condensed · finished",
         "Random images · finished",
         "Early stop · finished",
-        "Random images at equal cost, random_total · finished",
+        "Random, equal cost · finished",
     }
     for number in names.values():
         _, study = get(served, f"/api/studies/{number}")
@@ -194,18 +193,18 @@ def test_the_dashboard_of_a_finished_comparison(finished):
         assert "truth.csv" in body
         assert "blobs.npz" in body
         assert "tiny.py" in body
-        assert str(finished / "compare.html").replace("_", r"\_") in body
+        assert "In the folder: compare.html." in body
         assert body.count("](/dashboard/studies/") == 3
         assert f"/studies/{number})" not in body
-        assert [figure["id"] for figure in study["plotly_graph_objects"]] == ["cost"]
+        assert {figure["id"] for figure in study["plotly_graph_objects"]} == {"signals", "cost"}
         assert study["objective_names"] == ["validation accuracy"]
-    _, study = get(served, f"/api/studies/{names['Condensed, dm · finished']}")
+    _, study = get(served, f"/api/studies/{names['Condensed · finished']}")
     ranking = json.loads((finished / "ranking.json").read_text())
     value = ranking["signals"]["dm"]["spearman"]["value"]
-    assert f"**dm: Spearman {value:.2f}".replace("-", "−") in study["note"]["body"]
-    figure = json.loads(study["plotly_graph_objects"][0]["graph_object"])
+    assert f"**Spearman of condensed with full training**: {value:.2f}".replace("-", "−") in study["note"]["body"]
+    figure = json.loads(next(f["graph_object"] for f in study["plotly_graph_objects"] if f["id"] == "cost"))
     assert len(figure["data"]) > 3
-    assert get(served, f"/api/studies/{names['Condensed, dm · finished']}", "DELETE")[0] == "405 Method Not Allowed"
+    assert get(served, f"/api/studies/{names['Condensed · finished']}", "DELETE")[0] == "405 Method Not Allowed"
     with sqlite3.connect(finished / "study.db") as connection:
         assert list(connection.iterdump()) == before
     assert not (finished / "artifacts").exists()
@@ -221,10 +220,10 @@ def test_the_dashboard_while_it_is_made(begun):
     record(ledger, "random", 1, 0.5)
     _, study = get(application(begun), "/api/studies/1")
     body = study["note"]["body"]
-    assert "**The table is not written yet.**" in body
+    assert "Not judged yet" in body
     assert "- **trainings**: 1 complete, 1 failed" in body
     assert r"- 1 × E: no \[b\] \*such\* width" in body
-    assert "Other studies of this comparison: none yet." in body
+    assert "Other studies: none yet." in body
     assert study["trials"][0]["note"]["body"] == "Failed: E: no \\[b\\] \\*such\\* width\n"
     assert study["plotly_graph_objects"] == []
 
@@ -240,24 +239,23 @@ def test_a_note_that_somebody_wrote_stays(begun):
 
 
 @pytest.mark.parametrize("command", ["status", "dashboard"])
-def test_a_folder_that_is_neither(tmp_path, command):
+def test_a_folder_that_holds_nothing(tmp_path, command):
     told = CliRunner().invoke(app, [command, str(tmp_path)])
     assert told.exception is not None
     assert str(told.exception) == (
-        f"{tmp_path} holds neither a run (it has no run.toml) nor a comparison (it has no compare.toml); make one "
-        f"with: nas-proxy run --out {tmp_path}, or nas-proxy compare --out {tmp_path}"
+        f"{tmp_path} holds no run (it has no run.toml); make one with: nas-proxy run --out {tmp_path}"
     )
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("a = ", r"compare\.toml is not readable TOML"),
+        ("a = ", r"compare\.toml is not a TOML file"),
         ("seed = 1", r"compare\.toml holds no settings of a comparison; restore it or use --overwrite"),
-        ("compare = {other = 1}", r"compare\.toml holds no settings of a comparison"),
+        ("compare = {other = 1}", r"compare\.toml: unknown setting 'compare\.other'; known: calibrate, candidates"),
     ],
 )
 def test_settings_that_cannot_be_read(tmp_path, text, sentence):
     (tmp_path / "compare.toml").write_text(text)
     with pytest.raises(RunFolderError, match=sentence):
-        ComparisonWatcher(tmp_path)
+        Watcher(tmp_path)

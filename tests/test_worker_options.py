@@ -13,7 +13,9 @@ from nas_proxy.cli.app import app
 from nas_proxy.pipeline.run_folder import RunFolder, open_run, prepare_run
 from nas_proxy.pipeline.settings import resolve
 from nas_proxy.pipeline.stages import run_stages
-from nas_proxy.training.worker_pool import WorkerPool
+from nas_proxy.training.worker_pool import ProcessExecutor
+
+pytestmark = pytest.mark.processes
 
 
 @pytest.fixture
@@ -45,10 +47,11 @@ def found(folder: Path) -> tuple[object, ...]:
     return *tables, ranking["pick"], ranking["n"]
 
 
+@pytest.mark.slow
 def test_every_command_that_trains_takes_a_number_of_workers(condensed, monkeypatch):
     counts = []
-    run = WorkerPool.run
-    monkeypatch.setattr(WorkerPool, "run", lambda self, jobs: counts.append(self.count) or run(self, jobs))
+    run = ProcessExecutor.run
+    monkeypatch.setattr(ProcessExecutor, "run", lambda self, jobs: counts.append(self.count) or run(self, jobs))
     one, several = condensed("one", 1), condensed("several", 1)
     run_stages(one, ("search", "truth", "rank"))
     assert set(counts) == {1}

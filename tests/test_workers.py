@@ -14,7 +14,9 @@ import torch
 from nas_proxy.threads import one_thread
 from nas_proxy.training.jobs import Failure, Job, performed
 from nas_proxy.training.train import Outcome, Recipe
-from nas_proxy.training.worker_pool import KILLED, WorkerPool
+from nas_proxy.training.worker_pool import KILLED, ProcessExecutor
+
+pytestmark = pytest.mark.processes
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def test_processes_and_this_process_give_the_same(jobs):
     work = [(width, jobs(width)) for width in (1, 2, 3, 4, 8)]
     with one_thread():
         here = {tag: comparable(performed(job)) for tag, job in work}
-    with WorkerPool(1) as alone, WorkerPool(2) as several:
+    with ProcessExecutor(1) as alone, ProcessExecutor(2) as several:
         assert {tag: comparable(r) for tag, r in alone.run(work)} == here
         assert {tag: comparable(r) for tag, r in several.run(work)} == here
     assert here[3] == Failure("ValueError: three is not a width")
@@ -87,6 +89,7 @@ REASONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_candidate_that_ends_its_process_fails_alone(images, tmp_path, count):
     space, path = tmp_path / "ends.py", tmp_path / "images.safetensors"
@@ -96,13 +99,13 @@ def test_a_candidate_that_ends_its_process_fails_alone(images, tmp_path, count):
     def job(how: str) -> Job:
         return Job(str(space), {"how": how}, path, path, Recipe(epochs=1, batch_size=36), 0, "cpu")
 
-    with WorkerPool(count) as pool:
+    with ProcessExecutor(count) as pool:
         results = dict(pool.run([(how, job(how)) for how in (*REASONS, "well")]))
         assert isinstance(results.pop("well"), Outcome)
         assert {how: failure.reason for how, failure in results.items()} == REASONS
         assert results["GPU"].spoilt
 
-    with WorkerPool(1) as pool:
+    with ProcessExecutor(1) as pool:
         processes = []
         for how in ("tuple", "GPU", "well"):
             ((_, result),) = pool.run([(how, job(how))])
@@ -117,9 +120,10 @@ def test_a_candidate_that_ends_its_process_fails_alone(images, tmp_path, count):
         assert isinstance(second, Outcome)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [1, 2])
 def test_a_job_whose_worker_is_killed_is_done_again_once(jobs, kills):
-    with WorkerPool(2) as pool:
+    with ProcessExecutor(2) as pool:
         assert len(list(pool.run([(i, jobs(4, i)) for i in range(2)]))) == 2
         victim = pool._workers[0]
 
@@ -142,8 +146,9 @@ def test_a_job_whose_worker_is_killed_is_done_again_once(jobs, kills):
     assert KILLED == "the worker process was killed twice; the machine was probably out of memory"
 
 
+@pytest.mark.slow
 def test_workers_train_on_their_devices(jobs):
-    with WorkerPool(3, ("cpu", "cuda:7")) as pool:
+    with ProcessExecutor(3, ("cpu", "cuda:7")) as pool:
         results = dict(pool.run([(i, jobs(4, i)) for i in range(6)]))
         assert [worker._device for worker in pool._workers] == ["cpu", "cuda:7", "cpu"]
     failed = [r.reason for r in results.values() if isinstance(r, Failure)]
@@ -152,8 +157,9 @@ def test_workers_train_on_their_devices(jobs):
     assert not any("cpu" in reason for reason in failed)
 
 
+@pytest.mark.slow
 def test_a_pool_of_one_trains_on_its_device(jobs):
-    with WorkerPool(1, ("cpu",)) as pool:
+    with ProcessExecutor(1, ("cpu",)) as pool:
         ((_, result),) = pool.run([(0, replace(jobs(4), device="cuda:7"))])
     assert isinstance(result, Outcome)
 
@@ -161,18 +167,19 @@ def test_a_pool_of_one_trains_on_its_device(jobs):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_two_workers_share_a_gpu(jobs):
-    with WorkerPool(2, ("cuda:0", "cuda:0")) as pool:
+    with ProcessExecutor(2, ("cuda:0", "cuda:0")) as pool:
         results = dict(pool.run([(i, jobs(4, 0)) for i in range(4)]))
     assert all(isinstance(r, Outcome) for r in results.values())
     assert len({comparable(r) for r in results.values()}) == 1
 
 
+@pytest.mark.slow
 def test_workers_end_with_their_parent(tmp_path, jobs):
     script = tmp_path / "parent.py"
     script.write_text(
         "import pickle, sys\n"
-        "from nas_proxy.training.worker_pool import WorkerPool\n"
-        "pool = WorkerPool(2)\n"
+        "from nas_proxy.training.worker_pool import ProcessExecutor\n"
+        "pool = ProcessExecutor(2)\n"
         "work = pickle.load(open(sys.argv[1], 'rb'))\n"
         "for _ in pool.run(work[:2]):\n"
         "    pass\n"
@@ -257,6 +264,7 @@ space = Space("greedy", Choice("megabytes", (0, 100, 400)), build)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_candidate_that_needs_too_much_memory_is_ended_and_the_others_go_on(images, tmp_path, count):
     space, path = tmp_path / "greedy.py", tmp_path / "images.safetensors"
@@ -268,13 +276,13 @@ def test_a_candidate_that_needs_too_much_memory_is_ended_and_the_others_go_on(im
         return Job(str(space), {"megabytes": megabytes}, path, path, recipe, 0, "cpu", megabytes=250)
 
     work = [(i, job(megabytes)) for i, megabytes in enumerate((0, 400, 100, 100, 400))]
-    with WorkerPool(count) as pool:
+    with ProcessExecutor(count) as pool:
         results = dict(pool.run(work))
     assert {i for i, result in results.items() if isinstance(result, Failure)} == {1, 4}
     assert results[1] == results[4] == Failure("needed more than 250 MB of memory")
     assert all(90 <= results[i].memory / 1e6 <= 130 for i in (2, 3))
     assert results[0].memory < 20e6
-    with WorkerPool(1) as pool:
+    with ProcessExecutor(1) as pool:
         (_, unlimited), *_ = pool.run([(0, replace(job(0), megabytes=None))])
     assert comparable(unlimited) == comparable(results[0])
     assert unlimited.memory is None
@@ -291,13 +299,14 @@ def test_a_candidate_that_needs_too_much_memory_of_a_gpu_fails_alone(images, tmp
         (i, Job(str(space), {"megabytes": needed}, path, path, recipe, 0, "cuda:0", megabytes=250))
         for i, needed in enumerate((0, 400, 100))
     ]
-    with WorkerPool(1) as pool:
+    with ProcessExecutor(1) as pool:
         results = dict(pool.run(work))
     assert results[1] == Failure("needed more than 250 MB of memory on cuda:0")
     assert isinstance(results[0], Outcome)
     assert results[2].memory >= 100e6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_candidate_that_hangs_is_ended_and_the_others_go_on(images, tmp_path, count):
     space, path = tmp_path / "sleepy.py", tmp_path / "images.safetensors"
@@ -308,7 +317,7 @@ def test_a_candidate_that_hangs_is_ended_and_the_others_go_on(images, tmp_path, 
         (i, Job(str(space), {"seconds": seconds}, path, path, recipe, 0, "cpu", minutes=0.15))
         for i, seconds in enumerate((0.0, 600.0, 0.0, 0.0))
     ]
-    with WorkerPool(count) as pool:
+    with ProcessExecutor(count) as pool:
         results = dict(pool.run(work))
         assert results[1] == Failure("took longer than 0.15 minutes")
         assert all(isinstance(results[i], Outcome) for i in (0, 2, 3))

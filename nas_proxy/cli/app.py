@@ -3,7 +3,7 @@
 import io
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -12,40 +12,14 @@ from nas_proxy.cli import compare as cli_compare
 from nas_proxy.cli import condense as cli_condense
 from nas_proxy.cli import final as cli_final
 from nas_proxy.cli import lists as cli_lists
+from nas_proxy.cli import options as o
 from nas_proxy.cli import rank as cli_rank
 from nas_proxy.cli import watch as cli_watch
 from nas_proxy.cli import worker as cli_worker
 from nas_proxy.cli.exits import explained
-from nas_proxy.cli.options import (
-    ALLOW_PICKLE,
-    COMBINE,
-    EMBED,
-    ENQUEUE,
-    FORMATION,
-    LATENCY_BATCH,
-    MATCH,
-    MEMORY,
-    METHOD,
-    MINUTES,
-    OBJECTIVE,
-    PRUNER,
-    SAMPLER,
-    SCORE,
-    SEEDS,
-    SIGNALS,
-    Devices,
-    DryRun,
-    Json,
-    Run,
-    Storage,
-    Workers,
-    examples,
-    listed,
-    numeric,
-    option_names,
-    where,
-)
+from nas_proxy.cli.options import examples, given, option_names, setting
 from nas_proxy.cli.printing import at_work, found_by_search, print_ranking, print_result, rows, tell
+from nas_proxy.errors import ConfigError
 
 app = typer.Typer(
     name="nas-proxy",
@@ -76,92 +50,52 @@ def _main(
     ),
 )
 def run_command(
-    dataset: Annotated[str | None, typer.Option(help="digits, cifar10, …, folder:DIR or npz:FILE.")] = None,
-    space: Annotated[str | None, typer.Option(help="A built-in space, or the path of a Python file.")] = None,
+    dataset: o.Dataset = None,
+    space: o.SpaceName = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/<dataset>-<space> if not given.")] = None,
     config: Annotated[Path | None, typer.Option(help="Repeat the run of a run.toml.")] = None,
-    ipc: Annotated[int | None, numeric("Synthetic images a class.")] = None,
-    trials: Annotated[int | None, numeric("Architectures trained on the proxy, the sample included.")] = None,
-    truth: Annotated[int | None, numeric("Architectures in the uniform sample, trained on all data.")] = None,
-    truth_table: Annotated[
-        str | None, typer.Option(help="Published accuracies in place of full training.", metavar="FILE[:COLUMN]")
-    ] = None,
-    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help=ALLOW_PICKLE)] = False,
-    sampler: Annotated[str | None, typer.Option(help=SAMPLER)] = None,
-    enqueue: Annotated[Path | None, typer.Option(help=ENQUEUE)] = None,
-    score: Annotated[str | None, typer.Option(help=SCORE)] = None,
-    seeds: Annotated[int | None, numeric(SEEDS)] = None,
-    pruner: Annotated[str | None, typer.Option(help=PRUNER)] = None,
-    patience: Annotated[int | None, numeric("End the search after so many proposals without a better one.")] = None,
-    hours: Annotated[float | None, numeric("Propose no more after so long; the same command goes on.")] = None,
-    max_params: Annotated[int | None, numeric("No architecture with more parameters.")] = None,
-    max_flops: Annotated[int | None, numeric("No architecture with more FLOPs an image.")] = None,
-    max_latency_ms: Annotated[float | None, numeric("No architecture that was measured to be slower.")] = None,
-    objective: Annotated[str | None, typer.Option(help=OBJECTIVE, metavar="NAMES")] = None,
-    latency_batch: Annotated[int | None, numeric(LATENCY_BATCH)] = None,
-    seed: Annotated[int | None, numeric("All randomness derives from it.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
-    workers: Workers = None,
-    devices: Devices = None,
-    storage: Storage = None,
-    candidate_minutes: Annotated[float | None, numeric(MINUTES)] = None,
-    candidate_memory: Annotated[float | None, numeric(MEMORY)] = None,
-    steps: Annotated[int | None, numeric("Steps of the condensation.")] = None,
-    epochs: Annotated[float | None, numeric("Epochs of a training on the proxy.")] = None,
-    truth_epochs: Annotated[float | None, numeric("Epochs of a full training.")] = None,
-    limit: Annotated[int | None, numeric("At most so many images a class are used of the data.")] = None,
-    image_size: Annotated[int | None, numeric("Resize images to a square of so many pixels.")] = None,
-    method: Annotated[str | None, typer.Option(help=METHOD)] = None,
-    formation: Annotated[int | None, numeric(FORMATION)] = None,
-    match: Annotated[str | None, typer.Option(help=MATCH)] = None,
-    embed: Annotated[str | None, typer.Option(help=EMBED)] = None,
-    signals: Annotated[str | None, typer.Option(help=SIGNALS, metavar="NAMES")] = None,
-    combine: Annotated[str | None, typer.Option(help=COMBINE, metavar="NAMES")] = None,
-    no_flip: Annotated[bool, typer.Option("--no-flip", help="Never mirror images.")] = False,
+    ipc: o.ImagesPerClass = None,
+    trials: Annotated[int | None, setting("trials")] = None,
+    truth: Annotated[int | None, setting("truth")] = None,
+    truth_table: o.TruthTable = None,
+    allow_pickle: Annotated[bool, setting("allow_pickle", flag="--allow-pickle")] = False,
+    sampler: o.Sampler = None,
+    enqueue: o.Enqueue = None,
+    score: o.Score = None,
+    seeds: o.Seeds = None,
+    pruner: o.Pruner = None,
+    patience: Annotated[int | None, setting("patience")] = None,
+    hours: Annotated[float | None, setting("hours")] = None,
+    max_params: Annotated[int | None, setting("max_params")] = None,
+    max_flops: Annotated[int | None, setting("max_flops")] = None,
+    max_latency_ms: Annotated[float | None, setting("max_latency_ms")] = None,
+    objective: Annotated[str | None, setting("objective")] = None,
+    latency_batch: Annotated[int | None, setting("latency_batch")] = None,
+    seed: o.Seed = None,
+    device: o.Device = None,
+    workers: o.Workers = None,
+    devices: o.Devices = None,
+    storage: o.Storage = None,
+    candidate_minutes: o.Minutes = None,
+    candidate_memory: o.Memory = None,
+    steps: o.Steps = None,
+    epochs: o.Epochs = None,
+    truth_epochs: o.TruthEpochs = None,
+    limit: o.Limit = None,
+    image_size: o.ImageSize = None,
+    method: o.Method = None,
+    formation: o.Formation = None,
+    match: o.Match = None,
+    embed: o.Embed = None,
+    signals: o.Signals = None,
+    combine: o.Combine = None,
+    no_flip: o.NoFlip = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another run in the folder.")] = False,
-    dry_run: DryRun = False,
-    as_json: Json = False,
+    dry_run: o.DryRun = False,
+    as_json: o.Json = False,
 ) -> None:
     """Condense, search, train the ground truth, rank and report. Run it again to continue or to extend."""
-    given: dict[str, Any] = {
-        "dataset": dataset,
-        "space": space,
-        "seed": seed,
-        "trials": trials,
-        "truth": truth,
-        "truth_table": truth_table,
-        "allow_pickle": True if allow_pickle else None,
-        "patience": patience,
-        "hours": hours,
-        "max_params": max_params,
-        "max_flops": max_flops,
-        "max_latency_ms": max_latency_ms,
-        "objective": listed(objective),
-        "latency_batch": latency_batch,
-        "sampler": sampler,
-        "score": score,
-        "seeds": seeds,
-        "pruner": pruner,
-        "limit": limit,
-        "image_size": image_size,
-        "device": device,
-        **where(workers, devices, storage),
-        "candidate_minutes": candidate_minutes,
-        "candidate_memory": candidate_memory,
-        "signals": listed(signals),
-        "combine": listed(combine),
-        "flip": False if no_flip else None,
-        "condense": {
-            "method": method,
-            "images_per_class": ipc,
-            "steps": steps,
-            "formation": formation,
-            "match": match,
-            "embed": embed,
-        },
-        "proxy_training": {"epochs": epochs},
-        "full_training": {"epochs": truth_epochs},
-    }
+    chosen = given(locals())
     with at_work() as terminal:
         from nas_proxy.pipeline.dry_run import estimate_run, estimate_text
         from nas_proxy.pipeline.settings import resolve
@@ -169,8 +103,10 @@ def run_command(
         from nas_proxy.search.enqueue import read_entries
 
         if enqueue is not None:
-            given["enqueue"] = read_entries(enqueue)
-        settings = resolve(given, config, options=option_names())
+            chosen["enqueue"] = read_entries(enqueue)
+        settings = resolve(chosen, config, options=option_names())
+        if settings.compare is not None:
+            raise ConfigError([f"{config} holds the settings of a comparison; give the run.toml of a run"])
         if not dry_run:
             run = run_all(settings, out, overwrite=overwrite, progress=terminal)
         else:
@@ -196,21 +132,22 @@ app.command(
     epilog=examples("nas-proxy search runs/digits-convnet", "nas-proxy search runs/digits-convnet --workers 2 --json"),
 )
 def search_command(
-    run: Run,
-    sampler: Annotated[str | None, typer.Option(help=SAMPLER)] = None,
-    enqueue: Annotated[Path | None, typer.Option(help=ENQUEUE)] = None,
-    workers: Workers = None,
-    devices: Devices = None,
-    storage: Storage = None,
-    score: Annotated[str | None, typer.Option(help=SCORE)] = None,
-    seeds: Annotated[int | None, numeric(SEEDS)] = None,
-    pruner: Annotated[str | None, typer.Option(help=PRUNER)] = None,
-    candidate_minutes: Annotated[float | None, numeric(MINUTES)] = None,
-    candidate_memory: Annotated[float | None, numeric(MEMORY)] = None,
-    dry_run: DryRun = False,
-    as_json: Json = False,
+    run: o.Run,
+    sampler: o.Sampler = None,
+    enqueue: o.Enqueue = None,
+    workers: o.Workers = None,
+    devices: o.Devices = None,
+    storage: o.Storage = None,
+    score: o.Score = None,
+    seeds: o.Seeds = None,
+    pruner: o.Pruner = None,
+    candidate_minutes: o.Minutes = None,
+    candidate_memory: o.Memory = None,
+    dry_run: o.DryRun = False,
+    as_json: o.Json = False,
 ) -> None:
     """Search on the condensed set of a run; how, can be changed until the first architecture is proposed."""
+    chosen = given(locals())
     with at_work() as terminal:
         from nas_proxy.pipeline.dry_run import estimate_run, estimate_text
         from nas_proxy.pipeline.run_folder import open_run
@@ -218,18 +155,10 @@ def search_command(
         from nas_proxy.pipeline.stages import run_all
         from nas_proxy.search.enqueue import read_entries
 
-        folder = open_run(run)
-        given: dict[str, Any] = {
-            "sampler": sampler,
-            "enqueue": None if enqueue is None else read_entries(enqueue),
-            "score": score,
-            "seeds": seeds,
-            "pruner": pruner,
-            "candidate_minutes": candidate_minutes,
-            "candidate_memory": candidate_memory,
-            **where(workers, devices, storage),
-        }
-        settings = resolve(given, folder / "run.toml", options=option_names())
+        folder = open_run(run, comparisons=False)
+        if enqueue is not None:
+            chosen["enqueue"] = read_entries(enqueue)
+        settings = resolve(chosen, folder / "run.toml", options=option_names())
         if not dry_run:
             run_all(settings, run, progress=terminal, names=("search",))
         else:
@@ -258,12 +187,12 @@ app.command(
 @app.command(
     "report", epilog=examples("nas-proxy report runs/digits-convnet", "nas-proxy report runs/digits-convnet --json")
 )
-def report_command(run: Run, as_json: Json = False) -> None:
+def report_command(run: o.Run, as_json: o.Json = False) -> None:
     """Write report.html from what the run folder holds."""
     from nas_proxy.pipeline.run_folder import open_run
     from nas_proxy.report.page import write_report
 
-    path = write_report(open_run(run).path)
+    path = write_report(open_run(run, comparisons=False).path)
     print_result({"path": str(path)}, str(path), as_json=as_json)
 
 

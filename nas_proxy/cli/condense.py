@@ -5,46 +5,37 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nas_proxy.cli.options import (
-    CLASSES_PER_STEP,
-    EMBED,
-    EVALUATE_WITH,
-    FORMATION,
-    MATCH,
-    METHOD,
-    Json,
-    Run,
-    numeric,
-    option_names,
-)
+from nas_proxy.cli import options as o
+from nas_proxy.cli.options import given, option_names, setting
 from nas_proxy.cli.printing import at_work, print_result
 from nas_proxy.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from nas_proxy.pipeline.settings import RunConfig
 
+EVALUATE_WITH = "Networks that judge the set: convnet, or resnet18 of half as many channels."
 NAMES = {"convnet": "ConvNets", "resnet18": "ResNets"}
 
 
 def condense_command(
-    run: Run,
-    dataset: Annotated[str | None, typer.Option(help="Make the run, for this data set.")] = None,
-    space: Annotated[str | None, typer.Option(help="The search space of the run.")] = None,
-    method: Annotated[str | None, typer.Option(help=METHOD)] = None,
-    source: Annotated[Path | None, typer.Option("--from", help="Read a published .pt or .npz file instead.")] = None,
-    ipc: Annotated[int | None, numeric("Images a class.")] = None,
-    steps: Annotated[int | None, numeric("Steps of the condensation.")] = None,
-    width: Annotated[int | None, numeric("Channels of the embedding ConvNet.")] = None,
-    real_batch: Annotated[int | None, numeric("Real images a class and step.")] = None,
-    formation: Annotated[int | None, numeric(FORMATION)] = None,
-    match: Annotated[str | None, typer.Option(help=MATCH)] = None,
-    embed: Annotated[str | None, typer.Option(help=EMBED)] = None,
-    seed: Annotated[int | None, numeric("All randomness derives from it.")] = None,
-    limit: Annotated[int | None, numeric("At most so many images a class are used of the data.")] = None,
-    image_size: Annotated[int | None, numeric("Resize images to a square of so many pixels.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
-    preview_every: Annotated[int | None, numeric("Steps between pictures kept in RUN/previews.")] = None,
-    classes_per_step: Annotated[int | None, numeric(CLASSES_PER_STEP)] = None,
+    run: o.Run,
+    dataset: Annotated[str | None, setting("dataset", help="Make the run, for this data set.")] = None,
+    space: Annotated[str | None, setting("space", help="The search space of the run.")] = None,
+    method: o.Method = None,
+    source: Annotated[Path | None, setting("condense.source", flag="--from")] = None,
+    ipc: o.ImagesPerClass = None,
+    steps: o.Steps = None,
+    width: o.Width = None,
+    real_batch: o.RealBatch = None,
+    formation: o.Formation = None,
+    match: o.Match = None,
+    embed: o.Embed = None,
+    seed: o.Seed = None,
+    limit: o.Limit = None,
+    image_size: o.ImageSize = None,
+    device: o.Device = None,
+    preview_every: Annotated[int | None, setting("preview_every")] = None,
+    classes_per_step: Annotated[int | None, setting("classes_per_step")] = None,
     evaluate: Annotated[
         bool, typer.Option("--evaluate", help="Train networks on the set and on random images.")
     ] = False,
@@ -52,33 +43,13 @@ def condense_command(
     evaluate_epochs: Annotated[float, typer.Option(help="Epochs of these trainings.", min=1, max=1e6)] = 1000.0,
     export: Annotated[Path | None, typer.Option(help="Write what networks are trained on as PNG files here.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate time and memory; write nothing.")] = False,
-    as_json: Json = False,
+    as_json: o.Json = False,
 ) -> None:
     """Make the condensed set of a run; with --dataset, make the run as well.
 
     `torchrun --nproc-per-node K -m nas_proxy condense …` shares the classes between K processes, one a GPU.
     """
-    given = {
-        "dataset": dataset,
-        "space": space,
-        "seed": seed,
-        "limit": limit,
-        "image_size": image_size,
-        "device": device,
-        "preview_every": preview_every,
-        "classes_per_step": classes_per_step,
-        "condense": {
-            "method": method,
-            "source": None if source is None else str(source),
-            "images_per_class": ipc,
-            "steps": steps,
-            "width": width,
-            "real_batch": real_batch,
-            "formation": formation,
-            "match": match,
-            "embed": embed,
-        },
-    }
+    chosen = given(locals())
     if source is not None and method is not None:
         raise ConfigError([f"--from {source} reads a set, and --method {method} makes one; leave one of them out"])
     if evaluate_with not in NAMES:
@@ -87,7 +58,7 @@ def condense_command(
         with at_work() as terminal:
             from nas_proxy.pipeline.condense_estimate import foresee
 
-            foreseen = foresee(_settings(given, run), terminal)
+            foreseen = foresee(_settings(chosen, run), terminal)
         print_result(foreseen.as_json(), foreseen.told(), as_json=as_json)
         return
     with at_work() as terminal:
@@ -97,15 +68,15 @@ def condense_command(
         from nas_proxy.condensation.published_sets import earlier_export
         from nas_proxy.pipeline.stages import assist, evaluate_run, export_images, run_all
 
-        settings = _settings(given, run)
+        settings = _settings(chosen, run)
         if export is not None:
             earlier_export(export)  # finds what is wrong with the folder before the long work
-        with together(settings.device) as (ranks, chosen):
-            settings = replace(settings, device=chosen)
+        with together(settings.device) as (ranks, found_device):
+            settings = replace(settings, device=found_device)
             if ranks.rank > 0:
                 assist(settings, run, ranks)
                 return
-            folder = run_all(settings, run, progress=terminal, names=("condense",), ranks=ranks)
+            folder = run_all(settings, run, progress=terminal, names=("condense",), group=ranks)
         found = evaluate_run(folder, evaluate_epochs, terminal, network=evaluate_with) if evaluate else None
         if export is not None:
             export_images(folder, export, terminal)
@@ -133,10 +104,10 @@ def condense_command(
     print_result(result, text, as_json=as_json)
 
 
-def _settings(given: dict[str, Any], run: Path) -> "RunConfig":
+def _settings(chosen: dict[str, Any], run: Path) -> "RunConfig":
     """Return the settings of a new run where a data set is given, else those of the run with what is given."""
     from nas_proxy.pipeline.run_folder import open_run
     from nas_proxy.pipeline.settings import resolve
 
-    file = None if given["dataset"] is not None else open_run(run).path / "run.toml"
-    return resolve(given, file, options=option_names())
+    file = None if chosen["dataset"] is not None else open_run(run, comparisons=False) / "run.toml"
+    return resolve(chosen, file, options=option_names())

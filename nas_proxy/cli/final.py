@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nas_proxy.cli.options import Json, Run, numeric
+from nas_proxy.cli.options import Json, Run, setting
 from nas_proxy.cli.printing import at_work, print_result, tell
 
 
@@ -14,7 +14,9 @@ def final_command(
     rank: Annotated[int | None, typer.Option(help="Place in the search; 1, the pick, if not given.")] = None,
     key: Annotated[str | None, typer.Option(help="Key of an architecture that the search trained.")] = None,
     front: Annotated[int | None, typer.Option(help="Place on the Pareto front, the cheapest first.")] = None,
-    epochs: Annotated[float | None, numeric("Epochs; those of the run's full training if not given.")] = None,
+    epochs: Annotated[
+        float | None, setting("full_training.epochs", help="Epochs; those of the run's full training if not given.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to; RUN/final if not given.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another network in the folder.")] = False,
     as_json: Json = False,
@@ -26,7 +28,7 @@ def final_command(
         from nas_proxy.pipeline.settings import resolve
         from nas_proxy.report.page import write_report
 
-        folder = open_run(run)
+        folder = open_run(run, comparisons=False)
         given = {"full_training": {"epochs": epochs}}
         recipe = resolve(given, folder / "run.toml", options={"full_training.epochs": "--epochs"}).full_training
         wanted: dict[str, Any] = {"rank": rank, "key": key, "front": front}

@@ -1,16 +1,33 @@
-"""The options that commands share, and what they are called where a mistake in one is told."""
+"""The options of the command line: where an option's name, its help and its setting meet.
+
+What a setting is for, and what it may be, stands at the field of `nas_proxy.pipeline.settings`.
+"""
 
 import contextlib
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-# The options of `run` that are called otherwise than the setting.
-SETTINGS = {
+from nas_proxy.condensation.recipe import Condensation
+from nas_proxy.pipeline.settings import Comparison, RunConfig
+from nas_proxy.training.recipe import Recipe
+from nas_proxy.validation import described, kind
+
+# The tables of settings, by their names in RunConfig.
+TABLES: dict[str, type] = {
+    "condense": Condensation,
+    "proxy_training": Recipe,
+    "full_training": Recipe,
+    "compare": Comparison,
+}
+# The parameters of commands that are called otherwise than the setting.
+RENAMED = {
     "ipc": "condense.images_per_class",
     "method": "condense.method",
-    "from": "condense.source",
+    "source": "condense.source",
     "steps": "condense.steps",
     "width": "condense.width",
     "real_batch": "condense.real_batch",
@@ -18,8 +35,19 @@ SETTINGS = {
     "match": "condense.match",
     "embed": "condense.embed",
     "epochs": "proxy_training.epochs",
+    "batch": "proxy_training.batch_size",
+    "learning_rate": "proxy_training.learning_rate",
     "truth_epochs": "full_training.epochs",
 }
+# So are these of `compare`.
+OF_COMPARISONS = {
+    "sample": "truth",
+    **{
+        name: f"compare.{name}"
+        for name in ("signals", "combine", "score", "draws", "passes", "candidates", "calibrate")
+    },
+}
+METAVARS = {"truth_table": "FILE[:COLUMN]", "storage": "URL"}
 
 
 def examples(*lines: str) -> str:
@@ -29,64 +57,103 @@ def examples(*lines: str) -> str:
 
 def _number(text: str) -> Any:
     """Return a number where `text` is one; what is none gets its sentence with all other mistakes in settings."""
-    for kind in (int, float):
+    for number in (int, float):
         with contextlib.suppress(ValueError):
-            return kind(text)
+            return number(text)
     return text
 
 
-def numeric(text: str) -> Any:
-    """Return an option of `run` that takes a number."""
-    return typer.Option(help=text, parser=_number, metavar="N")
+def _field(path: str) -> tuple[type, str]:
+    table, _, name = path.rpartition(".")
+    return TABLES[table] if table else RunConfig, name
 
 
-OBJECTIVE = "accuracy, or with params, flops or latency after it, and commas between."
-LATENCY_BATCH = "Images in the forward pass whose latency is measured."
-SAMPLER = "How architectures are proposed: tpe, random, grid, nsga2 or evolution."
-ENQUEUE = "Propose the architectures in this file first: a JSON list, or a key a line."
-CLASSES_PER_STEP = "Classes in memory at a time; as many as fit if not given."
-FORMATION = "2: each stored image holds four of half the size."
-MATCH = "Match the last block of the embedding networks, or all."
-EMBED = "Embedding networks: convnet, resnet18, or drawn from the search space."
-EVALUATE_WITH = "Networks that judge the set: convnet, or resnet18 of half as many channels."
-SCORE = "What ranks and picks candidates: accuracy, or loss_sum (the training losses)."
-SEEDS = "Trainings a candidate; its score is their mean."
-PRUNER = "End proposals early: none, median, hyperband or wilcoxon (across seeds)."
-MINUTES = "End a candidate that trains longer than this, or whose latency takes longer (1 if not given)."
-MEMORY = "End a candidate that needs more memory than so many MB."
-SIGNALS = "Computed controls: params, flops, synflow, jacob_cov, naswot, az_nas, with commas between."
-COMBINE = "Add the mean rank of several: proxy, early_stop or computed ones, with commas between."
-ALLOW_PICKLE = "The truth table may be pickles, which can run any code: only for files of NATS-Bench that you trust."
-METHOD = "dm (distribution matching), random, herding or kcenter."
-WORKERS = "Processes that train; 0: one a core, or one on a GPU."
-DEVICES = "Train on several: names such as cuda:0,cuda:1, each with --workers processes (one if not given)."
-STORAGE = "PostgreSQL database for the studies, which workers elsewhere can join; a file in RUN if not given."
-Workers = Annotated[int | None, numeric(WORKERS)]
-Storage = Annotated[str | None, typer.Option(help=STORAGE, metavar="URL")]
-Devices = Annotated[str | None, typer.Option(help=DEVICES, metavar="NAMES")]
-DRY_RUN = "Train nothing: print what would be trained, and an estimate of its time and memory."
-DryRun = Annotated[bool, typer.Option("--dry-run", help=DRY_RUN)]
+def setting(path: str, *, flag: str | None = None, help: str | None = None) -> Any:  # noqa: A002 (Typer's own name)
+    """Return the option of a setting such as "condense.steps", with the help that stands at its field.
+
+    A number that is none gets its sentence with all other mistakes in settings; a list has commas between.
+    """
+    sort = kind(*_field(path))
+    more: dict[str, Any] = {"parser": _number, "metavar": "N"} if sort in {int, float} else {}
+    if sort is tuple:
+        more = {"metavar": "NAMES"}
+    if path in METAVARS:
+        more = {"metavar": METAVARS[path]}
+    names = [] if flag is None else [flag]
+    return typer.Option(*names, help=help or described(*_field(path)), **more)
+
+
+def given(parameters: Mapping[str, Any], renamed: Mapping[str, str] = RENAMED) -> dict[str, Any]:
+    """Return the settings among the parameters of a command, as `nas_proxy.pipeline.settings.resolve` takes them.
+
+    parameters: the command's `locals()`. What is no setting is left out; a flag that is not set is not given.
+    """
+    settings: dict[str, Any] = {}
+    known = {f.name for f in fields(RunConfig)}
+    for name, value in parameters.items():
+        path = renamed.get(name, name)
+        table, _, inner = path.rpartition(".")
+        if not table and path not in known:
+            continue
+        place = settings.setdefault(table, {}) if table else settings
+        place[inner] = _value(path, value)
+    if parameters.get("no_flip"):
+        settings["flip"] = False
+    return settings
+
+
+def _value(path: str, value: Any) -> Any:
+    if value is False:
+        return None
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, str) and kind(*_field(path)) is tuple:
+        return [name for name in map(str.strip, value.split(",")) if name]
+    return value
+
+
+def option_names(renamed: Mapping[str, str] = RENAMED) -> dict[str, str]:
+    """Return what the settings are called on the command line."""
+    same = {f.name: f.name for f in fields(RunConfig) if f.name not in TABLES}
+    spelt = {path: name.replace("_", "-") for name, path in (same | dict(renamed)).items()}
+    return {path: f"--{'from' if name == 'source' else name}" for path, name in spelt.items()}
+
+
+Dataset = Annotated[str | None, setting("dataset")]
+SpaceName = Annotated[str | None, setting("space")]
+TruthTable = Annotated[str | None, setting("truth_table")]
+Sampler = Annotated[str | None, setting("sampler")]
+Enqueue = Annotated[Path | None, typer.Option(help=described(RunConfig, "enqueue"))]
+Score = Annotated[str | None, setting("score")]
+Seeds = Annotated[int | None, setting("seeds")]
+Pruner = Annotated[str | None, setting("pruner")]
+Minutes = Annotated[float | None, setting("candidate_minutes")]
+Memory = Annotated[float | None, setting("candidate_memory")]
+Seed = Annotated[int | None, setting("seed")]
+Device = Annotated[str | None, setting("device")]
+Devices = Annotated[str | None, setting("devices")]
+Workers = Annotated[int | None, setting("workers")]
+Storage = Annotated[str | None, setting("storage")]
+Limit = Annotated[int | None, setting("limit")]
+ImageSize = Annotated[int | None, setting("image_size")]
+ImagesPerClass = Annotated[int | None, setting("condense.images_per_class")]
+Steps = Annotated[int | None, setting("condense.steps")]
+Width = Annotated[int | None, setting("condense.width")]
+RealBatch = Annotated[int | None, setting("condense.real_batch")]
+Method = Annotated[str | None, setting("condense.method")]
+Formation = Annotated[int | None, setting("condense.formation")]
+Match = Annotated[str | None, setting("condense.match")]
+Embed = Annotated[str | None, setting("condense.embed")]
+Epochs = Annotated[float | None, setting("proxy_training.epochs", help="Epochs of a training on the condensed set.")]
+TruthEpochs = Annotated[float | None, setting("full_training.epochs", help="Epochs of a full training.")]
+Signals = Annotated[str | None, setting("signals")]
+Combine = Annotated[str | None, setting("combine")]
+NoFlip = Annotated[bool, typer.Option("--no-flip", help="Never mirror images.")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Train nothing: print what would be trained, and an estimate of its time and memory."
+    ),
+]
 Run = Annotated[Path, typer.Argument(help="The run folder.", metavar="RUN", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
-
-
-def listed(text: str | None) -> list[str] | None:
-    """Return the names in a text with commas between them; None for an option that was not given."""
-    return None if text is None else [name for name in map(str.strip, text.split(",")) if name]
-
-
-def where(workers: Any, devices: str | None, storage: str | None) -> dict[str, Any]:
-    """Return the settings that say where trainings are done and kept; None for an option that was not given."""
-    return {"workers": workers, "devices": listed(devices), "storage": storage}
-
-
-def option_names() -> dict[str, str]:
-    """Return what the settings are called on the command line."""
-    same = (
-        *("dataset", "space", "seed", "trials", "truth", "truth_table", "sampler", "enqueue", "patience", "hours"),
-        *("objective", "max_latency_ms", "latency_batch"),
-        *("max_params", "max_flops", "limit", "image_size", "device", "devices", "workers", "preview_every", "storage"),
-        *("signals", "combine", "classes_per_step", "allow_pickle"),
-        *("score", "seeds", "pruner", "candidate_minutes", "candidate_memory"),
-    )
-    return {path: f"--{name.replace('_', '-')}" for name, path in [*((n, n) for n in same), *SETTINGS.items()]}

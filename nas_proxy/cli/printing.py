@@ -37,20 +37,20 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def print_ranking(run: Path, *, as_json: bool) -> None:
-    """Print the ranking of a run as a table, or `ranking.json` as it is."""
-    text = (run / "ranking.json").read_text(encoding="utf-8")
+    """Print the ranking of a run or a comparison as a table, or `ranking.json` as it is."""
     if as_json:
-        out(text)
+        out((run / "ranking.json").read_text(encoding="utf-8"))
         return
     from rich.console import Console
 
+    from nas_proxy.ranking.ranking import Ranking
     from nas_proxy.report.terminal import ranking_table
 
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 100  # of the widest table; a pipe or a file has no width of its own
     with console.capture() as captured:
-        console.print(ranking_table(json.loads(text)))
+        console.print(ranking_table(Ranking.read(run / "ranking.json")))
     out(captured.get())
 
 

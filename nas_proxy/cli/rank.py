@@ -1,38 +1,29 @@
 """The commands `truth` and `rank`: full training, and how far the proxy and other signals agree with it."""
 
-from typing import Annotated, Any
-
-import typer
-
-from nas_proxy.cli.options import (
-    COMBINE,
-    SIGNALS,
-    Devices,
-    Json,
-    Run,
-    Storage,
-    Workers,
-    listed,
-    option_names,
-    where,
-)
+from nas_proxy.cli import options as o
+from nas_proxy.cli.options import given, option_names
 from nas_proxy.cli.printing import at_work, print_ranking, print_result, rows
 
 
 def truth_command(
-    run: Run, workers: Workers = None, devices: Devices = None, storage: Storage = None, as_json: Json = False
+    run: o.Run,
+    workers: o.Workers = None,
+    devices: o.Devices = None,
+    storage: o.Storage = None,
+    as_json: o.Json = False,
 ) -> None:
     """Train the sampled architectures and the search's best fully, or look them up in the truth table."""
+    chosen = given(locals())
     with at_work() as terminal:
         from nas_proxy.pipeline.run_folder import open_run
         from nas_proxy.pipeline.settings import resolve
         from nas_proxy.pipeline.stages import run_all, run_stages
 
-        folder, given = open_run(run), where(workers, devices, storage)
-        if all(value is None for value in given.values()):
+        folder = open_run(run, comparisons=False)
+        if all(value is None for value in chosen.values()):
             run_stages(folder, ("truth",), terminal)
         else:
-            settings = resolve(given, folder / "run.toml", options=option_names())
+            settings = resolve(chosen, folder / "run.toml", options=option_names())
             run_all(settings, run, progress=terminal, names=("truth",))
     truth = rows(folder / "truth.csv")
     best = max(truth, key=lambda row: row["accuracy"])
@@ -43,22 +34,21 @@ def truth_command(
 
 
 def rank_command(
-    run: Run,
-    signals: Annotated[str | None, typer.Option(help=SIGNALS, metavar="NAMES")] = None,
-    combine: Annotated[str | None, typer.Option(help=COMBINE, metavar="NAMES")] = None,
-    workers: Workers = None,
-    devices: Devices = None,
-    storage: Storage = None,
-    as_json: Json = False,
+    run: o.Run,
+    signals: o.Signals = None,
+    combine: o.Combine = None,
+    workers: o.Workers = None,
+    devices: o.Devices = None,
+    storage: o.Storage = None,
+    as_json: o.Json = False,
 ) -> None:
     """Train the controls, compute the others, and judge every signal by the ground truth. Its options stay chosen."""
+    chosen = given(locals())
     with at_work() as terminal:
         from nas_proxy.pipeline.run_folder import open_run
         from nas_proxy.pipeline.settings import resolve
         from nas_proxy.pipeline.stages import run_all
 
-        given: dict[str, Any] = {"signals": listed(signals), "combine": listed(combine)}
-        given |= where(workers, devices, storage)
-        settings = resolve(given, open_run(run).path / "run.toml", options=option_names())
+        settings = resolve(chosen, open_run(run, comparisons=False) / "run.toml", options=option_names())
         run_all(settings, run, progress=terminal, names=("rank",))
     print_ranking(run, as_json=as_json)

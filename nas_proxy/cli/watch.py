@@ -11,7 +11,6 @@ from nas_proxy.cli.options import Json
 from nas_proxy.cli.printing import out, tell
 
 if TYPE_CHECKING:
-    from nas_proxy.dashboard.comparison_status import ComparisonStatus, ComparisonWatcher
     from nas_proxy.dashboard.status import Status, Watcher
 
 Folder = Annotated[Path, typer.Argument(help="The folder of a run or a comparison.", metavar="DIR", show_default=False)]
@@ -25,12 +24,9 @@ def status_command(
     as_json: Json = False,
 ) -> None:
     """Show progress, the best candidate, failures and the estimated end of a run or a comparison. It only reads."""
-    from nas_proxy.dashboard.comparison_status import ComparisonWatcher
-    from nas_proxy.dashboard.folder import checked, is_comparison
     from nas_proxy.dashboard.status import Watcher
 
-    found = checked(folder)
-    watcher = ComparisonWatcher(found) if is_comparison(found) else Watcher(found)
+    watcher = Watcher(folder)
     if watch:
         _watch(watcher, as_json=as_json)
     else:
@@ -49,20 +45,20 @@ def dashboard_command(
     """Serve Optuna's dashboard for a run or a comparison, read-only, while it works and after. Ctrl-C ends it."""
     import optuna
 
-    from nas_proxy.dashboard.folder import checked
     from nas_proxy.dashboard.server import serve
+    from nas_proxy.pipeline.run_folder import open_run
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    serve(checked(folder), host=host, port=port, writable=writable, browser=not no_browser, say=tell)
+    serve(open_run(folder).path, host=host, port=port, writable=writable, browser=not no_browser, say=tell)
 
 
-def _text(status: "Status | ComparisonStatus", *, as_json: bool) -> str:
+def _text(status: "Status", *, as_json: bool) -> str:
     from nas_proxy.dashboard.status_text import status_text
 
     return json.dumps(status.as_json()) if as_json else status_text(status)
 
 
-def _watch(watcher: "Watcher | ComparisonWatcher", *, as_json: bool) -> None:
+def _watch(watcher: "Watcher", *, as_json: bool) -> None:
     """Show how it stands until it is done: in place on a terminal, else whenever it has got on."""
     from rich.console import Console
     from rich.live import Live

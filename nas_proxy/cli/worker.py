@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from nas_proxy.cli.options import Devices, Json, listed, option_names
+from nas_proxy.cli.options import Devices, Json, given, option_names
 from nas_proxy.cli.printing import at_work, print_result
 
 
@@ -26,12 +26,12 @@ def worker_command(
 
     Settings, fingerprints and the condensed set come from the run; version, data and space must be the same here.
     """
+    chosen = given(locals())
     with at_work() as terminal:
         from nas_proxy.pipeline.settings import resolve
         from nas_proxy.pipeline.worker import Here, work
 
-        given = {"dataset": dataset, "space": space, "device": device, "devices": listed(devices), "workers": workers}
-        settings = resolve(given, options=option_names())  # finds mistakes, and makes paths absolute
+        settings = resolve(chosen, options=option_names())  # finds mistakes, and makes paths absolute
         here = Here(
             dataset=None if dataset is None else settings.dataset,
             space=None if space is None else settings.space,

@@ -21,6 +21,8 @@ from torch import Tensor
 
 from nas_proxy.condensation.matching import Network, loss_and_gradient
 from nas_proxy.data.images import DataShape
+from nas_proxy.hardware import has_bfloat16
+from nas_proxy.transfer import to_device
 
 PRECISIONS = ("float32", "bfloat16")
 # As in PyTorch's normalisation layers.
@@ -28,8 +30,10 @@ EPSILON = 1e-5
 # Multiply-adds of a whole condensation above which a compilation (10 to 60 seconds) saves more than it takes:
 # an eager step does some 3e10 a second on two cores, and 1e13 on a GPU.
 COMPILE_ABOVE = {"cpu": 1e13, "cuda": 1e15}
-# Bytes of the largest map of one part; for the CPU about a core's cache.
+# Bytes of the largest map of one part; for the CPU about a core's cache, on a GPU also no more than a share of its
+# memory, since a part that is not compiled takes some seven maps in float32.
 PART_BYTES = {"cpu": 2 << 20, "cuda": 1 << 30}
+SHARE_OF_CARD = 1 / 64
 
 Say = Callable[[str], None]
 Embed = Callable[[Tensor, Sequence[Tensor]], Tensor]
@@ -93,8 +97,8 @@ class Engine:
         """Return weights as `network` wants them: rounded, on the device, channels last."""
         rounded = _rounded(self.embedding.precision)
         return [
-            w.to(rounded).to(self.computed).to(self.device, memory_format=torch.channels_last, non_blocking=True)
-            for w in weights
+            w.to(self.computed).to(memory_format=torch.channels_last)
+            for w in to_device([w.to(rounded) for w in weights], self.device)
         ]
 
     def network(self, weights: Sequence[Tensor]) -> Network:
@@ -113,10 +117,12 @@ def open_engine(
     real: int,
     synthetic: int,
     steps: int,
+    others: Sequence[tuple[int, int]] = (),
     say: Say = lambda text: None,
 ) -> Engine:
     """Return the fastest engine for `steps` steps with so many real and synthetic images each.
 
+    others: further numbers of real and synthetic images that come, which are compiled at the start as well.
     Without a working compiler it computes the same uncompiled, to rounding, and tells so through `say`.
     """
     device = torch.device(device)
@@ -124,6 +130,8 @@ def open_engine(
     computed = rounded if rounded != torch.bfloat16 or has_bfloat16(device) else torch.float32
     largest = embedding.shape.height * embedding.shape.width * embedding.width * rounded.itemsize
     room = PART_BYTES.get(device.type, PART_BYTES["cpu"])
+    if device.type == "cuda":  # by what the card has, not by what is free, so that a resumed run has the same parts
+        room = min(room, int(SHARE_OF_CARD * torch.cuda.get_device_properties(device).total_memory))
     every_block = embedding.every_block
 
     def embed(images: Tensor, weights: Sequence[Tensor]) -> Tensor:
@@ -133,10 +141,10 @@ def open_engine(
     work = steps * (real + 3 * synthetic) * embedding.multiply_adds
     if work < COMPILE_ABOVE.get(device.type, math.inf):
         return eager
-    return _compiled(eager, real, synthetic, say)
+    return _compiled(eager, [(real, synthetic), *others], say)
 
 
-def _compiled(eager: Engine, real: int, synthetic: int, say: Say) -> Engine:
+def _compiled(eager: Engine, sizes: Sequence[tuple[int, int]], say: Say) -> Engine:
     # PyTorch keeps a few compilations for each code object, so each engine gets a code object of its own.
     own = FunctionType(eager.embed.__code__.replace(), globals(), "embed", None, eager.embed.__closure__)
     compiled = torch.compile(own, dynamic=False, fullgraph=True)
@@ -148,10 +156,11 @@ def _compiled(eager: Engine, real: int, synthetic: int, say: Say) -> Engine:
         torch.set_num_threads(1)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            blank = (torch.zeros(n, *shape[:3], device=eager.device) for n in (real, synthetic))
-            loss_and_gradient(
-                engine.draw(torch.Generator().manual_seed(0)), next(blank), [real], next(blank), [synthetic]
-            )
+            for real, synthetic in sizes:
+                blank = (torch.zeros(n, *shape[:3], device=eager.device) for n in (real, synthetic))
+                loss_and_gradient(
+                    engine.draw(torch.Generator().manual_seed(0)), next(blank), [real], next(blank), [synthetic]
+                )
     except (RuntimeError, OSError, ImportError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         say(f"torch.compile does not work here ({reason}); condensing goes on without it, more slowly")
@@ -190,14 +199,6 @@ def alike(blocks: Sequence[Tensor]) -> Tensor:
     """Return features (n, d_b) of several blocks side by side, each scaled to count as much as the last."""
     last = blocks[-1].shape[1]
     return torch.cat([block * math.sqrt(last / block.shape[1]) for block in blocks], 1)
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Return whether the device multiplies bfloat16 faster than float32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities()
-    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def _rounded(precision: str) -> torch.dtype:

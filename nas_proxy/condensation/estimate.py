@@ -13,19 +13,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from nas_proxy.condensation.distributed import ALONE
-from nas_proxy.condensation.memory import bytes_of_a_class, divided, few_networks, fitting, free_bytes
-from nas_proxy.condensation.step import Networks, Task, initial, open_networks, take_step
+from nas_proxy.condensation.memory import bytes_of_a_class, divided, few_networks, fitting
+from nas_proxy.condensation.recipe import Condensation
+from nas_proxy.condensation.step import Networks, Task, initial, members_of, open_networks, take_step
 from nas_proxy.data.images import ImageSet
+from nas_proxy.hardware import free_bytes, held_bytes
 from nas_proxy.spaces.space import SearchSpace
-
-if TYPE_CHECKING:
-    from nas_proxy.condensation.condense import Condensation
 
 # After one that is not counted, since it allocates what the others use again.
 STEPS = 3
@@ -40,8 +37,8 @@ class Estimate:
 
     seconds: all steps and the start. seconds_per_step: the median of the measured steps, for all classes;
         slowest_per_step: the slowest of them. start_seconds: once, for compiling.
-    memory_bytes: the most that is needed beyond what the program had before; of a GPU where it works on one; None
-        where the system does not tell. classes_per_step: classes in memory at a time.
+    memory_bytes: the most that is needed beyond what the program had before; of a GPU where it works on one.
+    classes_per_step: classes in memory at a time.
     steps, classes: of the condensation. measured_steps, measured_classes: what the estimate is made from.
     """
 
@@ -49,7 +46,7 @@ class Estimate:
     seconds_per_step: float
     slowest_per_step: float
     start_seconds: float
-    memory_bytes: int | None
+    memory_bytes: int
     classes_per_step: int
     steps: int
     classes: int
@@ -60,7 +57,7 @@ class Estimate:
 
 def estimate(
     real: ImageSet,
-    recipe: "Condensation",
+    recipe: Condensation,
     seed: int,
     *,
     classes: int | None = None,
@@ -79,7 +76,7 @@ def estimate(
     device = torch.device(device)
     measured = len(real.classes)
     classes = classes or measured
-    task = Task(real.to(device), tuple(real.of_class()), recipe, seed, device, ALONE)
+    task = Task(real.to(device), members_of(real), recipe, seed, device, ALONE)
     few = few_networks(task, space, ())
     together = min(classes, classes_per_step or fitting(task, few, free_bytes(device)))
     task = divided(task, together)
@@ -90,11 +87,9 @@ def estimate(
         networks = open_networks(replace(task, recipe=same_work), space, (), lambda text: None)
         started = time.perf_counter() - began
         seconds = [taken * classes / measured for taken in timed_steps(task, networks, steps, clock)]
-    memory = peak.bytes
-    if memory is not None:
-        stored = recipe.images_per_class * math.prod(real.shape[:3]) * task.dtype.itemsize * COPIES
-        at_a_time = max(0, together - min(measured, together))
-        memory += (classes - measured) * stored + at_a_time * bytes_of_a_class(task, few)
+    stored = recipe.images_per_class * math.prod(real.shape[:3]) * task.dtype.itemsize * COPIES
+    at_a_time = max(0, together - min(measured, together))
+    memory = peak.bytes + (classes - measured) * stored + at_a_time * bytes_of_a_class(task, few)
     median = statistics.median(seconds)
     return Estimate(
         seconds=started + recipe.steps * median,
@@ -124,10 +119,10 @@ def timed_steps(
 
 
 class Peak:
-    """The most memory that was in use; `bytes` beyond that of the beginning, None where the system does not tell."""
+    """The most memory that was in use, in `bytes` beyond that of the beginning."""
 
     def __init__(self) -> None:
-        self.bytes: int | None = None
+        self.bytes = 0
 
 
 @contextlib.contextmanager
@@ -140,14 +135,11 @@ def watched(device: torch.device) -> Iterator[Peak]:
         yield peak
         peak.bytes = torch.cuda.max_memory_allocated(device) - before
         return
-    before_it, ended = _own_bytes(), threading.Event()
-    if before_it is None:
-        yield peak
-        return
+    before, ended = held_bytes(), threading.Event()
 
     def watch() -> None:
         while not ended.wait(SAMPLED_EVERY):
-            peak.bytes = max(peak.bytes or 0, (_own_bytes() or 0) - before_it)
+            peak.bytes = max(peak.bytes, held_bytes() - before)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -156,13 +148,4 @@ def watched(device: torch.device) -> Iterator[Peak]:
     finally:
         ended.set()
         watcher.join()
-        peak.bytes = max(peak.bytes or 0, (_own_bytes() or 0) - before_it)
-
-
-def _own_bytes() -> int | None:
-    """Return the memory of this process that is in no file; Linux alone tells."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        return int(next(line for line in lines if line.startswith("RssAnon:")).split()[1]) * 1024
-    except (OSError, StopIteration):
-        return None
+        peak.bytes = max(peak.bytes, held_bytes() - before)

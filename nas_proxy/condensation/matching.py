@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nas_proxy.transfer import to_device
+
 # All images in blocks, or what fetches those at some rows of them.
 Images = Tensor | Callable[[slice | Tensor], Tensor]
 Item = TypeVar("Item")
@@ -64,17 +66,19 @@ class Network:
 class Part:
     """Images that are embedded together: those at `rows`, and `blank` further ones that make parts equally large.
 
-    blocks: the classes that they belong to. shares: (blocks, images), 1 ÷ size of the class for its images, else 0.
+    at: the rows on the host. blocks: the classes that they belong to. shares: (blocks, images), 1 ÷ size of the class
+    for its images, else 0.
     """
 
     rows: slice | Tensor
+    at: slice | Tensor
     blank: int
     blocks: slice
     shares: Tensor
 
     def of(self, images: Images) -> Tensor:
         """Return the part's images (n, c, h, w), channels last."""
-        chosen = images[self.rows] if isinstance(images, Tensor) else images(self.rows)
+        chosen = images[self.rows] if isinstance(images, Tensor) else images(self.at)
         padded = F.pad(chosen, (0, 0, 0, 0, 0, 0, 0, self.blank)) if self.blank else chosen
         return padded.contiguous(memory_format=torch.channels_last)
 
@@ -104,8 +108,9 @@ def parts(
         blank = max(0, each - len(owners))
         share = 1 / torch.tensor(sizes[blocks], dtype=torch.float64)
         members = owners - blocks.start == torch.arange(len(share)).view(-1, 1)
-        shares = F.pad(members * share.view(-1, 1), (0, blank)).to(device, dtype)
-        found.append(Part(some if isinstance(some, slice) else some.to(device), blank, blocks, shares))
+        (shares,) = to_device([F.pad(members * share.view(-1, 1), (0, blank)).to(dtype)], device)
+        places = some if isinstance(some, slice) else to_device([some], device)[0]
+        found.append(Part(places, some, blank, blocks, shares))
     return tuple(found)
 
 

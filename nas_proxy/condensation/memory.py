@@ -6,19 +6,15 @@ Measured, not guessed: the bytes that a network keeps for the gradient of an ima
 
 from collections.abc import Collection
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from nas_proxy.condensation.matching import Network
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.condensation.step import Networks, Task, open_networks
 from nas_proxy.errors import ConfigError
 from nas_proxy.spaces.space import SearchSpace
-
-if TYPE_CHECKING:
-    from nas_proxy.condensation.condense import Condensation
 
 # Of the free memory: the rest is for the maps of the part at work, and for others.
 SHARE = 0.5
@@ -58,7 +54,7 @@ def few_networks(task: Task, space: SearchSpace | None, exclude: Collection[str]
     return open_networks(probe, space, exclude, lambda text: None)
 
 
-def check_divisible(recipe: "Condensation", classes: int, together: int | None) -> None:
+def check_divisible(recipe: Condensation, classes: int, together: int | None) -> None:
     """Raise ConfigError where so many classes at a time would change the loss."""
     if together is not None and together < classes and recipe.embed != "convnet":
         raise ConfigError(
@@ -89,25 +85,6 @@ def _saved(network: Network, task: Task, count: int) -> int:
         features = network.embed(images)
     del features
     return sum(sizes.values())
-
-
-def free_bytes(device: torch.device) -> int:
-    """Return the free memory of a device: of the CPU what the system calls available, within a container's limit."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        available = int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) * 1024
-    except (OSError, StopIteration):  # not Linux
-        return 4 << 30
-    try:
-        limit, used = (
-            int(Path(f"/sys/fs/cgroup/memory.{name}").read_text(encoding="utf-8")) for name in ("max", "current")
-        )
-    except (OSError, ValueError):  # no container, or one without a limit
-        return available
-    return min(available, limit - used)
 
 
 def divided(task: Task, together: int) -> Task:

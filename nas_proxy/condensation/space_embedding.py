@@ -16,14 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from nas_proxy.condensation.distributed import ALONE, JointBatchNorm, ProcessGroup
-from nas_proxy.condensation.embedding import has_bfloat16
 from nas_proxy.condensation.feature_extraction import MORE, FeatureExtractor
 from nas_proxy.condensation.matching import Network
 from nas_proxy.data.images import DataShape
 from nas_proxy.errors import RAISED, SpaceError
+from nas_proxy.hardware import has_bfloat16
 from nas_proxy.seeds import derive
 from nas_proxy.spaces.space import Architecture, SearchSpace
 from nas_proxy.time_limit import deadline
+from nas_proxy.transfer import network_to
 
 # Images that go through a network together: enough for the statistics of batch norm, few enough for the memory.
 ROWS = 256
@@ -74,7 +75,8 @@ class SpaceEmbedding:
                 with torch.no_grad():  # layers that take their size from what they see first
                     module.eval()(few)
         joint = with_batch_statistics(module, self.ranks)
-        module = module.to(self.device, dtype).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+        module = network_to(module.to(dtype), self.device)
+        module = module.to(memory_format=torch.channels_last).eval().requires_grad_(False)
         autocast = functools.partial(
             torch.autocast,
             self.device.type,
@@ -84,12 +86,14 @@ class SpaceEmbedding:
         draws = derive(seed, "forward")
         with seeded(draws, self.device), autocast():
             before = random_state(self.device)
-            taps = FeatureExtractor(module, few.to(self.device, dtype), every_block=self.every_block)
+            extractor = FeatureExtractor(
+                module, torch.zeros_like(few, device=self.device, dtype=dtype), every_block=self.every_block
+            )
             random = not torch.equal(before, random_state(self.device))
 
         def embed(images: Tensor) -> Tensor:
             with seeded(draws, self.device) if random else contextlib.nullcontext(), autocast():
-                found = taps.features(images)
+                found = extractor.features(images)
             return found.to(dtype)
 
         return Network(

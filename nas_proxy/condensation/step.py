@@ -8,8 +8,7 @@ the statistics of all classes or the loss is divided by the spread of all, image
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,18 +17,17 @@ from nas_proxy.condensation.checkpoint import State
 from nas_proxy.condensation.distributed import ProcessGroup
 from nas_proxy.condensation.embedding import Embedding, open_engine
 from nas_proxy.condensation.matching import Network, loss_and_gradient, spread
-from nas_proxy.condensation.multi_formation import decoded
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.condensation.space_embedding import open_space_embedding
 from nas_proxy.data import augment
 from nas_proxy.data.images import ImageSet
+from nas_proxy.data.multi_formation import decoded
 from nas_proxy.data.splits import random_subset
 from nas_proxy.seeds import derive, torch_generator
 from nas_proxy.spaces.convnet import deepest
 from nas_proxy.spaces.resnet18 import resnet18_space
 from nas_proxy.spaces.space import SearchSpace
-
-if TYPE_CHECKING:
-    from nas_proxy.condensation.condense import Condensation
+from nas_proxy.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -50,12 +48,13 @@ class Networks:
 class Task:
     """What does not change from step to step.
 
-    members: the indices of each class's real images. together: classes that are in memory at a time; 0 for all.
+    members: the indices of each class's real images, on the host. together: classes that are in memory at a time; 0
+        for all.
     """
 
     real: ImageSet
     members: tuple[Tensor, ...]
-    recipe: "Condensation"
+    recipe: Condensation
     seed: int
     device: torch.device
     ranks: ProcessGroup
@@ -82,6 +81,11 @@ class Task:
         """The most real and synthetic images of a class in a step."""
         largest = max(map(len, self.members))
         return min(largest, self.recipe.real_batch), self.recipe.images_per_class * self.recipe.formation**2
+
+
+def members_of(real: ImageSet) -> tuple[Tensor, ...]:
+    """Return the indices of each class's images, on the host, where steps draw from them."""
+    return tuple(index.cpu() for index in real.of_class())
 
 
 def initial(task: Task) -> State:
@@ -120,11 +124,13 @@ def open_networks(
 
         keys = tuple(drawn_from.key(a) for a in family.architectures) if recipe.embed == "space" else ()
         return Networks(draw, recipe.learning_rate, True, keys)
+    sizes = [_images(task, classes) for classes in task.groups]
     engine = open_engine(
         Embedding(shape, recipe.width, deepest(shape, recipe.depth), recipe.precision, recipe.match == "all"),
         task.device,
-        real=sum(min(len(task.members[label]), recipe.real_batch) for label in task.groups[0]),
-        synthetic=len(task.groups[0]) * task.per_class[1],
+        real=sizes[0][0],
+        synthetic=sizes[0][1],
+        others=sorted(set(sizes) - {sizes[0]}),
         steps=recipe.steps * len(task.groups),
         say=say,
     )
@@ -134,13 +140,19 @@ def open_networks(
     )
 
 
+def _images(task: Task, classes: range) -> tuple[int, int]:
+    """Return how many real and synthetic images of some classes there are in a step."""
+    real = sum(min(len(task.members[label]), task.recipe.real_batch) for label in classes)
+    return real, len(classes) * task.per_class[1]
+
+
 def take_step(state: State, task: Task, networks: Networks) -> Tensor:
     """Take one step in place and return the loss, on the device."""
     recipe = task.recipe
     draws = torch_generator(task.seed, "condense", state.step)
     # Every process draws for all classes, so that how many share them changes nothing.
     chosen = [_some(index, recipe.real_batch, draws) for index in task.members]
-    augmented = _Augmented(task, chosen, _augmentation(task, draws))
+    augmented = _Augmented(task, chosen, _placed(chosen, task), _augmentation(task, draws))
     network = networks.draw(state.step)
     if network.normalised:
         loss, gradient = _matched(network, augmented, task.own, state.images, lean=len(task.groups) > 1)
@@ -163,15 +175,21 @@ def take_step(state: State, task: Task, networks: Networks) -> Tensor:
 
 @dataclass(frozen=True)
 class _Augmented:
-    """The images of a step as a network sees them. chosen: the real ones of each class, as indices."""
+    """The images of a step as a network sees them.
+
+    chosen, placed: the real ones of each class, as indices on the host, and where the real images are.
+    """
 
     task: Task
     chosen: list[Tensor]
+    placed: list[Tensor]
     change: Callable[[int, Tensor], Tensor]
 
     def real(self, label: int, places: Tensor | slice = slice(None)) -> Tensor:
         """Return the chosen real images of a class, or those of them at `places`."""
-        images = self.task.real.select(self.chosen[label][places]).to(self.task.device)
+        whole = isinstance(places, slice)
+        index = self.placed[label] if whole else _placed([self.chosen[label][places]], self.task)[0]
+        images = _on_device(self.task.real.select(index), self.task.device)
         return self.change(label, images.decode().to(self.task.dtype))
 
     def synthetic(self, classes: range, images: Tensor) -> Tensor:
@@ -186,7 +204,6 @@ class _Augmented:
         place = torch.cat([torch.arange(int(size)) for size in sizes])
 
         def at(rows: slice | Tensor) -> Tensor:
-            rows = rows if isinstance(rows, slice) else rows.cpu()
             counts = torch.bincount(owner[rows], minlength=len(sizes)).tolist()
             places = torch.split(place[rows], counts)
             return torch.cat([self.real(label, p) for label, p in zip(classes, places, strict=True) if len(p)])
@@ -237,4 +254,18 @@ def _augmentation(task: Task, draws: torch.Generator) -> Callable[[int, Tensor],
 
 def _some(index: Tensor, at_most: int, draws: torch.Generator) -> Tensor:
     """Return up to `at_most` of the indices, without repetition."""
-    return index[torch.randperm(len(index), generator=draws)[:at_most].to(index.device, non_blocking=True)]
+    return index[torch.randperm(len(index), generator=draws)[:at_most]]
+
+
+def _placed(chosen: list[Tensor], task: Task) -> list[Tensor]:
+    """Return indices where the real images are."""
+    return to_device(chosen, task.real.labels.device)
+
+
+def _on_device(images: ImageSet, device: torch.device) -> ImageSet:
+    """Return images on a device; those of a set that stays on the host go there through pinned memory."""
+    if device.type != "cuda" or images.labels.device.type == "cuda":
+        return images.to(device)
+    names = ("images", "labels", "scale", "offset")
+    tensors = to_device([getattr(images, name)[:] for name in names], device)
+    return replace(images, **dict(zip(names, tensors, strict=True)))  # type: ignore[arg-type]

@@ -1,25 +1,98 @@
-"""Which kind of folder is looked at: a run's, or a comparison's."""
+"""What a folder holds now: a run's or a comparison's folder in; its trials by signal out. It only reads.
 
-from pathlib import Path
+A command may be at work in the folder meanwhile: nothing of it is held, and what is half made counts as not there.
+"""
 
-from nas_proxy.errors import RunFolderError
-from nas_proxy.pipeline.run_folder import open_run
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
-RUN, COMPARISON = "run.toml", "compare.toml"
+from optuna.trial import FrozenTrial, TrialState
+
+from nas_proxy.pipeline.run_folder import RunFolder
+from nas_proxy.ranking.names import TRUTH
+from nas_proxy.signals.signal import Plan, plan_of
+from nas_proxy.signals.stored_names import study_of
+from nas_proxy.storage.job_queue import Worker
+from nas_proxy.storage.location import Location, study_name
+from nas_proxy.storage.records import LATENCY, Record, finished
+from nas_proxy.untrusted import checked, read_json
 
 
-def is_comparison(folder: Path) -> bool:
-    """Return whether a folder is a comparison's, as its settings tell, rather than a run's."""
-    return (folder / COMPARISON).is_file() and not (folder / RUN).is_file()
+@dataclass(frozen=True)
+class _Column:
+    of: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
 
-def checked(folder: Path) -> Path:
-    """Return a folder that holds a run or a comparison. Raises RunFolderError for any other."""
-    if is_comparison(folder):
-        return folder
-    if folder.is_dir() and not (folder / RUN).is_file():
-        raise RunFolderError(
-            f"{folder} holds neither a run (it has no {RUN}) nor a comparison (it has no {COMPARISON}); make one with: "
-            f"nas-proxy run --out {folder}, or nas-proxy compare --out {folder}"
-        )
-    return open_run(folder).path
+@dataclass(frozen=True)
+class _Computed:
+    """What `computed.json` tells: value, seconds and reason of failure of each score, by signal and architecture."""
+
+    scores: Mapping[str, _Column] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a folder holds at one moment.
+
+    studies: the number of each study that is there, by signal; full training and latencies have one, too. plans: what
+    a study of random images at equal cost trains on. at_work: whether a command holds the folder, or coordinates.
+    """
+
+    run: RunFolder
+    studies: Mapping[str, int]
+    trials: Mapping[str, Sequence[FrozenTrial]]
+    plans: Mapping[str, Mapping[str, int]]
+    at_work: bool
+    workers: tuple[Worker, ...] = ()
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The signals."""
+        return plan_of(self.run.config)
+
+    @cached_property
+    def records(self) -> Mapping[str, Sequence[Record]]:
+        """The finished trainings of each signal that has a study."""
+        return {signal: finished(found) for signal, found in self.trials.items() if signal != LATENCY}
+
+    def of(self, signal: str) -> Sequence[Record]:
+        """Return the finished trainings of a signal."""
+        return self.records.get(signal, ())
+
+    @cached_property
+    def open_trainings(self) -> int:
+        """How many are begun and not finished."""
+        return running(self.trials)
+
+    @cached_property
+    def sample(self) -> list[str]:
+        """The architectures of the uniform sample that are found so far, by the lead signal."""
+        lead = self.of(self.plan.lead) if self.plan.lead is not None else ()
+        found = [r.key for r in lead if r.complete and r.draw == 0 and r.phase == "sample"]
+        return found[: self.run.config.truth]
+
+    @cached_property
+    def computed(self) -> Mapping[str, Sequence[str | None]]:
+        """The reason of failure, or None, of each score of the sample that is computed, by signal."""
+        try:
+            told = checked(_Computed, read_json(self.run / "computed.json"))
+        except (FileNotFoundError, ValueError):
+            told = _Computed()
+        scores = {signal.name: told.scores.get(signal.name, _Column()).of for signal in self.plan.computed}
+        # Those of the sample come first; an earlier comparison may have had a larger one.
+        kept = {name: list(of.values())[: self.run.config.truth] for name, of in scores.items()}
+        return {name: [str(row[2]) if len(row) > 2 and row[2] else None for row in of] for name, of in kept.items()}
+
+
+def study_names(run: RunFolder, place: Location) -> dict[str, str]:
+    """Return the names in the storage of the studies that there are or will be, by signal, in the table's order."""
+    plan = plan_of(run.config)
+    names = {signal.name: study_of(plan, signal) for signal in plan.trained} | {TRUTH: TRUTH, LATENCY: LATENCY}
+    return {signal: study_name(place, name) for signal, name in names.items()}
+
+
+def running(trials: Mapping[str, Sequence[FrozenTrial]]) -> int:
+    """Return how many trials are begun and not finished."""
+    return sum(trial.state == TrialState.RUNNING for found in trials.values() for trial in found)

@@ -1,62 +1,165 @@
-"""Pieces of what studies say of themselves in Optuna's dashboard, of a run and of a comparison alike.
+"""What the studies of a run or a comparison say of themselves in Optuna's dashboard: names, notes, figures, images.
 
-Guarantees: text of the user's is shown as it is and never as markup.
+In: the folder. Out: the attributes of each study in which the dashboard finds all that, made anew from the folder while
+it is looked at. Guarantees: nothing is written, so that unfinished folders, and those of earlier versions, have their
+notes too; text of the user's is shown as it is and never as markup.
 """
 
-import re
-from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from nas_proxy.storage.records import Record
+import optuna
+from optuna.trial import TrialState
+
+from nas_proxy.dashboard import note_text
+from nas_proxy.dashboard.folder import Look, study_names
+from nas_proxy.dashboard.note_text import markdown
+from nas_proxy.dashboard.status import Watcher
+from nas_proxy.errors import UserError
+from nas_proxy.optuna_quiet import without_announcements
+from nas_proxy.pipeline.run_folder import RunFolder
+from nas_proxy.ranking.names import PROXY, TRUTH, label
+from nas_proxy.report import pareto, signal_figures
+from nas_proxy.report.rank_figure import ranks_against_truth
+from nas_proxy.report.run_contents import Run, read_run
+from nas_proxy.spaces.objectives import ACCURACY
+from nas_proxy.storage.location import FILE, existing
+from nas_proxy.storage.records import LATENCY, metric_names
 
 if TYPE_CHECKING:
+    from optuna.artifacts._protocol import ArtifactStore
     from plotly.graph_objects import Figure
 
-ATTRIBUTES = (
-    ("key", "the architecture"),
-    ("phase, index", "drawn uniformly (sample) or proposed (search), and its number there"),
-    ("params, flops", "trainable parameters; floating-point operations for one image"),
-    ("latency_ms, latency_quartiles_ms", "how long it takes to answer, where that was measured; half lie between"),
-    ("seconds, image_passes", "what the training cost"),
-    ("losses", "mean training loss of each epoch"),
-    ("diverged, reason", "the loss became infinite; why the training failed or was pruned"),
-    ("seeds, scores, loss_sums, …_std", "of several seeds: each one's accuracy and sum of losses, and their spread"),
-    ("pruned_at, seconds_saved", "the step after which a pruner ended it, and about what that saved"),
-)
-MOST_REASONS, REASON_LENGTH = 5, 160
-# Characters that Markdown gives a meaning inside a line.
-MARKUP = re.compile(r"([\\`*_\[\]<>|$~&!{}#])")
+# Seconds after which the folder is looked at anew; the dashboard asks every ten.
+FRESH = 3.0
+MOST_FAILED = 50
+FILES = ("ranking.json", "trials.csv", "truth.csv", "proxy.png", "report.html", "compare.html")
+IMAGE = "proxy.png"
+Attributes = Mapping[str, Mapping[str, Any]]
 
 
-def markdown(text: object) -> str:
-    """Return Markdown that reads as `text`, on one line."""
-    return MARKUP.sub(r"\\\1", " ".join(str(text).split()))
+def shown_names(run: RunFolder) -> dict[str, str]:
+    """Return the names of the studies as a reader sees them, by the names in the storage."""
+    names = study_names(run, existing(run.path) or run / FILE)
+    return {name: f"{label(signal)} · {run.path.resolve().name}" for signal, name in names.items()}
 
 
-def attributes(draw: str | None = None) -> list[tuple[str, str]]:
-    """Return the attributes of a trial and what they mean; `draw` says what a draw is, where there are several."""
-    draws = [] if draw is None else [("draw", draw)]
-    return [*ATTRIBUTES[:2], *draws, *ATTRIBUTES[2:]]
+class Notes:
+    """What the studies of one folder say, by their names in the storage; made anew when the folder has changed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._watcher, self._lock = Watcher(folder), threading.Lock()
+        self._looked, self._seen, self._found = -FRESH, None, dict[str, dict[str, Any]]()
+
+    def __call__(self) -> Attributes:
+        """Return the attributes of each study; the last ones while the folder cannot be read."""
+        with self._lock:
+            if time.monotonic() - self._looked >= FRESH:
+                # What cannot be read is told by whoever reads trials, and by the report.
+                with contextlib.suppress(UserError):
+                    self._renew(self._watcher.see())
+                self._looked = time.monotonic()
+            return self._found
+
+    def _renew(self, look: Look) -> None:
+        trials = {name: [trial.state for trial in found] for name, found in look.trials.items()}
+        files = [path.stat().st_mtime_ns for name in FILES if (path := look.run / name).exists()]
+        seen: Any = (look.run.config, trials, files)
+        if seen != self._seen:
+            self._found, self._seen = notes_of(look, read_run(look.run.path)), seen
 
 
-def failed_with(records: Sequence[Record]) -> list[str]:
-    """Return the lines of a note that tell the commonest reasons of failure; [] where nothing failed."""
-    counted = Counter(record.reason or "no score" for record in records if record.failed)
-    if not counted:
-        return []
-    lines = [f"- {times} × {markdown(reason[:REASON_LENGTH])}" for reason, times in counted.most_common(MOST_REASONS)]
-    if len(counted) > MOST_REASONS:
-        lines.append(f"- {len(counted) - MOST_REASONS} other reasons")
-    return ["Failed, each with the attribute `reason`:", "", *lines, ""]
+def notes_of(look: Look, run: Run) -> dict[str, dict[str, Any]]:
+    """Return what each study says, as Optuna's dashboard keeps it, by its name in the storage."""
+    names = study_names(look.run, existing(look.run.path) or look.run / FILE)
+    figures = _figures(run)
+    told = {}
+    for signal in look.studies:
+        shown = {name: figure for name, figure in figures.items() if signal in PLACES.get(name, look.studies)}
+        told[names[signal]] = _attributes(signal, look, note_text.note(signal, look, run), shown)
+    image = look.run / IMAGE
+    if PROXY in told and image.is_file():
+        meta = {"artifact_id": _digest(image), "filename": IMAGE, "mimetype": "image/png", "encoding": None}
+        told[names[PROXY]][f"artifacts:{meta['artifact_id']}"] = json.dumps(meta)
+    return told
 
 
-def titled(figure: "Figure", title: str) -> "Figure":
+# The studies on whose pages a figure of trials stands; those of signals stand on all of them.
+PLACES = {"pareto": (PROXY,), "rank": (PROXY, TRUTH)}
+
+
+def _figures(run: Run) -> "dict[str, Figure]":
+    """Return the figures of the studies' pages, by the id of their place."""
+    found: dict[str, tuple[str, Figure]] = {}
+    if len(run.truth) and len(run.trials):
+        found["rank"] = ("Where proxy and full training agree", ranks_against_truth(run.trials, run.truth, run.by))
+    objectives = pareto.objectives_of(run.config)
+    if len(objectives) > 1 and len(rows := pareto.comparable(run.trials, objectives)):
+        found["pareto"] = ("Pareto front", pareto.pareto_figure(rows, objectives, across=True))
+    if run.ranking is not None and run.ranking.signals:
+        found["signals"] = ("How well each signal ranks, 95 % intervals", signal_figures.spearman_bars(run.ranking))
+        found["cost"] = (
+            "How well each signal ranks, and what it costs",
+            signal_figures.correlation_by_cost(run.ranking),
+        )
+    return {name: _titled(figure, title) for name, (title, figure) in found.items()}
+
+
+def _titled(figure: "Figure", title: str) -> "Figure":
     """Return a figure as it stands on a study's page: on white, since the page's theme is unknown."""
     heading = {"text": title, "x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 8}}
-    return figure.update_layout(
-        title=heading,
-        paper_bgcolor="#ffffff",
-        margin={"t": 72},
-        height=440,
-    )
+    height = max(440, figure.layout.height or 0)
+    return figure.update_layout(title=heading, paper_bgcolor="#ffffff", margin={"t": 72}, height=height)
+
+
+def _attributes(signal: str, look: Look, body: str, figures: "Mapping[str, Figure]") -> dict[str, Any]:
+    """Return the attributes of a study in memory that says all this."""
+    from optuna_dashboard import save_plotly_graph_object
+    from optuna_dashboard._note import save_note_with_version
+
+    objectives = {PROXY: look.run.config.objective, LATENCY: (LATENCY,)}.get(signal, (ACCURACY,))
+    metrics = metric_names(signal, objectives)
+    with without_announcements():
+        study = optuna.create_study(directions=["maximize"] * len(metrics))
+        study.set_metric_names(metrics)
+    # Version 0: what somebody writes with --writable is the first of its own.
+    save_note_with_version(study._storage, study._study_id, None, 0, body)
+    # On top of the page of a failed trial, where attributes stand last and behind a scroll bar.
+    failed = [trial for trial in look.trials[signal] if trial.state == TrialState.FAIL]
+    for trial in failed[:MOST_FAILED]:
+        reason = markdown(trial.user_attrs.get("reason", "no score"))
+        save_note_with_version(study._storage, study._study_id, trial._trial_id, 0, f"Failed: {reason}\n")
+    for name, figure in figures.items():
+        save_plotly_graph_object(study, figure, graph_object_id=name)
+    return dict(study._storage.get_study_system_attrs(study._study_id))
+
+
+def _digest(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()[:32]
+
+
+class WithImage:
+    """The artifacts of a folder's studies, and beside those in their store the picture of the condensed images."""
+
+    def __init__(self, folder: Path, store: "ArtifactStore") -> None:
+        self._image, self._store = folder / IMAGE, store
+
+    def open_reader(self, artifact_id: str) -> BinaryIO:
+        """Return the bytes of an artifact."""
+        if self._image.is_file() and artifact_id == _digest(self._image):
+            return self._image.open("rb")
+        return self._store.open_reader(artifact_id)
+
+    def write(self, artifact_id: str, content_body: BinaryIO) -> None:
+        """Keep the bytes of an artifact."""
+        self._store.write(artifact_id, content_body)
+
+    def remove(self, artifact_id: str) -> None:
+        """Remove an artifact."""
+        self._store.remove(artifact_id)

@@ -1,26 +1,26 @@
 """A run or a comparison in Optuna's dashboard: its folder in, a web server on this machine out.
 
 Unless it is asked for a writable dashboard, nothing can be changed through it: other requests than GET and HEAD
-are answered with 405, and the storage itself refuses to write. It disturbs no search that is running.
+are answered with 405, and the storage itself refuses to write. It disturbs no search that is running. A page elsewhere
+that a browser shows cannot read it under a name of its own (DNS rebinding): a foreign Host is answered with 403.
 """
 
 import contextlib
 import errno
 import functools
 import ipaddress
+import logging
+import socket
+import threading
 import webbrowser
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from nas_proxy.compare.settings import open_comparison
-from nas_proxy.dashboard import comparison_notes
-from nas_proxy.dashboard.annotations import shown_names
-from nas_proxy.dashboard.folder import is_comparison
+from nas_proxy.dashboard.notes import Notes, WithImage, shown_names
 from nas_proxy.dashboard.storage import open_studies, readable
 from nas_proxy.errors import UserError
+from nas_proxy.pipeline.run_folder import open_run
 from nas_proxy.storage.artifacts import artifact_store
 from nas_proxy.storage.location import FILE, existing
 
@@ -28,7 +28,12 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
 
 READING = ("GET", "HEAD")
-REFUSED = b"This dashboard is read-only; start it with --writable to change what it shows.\n"
+REFUSED = "This dashboard is read-only; start it with --writable to change what it shows.\n"
+FOREIGN = "This dashboard answers to this machine's own address and to the name given with --host alone.\n"
+# Requests at a time, connections at a time, and seconds after which a connection that says nothing is closed.
+THREADS, CONNECTIONS, SILENCE = 8, 100, 20
+PATIENCE = 5.0
+"""Seconds that requests may take to end when the server is closed."""
 
 
 class ServerError(UserError):
@@ -42,72 +47,133 @@ def application(run: Path, *, writable: bool = False) -> "WSGIApplication":
     """
     from optuna_dashboard import wsgi
 
-    if is_comparison(run):
-        names, told = comparison_notes.shown_names(run, open_comparison(run)), comparison_notes.Notes(run)
-        storage = open_studies(run, writable=writable, names=names, told=told)
-    else:
-        storage = open_studies(run, writable=writable, names=shown_names(run))
+    storage = open_studies(run, writable=writable, names=shown_names(open_run(run)), told=Notes(run))
     place = existing(run) or run / FILE
     with readable(place):
-        app = wsgi(storage, artifact_store(run, place))
+        app = within(wsgi(storage, WithImage(run, artifact_store(run, place))))
     return app if writable else read_only(app)
 
 
-def read_only(app: "WSGIApplication") -> "WSGIApplication":
-    """Return `app` without the means to change anything: what is neither GET nor HEAD is answered with 405."""
+def _refusing(
+    app: "WSGIApplication", status: str, text: str, refused: Callable[[dict[str, Any]], bool], *headers: tuple[str, str]
+) -> "WSGIApplication":
+    """Return `app` with requests that are `refused` answered by a status and a text."""
 
     @functools.wraps(app)
     def guarded(environ: dict[str, Any], start_response: "StartResponse") -> Iterable[bytes]:
-        if environ.get("REQUEST_METHOD") in READING:
+        if not refused(environ):
             return app(environ, start_response)
-        headers = [("Allow", ", ".join(READING)), ("Content-Type", "text/plain"), ("Content-Length", str(len(REFUSED)))]
-        start_response("405 Method Not Allowed", headers)
-        return [REFUSED]
+        body = text.encode()
+        start_response(status, [*headers, ("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+        return [body]
 
     return guarded
 
 
-class _Server(ThreadingMixIn, WSGIServer):
-    """Browsers open connections in advance; one thread alone would wait for them."""
-
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of a browser that goes away in the middle of an answer."""
+def read_only(app: "WSGIApplication") -> "WSGIApplication":
+    """Return `app` without the means to change anything: what is neither GET nor HEAD is answered with 405."""
+    allowed = ("Allow", ", ".join(READING))
+    status = "405 Method Not Allowed"
+    return _refusing(app, status, REFUSED, lambda environ: environ.get("REQUEST_METHOD") not in READING, allowed)
 
 
-class _Handler(WSGIRequestHandler):
-    def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 (the library's name)
-        """Keep requests off the terminal."""
+def within(app: "WSGIApplication") -> "WSGIApplication":
+    """Return `app` without paths that lead out of it, or cannot be files; it would fail on them."""
+
+    def odd(environ: dict[str, Any]) -> bool:
+        path = str(environ.get("PATH_INFO", ""))
+        return (
+            "\0" in path
+            or ".." in path.replace("\\", "/").split("/")
+            or (path.startswith("/static/") and path.endswith("/"))
+        )
+
+    return _refusing(app, "404 Not Found", "Not found.\n", odd)
+
+
+def for_host(app: "WSGIApplication", host: str) -> "WSGIApplication":
+    """Return `app` answering only to loopback addresses and to `host`; to the machine's own, where that is all."""
+
+    def foreign(environ: dict[str, Any]) -> bool:
+        named = str(environ.get("HTTP_HOST", host)).lower()
+        name = named[1:].partition("]")[0] if named.startswith("[") else named.partition(":")[0]
+        own = {host.lower()}
+        if _is_any(host):
+            own |= {socket.gethostname().lower(), socket.getfqdn().lower()}
+        return not (name in own or is_local(name) or (_is_any(host) and _is_address(name)))
+
+    return _refusing(app, "403 Forbidden", FOREIGN, foreign)
+
+
+class Server:
+    """A server that listens on `port`; `run` serves until `close`, which any thread may call, or an interruption."""
+
+    def __init__(self, app: "WSGIApplication", listening: socket.socket) -> None:
+        from waitress.server import create_server
+
+        logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # that requests wait is no news
+        self._server: Any = create_server(
+            app,
+            sockets=[listening],
+            threads=THREADS,
+            connection_limit=CONNECTIONS,
+            channel_timeout=SILENCE,
+            cleanup_interval=SILENCE // 2,
+            ident=None,
+        )
+        self._ended = threading.Event()
+        self._ended.set()
+        self.port: int = listening.getsockname()[1]
+
+    def run(self) -> None:
+        """Serve until it is closed or interrupted."""
+        self._ended.clear()
+        try:
+            self._server.run()
+        finally:
+            self._ended.set()
+
+    def close(self) -> None:
+        """Let `run`, wherever it runs, return, and the address, connections and threads go."""
+        if not self._ended.is_set():
+            self._server.trigger.pull_trigger(self._close_connections)
+            self._ended.wait(PATIENCE)
+        self._server.task_dispatcher.shutdown(timeout=PATIENCE)
+        self._close_connections()
+
+    def _close_connections(self) -> None:
+        self._server.asyncore.close_all(self._server._map)
 
 
 @contextlib.contextmanager
-def serving(app: "WSGIApplication", host: str, port: int) -> Iterator[WSGIServer]:
+def serving(app: "WSGIApplication", host: str, port: int) -> Iterator[Server]:
     """Yield a server that listens; the caller lets it serve. Raises ServerError where it cannot listen."""
     try:
-        server = make_server(host, port, app, server_class=_Server, handler_class=_Handler)
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listening = socket.create_server(address[:2], family=family, backlog=CONNECTIONS)
     except (OSError, OverflowError, UnicodeError) as error:
         raise ServerError(_explanation(host, port, error)) from None
+    server = Server(for_host(app, host), listening)
     try:
         yield server
     finally:
-        server.server_close()
+        server.close()
 
 
 def serve(run: Path, *, host: str, port: int, writable: bool, browser: bool, say: Callable[[str], None]) -> None:
     """Serve the dashboard of a run until it is interrupted. Raises as `application` and `serving` do."""
     app = application(run, writable=writable)
     with contextlib.suppress(KeyboardInterrupt), serving(app, host, port) as server:
-        address = f"http://{host}:{server.server_port}/dashboard"
+        address = f"http://{host}:{server.port}/dashboard"
         if not is_local(host):
-            say(f"Warning: the dashboard has no login; whoever reaches {host}:{server.server_port} sees these studies.")
+            say(f"Warning: the dashboard has no login; whoever reaches {host}:{server.port} sees these studies.")
         if writable:
             say("Warning: --writable lets whoever opens the dashboard change and delete studies.")
         say(f"{address} shows {run}; Ctrl-C ends it.")
         if browser:
             with contextlib.suppress(webbrowser.Error):
                 webbrowser.open(address)
-        server.serve_forever()
+        server.run()
 
 
 def is_local(host: str) -> bool:
@@ -115,6 +181,18 @@ def is_local(host: str) -> bool:
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost"
+
+
+def _is_address(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        ipaddress.ip_address(host)
+        return True
+    return False
+
+
+def _is_any(host: str) -> bool:
+    """Return whether a host stands for all addresses of the machine."""
+    return _is_address(host) and ipaddress.ip_address(host).is_unspecified
 
 
 def _explanation(host: str, port: int, error: Exception) -> str:

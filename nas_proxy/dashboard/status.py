@@ -1,7 +1,9 @@
-"""How a run stands: its folder in; progress, best, failures and the time that is left out. It only reads.
+"""How a run or a comparison stands: its folder in; progress, best, failures and the time that is left out.
 
-What a stage has to do is known when the stages before it are done, and until then an estimate. The time left is
-the mean of the finished trainings of a kind times those that are missing, over those that run at once.
+It only reads. A run has five stages; in a comparison each signal is one, then full training and the page. What a stage
+has to do is known when the stages before it are done, and until then an estimate. The time left is the mean of the
+finished trainings of a kind times those that are missing, over those that run at once, and the mean of a signal's sets
+times those to be made. Computed signals take seconds; their time is not told.
 """
 
 import contextlib
@@ -11,45 +13,54 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
-from safetensors import SafetensorError, safe_open
+from optuna.trial import FrozenTrial
 
+from nas_proxy.dashboard.folder import Look, running, study_names
 from nas_proxy.dashboard.storage import Reader
+from nas_proxy.errors import RunFolderError
 from nas_proxy.pipeline import heartbeat
-from nas_proxy.pipeline.ground_truth import BEST, DRAWS, SEEDS
 from nas_proxy.pipeline.run_folder import RunFolder, is_held, open_run
+from nas_proxy.ranking.names import COMBINED, PROXY, RANDOM, TRUTH
+from nas_proxy.ranking.ranking import Ranking
 from nas_proxy.ranking.scores import best_first
+from nas_proxy.signals.signal import TRUTH_BEST, TRUTH_SEEDS, EqualCost, Signal, SmallSet
+from nas_proxy.signals.stored_names import checkpoint_path, equal_cost_name, set_path
 from nas_proxy.storage.job_queue import Worker
-from nas_proxy.storage.location import Database, existing, study_name
-from nas_proxy.storage.records import TRAINED, Record, finished
+from nas_proxy.storage.location import Database, existing
+from nas_proxy.storage.records import Record
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: `done` of `total` steps, trainings or files; seconds_left is None where nothing tells it."""
+    """One stage: `done` of `total` steps, trainings, scores or files; seconds_left is None where nothing tells it.
+
+    sets, sets_total: image sets that are made, and are to be; None where it has none of its own.
+    """
 
     name: str
     done: int
     total: int
     complete: bool
     seconds_left: float | None = None
+    sets: int | None = None
+    sets_total: int | None = None
 
 
 @dataclass(frozen=True)
 class Status:
-    """How a run stands.
+    """How a run or a comparison stands.
 
-    stages: all five, in their order. best: key, score and, once known, test accuracy of the best candidate;
-        the sum of its losses where the run ranks by it.
-    failures: the reasons and how often, by signal. at_work: whether a command holds the folder.
-    open_trainings: begun and not finished; left by a command that was killed where nothing is at work.
+    stages: in their order. best: of a run: key, score and, once known, test accuracy of the best candidate; the sum of
+        its losses where the run ranks by it. failures: the reasons and how often, by signal.
+    at_work: whether a command holds the folder. open_trainings: begun and not finished; left by a command that was
+        killed where nothing is at work.
     workers: the commands that train: the one that holds the folder, and whoever has joined it, where a database knows
         whose hearts beat; the first coordinates the others.
-    seconds_left: to the end of the run; None where nothing is at work or a stage's time is not known.
+    seconds_left: to the end; None where nothing is at work or a stage's time is not known.
     pruned, seconds_saved: candidates that a pruner ended, and about how long the rest of them would have taken.
     """
 
-    run: str
+    folder: str
     stages: tuple[Stage, ...]
     best: Mapping[str, Any] | None
     failures: Mapping[str, Mapping[str, int]]
@@ -71,150 +82,251 @@ class Status:
 
 
 class Watcher:
-    """Looks at one run as often as it is asked; finished trials are read from the storage once."""
+    """Looks at one folder as often as it is asked; finished trials are read from the storage once."""
 
     def __init__(self, path: Path) -> None:
-        self._run = open_run(path)
-        self._reader = Reader(self._run.path)
+        self._path = open_run(path).path
+        self._reader = Reader(self._path)
+
+    def see(self) -> Look:
+        """Return what the folder holds now. Raises RunFolderError where its files cannot be read."""
+        run, at_work = open_run(self._path), is_held(self._path)
+        there, place = self._reader.studies(at_work=at_work), existing(self._path)
+        names = {} if place is None else study_names(run, place)
+        studies = {signal: there[name] for signal, name in names.items() if name in there}
+        trials = {signal: self._reader.trials(study) for signal, study in studies.items()}
+        plans = {name: study.user_attrs["plan"] for name, study in studies.items() if "plan" in study.user_attrs}
+        workers = self._workers(run, trials)
+        return Look(
+            run,
+            {signal: study._study_id for signal, study in studies.items()},
+            trials,
+            plans,
+            at_work or any(worker.coordinates for worker in workers),
+            workers,
+        )
 
     def look(self) -> Status:
-        """Return how the run stands now. Raises RunFolderError where its files cannot be read."""
-        run = self._run = open_run(self._run.path)
-        at_work = is_held(run.path)
-        trials = self._trials(at_work)
-        workers = self._workers(trials)
-        return status_of(run, trials, at_work or any(worker.coordinates for worker in workers), workers)
+        """Return how it stands now. Raises RunFolderError where its files cannot be read."""
+        return status_of(self.see())
 
-    def _workers(self, trials: Mapping[str, Sequence[FrozenTrial]]) -> tuple[Worker, ...]:
-        if isinstance(existing(self._run.path), Database):
+    def _workers(self, run: RunFolder, trials: Mapping[str, Sequence[FrozenTrial]]) -> tuple[Worker, ...]:
+        if isinstance(existing(self._path), Database):
             return self._reader.workers()
-        command = heartbeat.alive(self._run)
-        return () if command is None else (replace(command, jobs=_running(trials)),)
-
-    def _trials(self, at_work: bool) -> dict[str, list[FrozenTrial]]:
-        place = existing(self._run.path)
-        there = self._reader.studies(at_work=at_work)
-        if place is None:
-            return {}
-        names = {signal: study_name(place, signal) for signal in TRAINED}
-        return {signal: self._reader.trials(there[name]) for signal, name in names.items() if name in there}
+        command = heartbeat.alive(run)
+        return () if command is None else (replace(command, jobs=running(trials)),)
 
 
-def status_of(
-    run: RunFolder, trials: Mapping[str, Sequence[FrozenTrial]], at_work: bool, workers: tuple[Worker, ...] = ()
-) -> Status:
-    """Return how a run stands, from its files and the trials of its studies."""
-    records = {signal: finished(trials.get(signal, ())) for signal in TRAINED}
-    running = _running(trials)
-    stages = _stages(run, trials, records, max(running, 1) if at_work else None)
+def status_of(look: Look) -> Status:
+    """Return how what a folder holds stands."""
+    at_once = max(look.open_trainings, 1) if look.at_work else None
+    stages = _run_stages(look, at_once) if look.run.config.compare is None else _signal_stages(look, at_once)
     missing = [stage.seconds_left for stage in stages if not stage.complete]
     known = [seconds for seconds in missing if seconds is not None]
-    failures = {signal: Counter(r.reason or "no score" for r in found if r.failed) for signal, found in records.items()}
+    failures = {name: Counter(r.reason or "no score" for r in of if r.failed) for name, of in look.records.items()}
+    failures |= {name: Counter(reason for reason in of if reason is not None) for name, of in look.computed.items()}
     return Status(
-        run=str(run.path),
-        stages=stages,
-        best=_best(records, run.config.score),
-        failures={signal: dict(counted.most_common()) for signal, counted in failures.items() if counted},
-        at_work=at_work,
-        open_trainings=running,
-        seconds_left=sum(known) if at_work and missing and len(known) == len(missing) else None,
-        workers=workers,
-        pruned=sum(r.pruned_at is not None for r in records["proxy"]),
-        seconds_saved=sum(r.seconds_saved for r in records["proxy"]),
+        folder=str(look.run.path),
+        stages=tuple(stages),
+        best=_best(look),
+        failures={name: dict(counted.most_common()) for name, counted in failures.items() if counted},
+        at_work=look.at_work,
+        open_trainings=look.open_trainings,
+        seconds_left=sum(known) if look.at_work and missing and len(known) == len(missing) else None,
+        workers=look.workers,
+        pruned=sum(r.pruned_at is not None for r in look.of(PROXY)),
+        seconds_saved=sum(r.seconds_saved for r in look.of(PROXY)),
     )
 
 
-def _running(trials: Mapping[str, Sequence[FrozenTrial]]) -> int:
-    return sum(trial.state == TrialState.RUNNING for found in trials.values() for trial in found)
-
-
-def _stages(
-    run: RunFolder,
-    trials: Mapping[str, Sequence[FrozenTrial]],
-    records: Mapping[str, Sequence[Record]],
-    at_once: int | None,
-) -> tuple[Stage, ...]:
+def _run_stages(look: Look, at_once: int | None) -> list[Stage]:
     """at_once: how many trainings run now; None where no command is at work."""
-    proxy, truth = records["proxy"], run.config.truth
-    sample = [r.key for r in proxy if r.complete and r.phase == "sample"][:truth]
-    total = max(run.config.trials, truth)
+    run, plan, proxy, sample = look.run, look.plan, look.of(PROXY), look.sample
+    total = max(run.config.trials, run.config.truth)
     done = min(len(sample) + sum(r.phase == "search" for r in proxy), total)
-    searched = done == total or _went_on(run, trials)
-    best = [r.key for r in best_first(proxy, run.config.score)[:BEST] if r.key not in sample]
-
-    def seconds(signal: str, missing: int) -> float | None:
-        # The controls cost as many image passes as the proxy.
-        known = [r for r in records[signal] or (proxy if signal != "truth" else []) if r.complete]
-        if at_once is None or not known:
-            return None
-        return missing * sum(r.seconds for r in known) / len(known) / at_once
-
-    def trained(signal: str, keys: Sequence[str], draws: int) -> tuple[int, int]:
-        there = sum(r.key in keys and r.draw < draws for r in records[signal])
-        return there, draws * (len(keys) if searched else max(len(keys), truth))
-
-    fully, full = trained("truth", [*sample, *best], SEEDS)
-    controls = {signal: trained(signal, sample, draws) for signal, draws in (("random", DRAWS), ("early_stop", 1))}
-    controlled, control = (sum(numbers) for numbers in zip(*controls.values(), strict=True))
-    control_seconds = [seconds(signal, of - there) for signal, (there, of) in controls.items()]
-    known = [each for each in control_seconds if each is not None]
-    ranked = searched and fully >= full and controlled >= control and (run / "ranking.json").exists()
-    return (
-        _condense(run, at_once is not None),
-        Stage("search", done, total, searched, seconds("proxy", total - done)),
-        Stage("truth", fully, full, searched and fully >= full, seconds("truth", full - fully)),
-        Stage("rank", controlled, control, ranked, sum(known) if len(known) == len(control_seconds) else None),
-        _report(run, ranked),
-    )
+    searched = done == total or _went_on(look)
+    best = [r.key for r in best_first(proxy, plan.primary)[:TRUTH_BEST] if r.key not in sample]
+    fully_wanted = {*sample, *best}
+    least = 0 if searched else run.config.truth
+    full = 0 if run.config.truth_table else TRUTH_SEEDS * max(len(fully_wanted), least)
+    fully = _counted(look.of(TRUTH), fully_wanted, TRUTH_SEEDS)
+    others = [(s, _counted(look.of(s.name), sample, s.draws)) for s in plan.trained if s.name != PROXY]
+    wanted = max(len(sample), least)
+    trained, to_train = sum(there for _, there in others), sum(signal.draws * wanted for signal, _ in others)
+    ranked = searched and fully >= full and trained >= to_train and (run / "ranking.json").exists()
+    left = [_left(look, signal, signal.draws * wanted - there, at_once) for signal, there in others]
+    known = [seconds for seconds in left if seconds is not None]
+    return [
+        _condense(look, at_once is not None),
+        Stage("search", done, total, searched, _left(look, plan[PROXY], total - done, at_once)),
+        Stage("truth", fully, full, searched and fully >= full, _left(look, None, full - fully, at_once)),
+        Stage("rank", trained, to_train, ranked, sum(known) if len(known) == len(left) else None),
+        _page(look, "report.html", ready=ranked),
+    ]
 
 
-def _condense(run: RunFolder, at_work: bool) -> Stage:
-    steps = run.config.condense.steps
-    if (run / "proxy.safetensors").exists():
+def _signal_stages(look: Look, at_once: int | None) -> list[Stage]:
+    run, stages = look.run, list[Stage]()
+    for signal in look.plan.signals:
+        if signal.trained:
+            stages.append(_trained(look, signal, at_once))
+        else:
+            done = len(look.computed[signal.name])
+            stages.append(Stage(signal.name, done, run.config.truth, done >= run.config.truth))
+    if not run.config.truth_table:
+        total = TRUTH_SEEDS * run.config.truth
+        done = _counted(look.of(TRUTH), look.sample or None, TRUTH_SEEDS)
+        stages.append(Stage(TRUTH, done, total, done >= total, _left(look, None, total - done, at_once)))
+    return [*stages, _page(look, "compare.html", ready=all(s.complete for s in stages) and _ranks_all(look))]
+
+
+def _trained(look: Look, signal: Signal, at_once: int | None) -> Stage:
+    total = signal.draws * look.run.config.truth
+    done = _counted(look.of(signal.name), look.sample, signal.draws)
+    sets = _sets(look, signal)
+    made = sum(path.exists() for path in sets)
+    making, training = _making_left(look, signal, sets, made), _left(look, signal, total - done, at_once)
+    left = None if making is None or training is None else making + training
+    complete = done >= total and made >= len(sets)
+    numbers = (made, signal.draws) if signal.owns_sets else (None, None)
+    return Stage(signal.name, done, total, complete, left, *numbers)
+
+
+def _counted(records: Sequence[Record], keys: Sequence[str] | set[str] | None, draws: int) -> int:
+    """Return how many trainings of `keys` have ended; an earlier sample may have been larger, with more draws."""
+    wanted = None if keys is None else set(keys)
+    return sum(r.draw < draws and (wanted is None or r.key in wanted) for r in records)
+
+
+def _left(look: Look, signal: Signal | None, missing: int, at_once: int | None) -> float | None:
+    """Return about how long the missing trainings of a signal take, or those in full; None where nothing tells it."""
+    if missing <= 0 and at_once is not None:
+        return 0.0
+    each = _mean_seconds(look.of(TRUTH)) if signal is None else _training_seconds(look, signal)
+    return None if at_once is None or each is None else missing * each / at_once
+
+
+def _training_seconds(look: Look, signal: Signal) -> float | None:
+    """Return the mean seconds of a training: a signal's own, or of another one of as many image passes."""
+    own = _mean_seconds(look.of(signal.name))
+    if own is not None:
+        return own
+    if isinstance(signal.source, EqualCost):  # as long as its target's, with the making shared, by its definition
+        target = look.plan[signal.source.target]
+        each, making = _training_seconds(look, target), _making_seconds(_sets(look, target))
+        return None if each is None or making is None else each + making / look.plan.sharing
+    others = [other.name for other in look.plan.trained if not isinstance(other.source, EqualCost)]
+    known = (_mean_seconds(look.of(name)) for name in [RANDOM, *others])
+    return next((seconds for seconds in known if seconds is not None), None)
+
+
+def _mean_seconds(records: Sequence[Record]) -> float | None:
+    known = [r.seconds for r in records if r.complete]
+    return sum(known) / len(known) if known else None
+
+
+def _sets(look: Look, signal: Signal) -> list[Path]:
+    """Return the paths of a signal's sets; [] before it is known which they are."""
+    name = signal.name
+    if isinstance(signal.source, EqualCost):
+        if name not in look.plans:
+            return []
+        name = equal_cost_name(look.plans[name]["per_class"])
+    return [set_path(look.run.path, name, draw) for draw in range(signal.draws)] if signal.owns_sets else []
+
+
+def _making_left(look: Look, signal: Signal, sets: Sequence[Path], made: int) -> float | None:
+    """Return about how long making the missing sets of a signal takes."""
+    missing = len(sets) - made
+    if not missing or not signal.made or not isinstance(signal.source, SmallSet):
+        return 0.0
+    steps = signal.source.recipe.steps
+    begun = [condensing(checkpoint_path(look.run.path, signal.name, d), steps) for d in range(signal.draws)]
+    done, left = max(begun, key=lambda state: state[0])
+    if left is not None:
+        return left + (missing - 1) * left * steps / max(steps - done, 1)
+    known = _making_seconds(sets)
+    return None if known is None else missing * known
+
+
+def _making_seconds(sets: Sequence[Path]) -> float | None:
+    known = [float(_metadata(path).get("seconds", 0.0)) for path in sets if path.exists()]
+    return sum(known) / len(known) if known else None
+
+
+def _condense(look: Look, at_work: bool) -> Stage:
+    steps = look.run.config.condense.steps
+    if set_path(look.run.path, PROXY, 0).exists():
         return Stage("condense", steps, steps, True)
-    done, left = condensing(run.checkpoint, steps)
+    done, left = condensing(checkpoint_path(look.run.path, PROXY, 0), steps)
     return Stage("condense", done, steps, False, left if at_work else None)
 
 
 def condensing(checkpoint: Path, steps: int) -> tuple[int, float | None]:
     """Return the steps that a condensation has done, and about how many seconds the rest of `steps` takes."""
+    told = _metadata(checkpoint)
     try:
-        with safe_open(checkpoint, framework="numpy") as file:
-            told = file.metadata() or {}
         done, seconds = int(told["step"]), float(told["seconds"])
-    except (SafetensorError, OSError, KeyError, ValueError):
+    except (KeyError, ValueError):
         return 0, None
     return done, (steps - done) * seconds / done if done else None
 
 
-def _report(run: RunFolder, ranked: bool) -> Stage:
+def _metadata(path: Path) -> dict[str, str]:
+    """Return what a file of image sets says of itself; {} where it cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
     try:
-        there = ranked and (run / "report.html").stat().st_mtime >= (run / "ranking.json").stat().st_mtime
-    except FileNotFoundError:
-        there = False
+        with safe_open(path, framework="numpy") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError):
+        return {}
+
+
+def _page(look: Look, name: str, *, ready: bool) -> Stage:
+    """Return the stage of the page, which must be of the ranking that is there."""
+    there = False
+    with contextlib.suppress(FileNotFoundError):
+        there = ready and (look.run / name).stat().st_mtime >= (look.run / "ranking.json").stat().st_mtime
     return Stage("report", int(there), 1, there, None if there else 0.0)
 
 
-def _went_on(run: RunFolder, trials: Mapping[str, Sequence[FrozenTrial]]) -> bool:
+def _went_on(look: Look) -> bool:
     """Return whether a search that found fewer architectures than it was to train has ended, as in a small space."""
-    begun = [t.datetime_start.timestamp() for name in TRAINED[1:] for t in trials.get(name, ()) if t.datetime_start]
-    ended = [t.datetime_complete.timestamp() for t in trials.get("proxy", ()) if t.datetime_complete]
-    asked = (run / "run.toml").stat().st_mtime
-    if begun and max(begun) > max([asked, *ended]):
+    begun = [t for name, trials in look.trials.items() if name != PROXY for t in trials if t.datetime_start]
+    ended = [t.datetime_complete.timestamp() for t in look.trials.get(PROXY, ()) if t.datetime_complete]
+    asked = (look.run / "run.toml").stat().st_mtime
+    starts = [t.datetime_start.timestamp() for t in begun if t.datetime_start and "draw" in t.user_attrs]
+    if starts and max(starts) > max([asked, *ended]):
         return True
     with contextlib.suppress(FileNotFoundError):
-        return (run / "ranking.json").stat().st_mtime > asked
+        return (look.run / "ranking.json").stat().st_mtime > asked
     return False
 
 
-def _best(records: Mapping[str, Sequence[Record]], by: str) -> dict[str, Any] | None:
-    found = best_first(records["proxy"], by)
+def _best(look: Look) -> dict[str, Any] | None:
+    by = look.plan.primary
+    found = best_first(look.of(PROXY), by)
     if not found:
         return None
-    truth = [r.score for r in records["truth"] if r.key == found[0].key and r.score is not None]
+    truth = [r.score for r in look.of(TRUTH) if r.key == found[0].key and r.score is not None]
     return {
         "key": found[0].key,
         "score": found[0].score,
         **({"loss_sum": found[0].loss_sum} if by == "loss_sum" else {}),
         "test_accuracy": sum(truth) / len(truth) if truth else None,
     }
+
+
+def _ranks_all(look: Look) -> bool:
+    """Return whether the ranking is there and holds all that is compared."""
+    config, plan = look.run.config, look.plan
+    try:
+        ranking = Ranking.read(look.run / "ranking.json")
+    except RunFolderError:
+        return False
+    wanted = {row for signal in plan.signals for row in plan.rows(signal)} | ({COMBINED} if plan.combine else set())
+    draws = None if config.compare is None else config.compare.draws
+    settings = {"draws": draws, "candidates": plan.sharing}
+    same = all(ranking.settings.get(name) == value for name, value in settings.items())
+    return same and ranking.sample == config.truth and wanted <= set(ranking.signals)

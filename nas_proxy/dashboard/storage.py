@@ -17,8 +17,8 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
-from nas_proxy.dashboard.folder import is_comparison
 from nas_proxy.errors import RunFolderError
+from nas_proxy.pipeline.run_folder import is_comparison
 from nas_proxy.storage import retry
 from nas_proxy.storage.job_queue import Worker, alive_workers
 from nas_proxy.storage.location import Database, Location, connectable, existing
@@ -26,6 +26,8 @@ from nas_proxy.storage.sqlite_errors import explanation
 
 # Attributes of studies by the studies' names, made when they are looked at.
 Told = Callable[[], Mapping[str, Mapping[str, Any]]]
+OURS = "What the attributes of a trial mean:"
+"""Stands in every note of ours, those of earlier versions among them, and tells them from what somebody wrote."""
 # Seconds that a reader waits while a search writes.
 PATIENCE = 10.0
 
@@ -54,9 +56,16 @@ class Studies(RDBStorage):
         studies = [study for study in super().get_all_studies() if study.study_name.startswith(self._prefix)]
         told = {} if self._told is None else self._told()
         for study in studies:
-            study.system_attrs = _merged(study.system_attrs, told.get(study.study_name, {}))
+            if study.study_name in told:
+                study.system_attrs = _merged(study.system_attrs, told[study.study_name])
             study.study_name = self._shown.get(study.study_name, study.study_name)
         return studies
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        """Return the attributes of one study, as `get_all_studies` does."""
+        stored: dict[str, Any] = super().get_study_system_attrs(study_id)
+        told = {} if self._told is None else self._told().get(self.get_study_name_from_id(study_id), {})
+        return _merged(stored, told) if told else stored
 
     def workers(self) -> list[Worker]:
         """Return the workers whose hearts beat; a file knows of none."""
@@ -67,12 +76,24 @@ class Studies(RDBStorage):
 
 
 def _merged(stored: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
-    from optuna_dashboard._note import note_str_key_prefix, note_ver_key
+    """Return the attributes of a study with those that are told, but for notes that somebody wrote instead of ours.
 
-    if note_ver_key(None) in stored:
-        told = {name: value for name, value in told.items() if not name.startswith(note_str_key_prefix(None))}
-        return {**stored, **told, note_ver_key(None): stored[note_ver_key(None)]}
-    return {**stored, **told}
+    Earlier versions kept our notes, figures and the picture in the storage: the new ones stand in their place.
+    """
+    kept = {name: value for name, value in stored.items() if not _is_ours(name, value)}
+    for version in [name for name in kept if name.startswith("dashboard:") and name.endswith("note_ver")]:
+        note = (version, version.removesuffix("note_ver") + "note_str:")
+        body = "".join(str(value) for name, value in kept.items() if name.startswith(note[1]))
+        if OURS in body or body.startswith("Failed: "):
+            kept = {name: value for name, value in kept.items() if not name.startswith(note)}
+        else:
+            told = {name: value for name, value in told.items() if not name.startswith(note)}
+    return {**kept, **told}
+
+
+def _is_ours(name: str, value: Any) -> bool:
+    """Return whether a stored attribute is a figure, or the picture of the condensed images."""
+    return name.startswith("dashboard:plot_data:") or (name.startswith("artifacts:") and '"proxy.png"' in str(value))
 
 
 def _connected(path: Path, *, writable: bool) -> sqlite3.Connection:

@@ -16,12 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FULL = ("colour", "crop", "cutout", "flip", "scale", "rotate")
-# Digits and letters change their meaning when mirrored.
-NO_FLIP = tuple(name for name in FULL if name != "flip")
+from nas_proxy.data import operations
+from nas_proxy.transfer import to_device
+
+FULL, NO_FLIP = operations.FULL, operations.NO_FLIP
 
 BRIGHTNESS, SATURATION, CONTRAST = 1.0, 2.0, 0.5
 CROP_PAD, CUTOUT, SCALE, ROTATE = 0.125, 0.5, 1.2, 15.0
+# Of images that are resampled by a matrix on a GPU, which has as many numbers as their square.
+MOST_PIXELS = 64 * 64
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Draws:
 
     def to(self, device: torch.device | str) -> "Draws":
         """Return the same draws on `device`."""
-        return Draws(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
+        return Draws(*to_device([getattr(self, field.name) for field in fields(self)], device))
 
 
 def draw(operations: Tensor, strategy: tuple[str, ...], height: int, width: int, generator: torch.Generator) -> Draws:
@@ -181,31 +184,61 @@ def apply_same(images: Tensor, name: str, draws: Draws, row: int) -> Tensor:
     """Augment images (n, c, h, w) of one class by the operation `name` with one row of parameters.
 
     draws: on the CPU. The same as `apply` to rounding, at a fraction of its cost, because only that one
-    operation touches the images and its parameters are known. On a GPU nothing here waits for the device.
+    operation touches the images and its parameters are known. On a GPU nothing is copied there and nothing here waits
+    for it, since kernels take those parameters as numbers; and the gradient is the same each time.
     """
-    _, _, height, width = images.shape
     if name == "crop":
         down, right = draws.shift[row].tolist()
         return F.pad(images, (-right, right, -down, down))
     if name == "cutout":
-        mask = _outside(draws.hole[row], height, width)
-        return images * mask.to(images.device, images.dtype, non_blocking=True)
+        return _without_square(images, draws.hole[row])
     if name == "colour":
         return _coloured(images, *(float(v[row]) for v in (draws.brightness, draws.saturation, draws.contrast)))
     if name == "flip":
         return images.flip(3) if draws.affine[row, 0, 0] < 0 else images
-    grid = F.affine_grid(draws.affine[row : row + 1].to(images.dtype), [1, 1, height, width], align_corners=False)
-    grid = grid.to(images.device, non_blocking=True)
+    return _warp_same(images, draws.affine[row])
+
+
+def _without_square(images: Tensor, hole: Tensor) -> Tensor:
+    """Return images with the square at `hole` (2,) cut out."""
+    _, _, height, width = images.shape
+    ends = hole + cutout_size(height, width)
+    (top, left), (bottom, right) = hole.clamp_min(0).tolist(), ends.clamp_min(0).tolist()
+    if images.is_cuda:
+        images = images.clone()
+        images[:, :, top:bottom, left:right] = 0
+        return images
+    mask = torch.ones(height, width, dtype=images.dtype)
+    mask[top:bottom, left:right] = 0
+    return images * mask
+
+
+def _warp_same(images: Tensor, affine: Tensor) -> Tensor:
+    """Return images sampled bilinearly where an affine map (2, 3) of the unit square leads, 0 outside."""
+    _, _, height, width = images.shape
+    if images.is_cuda and height * width <= MOST_PIXELS:
+        return _resampled(images, affine.tolist())
+    grid = F.affine_grid(affine.unsqueeze(0).to(images.dtype), [1, 1, height, width], align_corners=False)
+    grid = to_device([grid], images.device)[0]
     return F.grid_sample(images, grid.expand(len(images), -1, -1, -1), align_corners=False)
 
 
-def _outside(hole: Tensor, height: int, width: int) -> Tensor:
-    """Return 0 inside the square that is cut out and 1 elsewhere: (height, width)."""
-    ends = hole + cutout_size(height, width)
-    (top, left), (bottom, right) = hole.clamp_min(0).tolist(), ends.clamp_min(0).tolist()
-    mask = torch.ones(height, width)
-    mask[top:bottom, left:right] = 0
-    return mask
+def _resampled(images: Tensor, affine: list[list[float]]) -> Tensor:
+    """Do what `grid_sample` does with images (n, c, h, w), as one product (n·c, h·w) × (h·w, h·w).
+
+    The gradient of `grid_sample` adds up in another order each time on a GPU, so the same seed would not give the same
+    images.
+    """
+    _, _, height, width = images.shape
+    rows, columns = (torch.arange(size, device=images.device, dtype=images.dtype) for size in (height, width))
+    y = ((2 * rows + 1) / height - 1).view(-1, 1)
+    x = ((2 * columns + 1) / width - 1).view(1, -1)
+    sources = ((a * x + b * y + c).flatten() for a, b, c in affine)
+    source_x, source_y = (((place + 1) * size - 1) / 2 for place, size in zip(sources, (width, height), strict=True))
+    across = (1 - (source_x.view(-1, 1) - columns).abs()).clamp_min(0)
+    down = (1 - (source_y.view(-1, 1) - rows).abs()).clamp_min(0)
+    weights = (down.unsqueeze(2) * across.unsqueeze(1)).flatten(1)
+    return (images.flatten(2) @ weights.T).view(images.shape)
 
 
 def _coloured(images: Tensor, brightness: float, saturation: float, contrast: float) -> Tensor:

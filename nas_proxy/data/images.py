@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nas_proxy.condensation.multi_formation import decoded, packed
 from nas_proxy.data.image_files import check_tensors, checksum, parsed, read_header
+from nas_proxy.data.multi_formation import decoded, packed
 from nas_proxy.data.shape import DataShape
 from nas_proxy.data.store import StoredImages, reopened
 from nas_proxy.errors import RunFolderError

@@ -1,27 +1,31 @@
 """What is found wrong with a run before the long work: data, space and settings that do not go together.
 
-In: a session. Out: nothing, or a UserError that says what would work. What a setting may be is in `bounds.py`.
+In: an opened problem. Out: nothing, or a UserError that says what would work. What a single setting may be is told in
+`settings.py`.
 """
 
 import math
 
-from nas_proxy.condensation.condense import Condensation
 from nas_proxy.condensation.memory import check_divisible
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.errors import ConfigError
-from nas_proxy.pipeline.session import Session
+from nas_proxy.pipeline.problem import Problem
 from nas_proxy.pipeline.settings import RunConfig
 from nas_proxy.ranking.intervals import LEAST
 from nas_proxy.search.samplers import grid
-from nas_proxy.spaces.loading import space_digest
+from nas_proxy.signals.signal import SmallSet, plan_of
 from nas_proxy.spaces.objectives import ACCURACY
 from nas_proxy.training.pruning import WILCOXON_LEAST
 
 
-def check(session: Session) -> None:
+def check(problem: Problem) -> None:
     """Find the user's mistakes in data, space and recipe before the long work, not after it."""
-    space_digest(session.config.space)  # finds and imports it, before the data, which may take a while
-    check_recipe(session, session.config.condense)
-    check_proposals(session)
+    for signal in plan_of(problem.config).signals:
+        if isinstance(signal.source, SmallSet):
+            check_recipe(problem, signal.source.recipe)
+    if problem.config.compare is not None:
+        check_comparison_sample(problem)
+    check_proposals(problem)
 
 
 def check_sample(config: RunConfig) -> None:
@@ -35,31 +39,50 @@ def check_sample(config: RunConfig) -> None:
         )
 
 
-def check_recipe(session: Session, recipe: Condensation) -> None:
+def check_comparison_sample(problem: Problem) -> None:
+    """Raise ConfigError where the sample is larger than what it is drawn from, or leaves nothing to embed with."""
+    wanted, size = problem.config.truth, problem.space.size
+    if size is not None and wanted > size:
+        held = "the truth table holds" if problem.table is not None else "the space has"
+        raise ConfigError([f"--sample is {wanted}, but {held} {size} architectures; give --sample {size} or less"])
+    whole = problem.whole_space.size
+    signals = plan_of(problem.config).signals
+    embeds = [s.name for s in signals if isinstance(s.source, SmallSet) and s.source.recipe.embed == "space"]
+    if embeds and whole is not None and wanted >= whole:
+        raise ConfigError(
+            [
+                f"{embeds[0]} embeds with architectures outside the sample, but --sample {wanted} takes all of the "
+                f"space; give --sample {whole - 1} or less, or leave {embeds[0]} out of --signals"
+            ]
+        )
+
+
+def check_recipe(problem: Problem, recipe: Condensation) -> None:
     """Find the mistakes in how images are condensed or chosen."""
+    shape = problem.shape
     wanted = recipe.images_per_class * recipe.formation**2
-    smallest = min(len(members) for members in session.data.train.of_class())
+    smallest = min(len(members) for members in problem.data.train.of_class())
     if wanted > smallest:
-        works = _fewer(session, recipe, smallest)
+        packed = f" ({recipe.formation**2} in each stored one)" if recipe.formation > 1 else ""
         raise ConfigError(
             [
-                f"{wanted} images a class were asked for{_packed(recipe.formation)}, but the smallest class has "
-                f"{smallest} training images; give {works}"
+                f"{wanted} images a class were asked for{packed}, but the smallest class has {smallest} training "
+                f"images; give {_fewer(problem, recipe, smallest)}"
             ]
         )
-    if session.shape.height % recipe.formation or session.shape.width % recipe.formation:
+    if shape.height % recipe.formation or shape.width % recipe.formation:
         raise ConfigError(
             [
-                f"--formation {recipe.formation} divides images evenly, but these have {session.shape.height}×"
-                f"{session.shape.width} pixels; leave it out, or resize them with --image-size"
+                f"--formation {recipe.formation} divides images evenly, but these have {shape.height}×{shape.width} "
+                "pixels; leave it out, or resize them with --image-size"
             ]
         )
-    check_divisible(recipe, session.shape.classes, session.config.classes_per_step)
+    check_divisible(recipe, shape.classes, problem.config.classes_per_step)
 
 
-def check_proposals(session: Session) -> None:
+def check_proposals(problem: Problem) -> None:
     """Find the mistakes in how architectures are proposed."""
-    config = session.config
+    config, enqueued = problem.config, problem.enqueued
     if config.pruner == "wilcoxon" and config.seeds < 2:
         raise ConfigError(
             [
@@ -69,14 +92,14 @@ def check_proposals(session: Session) -> None:
         )
     check_objectives(config)
     if config.sampler == "grid":
-        grid(session.space)
+        grid(problem.space)
     room = max(0, config.trials - config.truth)
-    if len(session.enqueued) > room:
+    if len(enqueued) > room:
         raise ConfigError(
             [
-                f"--enqueue names {len(session.enqueued)} architectures, but --trials {config.trials} leaves room for "
+                f"--enqueue names {len(enqueued)} architectures, but --trials {config.trials} leaves room for "
                 f"{room} beside the sample of --truth {config.truth}; give --trials "
-                f"{config.truth + len(session.enqueued)} or more"
+                f"{config.truth + len(enqueued)} or more"
             ]
         )
 
@@ -94,18 +117,14 @@ def check_objectives(config: RunConfig) -> None:
         raise ConfigError([f"--score {config.score} ranks by losses alone, but {named}; leave one of them out"])
 
 
-def _packed(formation: int) -> str:
-    return f" ({formation**2} in each stored one)" if formation > 1 else ""
-
-
-def _fewer(session: Session, recipe: Condensation, smallest: int) -> str:
+def _fewer(problem: Problem, recipe: Condensation, smallest: int) -> str:
     """Return what asks for no more than `smallest` images a class."""
     most = smallest // recipe.formation**2
     if most > 0 and recipe.source is not None:
         return f"as --ipc the images a class that the file has, {most} at most"
     if most > 0:
         return f"--ipc {most} or less"
-    sizes = (session.shape.height, session.shape.width)
+    sizes = (problem.shape.height, problem.shape.width)
     formation = next(f for f in range(math.isqrt(smallest), 0, -1) if not any(size % f for size in sizes))
     most = smallest // formation**2
     return f"--formation {formation} with --ipc {most}{' or less' * (most > 1)}, or data with more images"

@@ -12,7 +12,7 @@ from nas_proxy.condensation.memory import check_divisible
 from nas_proxy.data.sources import open_source
 from nas_proxy.data.splits import few_classes
 from nas_proxy.errors import ConfigError
-from nas_proxy.pipeline.session import choose_device
+from nas_proxy.pipeline.problem import choose_device
 from nas_proxy.pipeline.settings import RunConfig
 from nas_proxy.progress import SILENT, Progress
 from nas_proxy.spaces.loading import load_space

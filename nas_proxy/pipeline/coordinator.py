@@ -6,11 +6,11 @@ Guarantees: what a job is depends on the run alone, so who trains changes no sco
 is not lost with this command, but recorded by the next; an architecture and draw is recorded once.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 import torch
@@ -19,19 +19,21 @@ from optuna.artifacts import get_all_artifact_meta, upload_artifact
 from nas_proxy._version import __version__
 from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import StorageError
+from nas_proxy.pipeline.problem import Problem
+from nas_proxy.pipeline.run_folder import RunFolder
 from nas_proxy.pipeline.settings import to_dict
+from nas_proxy.search.trainer import Finished, MakeJob, Tasks
+from nas_proxy.spaces.loading import space_digest
 from nas_proxy.storage.artifacts import DatabaseStore
 from nas_proxy.storage.job_queue import GRACE, Jobs, Offer, forget_run
 from nas_proxy.storage.json_values import from_plain, to_plain
 from nas_proxy.storage.location import Database, study_name
-from nas_proxy.storage.records import LATENCY, TRAINED, Candidate
+from nas_proxy.storage.records import LATENCY, TRAINED
 from nas_proxy.storage.retry import connect
 from nas_proxy.storage.trial_store import TrialStore
+from nas_proxy.training.executor import Executor
 from nas_proxy.training.jobs import Failure, Job
 from nas_proxy.training.train import Outcome
-
-if TYPE_CHECKING:
-    from nas_proxy.pipeline.session import Session
 
 PROXY = "proxy.safetensors"
 # System attributes of the proxy's study.
@@ -42,26 +44,22 @@ LOOK, SELDOM = 0.05, 1.0
 
 
 class Coordinator:
-    """This command among the workers of the run in `place`."""
+    """This command among the workers of a run whose trials are in a database."""
 
-    def __init__(self, session: "Session", place: Database) -> None:
-        self._session = session
+    def __init__(self, run: RunFolder, problem: Problem, store: TrialStore, executor: Executor) -> None:
+        place = store.place
+        assert isinstance(place, Database)
+        self._run, self._problem, self._store, self._executor = run, problem, store, executor
         self._engine = connect(place)
-        self.jobs = Jobs(self._engine, place.name, session.ledger.patience)
+        self.jobs = Jobs(self._engine, place.name, store.patience)
         self._joined = False
 
-    def train(
-        self,
-        signal: str,
-        tasks: Sequence[tuple[Candidate, int]],
-        job: Callable[[Candidate, int], Job],
-        finished: Callable[[int, Outcome | Failure], None],
-    ) -> None:
+    def train(self, signal: str, tasks: Tasks, job: MakeJob, finished: Finished) -> None:
         """Have the tasks trained by this machine's processes and whoever has joined the run, and record them."""
         if not tasks:
             return
         self._join()
-        ledger, pool = self._session.ledger, self._session.pool
+        store, pool = self._store, self._executor
         wanted = {(candidate.key, draw): candidate for candidate, draw in tasks}
         own = {(candidate.key, draw): job(candidate, draw) for candidate, draw in tasks}
         self.jobs.offer([Offer(signal, key, draw, told(one)) for (key, draw), one in own.items()])
@@ -85,7 +83,7 @@ class Coordinator:
                 if at not in wanted:
                     continue
                 if at not in begun:
-                    begun[at] = ledger.begin(signal, wanted[at], taken.draw)
+                    begun[at] = store.begin(signal, wanted[at], taken.draw)
                 if taken.result is not None:
                     result = result_of(taken.result)
                     finished(begun[at], result)
@@ -102,7 +100,7 @@ class Coordinator:
 
     def done(self, finished: bool) -> None:
         """Tell the workers whether there is more to come."""
-        study = self._session.ledger.study("proxy")
+        study = self._store.study("proxy")
         study._storage.set_study_system_attr(study._study_id, DONE, finished)
 
     def close(self) -> None:
@@ -123,14 +121,14 @@ class Coordinator:
                 f"wait {GRACE:.0f} s when it has been killed"
             )
         self._settle()
-        self.jobs.join(self._session.trains_on(self._session.pool), coordinates=True)
+        self.jobs.join(trains_on(self._executor, self._problem.device), coordinates=True)
         self._joined = True
         self._publish()
 
     def _settle(self) -> None:
         """Keep the jobs as recorded that were recorded when an earlier command was cut off."""
         for signal in TRAINED:
-            records = self._session.ledger.records(signal)
+            records = self._store.records(signal)
             whole = {(r.key, r.draw) for r in records if r.pruned_at is None}
             known = whole | {(r.key, r.draw) for r in records}
             for taken in self.jobs.taken(signal):
@@ -140,16 +138,15 @@ class Coordinator:
 
     def _publish(self) -> None:
         """Let workers find the configuration, the fingerprints and the condensed set."""
-        session, study = self._session, self._session.ledger.study("proxy")
-        path = session.proxy_path
-        session.ledger.bind("proxy", "data", session.data.fingerprint)
-        published = {
-            "configuration": to_dict(session.config),
-            "data": session.data.fingerprint,
+        study, problem = self._store.study("proxy"), self._problem
+        path = self._run / PROXY
+        published: dict[str, Any] = {
+            "configuration": to_dict(self._run.config),
+            "data": problem.data.fingerprint,
             "condensed set": ImageSet.load(path).fingerprint(),
-            "space": session.ledger.study("proxy").user_attrs["space"],
-            "keys": keys_of(session),
-            "device": session.device.split(":", maxsplit=1)[0],
+            "space": space_digest(self._run.config.space),
+            "keys": keys_of(problem),
+            "device": problem.device.split(":", maxsplit=1)[0],
             "nas_proxy": __version__,
             "torch": torch.__version__,
         }
@@ -159,10 +156,15 @@ class Coordinator:
         self.done(False)
 
 
-def keys_of(session: "Session") -> list[str]:
+def trains_on(executor: Executor, device: str) -> str:
+    """Return what the workers of this machine train on, in words."""
+    return ", ".join(executor.devices) or f"{executor.count} × {device}"
+
+
+def keys_of(problem: Problem) -> list[str]:
     """Return the keys of the first architectures that a run's seed draws from its space."""
-    space = session.whole_space
-    return [space.key(architecture) for architecture in islice(space.sample(session.config.seed), KEYS)]
+    space = problem.whole_space
+    return [space.key(architecture) for architecture in islice(space.sample(problem.config.seed), KEYS)]
 
 
 def system_attrs(study: optuna.Study) -> Mapping[str, Any]:
@@ -198,17 +200,17 @@ def result_of(plain: Mapping[str, Any]) -> Outcome | Failure:
     return from_plain(Outcome, plain) if "score" in plain else from_plain(Failure, plain)
 
 
-def forget_studies(ledger: TrialStore, place: Database) -> None:
+def forget_studies(store: TrialStore, place: Database) -> None:
     """Remove the studies of a run from its database, with their artifacts, and its jobs."""
     engine = connect(place)
     try:
-        known = set(optuna.get_all_study_names(ledger._storage))
+        known = set(optuna.get_all_study_names(store._storage))
         for signal in (*TRAINED, LATENCY):
             if study_name(place, signal) in known:
-                study = ledger.study(signal)
+                study = store.study(signal)
                 for meta in get_all_artifact_meta(study):
                     DatabaseStore(engine).remove(meta.artifact_id)
-                optuna.delete_study(study_name=study.study_name, storage=ledger._storage)
+                optuna.delete_study(study_name=study.study_name, storage=store._storage)
         with engine.begin() as connection:
             forget_run(connection, place.name)
     finally:

@@ -1,10 +1,11 @@
-"""What a command would train, and about how long it will take: a session in, an `Estimate` out.
+"""What a command would train, and about how long it will take: settings in, an `Estimate` out.
 
 A few architectures of the uniform sample are trained for a few steps, twice, in as many workers as the command would
 have; the difference of the two is the steps, and the rest is building and scoring the network. Condensation takes a
 few of its steps. Nothing is written into the run folder, which need not exist.
 """
 
+import contextlib
 import math
 import statistics
 import tempfile
@@ -23,13 +24,16 @@ from nas_proxy.data.images import ImageSet
 from nas_proxy.data.splits import random_subset
 from nas_proxy.errors import RunFailedError
 from nas_proxy.pipeline.checks import check
-from nas_proxy.pipeline.ground_truth import BEST, DRAWS, SEEDS, random_set
+from nas_proxy.pipeline.problem import Problem, open_problem
 from nas_proxy.pipeline.run_folder import RunFolder, check_same
-from nas_proxy.pipeline.session import Session
-from nas_proxy.pipeline.settings import RunConfig
-from nas_proxy.pipeline.stages import default_folder
+from nas_proxy.pipeline.scoring import base_images
+from nas_proxy.pipeline.settings import RunConfig, default_folder
+from nas_proxy.pipeline.work import make_trainer, open_executor
 from nas_proxy.progress import SILENT, Progress
+from nas_proxy.search.candidates import Stream
+from nas_proxy.search.trainer import Trainer
 from nas_proxy.seeds import derive, torch_generator
+from nas_proxy.signals.signal import RANDOM_DRAWS, TRUTH_BEST, TRUTH_SEEDS
 from nas_proxy.storage.location import existing, study_name
 from nas_proxy.storage.records import TRAINED, Record, finished
 from nas_proxy.storage.trial_store import TrialStore
@@ -103,29 +107,30 @@ class Speed:
         return [fixed + steps * step for fixed, step in zip(self.fixed, self.step, strict=True)]
 
 
-def estimate(session: Session, stages: Sequence[str]) -> Estimate:
+def estimate(run: RunFolder, trainer: Trainer, problem: Problem, stages: Sequence[str]) -> Estimate:
     """Return what is left to be done in `stages`. Raises RunFailedError where no architecture could be measured."""
-    config, left = session.config, _left(session, stages)
-    images = len(session.data.train.classes) * config.condense.images_per_class * config.condense.formation**2
-    missing = "condense" in stages and not (session.run / "proxy.safetensors").exists()
-    condensing = _condensing(session) if missing else None
+    config, left = run.config, _left(run, trainer, stages)
+    train, workers = problem.data.train, trainer.executor.count
+    images = base_images(config, len(train.classes))
+    missing = "condense" in stages and not (run / "proxy.safetensors").exists()
+    condensing = _condensing(problem, trainer.progress) if missing else None
     if not any(left.values()):
-        return Estimate(condensing, {}, _sum([], condensing), None, session.pool.count, 0, ())
+        return Estimate(condensing, {}, _sum([], condensing), None, workers, 0, ())
     with tempfile.TemporaryDirectory() as folder:
-        measured_on_proxy, measured_on_all, failed = _measured(session, Path(folder), full=left["truth"] > 0)
+        measured_on_proxy, measured_on_all, failed = _measured(trainer, problem, Path(folder), full=left["truth"] > 0)
     parts: dict[str, Part] = {}
     for signal, number in left.items():
         if number == 0:
             continue
         full = signal == "truth"
         recipe = config.full_training if full else config.proxy_training
-        count = len(session.data.train) if full else images
+        count = len(train) if full else images
         seeds = 1 if full else config.seeds
         speed = measured_on_all if full else measured_on_proxy
         assert speed is not None
         spent = [seeds * seconds for seconds in speed.seconds(recipe.steps(count))]
         passes = number * seeds * recipe.image_passes(count)
-        parts[signal] = Part(number, passes, predicted(spent, number, session.pool.count))
+        parts[signal] = Part(number, passes, predicted(spent, number, workers))
     known = [speed for speed in (measured_on_proxy, measured_on_all) if speed is not None]
     memory = [most / MB for speed in known for most in speed.memory]
     return Estimate(
@@ -133,7 +138,7 @@ def estimate(session: Session, stages: Sequence[str]) -> Estimate:
         parts=parts,
         seconds=_sum([part.seconds for part in parts.values()], condensing),
         memory_mb=Span(statistics.fmean(memory), min(memory), max(memory)),
-        workers=session.pool.count,
+        workers=workers,
         measured=len(measured_on_proxy.step),
         failed=failed,
     )
@@ -166,28 +171,28 @@ def predicted(spent: Sequence[float], number: int, workers: int) -> Span:
     return Span(value, low, high)
 
 
-def _left(session: Session, stages: Sequence[str]) -> dict[str, int]:
+def _left(run: RunFolder, trainer: Trainer, stages: Sequence[str]) -> dict[str, int]:
     """Return how many trainings of each signal are not done; those that fail in the sample come on top."""
-    config, done = session.config, _done(session)
-    found = min(BEST, max(0, config.trials - config.truth))
+    config, done = run.config, _done(run)
+    found = min(TRUTH_BEST, max(0, config.trials - config.truth))
     wanted = {
         "proxy": max(config.trials, config.truth) if "search" in stages else 0,
-        "random": DRAWS * config.truth if "rank" in stages else 0,
+        "random": RANDOM_DRAWS * config.truth if "rank" in stages else 0,
         "early_stop": config.truth if "rank" in stages else 0,
-        "truth": SEEDS * (config.truth + found) if "truth" in stages and config.truth_table is None else 0,
+        "truth": TRUTH_SEEDS * (config.truth + found) if "truth" in stages and config.truth_table is None else 0,
     }
-    size = session.space.size
+    size = trainer.space.size
     if size is not None:
         wanted["proxy"] = min(wanted["proxy"], size)
     return {signal: max(0, number - len(done[signal])) for signal, number in wanted.items()}
 
 
-def _done(session: Session) -> dict[str, list[Record]]:
-    place = existing(session.run.path)
+def _done(run: RunFolder) -> dict[str, list[Record]]:
+    place = existing(run.path)
     if place is None:
         return {signal: [] for signal in TRAINED}
     with readable(place):
-        storage = open_studies(session.run.path)
+        storage = open_studies(run.path)
         ids = {study.study_name: study._study_id for study in storage.get_all_studies()}
         own = {signal: ids.get(study_name(place, signal)) for signal in TRAINED}
         return {
@@ -196,19 +201,19 @@ def _done(session: Session) -> dict[str, list[Record]]:
         }
 
 
-def _condensing(session: Session) -> dict[str, Any] | None:
+def _condensing(problem: Problem, progress: Progress) -> dict[str, Any] | None:
     """Take a few steps of the condensation; None where it learns nothing."""
-    recipe = session.config.condense
+    recipe, config = problem.config.condense, problem.config
     if recipe.source is not None or recipe.method != "dm":
         return None
-    with session.progress.stage("Measure condensing", 1) as bar:
+    with progress.stage("Measure condensing", 1) as bar:
         found = estimate_condensation(
-            session.data.train,
+            problem.data.train,
             recipe,
-            session.config.seed,
-            device=session.device,
-            space=session.whole_space,
-            classes_per_step=session.config.classes_per_step,
+            config.seed,
+            device=problem.device,
+            space=problem.whole_space,
+            classes_per_step=config.classes_per_step,
             steps=min(CONDENSE_STEPS, recipe.steps),
         )
         bar.to(1)
@@ -220,12 +225,13 @@ def _condensing(session: Session) -> dict[str, Any] | None:
     }
 
 
-def _measured(session: Session, folder: Path, *, full: bool) -> tuple[Speed, Speed | None, list[str]]:
+def _measured(trainer: Trainer, problem: Problem, folder: Path, *, full: bool) -> tuple[Speed, Speed | None, list[str]]:
     """Return the speed of trainings on as many images as the proxy has and, if asked for, of full ones."""
-    config, train = session.config, session.data.train
+    config, train, space = problem.config, problem.data.train, trainer.space
     small, large, validation = folder / "proxy", folder / "train", folder / "validation"
-    random_set(session, 0).save(small)
-    session.data.validation.save(validation)
+    several = config.condense.images_per_class * config.condense.formation**2
+    random_subset(train, several, torch_generator(config.seed, "random", 0)).save(small)
+    problem.data.validation.save(validation)
     kinds: list[tuple[Path, Recipe]] = [(small, config.proxy_training)]
     if full:
         each = -(-BATCHES * config.full_training.batch_size // len(train.classes))
@@ -238,17 +244,20 @@ def _measured(session: Session, folder: Path, *, full: bool) -> tuple[Speed, Spe
             path, recipe = kinds[kind]
             images = len(ImageSet.load(path).unpacked())
             shorter = replace(recipe, epochs=number * recipe.batch(images) / images)
-            job = session.job(architectures[key], path, validation, shorter, derive(config.seed, "estimate", key))
+            seed = derive(config.seed, "estimate", key)
+            job = Job(config.space, architectures[key], path, validation, shorter, seed, problem.device)
             yield (key, kind), replace(job, minutes=config.candidate_minutes, megabytes=math.inf)
 
-    architectures = {session.space.key(a): a for a in islice(session.stream(), TRIED)}
-    failure = session.latencies.failure if config.max_latency_ms is not None else lambda _: None
+    stream = Stream(space, config.seed)
+    architectures = {space.key(a): dict(a) for a in islice(stream, TRIED)}
+    latencies = trainer.latencies
+    failure = latencies.failure if latencies is not None else lambda _: None
     untimed = {key: reason for key, a in architectures.items() if (reason := failure(a)) is not None}
     failed = list(untimed.values())
     chosen: list[str] = []
     short: dict[tuple[str, int], Outcome] = {}
-    pool = session.pool
-    with session.progress.stage("Measure training", 2 * ARCHITECTURES * len(kinds)) as bar:
+    pool = trainer.executor
+    with trainer.progress.stage("Measure training", 2 * ARCHITECTURES * len(kinds)) as bar:
         waiting = [key for key in architectures if key not in untimed]
         while len(chosen) < ARCHITECTURES and waiting:
             keys, waiting = waiting[: ARCHITECTURES - len(chosen)], waiting[ARCHITECTURES - len(chosen) :]
@@ -302,16 +311,14 @@ def estimate_run(
     if overwrite:  # nothing that is there counts
         run = replace(run, path=run.path / f"without-{time.time_ns()}")
     check_same(run)
-    session = Session(run, progress)
-    with tempfile.TemporaryDirectory() as folder:
+    problem = open_problem(config, progress)
+    check(problem)
+    with tempfile.TemporaryDirectory() as folder, open_executor(config, problem.device) as executor:
         # Latencies, which a limit on them needs, are measured for the estimate alone.
-        session.ledger = TrialStore(Path(folder) / "study.db", objectives=config.objective)
-        try:
-            check(session)
-            return estimate(session, stages)
-        finally:
-            session.pool.close()
-            session.ledger.close()
+        store = TrialStore(Path(folder) / "study.db", objectives=config.objective)
+        with contextlib.closing(store):
+            trainer = make_trainer(problem, store, executor, progress)
+            return estimate(run, trainer, problem, stages)
 
 
 def estimate_text(found: Estimate) -> str:
@@ -320,7 +327,8 @@ def estimate_text(found: Estimate) -> str:
 
 
 def _lines(found: Estimate) -> Iterator[str]:
-    from nas_proxy.report.verdict import count, duration, label
+    from nas_proxy.ranking.names import label
+    from nas_proxy.report.formats import count, duration
 
     def span(seconds: Span) -> str:
         return f"about {duration(seconds.value)} [{duration(seconds.low)}, {duration(seconds.high)}]"

@@ -11,6 +11,7 @@ final accuracy comes from other images than the search's, so the two are never c
 trains nothing twice and completes what is missing.
 """
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,15 +28,18 @@ from nas_proxy.environment import environment
 from nas_proxy.errors import ConfigError, RunFailedError, RunFolderError, SpaceError
 from nas_proxy.files import atomic_path, write_json
 from nas_proxy.pipeline import export
-from nas_proxy.pipeline.ground_truth import score_on_test
+from nas_proxy.pipeline.image_files import score_on_test
+from nas_proxy.pipeline.problem import Problem, open_problem
 from nas_proxy.pipeline.run_folder import RunFolder
-from nas_proxy.pipeline.session import Session, open_session
+from nas_proxy.pipeline.stages import proxy_images
+from nas_proxy.pipeline.work import open_store
 from nas_proxy.progress import SILENT, Bar, Progress
 from nas_proxy.ranking.scores import best_first, pareto_front
 from nas_proxy.seeds import derive
 from nas_proxy.spaces.cost import measure
 from nas_proxy.spaces.loading import load_space, space_digest
 from nas_proxy.storage.records import Record
+from nas_proxy.storage.trial_store import explained
 from nas_proxy.training.train import Fitted, Recipe, fit
 
 FORMAT = "nas_proxy.final/1"
@@ -99,30 +103,36 @@ def train_final(
     Raises a UserError for a mistake, and RunFailedError when the training raises or diverges.
     """
     folder = out if out is not None else run / FOLDER
-    with open_session(run, progress) as session:
-        session.proxy_path  # noqa: B018 (checks that data and space are those of the search)
-        record, rank = _chosen(session, rank, key, front)
-        wanted = _identity(session, record, recipe or run.config.full_training)
+    with run.lock(), explained(run.place):
+        problem = open_problem(run.config, progress)
+        proxy_images(run, problem.data.fingerprint)  # raises where the data are not those of the search
+        with contextlib.closing(open_store(run, progress)) as store:
+            store.bind("proxy", "space", space_digest(run.config.space))
+            records = store.records("proxy")
+        record, rank = _chosen(run, records, rank, key, front)
+        wanted = _identity(problem, record, recipe or run.config.full_training)
         told = None if overwrite else _finished(folder, wanted)
         if told is None:
-            told = _train_and_write(session, record, rank, wanted, folder)
+            told = _train_and_write(problem, record, rank, wanted, folder, progress)
         elif told["rank"] != rank:  # further search moved it
             told = {**told, "rank": rank}
             write_json(folder / "architecture.json", told)
-        not_written = _export(session, folder, told)
+        not_written = _export(problem, folder, told)
     return Final(folder, told, not_written)
 
 
-def _chosen(session: Session, rank: int | None, key: str | None, front: int | None) -> tuple[Record, int]:
+def _chosen(
+    run: RunFolder, records: Sequence[Record], rank: int | None, key: str | None, front: int | None
+) -> tuple[Record, int]:
     """Return the search's record of the wanted architecture, and its rank in the search."""
-    found = best_first(session.ledger.records("proxy"), session.config.score)
+    found = best_first(records, run.config.score)
     given = [name for name, value in (("--rank", rank), ("--key", key), ("--front", front)) if value is not None]
     if len(given) > 1:
         raise ConfigError([f"{given[0]} and {given[1]} both name an architecture; give one of them"])
     if not found:
-        raise RunFolderError(f"nothing is searched yet; first run: nas-proxy search {session.run.path}")
+        raise RunFolderError(f"nothing is searched yet; first run: nas-proxy search {run.path}")
     if front is not None:
-        key = _on_front(session.config.objective, found, front).key
+        key = _on_front(run.config.objective, found, front).key
     if key is not None:
         place = next((place for place, r in enumerate(found, 1) if r.key == key), None)
         if place is None:
@@ -152,13 +162,13 @@ def _on_front(objectives: Sequence[str], found: Sequence[Record], place: int) ->
     return front[place - 1]
 
 
-def _identity(session: Session, record: Record, recipe: Recipe) -> dict[str, Any]:
+def _identity(problem: Problem, record: Record, recipe: Recipe) -> dict[str, Any]:
     return {
         "key": record.key,
-        "space_digest": space_digest(session.config.space),
-        "data_fingerprint": session.data.fingerprint,
+        "space_digest": space_digest(problem.config.space),
+        "data_fingerprint": problem.data.fingerprint,
         "recipe": json.loads(json.dumps(asdict(recipe))),
-        "seed": session.config.seed,
+        "seed": problem.config.seed,
     }
 
 
@@ -216,19 +226,19 @@ def read_told(folder: Path) -> dict[str, Any] | None:
 
 
 def _train_and_write(
-    session: Session, record: Record, rank: int, wanted: Mapping[str, Any], folder: Path
+    problem: Problem, record: Record, rank: int, wanted: Mapping[str, Any], folder: Path, progress: Progress
 ) -> dict[str, Any]:
     from safetensors.torch import save_model
 
     for name in NAMES:  # so that files of different networks never stand together
         (folder / name).unlink(missing_ok=True)
     recipe = Recipe(**{**wanted["recipe"], "augmentation": tuple(wanted["recipe"]["augmentation"])})
-    images = joined(session.data.train, session.data.validation)
-    fitted, seconds = _fitted(session, record, images, recipe)
-    accuracy, scored = score_on_test(session, fitted)
+    images = joined(problem.data.train, problem.data.validation)
+    fitted, seconds = _fitted(problem, record, images, recipe, progress)
+    accuracy, scored = score_on_test(problem, fitted)
     if accuracy is None:
         raise RunFailedError(f"the final training of {record.key} diverged; a lower learning rate may help")
-    size = measure(session.space, record.architecture, session.shape)
+    size = measure(problem.space, record.architecture, problem.shape)
     told = {
         "format": FORMAT,
         "final_accuracy": accuracy,
@@ -236,20 +246,20 @@ def _train_and_write(
         **wanted,
         "rank": rank,
         "search_score": record.score,
-        "space": session.config.space,
+        "space": problem.config.space,
         "architecture": dict(record.architecture),
         "params": size.params,
         "flops": size.flops,
-        "dataset": session.config.dataset,
-        "shape": session.shape._asdict(),
+        "dataset": problem.config.dataset,
+        "shape": problem.shape._asdict(),
         "classes": list(images.classes),
         "scale": images.scale.tolist(),
         "offset": images.offset.tolist(),
-        "trained_on": {"train": len(session.data.train), "validation": len(session.data.validation)},
+        "trained_on": {"train": len(problem.data.train), "validation": len(problem.data.validation)},
         "seconds": round(seconds, 3),
         "image_passes": fitted.image_passes,
         "losses": [round(loss, 5) for loss in fitted.losses],
-        "environment": environment(session.device, 1),
+        "environment": environment(problem.device, 1),
     }
     fitted.network.to("cpu").eval()
     with atomic_path(folder / "model.safetensors") as temporary:
@@ -267,13 +277,15 @@ def joined(train: ImageSet, validation: ImageSet) -> ImageSet:
     )
 
 
-def _fitted(session: Session, record: Record, images: ImageSet, recipe: Recipe) -> tuple[Fitted, float]:
+def _fitted(
+    problem: Problem, record: Record, images: ImageSet, recipe: Recipe, progress: Progress
+) -> tuple[Fitted, float]:
     start = time.perf_counter()
-    seed = derive(session.config.seed, "final", record.key)
-    with session.progress.stage("Final training", recipe.steps(len(images))) as bar:
-        build = _counted(lambda: session.space.build(record.architecture, session.shape), bar)
+    seed = derive(problem.config.seed, "final", record.key)
+    with progress.stage("Final training", recipe.steps(len(images))) as bar:
+        build = _counted(lambda: problem.space.build(record.architecture, problem.shape), bar)
         try:
-            fitted = fit(build, images, recipe, seed, session.device)
+            fitted = fit(build, images, recipe, seed, problem.device)
             bar.to(recipe.steps(len(images)))
         except Exception as error:
             if isinstance(error, MemoryError | OSError | torch.OutOfMemoryError):
@@ -301,9 +313,9 @@ def _counted(build: Callable[[], nn.Module], bar: Bar) -> Callable[[], nn.Module
     return built
 
 
-def _export(session: Session, folder: Path, told: Mapping[str, Any]) -> dict[str, str]:
+def _export(problem: Problem, folder: Path, told: Mapping[str, Any]) -> dict[str, str]:
     """Write the programs and `load.py` where they are missing; return what could not be written, and why."""
-    shape = session.shape
+    shape = problem.shape
     not_written: dict[str, str] = {}
     network: export.Deployed | None = None
     for name, write in (("model.pt2", export.write_program), ("model.onnx", export.write_onnx)):
@@ -311,7 +323,7 @@ def _export(session: Session, folder: Path, told: Mapping[str, Any]) -> dict[str
             continue
         network = network or load_final(folder)
         try:
-            write(network, _looked_at(session.data.train), folder / name)
+            write(network, _looked_at(problem.data.train), folder / name)
         except export.ExportError as error:
             not_written[name] = str(error)
     export.write_loader(told, shape[:3], told["classes"], folder / "load.py")

@@ -15,13 +15,16 @@ import optuna
 from torch import nn
 
 from nas_proxy.data.images import ImageSet
+from nas_proxy.data.sources import open_source
+from nas_proxy.data.splits import Development
 from nas_proxy.errors import RAISED, ConfigError, RunFolderError, nearest
-from nas_proxy.pipeline.run_folder import open_run
-from nas_proxy.pipeline.session import Session, choose_device
+from nas_proxy.pipeline.problem import choose_device, read_data
+from nas_proxy.pipeline.run_folder import RunFolder, open_run
 from nas_proxy.ranking.scores import SCORES, value_of
 from nas_proxy.seeds import derive
-from nas_proxy.spaces.cost import Size, measure
+from nas_proxy.spaces.cost import measure
 from nas_proxy.spaces.loading import as_space, load_space
+from nas_proxy.spaces.measured import Size
 from nas_proxy.spaces.space import SearchSpace
 from nas_proxy.training.pruning import marks
 from nas_proxy.training.seed_average import repeated
@@ -66,18 +69,19 @@ class ProxyObjective:
         device: str = "auto",
         reports: int = 10,
     ) -> None:
-        run = None if isinstance(proxy, ImageSet) else _session_of(Path(proxy))
+        run = None if isinstance(proxy, ImageSet) else _run_of(Path(proxy))
         if run is None and (space is None or validation is None):
             raise RunFolderError(
                 f"{'the images' if isinstance(proxy, ImageSet) else proxy} belong to no run; give `space` and "
                 "`validation`, or the run folder instead"
             )
         self.device = choose_device(device)
-        images = proxy if isinstance(proxy, ImageSet) else _condensed(Path(proxy), run)
+        data = None if run is None else _data_of(run)
+        images = proxy if isinstance(proxy, ImageSet) else _condensed(Path(proxy), data)
         self.proxy = images.unpacked().to(self.device)
-        if run is not None:
+        if run is not None and data is not None:
             space = run.config.space if space is None else space
-            validation = run.data.validation if validation is None else validation
+            validation = data.validation if validation is None else validation
         assert validation is not None
         self.validation = validation.to(self.device)
         if isinstance(space, str | Path):
@@ -151,20 +155,25 @@ def _tell_size(trial: optuna.Trial, size: Size) -> None:
     trial.set_user_attr("flops", size.flops)
 
 
-def _session_of(place: Path) -> Session | None:
+def _run_of(place: Path) -> RunFolder | None:
     """Return the run whose folder or condensed set `place` is, to read from; None for a file of no run."""
     folder = place.parent if place.is_file() else place
-    return None if place.is_file() and not (folder / "run.toml").is_file() else Session(open_run(folder))
+    return None if place.is_file() and not (folder / "run.toml").is_file() else open_run(folder)
 
 
-def _condensed(place: Path, run: Session | None) -> ImageSet:
+def _data_of(run: RunFolder) -> Development:
+    config = run.config
+    return read_data(open_source(config.dataset, image_size=config.image_size), config)
+
+
+def _condensed(place: Path, data: Development | None) -> ImageSet:
     path = place / "proxy.safetensors" if place.is_dir() else place
     images = ImageSet.load(path)
-    if run is not None:
+    if data is not None:
         made_of = ImageSet.load_metadata(path).get("data_fingerprint")
-        if made_of != run.data.fingerprint:
+        if made_of != data.fingerprint:
             raise RunFolderError(
-                f"{path} was condensed from other data (fingerprint {made_of}, the data now has "
-                f"{run.data.fingerprint}); restore the data or give `validation`"
+                f"{path} was made from other data (fingerprint {made_of}, the data now has {data.fingerprint}); "
+                "restore the data or give `validation`"
             )
     return images

@@ -1,16 +1,22 @@
-"""A run's folder: what is in it, who may write to it, and what it needs to be continued.
+"""The folder of a run or of a comparison: what is in it, who may write to it, and what it needs to be continued.
 
 run.toml            the complete settings
 proxy.safetensors   the condensed set    proxy.png, real.png    to look at, beside real images
+sets/               the other sets of images that networks are trained on, such as random ones
 study.db            all trainings (Optuna studies); study.name where a database has them
 trials.csv          a row for each candidate of the search
 truth.csv           a row for each fully trained architecture
+computed.json       scores that need no training
 scores.csv          a row for each sampled architecture, a column for each signal
 ranking.json        how far the ranking can be trusted
 report.html         all of it, to read
 final/              a final network, see `nas_proxy.pipeline.final`; its accuracy is not the search's
 artifacts/          what the dashboard shows beside the studies
 previews/           pictures of the images while they were learnt, where they were asked for
+
+A comparison has compare.toml in place of run.toml, no condensed set of its own beside sets/, and
+
+table.csv, table.md, compare.html      the table, for programs, for a paper and to read
 """
 
 import contextlib
@@ -20,32 +26,43 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import filelock
 
-from nas_proxy.errors import RunFolderError
+from nas_proxy.errors import ConfigError, RunFolderError
 from nas_proxy.files import is_full
-from nas_proxy.pipeline.settings import OF_PROPOSALS, OF_TRAININGS, RunConfig, differences, resolve, write_config
+from nas_proxy.pipeline.settings import (
+    COMPARISON_FILE,
+    OF_PROPOSALS,
+    OF_TRAININGS,
+    RUN_FILE,
+    RunConfig,
+    differences,
+    resolve,
+    settings_file,
+    write_config,
+)
 from nas_proxy.storage.location import Database, Location, existing, place_of
 
-OURS = (
-    "run.toml",
-    "proxy.safetensors",
-    "proxy.png",
-    "real.png",
-    "study.db",
-    "study.db-journal",
-    "study.db-wal",
-    "study.db-shm",
-    "study.name",
-    "trials.csv",
-    "truth.csv",
-    "scores.csv",
-    "ranking.json",
-    "report.html",
-    *(f"final/{name}" for name in ("architecture.json", "model.safetensors", "model.pt2", "model.onnx", "load.py")),
-)
+if TYPE_CHECKING:
+    from nas_proxy.storage.trial_store import TrialStore
 
+STUDIES = ("study.db", "study.db-journal", "study.db-wal", "study.db-shm")
+NETWORK = ("architecture.json", "model.safetensors", "model.pt2", "model.onnx", "load.py")
+# The files of each kind of folder, by the one that tells the kind.
+OURS = {
+    RUN_FILE: (
+        *(RUN_FILE, "proxy.safetensors", "proxy.png", "real.png", *STUDIES, "study.name"),
+        *("trials.csv", "truth.csv", "scores.csv", "computed.json", "ranking.json", "report.html"),
+        *(f"final/{name}" for name in NETWORK),
+    ),
+    COMPARISON_FILE: (
+        *(COMPARISON_FILE, *STUDIES, "computed.json"),
+        *("truth.csv", "scores.csv", "ranking.json", "table.csv", "table.md", "compare.html"),
+    ),
+}
+OUR_FOLDERS = {RUN_FILE: (".work", "artifacts", "sets"), COMPARISON_FILE: (".work", "sets")}
 
 # Seconds that a command tries to get the folder: more than a look at the lock takes, see `is_held`.
 PATIENCE = 0.5
@@ -53,13 +70,18 @@ PATIENCE = 0.5
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The paths in a run's folder, and its settings."""
+    """The paths in the folder of a run or of a comparison, and its settings."""
 
     path: Path
     config: RunConfig
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
+
+    @property
+    def settings(self) -> Path:
+        """The file that holds the settings, and tells which kind of folder this is."""
+        return self.path / settings_file(self.config)
 
     @functools.cached_property
     def place(self) -> Location:
@@ -132,22 +154,45 @@ def is_held(path: Path) -> bool:
     return False
 
 
-def open_run(path: Path) -> RunFolder:
-    """Return the run in `path`. Raises RunFolderError when there is none."""
+def is_comparison(path: Path) -> bool:
+    """Return whether a folder is a comparison's, as its settings tell, rather than a run's."""
+    return (path / COMPARISON_FILE).is_file() and not (path / RUN_FILE).is_file()
+
+
+def open_run(path: Path, *, comparisons: bool = True) -> RunFolder:
+    """Return the run in `path`, or the comparison where these do as well. Raises RunFolderError when there is none."""
     if path.is_file():
         raise RunFolderError(f"{path} is a file; give the run folder that it is in, such as {path.parent}")
     if not path.is_dir():
         raise RunFolderError(f"the run folder {path} does not exist; make one with: nas-proxy run --out {path}")
-    if not (path / "run.toml").is_file():
-        raise RunFolderError(f"{path} holds no run (it has no run.toml); make one with: nas-proxy run --out {path}")
-    return RunFolder(path, resolve({}, path / "run.toml"))
+    if is_comparison(path):
+        if comparisons:
+            return _open_comparison(path)
+        raise RunFolderError(
+            f"{path} holds a comparison (it has a {COMPARISON_FILE}), and this command is for runs; "
+            f"give the folder of a run, or go on with the comparison by: nas-proxy compare --out {path}"
+        )
+    if not (path / RUN_FILE).is_file():
+        raise RunFolderError(f"{path} holds no run (it has no {RUN_FILE}); make one with: nas-proxy run --out {path}")
+    return RunFolder(path, resolve({}, path / RUN_FILE))
+
+
+def _open_comparison(path: Path) -> RunFolder:
+    file = path / COMPARISON_FILE
+    try:
+        config = resolve({}, file)
+    except ConfigError as error:
+        raise RunFolderError(f"{error}; or start again with --overwrite") from None
+    if config.compare is None:
+        raise RunFolderError(f"{file} holds no settings of a comparison; restore it or use --overwrite")
+    return RunFolder(path, config)
 
 
 def prepare_run(path: Path, config: RunConfig, *, overwrite: bool = False) -> RunFolder:
-    """Make or continue the run `config` in `path`.
+    """Make or continue the run or the comparison `config` in `path`.
 
-    A larger `trials` or `truth` extends a run. Raises RunFolderError when the folder holds another run, unless
-    `overwrite`, which removes that run's own files and nothing else.
+    A larger `trials` or `truth` extends it. Raises RunFolderError when the folder holds another one, unless
+    `overwrite`, which removes its own files and nothing else.
     """
     run = RunFolder(path, config)
     with run.lock():
@@ -157,67 +202,105 @@ def prepare_run(path: Path, config: RunConfig, *, overwrite: bool = False) -> Ru
 
 def claim(run: RunFolder, *, overwrite: bool = False) -> None:
     """Do what `prepare_run` does, in a folder that is held already."""
+    _refuse_other_kind(run)
     if overwrite:
         forget(run.path)
-        for name in OURS:
+        kind = run.settings.name
+        for name in OURS[kind]:
             (run / name).unlink(missing_ok=True)
-        for folder in (run.work, run / "artifacts"):
-            shutil.rmtree(folder, ignore_errors=True)
+        for name in OUR_FOLDERS[kind]:
+            shutil.rmtree(run / name, ignore_errors=True)
         for picture in run.previews.glob("step-*.png"):
             picture.unlink()
     check_same(run)
-    write_config(run.config, run / "run.toml")
+    write_config(run.config, run.settings)
 
 
 def check_same(run: RunFolder) -> None:
-    """Raise RunFolderError when the folder holds another run; one that has computed nothing yet does not count."""
-    path, config = run.path, run.config
-    if not (run / "run.toml").exists():
-        if found := [name for name in OURS if (run / name).exists()]:
+    """Raise RunFolderError when the folder holds something else; what has computed nothing yet does not count."""
+    _refuse_other_kind(run)
+    path, config, kind = run.path, run.config, run.settings.name
+    one = "run" if config.compare is None else "comparison"
+    if not run.settings.exists():
+        if found := [name for name in OURS[kind] if (run / name).exists()]:
             raise RunFolderError(
-                f"{path} holds {found[0]} but no run.toml, so it may be no run; "
+                f"{path} holds {found[0]} but no {kind}, so it may be no {one}; "
                 "choose another folder with --out, or replace such files with --overwrite"
             )
         return
-    begun = (run / "proxy.safetensors", run / "study.db", run / "study.name")
-    if not any(file.exists() for file in (*begun, *run.work.glob("condense*.safetensors"))):
+    if not _begun(run):
         return
-    before = resolve({}, run / "run.toml")
+    before = open_run(path).config
+    if changed := _changed(path, config, before):
+        raise RunFolderError(
+            f"{path} holds another {one} ({'; '.join(changed)}); "
+            f"choose another folder with --out, or replace the {one} with --overwrite"
+        )
+
+
+def _begun(run: RunFolder) -> bool:
+    """Return whether images have been made or architectures trained; a trial store is opened before either."""
+    made = (run / "proxy.safetensors", run / "sets", *run.work.glob("condense*.safetensors"))
+    return any(path.exists() for path in made) or bool(_studies(run.path))
+
+
+def _refuse_other_kind(run: RunFolder) -> None:
+    """Raise RunFolderError for a folder of the other kind; its studies are no use here, not even to be replaced."""
+    for file, kind in ((RUN_FILE, "run"), (COMPARISON_FILE, "comparison")):
+        if file != run.settings.name and (run / file).exists():
+            raise RunFolderError(f"{run.path} holds a {kind} (it has a {file}); choose another folder with --out")
+
+
+def _changed(path: Path, config: RunConfig, before: RunConfig) -> list[str]:
+    """Return what another command may not change of what the folder `path` holds."""
     changed = differences(config, before)
+    if config.compare is not None:
+        return changed
     if changed and not differences(config, before, free=OF_PROPOSALS | OF_TRAININGS):
         phases = _trained(path)
         free = frozenset() if "search" in phases else OF_PROPOSALS
         changed = differences(config, before, free=free if phases else free | OF_TRAININGS)
-    smaller = [
+    return changed + [
         f"{name}: {getattr(before, name)} → {getattr(config, name)}"
         for name in ("trials", "truth")
         if getattr(config, name) < getattr(before, name)
     ]
-    if changed or smaller:
-        raise RunFolderError(
-            f"{path} holds another run ({'; '.join(changed + smaller)}); "
-            "choose another folder, or replace the run with nas-proxy run --overwrite"
-        )
 
 
 def _trained(path: Path) -> set[str]:
     """Return the phases of the candidates that the run in the folder `path` has trained."""
-    from nas_proxy.storage.trial_store import TrialStore, explained
+    with _store(path) as store:
+        return set() if store is None else {r.phase for r in store.records("proxy")}
 
-    place = existing(path)
-    if place is None:
-        return set()
-    with explained(place), contextlib.closing(TrialStore(place)) as ledger:
-        return {r.phase for r in ledger.records("proxy")}
+
+def _studies(path: Path) -> list[str]:
+    """Return the names of the studies of the run or comparison in the folder `path`; a database holds others' too."""
+    with _store(path) as store:
+        if store is None:
+            return []
+        ours = store.place.study("") if isinstance(store.place, Database) else ""
+        return [name for name in store.names() if name.startswith(ours)]
 
 
 def forget(path: Path) -> None:
     """Remove from its database what the run in the folder `path` has there; nothing where a file has it."""
-    place = existing(path)
-    if not isinstance(place, Database):
+    if not isinstance(existing(path), Database):
         return
     from nas_proxy.pipeline.coordinator import forget_studies
+
+    with _store(path) as store:
+        if store is not None and isinstance(store.place, Database):
+            forget_studies(store, store.place)
+
+
+@contextlib.contextmanager
+def _store(path: Path) -> Iterator["TrialStore | None"]:
+    """Open the trial store of the folder `path`; None where it has none yet."""
+    place = existing(path)
+    if place is None:
+        yield None
+        return
     from nas_proxy.storage.trial_store import TrialStore, explained
 
-    with explained(place), contextlib.closing(TrialStore(place)) as ledger:
-        forget_studies(ledger, place)
+    with explained(place), contextlib.closing(TrialStore(place)) as store:
+        yield store

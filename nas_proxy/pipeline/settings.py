@@ -1,113 +1,208 @@
-"""The settings of a run: typed, complete, written to and read from TOML.
+"""The settings of a run or of a comparison: typed, complete, written to and read from TOML.
 
-Precedence: the defaults of the data set, then a file, then what was given explicitly. Mistakes are collected and
-reported together, each with the value, what is allowed and, for an unknown name, the nearest valid one. The paths
-of the user's data and space come out absolute, so that a run goes on, and repeats, from any working directory.
+What a setting may be, and what it is for in a line, stands at its field. Precedence: the defaults of the data set, then
+a file, then what was given explicitly. Mistakes are collected and reported together, each with the value, what is
+allowed and, for an unknown name, the nearest valid one. The paths of the user's data and space come out absolute, so
+that a run goes on, and repeats, from any working directory.
 """
 
 import dataclasses
-import os
 import re
-import tomllib
-import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tomli_w
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from nas_proxy.condensation.condense import Condensation
-from nas_proxy.data import augment
-from nas_proxy.errors import ConfigError, nearest
+from nas_proxy.condensation.recipe import Condensation
+from nas_proxy.data import operations
+from nas_proxy.errors import ConfigError
 from nas_proxy.files import write_text
-from nas_proxy.pipeline import bounds
-from nas_proxy.pipeline.bounds import is_a, kind_of
-from nas_proxy.ranking.nats_bench import PREFIX
-from nas_proxy.signals import computed
-from nas_proxy.spaces.objectives import ACCURACY
-from nas_proxy.storage.location import without_password
-from nas_proxy.training.train import Recipe
+from nas_proxy.pipeline import settings_checks
+from nas_proxy.pipeline.comparison_checks import completed
+from nas_proxy.pipeline.nested import anchored, flat, listed, merged, read_toml, without_none
+from nas_proxy.ranking.names import EARLY_STOP, PROXY, SIZES, ZERO_COST
+from nas_proxy.spaces.objectives import ACCURACY, OBJECTIVES
+from nas_proxy.training.recipe import Recipe
+from nas_proxy.validation import Mistake, Text, filled, is_whole, list_of, one_of, strings
 
 # Data sets whose classes change their meaning when mirrored.
 NOT_MIRRORED = frozenset({"digits", "mnist", "svhn"})
+# What is compared where nothing is named.
+COMPARED = ("dm", "random", "herding", EARLY_STOP, *ZERO_COST)
+
+RUN_FILE, COMPARISON_FILE = "run.toml", "compare.toml"
+
+Device = Annotated[str, AfterValidator(settings_checks.device)]
+Url = Annotated[str, AfterValidator(settings_checks.storage)]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison compares, and how.
+
+    signals: names, see `nas_proxy.signals.signal`; complete, with the baselines. combine: rows whose mean rank is one
+        more. score: rows by "accuracy", by "loss_sum" or "both". draws: sets of each kind.
+    passes: image passes of a training on a set; None for what the recipe's epochs take.
+    candidates: how many share the cost of making a set; None for the sample. calibrate: None to fit it on all of the
+        sample, each part predicted from the others.
+    """
+
+    signals: Annotated[
+        tuple[str, ...],
+        strings("names of signals"),
+        Field(
+            description="Signals, with commas between: dm, dm+space, dm+formation, dm+all (and combinations), random, "
+            "herding, kcenter, early_stop, params, flops, synflow, jacob_cov, naswot, az_nas."
+        ),
+    ]
+    combine: Annotated[
+        tuple[str, ...],
+        strings("names of rows"),
+        Field(description="Add the mean rank of several rows, with commas between."),
+    ] = ()
+    score: Annotated[
+        str, one_of("both", "accuracy", "loss_sum"), Field(description="Rows by accuracy, by loss_sum, or both.")
+    ] = "both"
+    draws: Annotated[int, Field(ge=1, description="Sets of each kind: seeds of dm, draws of random images.")] = 3
+    passes: Annotated[int | None, Field(ge=1, description="Image passes of a training, in place of --epochs.")] = None
+    candidates: Annotated[
+        int | None, Field(ge=1, description="Candidates that share the making of a set; the sample.")
+    ] = None
+    calibrate: Annotated[
+        int | None,
+        Field(ge=1, description="Fit the calibrated ranking on so many of the sample and judge all on the rest."),
+    ] = None
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that a run depends on.
+    """Everything that a run or a comparison depends on; what each is for in a line stands at the field.
 
-    dataset, space: what the user named; see `nas_proxy.data.sources` and `nas_proxy.spaces.loading`.
-    seed: all randomness derives from it.
-    trials: architectures trained on the proxy, the sample included.
-    truth: architectures in the uniform sample, each trained on all data as well.
-    sampler: how the other architectures are proposed, one of `nas_proxy.search.samplers.SAMPLERS`.
-    score: what ranks and picks candidates: "accuracy" on the validation images, or "loss_sum", the negated sum of the
-        training losses; see `nas_proxy.ranking.scores`. The ranking shows both. seeds: trainings a candidate, and a
-        control; the score is their mean. pruner: which of Optuna's pruners ends proposals early, or "none"; see
-        `nas_proxy.training.pruning`.
-    enqueue: architectures that are proposed first, each a key or a JSON object; see `nas_proxy.search.enqueue`.
-    truth_table: published accuracies in place of full training, see `nas_proxy.ranking.truth_table`; None to train.
-        allow_pickle: whether it may be a file that can run code when it is loaded. Whoever repeats somebody else's
-        settings should look at this, and at `space`, which can name a Python file.
-    patience: the search ends after so many proposals without a better one. hours: it proposes no more after so
-        long; the same command goes on. None for neither. Neither is part of a run's identity.
-    objective: what the search is for, the accuracy first; of `nas_proxy.spaces.objectives.OBJECTIVES`.
-    max_params, max_flops, max_latency_ms: larger and slower architectures are neither sampled nor proposed, see
-        `nas_proxy.spaces.limits`. latency_batch: images in the forward pass that is timed.
-    storage: URL of the PostgreSQL database that holds the studies, without a password, see
-        `nas_proxy.storage.location`; None for the file `study.db` in the run folder.
-    limit: at most so many images a class are used of the data; None for all.
-    image_size: images are resized to this square; None leaves them as they are.
-    device: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:N". workers: processes that train
-        candidates; 0 for one a core on the CPU and one on a GPU. devices: several, each with so many workers, 0 for
-        one; () for `device` alone. candidate_minutes: a candidate that trains longer on the proxy is ended and
-        counts as failed, and so does one whose latency takes longer to measure; None for no limit, but 1 minute for
-        a latency. candidate_memory: so does one that needs more MB (10⁶ bytes) than this, see
-        `nas_proxy.training.memory_limit`. preview_every: steps of the condensation between pictures of its images; 0
-        for none. classes_per_step: classes that it has in memory at a time; None for as many as fit. None of these is
-        part of a run's identity.
-    signals: what the ranking of the proxy is compared with besides random images and early stopping, computed
-        without training; names of `nas_proxy.signals.computed.NAMES`. combine: signals whose mean rank is one more, of
-        `nas_proxy.signals.computed.MEMBERS`; () for none. Both may change at any time, too.
-    condense: recipe of the condensed set. proxy_training: of candidates on it, and of the controls.
+    dataset, space: see `nas_proxy.data.sources` and `nas_proxy.spaces.loading`; a space can be a Python file, and
+        allow_pickle lets a truth table run code: whoever repeats somebody else's settings should look at them.
+    trials, truth: in a comparison all architectures are in the sample, so that both are the same.
+    score: see `nas_proxy.ranking.scores`. seeds: of candidates and of the baselines. pruner: of
+        `nas_proxy.training.pruning`. sampler, enqueue: of `nas_proxy.search`.
+    truth_table: see `nas_proxy.ranking.truth_table`; None to train.
+    max_params, max_flops, max_latency_ms: for the sample as well, see `nas_proxy.spaces.limits`.
+    storage: without a password, see `nas_proxy.storage.location`; None for the file `study.db` in the run folder.
+    devices: each with so many workers, 0 for one; () for `device` alone, where "auto" is a GPU when there is one.
+    candidate_minutes, candidate_memory (MB are 10⁶ bytes): who needs more on the proxy counts as failed, see
+        `nas_proxy.training.memory_limit`. preview_every: 0 for no pictures.
+    signals, combine: what the ranking of the proxy is compared with besides random images and early stopping.
+    condense: recipe of the condensed set. proxy_training: of candidates on it, and of the baselines.
         full_training: of the ground truth.
+    compare: what a comparison compares; None for a run.
+    What is in NOT_IDENTITY may change between two commands in one folder.
     """
 
-    dataset: str = "digits"
-    space: str = "convnet"
-    seed: int = 0
-    trials: int = 48
-    truth: int = 24
-    truth_table: str | None = None
-    allow_pickle: bool = False
-    sampler: str = "tpe"
-    score: str = "accuracy"
-    seeds: int = 1
-    pruner: str = "none"
-    enqueue: tuple[str, ...] = ()
-    patience: int | None = None
-    hours: float | None = None
-    objective: tuple[str, ...] = (ACCURACY,)
-    max_params: int | None = None
-    max_flops: int | None = None
-    max_latency_ms: float | None = None
-    latency_batch: int = 1
-    storage: str | None = None
-    limit: int | None = None
-    image_size: int | None = None
-    device: str = "auto"
-    devices: tuple[str, ...] = ()
-    workers: int = 0
-    candidate_minutes: float | None = None
-    candidate_memory: float | None = None
-    preview_every: int = 0
-    classes_per_step: int | None = None
-    signals: tuple[str, ...] = computed.SIZES
-    combine: tuple[str, ...] = ()
+    dataset: Annotated[Text, Field(description="digits, cifar10, …, folder:DIR or npz:FILE.")] = "digits"
+    space: Annotated[Text, Field(description="A built-in space, or the path of a Python file.")] = "convnet"
+    seed: Annotated[int, Field(ge=0, le=2**62, description="All randomness derives from it.")] = 0
+    trials: Annotated[int, Field(ge=1, description="Architectures trained on the proxy, the sample included.")] = 48
+    truth: Annotated[int, Field(ge=1, description="Architectures in the uniform sample, trained on all data.")] = 24
+    truth_table: Annotated[Text | None, Field(description="Published accuracies in place of full training.")] = None
+    allow_pickle: Annotated[
+        bool,
+        Field(
+            description="The truth table may be pickles, which can run any code: only for files of NATS-Bench that you "
+            "trust."
+        ),
+    ] = False
+    sampler: Annotated[
+        str,
+        one_of("tpe", "random", "grid", "nsga2", "evolution"),
+        Field(description="How architectures are proposed: tpe, random, grid, nsga2 or evolution."),
+    ] = "tpe"
+    score: Annotated[
+        str,
+        one_of("accuracy", "loss_sum"),
+        Field(description="What ranks and picks candidates: accuracy, or loss_sum (the training losses)."),
+    ] = "accuracy"
+    seeds: Annotated[int, Field(ge=1, le=100, description="Trainings a candidate; its score is their mean.")] = 1
+    pruner: Annotated[
+        str,
+        one_of("none", "median", "hyperband", "wilcoxon"),
+        Field(description="End proposals early: none, median, hyperband or wilcoxon (across seeds)."),
+    ] = "none"
+    enqueue: Annotated[
+        tuple[str, ...],
+        strings("keys, or of architectures as JSON"),
+        Field(description="Propose the architectures in this file first: a JSON list, or a key a line."),
+    ] = ()
+    patience: Annotated[
+        int | None, Field(ge=1, description="End the search after so many proposals without a better one.")
+    ] = None
+    hours: Annotated[
+        float | None, Field(gt=0, description="Propose no more after so long; the same command goes on.")
+    ] = None
+    objective: Annotated[
+        tuple[str, ...],
+        list_of(OBJECTIVES),
+        AfterValidator(settings_checks.accuracy_first),
+        Field(description="accuracy, or with params, flops or latency after it, and commas between."),
+    ] = (ACCURACY,)
+    max_params: Annotated[int | None, Field(ge=1, description="No architecture with more parameters.")] = None
+    max_flops: Annotated[int | None, Field(ge=1, description="No architecture with more FLOPs an image.")] = None
+    max_latency_ms: Annotated[
+        float | None, Field(gt=0, description="No architecture that was measured to be slower.")
+    ] = None
+    latency_batch: Annotated[
+        int, Field(ge=1, le=65536, description="Images in the forward pass whose latency is measured.")
+    ] = 1
+    storage: Annotated[
+        Url | None,
+        Field(description="PostgreSQL database of the studies, for workers elsewhere too; a file in RUN if not given."),
+    ] = None
+    limit: Annotated[int | None, Field(ge=3, description="At most so many images a class are used of the data.")] = None
+    image_size: Annotated[
+        int | None, Field(ge=4, le=1024, description="Resize images to a square of so many pixels.")
+    ] = None
+    device: Annotated[Device, Field(description="auto, cpu, cuda or cuda:N.")] = "auto"
+    devices: Annotated[
+        tuple[str, ...],
+        BeforeValidator(settings_checks.devices),
+        Field(
+            description="Train on several: names such as cuda:0,cuda:1, each with --workers processes (one if not "
+            "given)."
+        ),
+    ] = ()
+    workers: Annotated[
+        int, Field(ge=0, le=1024, description="Processes that train; 0: one a core, or one on a GPU.")
+    ] = 0
+    candidate_minutes: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="End a candidate that trains longer than this, or whose latency takes longer (1 if not given).",
+        ),
+    ] = None
+    candidate_memory: Annotated[
+        float | None, Field(gt=0, description="End a candidate that needs more memory than so many MB.")
+    ] = None
+    preview_every: Annotated[int, Field(ge=0, description="Steps between pictures kept in RUN/previews.")] = 0
+    classes_per_step: Annotated[
+        int | None, Field(ge=1, description="Classes in memory at a time; as many as fit if not given.")
+    ] = None
+    signals: Annotated[
+        tuple[str, ...],
+        list_of(ZERO_COST),
+        Field(description=f"Computed controls: {', '.join(ZERO_COST)}, with commas between."),
+    ] = SIZES
+    combine: Annotated[
+        tuple[str, ...],
+        list_of((PROXY, EARLY_STOP, *ZERO_COST)),
+        BeforeValidator(settings_checks.one_draw),
+        AfterValidator(settings_checks.several),
+        Field(description="Add the mean rank of several: proxy, early_stop or computed ones, with commas between."),
+    ] = ()
     condense: Condensation = field(default_factory=Condensation)
     proxy_training: Recipe = field(default_factory=lambda: Recipe(epochs=200))
     full_training: Recipe = field(default_factory=lambda: Recipe(epochs=50))
+    compare: Comparison | None = None
 
 
 # What the proposals alone depend on: it may change until the first of them is trained.
@@ -118,6 +213,7 @@ OF_TRAININGS = frozenset({"storage"})
 NOT_IDENTITY = frozenset(
     {"device", "devices", "workers", "candidate_minutes", "candidate_memory", "preview_every", "classes_per_step"}
     | {"trials", "truth", "patience", "hours", "signals", "combine", "allow_pickle"}
+    | {f"compare.{name}" for name in ("signals", "combine", "score", "draws", "candidates", "calibrate")}
 )
 
 
@@ -125,7 +221,7 @@ def default_config(
     dataset: str = "digits", *, flip: bool = True, images_per_class: int = 10, trials: int = RunConfig.trials
 ) -> RunConfig:
     """Return the settings for a data set; those of digits are made for a first look on two cores."""
-    strategy = augment.FULL if flip and dataset not in NOT_MIRRORED else augment.NO_FLIP
+    strategy = operations.FULL if flip and dataset not in NOT_MIRRORED else operations.NO_FLIP
     small = dataset == "digits"
     return RunConfig(
         dataset=dataset,
@@ -148,158 +244,99 @@ def resolve(
 ) -> RunConfig:
     """Return the complete settings from a file and from explicit values, both over the defaults.
 
-    given: nested mappings with the names of `RunConfig`'s fields, and `flip` (bool); None means not given.
+    given: nested mappings with the names of `RunConfig`'s fields, and `flip` (bool); None means not given. With
+        "compare", even an empty one, in it or in the file they are a comparison's.
     options: what the user calls a setting, such as {"condense.steps": "--steps"}; told in mistakes.
     A relative path in `given` starts at the working directory, one in the file at the file's folder.
     Raises ConfigError with all mistakes.
     """
-    read = _anchored(_read_toml(file), file.parent) if file is not None else {}
-    given = _anchored(_without_none(given), Path())
-    merged = _merged(read, given)
-    if isinstance(url := merged.get("storage"), str):
-        merged["storage"] = without_password(url)
-    flip = merged.pop("flip", True)
-    dataset = merged.get("dataset", "digits")
-    condense = merged.get("condense", {})
-    images_per_class = condense.get("images_per_class", 10) if isinstance(condense, dict) else 10
-    trials = merged.get("trials", RunConfig.trials)
-    base = default_config(
-        dataset if isinstance(dataset, str) else "digits",
-        flip=flip is not False,
-        images_per_class=images_per_class if is_a(images_per_class, int) else 10,
-        trials=trials if is_a(trials, int) else RunConfig.trials,
-    )
+    read = anchored(read_toml(file), file.parent) if file is not None else {}
+    compares = given.get("compare") is not None or "compare" in read
+    given = anchored(without_none(given), Path())
+    values, explicit = merged(read, given), flat(given)
+    mistakes: list[Mistake] = []
+    base = _base(values, mistakes)
+    if compares:
+        values.pop("trials", None)
+        base = replace(base, compare=Comparison(COMPARED))
+    config = filled(base, values, mistakes)
+    if config.compare is not None:
+        config = replace(config, trials=config.truth, compare=completed(config.compare, config.truth, mistakes))
+        if {"compare.passes", "proxy_training.epochs"} <= explicit.keys():
+            both = "compare.passes and --epochs (proxy_training.epochs) both say how long a training is"
+            mistakes.append(("compare.passes", f"{both}; give one of them"))
+    if mistakes:
+        raise ConfigError([_told(mistake, explicit, file, options or {}) for mistake in mistakes])
+    return config
+
+
+def _base(values: dict[str, Any], mistakes: list[Mistake]) -> RunConfig:
+    """Return the defaults for what `values` name, and bring these into the form that a RunConfig has."""
+    if isinstance(url := values.get("storage"), str):
+        from nas_proxy.storage.location import without_password
+
+        values["storage"] = without_password(url)
+    flip = values.pop("flip", True)
+    if not isinstance(flip, bool):
+        mistakes.append(("flip", f"flip is {flip!r}; it must be true or false"))
     if flip is False:
         # An explicit --no-flip also holds against a file that mirrors.
         for name in ("condense", "proxy_training", "full_training"):
-            recipe = merged.get(name)
+            recipe = values.get(name)
             if isinstance(recipe, dict) and isinstance(recipe.get("augmentation"), list):
                 recipe["augmentation"] = [o for o in recipe["augmentation"] if o != "flip"]
-    mistakes: list[tuple[str, str]] = []
-    if not is_a(flip, bool):
-        mistakes.append(("flip", f"flip is {flip!r}; it must be true or false"))
-    config = _filled(base, merged, "", mistakes)
-    if mistakes:
-        explicit = _flat(given)
-
-        def told(path: str, mistake: str) -> str:
-            if path not in explicit:
-                return mistake if file is None else f"{file}: {mistake}"
-            option = (options or {}).get(path, path)
-            same = option.removeprefix("--").replace("-", "_") == path
-            return mistake.replace(path, option if same else f"{option} ({path})", 1)
-
-        raise ConfigError([told(path, mistake) for path, mistake in mistakes])
-    return typing.cast("RunConfig", config)
+    dataset, condense = values.get("dataset", "digits"), values.get("condense", {})
+    images_per_class = condense.get("images_per_class", 10) if isinstance(condense, dict) else 10
+    trials = values.get("trials", RunConfig.trials)
+    return default_config(
+        dataset if isinstance(dataset, str) else "digits",
+        flip=flip is not False,
+        images_per_class=images_per_class if is_whole(images_per_class) else 10,
+        trials=trials if is_whole(trials) else RunConfig.trials,
+    )
 
 
-def _anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return `values` with the paths in `dataset` and `space` absolute; relative ones start at `folder`."""
-    anchored = dict(values)
-    for name in ("dataset", "space"):
-        if isinstance(value := values.get(name), str):
-            anchored[name] = _absolute(value, folder)
-    if isinstance(table := values.get("truth_table"), str) and table:
-        kind = PREFIX if table.startswith(PREFIX) else ""
-        anchored["truth_table"] = kind + _absolute_path(table.removeprefix(kind), folder)
-    recipe = values.get("condense")
-    if isinstance(recipe, Mapping) and isinstance(source := recipe.get("source"), str) and source:
-        anchored["condense"] = {**recipe, "source": _absolute_path(source, folder)}
-    return anchored
-
-
-def _absolute(named: str, folder: Path) -> str:
-    kind, _, place = named.partition(":")
-    if place and kind in {"folder", "npz"}:
-        return f"{kind}:{_absolute_path(place, folder)}"
-    file = re.fullmatch(r"(.+\.py)(:[^:]*=[^:]*)?", named)  # a space's parameters come after a colon
-    return _absolute_path(file[1], folder) + (file[2] or "") if file else named
-
-
-def _absolute_path(path: str, folder: Path) -> str:
-    # Not Path.resolve: a link is the name that the user chose, and may come to point elsewhere.
-    return os.path.abspath(folder / os.path.expanduser(path))  # noqa: PTH100, PTH111
+def _told(mistake: Mistake, explicit: Mapping[str, Any], file: Path | None, options: Mapping[str, str]) -> str:
+    """Return the sentence, with the file's name, or with what the user calls the setting."""
+    path, sentence = mistake
+    if file is not None and path not in explicit:
+        return f"{file}: {sentence}"
+    option = options.get(path, path)
+    same = option.removeprefix("--").replace("-", "_") in {path, path.removeprefix("compare.")}
+    return sentence.replace(path, option if same else f"{option} ({path})", 1)
 
 
 def differences(ours: RunConfig, theirs: RunConfig, *, free: frozenset[str] = frozenset()) -> list[str]:
     """Return "name: theirs → ours" for each setting, but for those in `free`, in which two runs are not the same."""
-    a, b = _flat(to_dict(ours)), _flat(to_dict(theirs))
+    a, b = flat(to_dict(ours)), flat(to_dict(theirs))
+    if ours.compare is not None and ours.truth_table is not None:
+        # Nobody trains fully by the recipe where a table holds the truth.
+        free |= {name for name in a if name.startswith("full_training.")}
     names = sorted((set(a) | set(b)) - NOT_IDENTITY - free)
     return [f"{name}: {b.get(name)!r} → {a.get(name)!r}" for name in names if a.get(name) != b.get(name)]
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
     """Return nested plain values, without those that are None (TOML has no null)."""
-    return _without_none(dataclasses.asdict(config))
+    return without_none(dataclasses.asdict(config))
+
+
+def settings_file(config: RunConfig) -> str:
+    """Return the name of the file that holds the settings in the folder of a run, or of a comparison."""
+    return RUN_FILE if config.compare is None else COMPARISON_FILE
 
 
 def write_config(config: RunConfig, path: Path) -> None:
     """Write the settings as TOML, atomically."""
-    plain = {k: _listed(v) for k, v in to_dict(config).items()}
-    write_text(path, "# Repeat this run: nas-proxy run --config run.toml\n" + tomli_w.dumps(plain))
+    again = "# Repeat this run: nas-proxy run --config run.toml\n" if config.compare is None else ""
+    write_text(path, again + tomli_w.dumps(listed(to_dict(config))))
 
 
-def _listed(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _listed(v) for k, v in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+def default_folder(config: RunConfig) -> Path:
+    """Return runs/<dataset>-<space>, with the space's parameters where it has some; a comparison's is told apart."""
+    from nas_proxy.spaces.loading import split_spec
 
-
-def _read_toml(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError([f"the configuration {file} does not exist; give the run.toml of a run"]) from None
-    except IsADirectoryError:
-        raise ConfigError([f"the configuration {file} is a folder; give the run.toml in it"]) from None
-    except OSError as error:
-        raise ConfigError([f"the configuration {file} cannot be read ({error.strerror})"]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{file} is not a TOML file: {error}; mend it there"]) from None
-
-
-def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested values without None, and without the mappings that it leaves empty."""
-    inner = {name: _without_none(value) if isinstance(value, Mapping) else value for name, value in values.items()}
-    return {name: value for name, value in inner.items() if value is not None and value != {}}
-
-
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for name, value in above.items():
-        inner = merged.get(name)
-        merged[name] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
-    return merged
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
-
-
-def _filled(base: Any, values: Mapping[str, Any], prefix: str, mistakes: list[tuple[str, str]]) -> Any:
-    """Return the dataclass `base` with `values` in place, adding (name, sentence) to `mistakes` for what cannot be."""
-    known = {f.name: f for f in fields(base)}
-    hints = typing.get_type_hints(type(base))
-    changed: dict[str, Any] = {}
-    for name, value in values.items():
-        path = prefix + name
-        if name not in known:
-            mistakes.append((path, f"unknown setting {path!r}{nearest(name, known)}"))
-            continue
-        current = getattr(base, name)
-        if is_dataclass(current):
-            if isinstance(value, Mapping):
-                changed[name] = _filled(current, value, f"{path}.", mistakes)
-            else:
-                mistakes.append((path, f"{path} is {value!r}; it must be a table [{path}]"))
-            continue
-        if (wrong := bounds.mistake(path, value, hints[name])) is not None:
-            mistakes.append((path, wrong))
-            continue
-        changed[name] = tuple(value) if isinstance(value, list) else value
-        if kind_of(hints[name]) is float:
-            changed[name] = float(value)
-    return dataclasses.replace(base, **changed)
+    space, parameters = split_spec(config.space)
+    names = [Path(name).stem or "data" for name in (config.dataset.split(":", 1)[-1], space)]
+    kind = [] if config.compare is None else ["compare"]
+    return Path("runs") / "-".join([*kind, *names, *filter(None, [re.sub(r"[^\w.,=]", "_", parameters)])])

@@ -20,18 +20,22 @@ from optuna.artifacts import download_artifact, get_all_artifact_meta
 from nas_proxy._version import __version__
 from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import ConfigError, RunFolderError, StorageError, UserError
-from nas_proxy.pipeline.coordinator import DONE, PROXY, RUN, job_of, keys_of, system_attrs, told_result
-from nas_proxy.pipeline.ground_truth import image_file
+from nas_proxy.pipeline.coordinator import DONE, PROXY, RUN, job_of, keys_of, system_attrs, told_result, trains_on
+from nas_proxy.pipeline.image_files import ImageFiles
+from nas_proxy.pipeline.problem import Problem, open_problem
 from nas_proxy.pipeline.run_folder import RunFolder, open_run
-from nas_proxy.pipeline.session import Session
 from nas_proxy.pipeline.settings import RunConfig, resolve
+from nas_proxy.pipeline.work import make_sets, open_executor
 from nas_proxy.progress import SILENT, Progress
+from nas_proxy.signals.sets import SetMaker
+from nas_proxy.signals.signal import plan_of
 from nas_proxy.spaces.loading import space_digest
 from nas_proxy.storage.artifacts import DatabaseStore
 from nas_proxy.storage.job_queue import Jobs, Offer
 from nas_proxy.storage.location import Database, existing, is_database, url_mistake, without_password
 from nas_proxy.storage.retry import Retry, connect, open_storage
 from nas_proxy.storage.trial_store import explained
+from nas_proxy.training.executor import Executor
 from nas_proxy.training.jobs import Failure
 from nas_proxy.training.train import Outcome
 
@@ -88,12 +92,13 @@ def work(place: str, name: str | None, here: Here, progress: Progress = SILENT) 
                     return tally
                 published: Mapping[str, Any] = system_attrs(study)[RUN]
                 config = _config(published["configuration"], here)
-                session = Session(RunFolder(Path(folder), config), progress)
-                with contextlib.closing(session):
-                    _fetch(study, DatabaseStore(engine), here, session)
-                    _check(published, session, progress)
-                    jobs = Jobs(engine, study.study_name.rpartition("/")[0], patience)
-                    _serve(session, jobs, study, deadline, tally)
+                run = RunFolder(Path(folder), config)
+                _fetch(study, DatabaseStore(engine), here, run)
+                problem = _checked(published, run, progress)
+                images = _ImagesHere(run, ImageFiles(run.work, problem), make_sets(run, problem, progress))
+                jobs = Jobs(engine, study.study_name.rpartition("/")[0], patience)
+                with open_executor(config, problem.device) as executor:
+                    _serve(problem, executor, images, jobs, study, deadline, tally, progress)
         finally:
             database.scoped_session.remove()
             database.engine.dispose()
@@ -162,9 +167,9 @@ def _config(configuration: Mapping[str, Any], here: Here) -> RunConfig:
     return resolve({**shared, **{k: v for k, v in given.items() if v is not None}, "workers": here.workers})
 
 
-def _fetch(study: optuna.Study, store: DatabaseStore, here: Here, session: Session) -> None:
-    """Bring the condensed set into the session's folder."""
-    path = session.run / PROXY
+def _fetch(study: optuna.Study, store: DatabaseStore, here: Here, run: RunFolder) -> None:
+    """Bring the condensed set into the worker's folder."""
+    path = run / PROXY
     if here.proxy is not None:
         images = ImageSet.load(here.proxy)  # what is wrong with it is said there
         images.save(path)
@@ -175,33 +180,52 @@ def _fetch(study: optuna.Study, store: DatabaseStore, here: Here, session: Sessi
     download_artifact(artifact_store=store, file_path=str(path), artifact_id=metas[-1].artifact_id)
 
 
-def _check(published: Mapping[str, Any], session: Session, progress: Progress) -> None:
-    """Compare everything that a score depends on. Raises StorageError for the first that differs."""
+def _checked(published: Mapping[str, Any], run: RunFolder, progress: Progress) -> Problem:
+    """Open the problem here and compare everything that a score depends on. Raises StorageError for what differs."""
 
     def same(what: str, ours: object, theirs: object, mend: str) -> None:
         if ours != theirs:
             raise StorageError(f"{what} is not the run's (here {ours}, in the run {theirs}); {mend}")
 
+    config = run.config
     same("this version of nas_proxy", __version__, published["nas_proxy"], "install the run's on this machine")
     ours, theirs = torch.__version__, published["torch"]
     if ours.split(".")[0] != theirs.split(".")[0]:
         progress.say(f"Warning: PyTorch is {ours} here and {theirs} in the run; scores may differ.")
-    config = session.config
-    proxy = ImageSet.load(session.run / PROXY).fingerprint()
+    proxy = ImageSet.load(run / PROXY).fingerprint()
     same("the condensed set", proxy, published["condensed set"], "give the run's proxy.safetensors with --proxy")
     with _hinted("--space"):
         digest = space_digest(config.space)
     same(f"the search space {config.space}", digest, published["space"], "give the run's with --space")
     with _hinted("--dataset"):
-        data = session.data.fingerprint
-    same(f"the data {config.dataset}", data, published["data"], "give the same data with --dataset")
-    keys = keys_of(session)
+        problem = open_problem(config, progress)
+    same(f"the data {config.dataset}", problem.data.fingerprint, published["data"], "give the same data with --dataset")
+    keys = keys_of(problem)
     same("what is drawn from the search space", keys, published["keys"], "use the run's versions of Python and Optuna")
-    if session.device.split(":")[0] != published["device"]:
+    if problem.device.split(":")[0] != published["device"]:
         progress.say(
-            f"Warning: this worker trains on {session.device} and the run's coordinator on {published['device']}; "
+            f"Warning: this worker trains on {problem.device} and the run's coordinator on {published['device']}; "
             "scores differ a little between them."
         )
+    return problem
+
+
+@dataclass(frozen=True)
+class _ImagesHere:
+    """The images that jobs name, as files of this machine."""
+
+    run: RunFolder
+    files: ImageFiles
+    sets: SetMaker
+
+    def __call__(self, name: str) -> Path:
+        """Return the file of "proxy", "train", "validation", "test" or a set of random images, "random-<draw>"."""
+        if name == Path(PROXY).stem:
+            return self.run / PROXY
+        signal, dash, draw = name.rpartition("-")
+        if dash:
+            return self.sets.of(plan_of(self.run.config)[signal], int(draw), frozenset).path
+        return {"train": self.files.train, "validation": self.files.validation, "test": self.files.test}[name]()
 
 
 @contextlib.contextmanager
@@ -212,12 +236,20 @@ def _hinted(option: str) -> Iterator[None]:
         raise type(error)(f"{error} (the run names it; {option} gives its place on this machine)") from None
 
 
-def _serve(session: Session, jobs: Jobs, study: optuna.Study, deadline: _Deadline, tally: Tally) -> None:
+def _serve(
+    problem: Problem,
+    pool: Executor,
+    images: _ImagesHere,
+    jobs: Jobs,
+    study: optuna.Study,
+    deadline: _Deadline,
+    tally: Tally,
+    progress: Progress,
+) -> None:
     """Take jobs until there are no more."""
-    pool = session.pool
-    devices = session.trains_on(pool)
+    devices = trains_on(pool, problem.device)
     jobs.join(devices)
-    session.progress.say(f"Joined {study.study_name.rpartition('/')[0]} with {devices}.")
+    progress.say(f"Joined {study.study_name.rpartition('/')[0]} with {devices}.")
     busy: dict[tuple[str, str, int], Offer] = {}
     pause = LOOK
     deadline.reset()
@@ -226,13 +258,13 @@ def _serve(session: Session, jobs: Jobs, study: optuna.Study, deadline: _Deadlin
         jobs.finish(claim, told_result(result))
         busy.pop(claim.identity, None)
         deadline.reset()
-        _count(tally, claim, result, session.progress)
+        _count(tally, claim, result, progress)
 
     try:
         while True:
             claims = jobs.claim(pool.free, busy)
             for claim in claims:
-                job = job_of(claim.job, session.config.space, session.device, lambda name: image_file(session, name))
+                job = job_of(claim.job, problem.config.space, problem.device, images)
                 busy[claim.identity] = claim
                 pool.submit(claim, job)
             for claim, result in pool.results(0 if claims else pause):

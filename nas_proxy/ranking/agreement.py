@@ -45,24 +45,24 @@ from nas_proxy.ranking.intervals import (
     undefined,
     value_of,
 )
+from nas_proxy.ranking.names import COMBINED, REPEATABILITY
 
 Row = dict[str, object]
 
-REPEATABILITY = "repeatability"
 TOP = 5
 ELSEWHERE = "the accuracies are published ones, and what they cost was not measured here"
 KENDALL_BOOTSTRAP_MOST = 300  # architectures; the bootstrap of Kendall's tau grows with their square
 
 
 @dataclass(frozen=True)
-class Signal:
+class ScoredSignal:
     """A score of every architecture, higher for better, and what it cost.
 
     scores: index: the architecture's key; one column a draw. Rows beyond the sample are ignored.
     seconds, image_passes, stored_bytes: cost of all scores together.
     pick: the key of the architecture that the signal chose; None for the best of the sample.
     note: what a reader of its correlation should know of the scores.
-    control: the signal that it should beat.
+    baseline: the signal that it should beat.
     """
 
     name: str
@@ -72,10 +72,10 @@ class Signal:
     stored_bytes: int
     pick: str | None = None
     note: str | None = None
-    control: str = CONTROL
+    baseline: str = CONTROL
 
 
-def ranked(signals: Sequence[Signal], truth: pd.DataFrame, sample: Sequence[str]) -> list[str]:
+def ranked(signals: Sequence[ScoredSignal], truth: pd.DataFrame, sample: Sequence[str]) -> list[str]:
     """Return, sorted, the keys of the sample with a finite value in every column of every signal and truth.
 
     Raises UserError for fewer than 4.
@@ -93,8 +93,29 @@ def ranked(signals: Sequence[Signal], truth: pd.DataFrame, sample: Sequence[str]
     return used
 
 
+def mean_rank(members: Sequence[ScoredSignal], keys: Sequence[str]) -> ScoredSignal:
+    """Return the signal that scores each of `keys` by the mean of its ranks by the members; it costs what they cost.
+
+    Ties share their mean rank. Each member has a finite score for every key. It has as many draws as the member with
+    the fewest, of those that have several: a member with one draw ranks alike in all of them.
+    """
+    ranks = [signal.scores.loc[list(keys)].rank() for signal in members]
+    draws = min((table.shape[1] for table in ranks if table.shape[1] > 1), default=1)
+    columns = {
+        draw: sum(table.iloc[:, min(draw, table.shape[1] - 1)] for table in ranks) / len(ranks) for draw in range(draws)
+    }
+    return ScoredSignal(
+        COMBINED,
+        pd.DataFrame(columns),
+        sum(signal.seconds for signal in members),
+        sum(signal.image_passes for signal in members),
+        sum(signal.stored_bytes for signal in members),
+        note=f"the mean rank of {', '.join(signal.name for signal in members)}",
+    )
+
+
 def rank(
-    signals: Sequence[Signal],
+    signals: Sequence[ScoredSignal],
     truth: pd.DataFrame,
     sample: Sequence[str],
     *,
@@ -119,7 +140,7 @@ def rank(
     trained = truth[np.isfinite(truth.to_numpy(float)).all(axis=1)].sort_index()
     draws = {signal.name: _beside_truth(signal, values) for signal in signals}
     draws[REPEATABILITY] = _beside_itself(values)
-    wanted = {CONTROL, *(signal.control for signal in signals)}
+    wanted = {CONTROL, *(signal.baseline for signal in signals)}
     controls = {name: resampled(draws[name], plan) for name in wanted if name in draws}
     fixed = None if given is None else given.loc[keys].to_numpy(float)
 
@@ -130,7 +151,7 @@ def rank(
 
     rows: dict[str, Row] = {}
     for signal in signals:
-        agreement, gain = row(signal.name, signal.control)
+        agreement, gain = row(signal.name, signal.baseline)
         rows[signal.name] = {
             **agreement,
             **({} if signal.note is None else {"spearman_note": signal.note}),
@@ -145,7 +166,12 @@ def rank(
 
 
 def difference(
-    signal: Signal, control: Signal, truth: pd.DataFrame, keys: Sequence[str], seed: int, resamples: int = RESAMPLES
+    signal: ScoredSignal,
+    control: ScoredSignal,
+    truth: pd.DataFrame,
+    keys: Sequence[str],
+    seed: int,
+    resamples: int = RESAMPLES,
 ) -> Interval:
     """Return the signal's Spearman correlation less the control's over the architectures `keys`, as `rank` does."""
     plan = Plan(len(keys), seed, resamples)
@@ -218,7 +244,7 @@ def regret(trained: pd.DataFrame, picks: Sequence[str]) -> float:
     return float(np.mean([value - chosen[b] for value, (_, b) in zip(best, orders, strict=True)]))
 
 
-def _beside_truth(signal: Signal, values: pd.DataFrame) -> Draws:
+def _beside_truth(signal: ScoredSignal, values: pd.DataFrame) -> Draws:
     scores = signal.scores.loc[values.index]
     named = {name: signal.name if scores.shape[1] == 1 else f"{signal.name} ({name})" for name in scores}
     return [
@@ -268,7 +294,7 @@ def _partial(draws: Draws, fixed: Floats, plan: Plan) -> Interval:
     return correlation_interval(draws, lambda x, y, counts: partial_spearman(x, y, fixed, counts), plan)
 
 
-def _choice(signal: Signal, trained: pd.DataFrame, keys: list[str]) -> Row:
+def _choice(signal: ScoredSignal, trained: pd.DataFrame, keys: list[str]) -> Row:
     means = signal.scores.loc[keys].mean(axis=1)
     picks = sorted(means.index[means == means.max()]) if signal.pick is None else [signal.pick]
     if picks[0] not in trained.index:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 Floats = NDArray[np.float64]
 Correlation = Callable[[Floats, Floats, Floats], Floats]
@@ -37,15 +36,20 @@ class Interval:
 
     method: how the bounds were found; None without bounds.
     reason: why the value, the bounds or the usual method are missing, or what the bounds leave out.
-    n: the number of architectures.
+    n: the number of architectures; 0 where an early version did not tell.
     """
 
-    value: float | None
-    low: float | None
-    high: float | None
-    method: str | None
-    reason: str | None
-    n: int
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    method: str | None = None
+    reason: str | None = None
+    n: int = 0
+
+    @property
+    def bounded(self) -> bool:
+        """Whether it has a value and both bounds."""
+        return None not in (self.value, self.low, self.high)
 
     def as_json(self) -> dict[str, object]:
         """Return the fields; `method` and `reason` only where there is one."""
@@ -159,6 +163,8 @@ def bootstrap_interval(statistic: Statistic, n: int, rng: np.random.Generator, r
     and `reason` says so. There are no bounds for n < 4, where over half of the resamples are undefined, and
     where all resamples agree (a perfect order): the bootstrap sees no spread there, which is not certainty.
     """
+    from scipy import stats
+
     value = value_of(statistic, n)
     if math.isnan(value):
         return undefined("the statistic is undefined for these architectures", n)
@@ -210,6 +216,8 @@ def jackknife_interval(statistic: Statistic, n: int) -> Interval:
     For statistics that are too slow to bootstrap: it costs n evaluations instead of thousands. Infinite z
     (a correlation of ±1, also with one architecture left out) has no bounds.
     """
+    from scipy import stats
+
     value = value_of(statistic, n)
     if math.isnan(value):
         return undefined("the statistic is undefined for these architectures", n)

@@ -6,14 +6,19 @@ estimation for neural architecture search"). A training that diverged has the ac
 counts as worse than any other. Guarantee: the order of the records changes no number.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nas_proxy.spaces.objectives import front
 from nas_proxy.storage.records import Record
-from nas_proxy.training.train import Outcome
+
+if TYPE_CHECKING:
+    from nas_proxy.training.train import Outcome
 
 SCORES = ("accuracy", "loss_sum")
 

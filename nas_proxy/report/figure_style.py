@@ -8,19 +8,24 @@ to import.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from nas_proxy.report.verdict import finite
-
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+    from nas_proxy.ranking.intervals import Interval
+
 COLOURS = {
     "proxy": "#2f81d6",
+    "dm": "#2f81d6",
+    "dm+space": "#12a08f",
     "random": "#d98118",
+    "random_total": "#a8590a",
+    "herding": "#4b8b3b",
+    "kcenter": "#7a6ad8",
     "early_stop": "#8f67cf",
     "flops": "#a3893a",
     "synflow": "#3f9e58",
@@ -30,6 +35,7 @@ COLOURS = {
     "combined": "#12a08f",
     "repeatability": "#c2566e",
 }
+REST = ("#b0468c", "#5b7c99", "#99793d", "#3d8f8a", "#8a5a44")
 OTHER, PICK, FAILED = "#7f8a96", "#e0a100", "#c2566e"
 SAMPLE, SEARCH = "#2f81d6", "#12a08f"
 INK, GRID = "#454b54", "#e3e6ea"
@@ -43,6 +49,12 @@ CONFIG: dict[str, Any] = {
     "modeBarButtons": [["zoom2d", "resetScale2d", "toImage"]],
     "toImageButtonOptions": {"format": "svg"},
 }
+
+
+def signal_colour(row: str) -> str:
+    """Return the colour of a signal, the same for both of its scores."""
+    name = row.partition(":")[0]
+    return COLOURS[name] if name in COLOURS else REST[sum(map(ord, name)) % len(REST)]
 
 
 def plotly_script() -> str:
@@ -115,9 +127,9 @@ def add_markers(
         figure.add_trace(go.Scatter(points | {"name": name, "marker": marker, "showlegend": True} | more))
 
 
-def whiskers(estimate: Mapping[str, Any], color: str) -> dict[str, Any]:
+def whiskers(estimate: Interval, color: str) -> dict[str, Any]:
     """Return the error bar of one point; an undefined interval has none."""
-    value, low, high = (finite(estimate.get(name)) for name in ("value", "low", "high"))
+    value, low, high = estimate.value, estimate.low, estimate.high
     above, below = (0.0, 0.0) if value is None or low is None or high is None else (high - value, value - low)
     return {
         "type": "data",

@@ -11,8 +11,8 @@ import optuna
 import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
+from nas_proxy.optuna_quiet import without_announcements
 from nas_proxy.report.run_contents import usable
-from nas_proxy.storage.trial_store import without_announcements
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from nas_proxy.report.figure_style import GRID, OTHER, SEARCH, add_markers, axis_title, blank, evenly, hover_text
+from nas_proxy.report.formats import UNDEFINED, count, known, percent
 from nas_proxy.report.run_contents import usable
-from nas_proxy.report.verdict import UNDEFINED, count, finite, percent
 from nas_proxy.spaces.objectives import ACCURACY, METRICS, OBJECTIVES, WORDS, front
 
 if TYPE_CHECKING:
@@ -106,18 +106,16 @@ def _axes(
 
 
 def _told(row: Mapping[Any, Any], objectives: Sequence[str]) -> str:
-    place = finite(row["place"])
-    lines = [f"place {place:.0f} on the front"] if place is not None else []
+    lines = [f"place {row['place']:.0f} on the front"] if known(row["place"]) else []
     return hover_text(row["key"], *lines, *(f"{METRICS[name]}: {value_text(name, row[name])}" for name in objectives))
 
 
-def value_text(objective: str, value: object) -> str:
+def value_text(objective: str, value: float | None) -> str:
     """Return the value of an objective as a reader sees it; its unit is told beside it."""
     if objective == ACCURACY:
         return percent(value)
-    number = finite(value)
     if objective == "latency":
-        return UNDEFINED if number is None else f"{number:.3g}"
+        return f"{value:.3g}" if known(value) else UNDEFINED
     return count(value)
 
 

@@ -7,9 +7,9 @@ In: the frames of `nas_proxy.report.run_contents.read_run`. Out: a Plotly figure
 from typing import TYPE_CHECKING
 
 from nas_proxy.report.figure_style import FAILED, GRID, OTHER, SAMPLE, blank, hover_text
+from nas_proxy.report.formats import percent
+from nas_proxy.report.formats import score as text
 from nas_proxy.report.run_contents import usable
-from nas_proxy.report.verdict import percent
-from nas_proxy.report.verdict import score as text
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,110 +1,158 @@
-"""Figures of signals: the object of `ranking.json` in, Plotly figures out; see `figure_style.py`."""
+"""Figures of signals: a `Ranking` in, Plotly figures out; the rules are those of `nas_proxy.report.figure_style`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
 
-from nas_proxy.report.figure_style import COLOURS, INK, OTHER, blank, escaped, hover_text, whiskers
-from nas_proxy.report.verdict import count, decimal, duration, finite, interval, label, part
+from nas_proxy.ranking.names import LOSS_SUM, REPEATABILITY, label
+from nas_proxy.report.figure_style import INK, OTHER, blank, escaped, hover_text, signal_colour, whiskers
+from nas_proxy.report.formats import count, decimal, duration, interval
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+    from nas_proxy.ranking.intervals import Interval
+    from nas_proxy.ranking.ranking import Ranking
+
 # Pixels of a line of a legend, and of an axis with its title.
 LEGEND_LINE, AXIS_ROOM = 20, 56
+TITLES = {"seconds": "seconds, of one core or the GPU", "passes": "images passed through a network"}
 
 
-def spearman_bars(ranking: Mapping[str, Any], measure: str = "spearman") -> Figure:
+class Point(NamedTuple):
+    """A signal in the figure: what it cost, and its Spearman correlation."""
+
+    name: str
+    cost: float
+    value: float
+
+
+def spearman_bars(ranking: Ranking, measure: str = "spearman") -> Figure:
     """Return a bar with its interval for each signal, and the repeatability of full training as a line.
 
     measure: "spearman" over all architectures ranked, or "spearman_top_half" over the better half of them.
     """
     import plotly.graph_objects as go
 
-    names = [name for name in part(ranking, "signals") if name != "repeatability"]
-    estimates = {name: part(ranking, "signals", name, measure) for name in names}
-    figure = blank("Spearman", None, height=max(290, 36 * len(names)))
+    estimates: dict[str, Interval] = {name: getattr(row, measure) for name, row in ranking.rows()}
+    repeated = estimates.pop(REPEATABILITY, None)
+    figure = blank("Spearman", None, height=max(290, 36 * len(estimates)))
     for name, estimate in estimates.items():
-        value = finite(estimate.get("value"))
-        if value is None:
+        if estimate.value is None:
             figure.add_annotation(
                 x=0, y=escaped(label(name)), text="undefined", showarrow=False, xanchor="left", xshift=6
             )
         bar = go.Bar(
-            x=[value],
+            x=[estimate.value],
             y=[escaped(label(name))],
             orientation="h",
-            marker={"color": _colour(name), "opacity": 0.45 if ":" in name else 0.85},
+            marker={"color": signal_colour(name), "opacity": 0.45 if ":" in name else 0.85},
             error_x=whiskers(estimate, INK),
-            hovertext=[hover_text(label(name), f"Spearman {interval(estimate)}", str(estimate.get("reason") or ""))],
+            hovertext=[hover_text(label(name), f"Spearman {interval(estimate)}", estimate.reason or "")],
             hoverinfo="text",
             showlegend=False,
         )
         figure.add_trace(bar)
-    repeated = part(ranking, "signals", "repeatability", measure)
-    _add_repeatability(figure, repeated)
-    ends = [finite(estimate.get(end)) for estimate in (*estimates.values(), repeated) for end in ("value", "low")]
+    if repeated is not None:
+        _add_repeatability(figure, repeated)
+    ends = [end for one in (*estimates.values(), repeated) if one is not None for end in (one.value, one.low)]
     lowest = min([0.0, *(end for end in ends if end is not None)])
     zero = {"zeroline": True, "zerolinecolor": OTHER, "zerolinewidth": 1}
     figure.update_xaxes(range=[lowest - (0.06 if lowest < 0 else 0), 1.02], **zero)
     figure.update_yaxes(
         categoryorder="array",
-        categoryarray=[escaped(label(name)) for name in reversed(names)],
-        range=[-0.5, max(len(names), 1) - 0.5],
+        categoryarray=[escaped(label(name)) for name in reversed(estimates)],
+        range=[-0.5, max(len(estimates), 1) - 0.5],
         showgrid=False,
         ticklabelstandoff=6,
     )
     return figure.update_layout(bargap=0.42, margin={"t": 34})
 
 
-def spearman_by_cost(ranking: Mapping[str, Any], cost: str = "seconds") -> Figure:
-    """Return Spearman (y) against what a signal costs (x, logarithmic; a cost of nothing stands at the left).
+def _add_repeatability(figure: Figure, repeated: Interval) -> None:
+    colour = signal_colour(REPEATABILITY)
+    if repeated.low is not None and repeated.high is not None:
+        figure.add_vrect(x0=repeated.low, x1=repeated.high, fillcolor=colour, opacity=0.12, line_width=0, layer="below")
+    if repeated.value is not None:
+        figure.add_vline(x=repeated.value, line={"color": colour, "width": 2, "dash": "dot"})
+        figure.add_annotation(
+            **{"x": 1, "y": 1, "xref": "paper", "yref": "paper", "yanchor": "bottom", "xanchor": "right"},
+            text=f"full training repeats itself: {decimal(repeated.value)}",
+            showarrow=False,
+        )
 
-    cost: "seconds" or "image_passes".
+
+def points_of(ranking: Ranking, cost: str) -> list[Point]:
+    """Return the signals whose cost and correlation are known."""
+    found = []
+    for name, row in ranking.rows():
+        spent, value = getattr(row.cost, cost), row.spearman.value
+        if spent is not None and spent >= 0 and value is not None:
+            found.append(Point(name, spent, value))
+    return found
+
+
+def pareto(points: Iterable[Point]) -> list[Point]:
+    """Return the points that none beats: each has a higher value than all that cost as much or less."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.cost, -point.value)):
+        if not best or point.value > best[-1].value:
+            best.append(point)
+    return best
+
+
+def correlation_by_cost(ranking: Ranking, cost: str = "seconds") -> Figure:
+    """Return Spearman (y) against the cost (x, logarithmic; nothing stands at the left), "seconds" or "passes".
+
+    A disc scores by accuracy or is computed, a square scores by the sum of losses. The line joins the signals than
+    which none ranks better at no higher cost; full training itself is left out of it.
     """
     import plotly.graph_objects as go
 
-    titles = {"seconds": "seconds", "image_passes": "images passed through a network"}
-    shown = {}
-    for name in part(ranking, "signals"):
-        values = part(ranking, "signals", name)
-        spent = finite(values.get(cost))
-        if spent is not None and spent >= 0 and finite(part(values, "spearman").get("value")) is not None:
-            shown[name] = (spent, part(values, "spearman"), values)
-    positive = [spent for spent, _, _ in shown.values() if spent > 0] or [1.0]
+    shown = points_of(ranking, cost)
+    positive = [point.cost for point in shown if point.cost > 0] or [1.0]
     first, last = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
-    left = first - 1
-    figure = blank(titles[cost], "Spearman", height=330)
-    for name, (spent, estimate, values) in shown.items():
-        color = _colour(name)
-        point = go.Scatter(
-            x=[spent if spent > 0 else 10.0**left],
-            y=[estimate["value"]],
-            mode="markers",
-            name=escaped(label(name)),
-            marker={"color": color, "size": 11, "symbol": _symbol(name)},
-            error_y=whiskers(estimate, color),
-            hovertext=[
-                hover_text(
-                    label(name),
-                    f"Spearman {interval(estimate)}",
-                    f"{duration(values.get('seconds'))}, {count(values.get('image_passes'))} image passes",
-                )
-            ],
-            hoverinfo="text",
+    left = 10.0 ** (first - 1)
+    figure = blank(TITLES[cost], "Spearman", height=330)
+    line = pareto(point for point in shown if point.name != REPEATABILITY)
+    if line:
+        steps = [*line, Point("", 10.0 ** (last + 0.3), line[-1].value)]
+        figure.add_trace(
+            go.Scatter(
+                x=[point.cost or left for point in steps],
+                y=[point.value for point in steps],
+                mode="lines",
+                line={"shape": "hv", "color": OTHER, "width": 1.5, "dash": "dot"},
+                name="Pareto line",
+                hoverinfo="skip",
+            )
         )
-        figure.add_trace(point)
+    for point in shown:
+        row, colour = ranking.row(point.name), signal_colour(point.name)
+        spent = f"{duration(row.cost.seconds)}, {count(row.cost.passes)} image passes"
+        figure.add_trace(
+            go.Scatter(
+                x=[point.cost or left],
+                y=[point.value],
+                mode="markers",
+                name=escaped(label(point.name)),
+                marker={"color": colour, "size": 11, "symbol": _symbol(point.name)},
+                error_y=whiskers(row.spearman, colour),
+                hovertext=[hover_text(label(point.name), f"Spearman {interval(row.spearman)}", spent)],
+                hoverinfo="text",
+            )
+        )
     if not shown:
         figure.add_annotation(x=0.5, y=0.5, xref="paper", yref="paper", text="undefined", showarrow=False)
         figure.update_yaxes(range=[0, 1])
-    free = any(spent == 0 for spent, _, _ in shown.values())
+    free = any(point.cost == 0 for point in shown)
     powers = range(first, last + 1, 1 + (last - first) // 8)
     figure.update_xaxes(
         type="log",
-        range=[(left if free else first) - 0.3, last + 0.3],
-        tickvals=[10.0**left] * free + [10.0**power for power in powers],
+        range=[first - 1.3 if free else first - 0.3, last + 0.3],
+        tickvals=[left] * free + [10.0**power for power in powers],
         ticktext=["none"] * free + [count(10.0**power) for power in powers],
     )
     return _with_legend_below(figure)
@@ -118,22 +166,7 @@ def _with_legend_below(figure: Figure) -> Figure:
     return figure.update_layout(margin={"b": AXIS_ROOM + room}).update_xaxes(automargin=False)
 
 
-def _add_repeatability(figure: Figure, repeated: Mapping[str, Any]) -> None:
-    value, low, high = (finite(repeated.get(name)) for name in ("value", "low", "high"))
-    if low is not None and high is not None:
-        figure.add_vrect(x0=low, x1=high, fillcolor=COLOURS["repeatability"], opacity=0.12, line_width=0, layer="below")
-    if value is not None:
-        figure.add_vline(x=value, line={"color": COLOURS["repeatability"], "width": 2, "dash": "dot"})
-        figure.add_annotation(
-            **{"x": 1, "y": 1, "xref": "paper", "yref": "paper", "yanchor": "bottom", "xanchor": "right"},
-            text=f"full training repeats itself: {decimal(value)}",
-            showarrow=False,
-        )
-
-
-def _colour(signal: str) -> str:
-    return COLOURS.get(signal.partition(":")[0], OTHER)
-
-
-def _symbol(signal: str) -> str:
-    return "diamond" if signal == "repeatability" else "circle-open" if ":" in signal else "circle"
+def _symbol(row: str) -> str:
+    if row == REPEATABILITY:
+        return "diamond"
+    return "square" if row.endswith(LOSS_SUM) else "circle"

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nas_proxy.report.figure_style import FAILED, OTHER, PICK, SAMPLE, SEARCH, add_markers, blank, hover_text
+from nas_proxy.report.formats import count, known, percent, score
 from nas_proxy.report.run_contents import seed_columns, usable
-from nas_proxy.report.verdict import count, finite, percent, score
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,10 +93,10 @@ def _add_points(figure: Figure, rows: pd.DataFrame, by: str, name: str, *, color
     hover = []
     columns = seed_columns(rows)
     for row in rows.to_dict("records"):
-        seeds = " and ".join(percent(row[name]) for name in columns if finite(row[name]) is not None)
+        seeds = " and ".join(percent(row[name]) for name in columns if known(row[name]))
         lines = [f"proxy score {score(row['score'], by)}", f"truth {percent(row['accuracy'])}"]
         lines[1] += f" (seeds: {seeds})" if seeds else ""
-        lines += [f"{count(row['params'])} parameters"] if finite(row["params"]) is not None else []
+        lines += [f"{count(row['params'])} parameters"] if known(row["params"]) else []
         hover.append(hover_text(row["key"], *lines))
     highest, lowest = rows[columns].max(axis=1), rows[columns].min(axis=1)
     spread = {

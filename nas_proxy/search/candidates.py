@@ -1,26 +1,28 @@
-"""The search: a uniform sample of the space, then proposals by a sampler, all trained on the condensed set.
+"""The search: a uniform sample of the space, then proposals by a sampler, trained on one signal's images.
 
-The sample is for judging the proxy, and the proposals are for finding a good architecture. Proposals are made in
-rounds of fixed size from the scores of earlier rounds, each from (seed, number of the proposal), so neither the
-number of workers nor a kill changes them.
+The sample is for judging signals, and the proposals are for finding a good architecture. An architecture of the sample
+whose training fails is replaced by the next of the stream. Proposals are made in rounds of fixed size from the scores
+of earlier rounds, each from (seed, number of the proposal), so neither the number of workers nor a kill changes them.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from nas_proxy.errors import ConfigError, RunFailedError, SpaceError
-from nas_proxy.pipeline.session import Session
+from nas_proxy.ranking.names import PROXY
 from nas_proxy.ranking.scores import column, shown, value_of
 from nas_proxy.search.samplers import propose
+from nas_proxy.search.trainer import Images, Trainer
 from nas_proxy.seeds import derive
-from nas_proxy.spaces.limits import Limited, limits_text
+from nas_proxy.spaces.limits import limits_text
 from nas_proxy.spaces.objectives import ACCURACY, directions, improves
+from nas_proxy.spaces.space import Architecture, SearchSpace
 from nas_proxy.storage.records import Candidate, Record
 from nas_proxy.training.jobs import Failure, Job
 from nas_proxy.training.pruning import Curve, Pruning
-from nas_proxy.training.train import Outcome
+from nas_proxy.training.train import Outcome, Recipe
 
 # Proposals made from the same scores: more keep more workers busy, fewer make a better informed search.
 ROUND = 4
@@ -30,16 +32,57 @@ FAILURES = 5
 _Done = Callable[[Outcome | Failure], None]
 
 
-def sampled(session: Session, records: Sequence[Record]) -> list[Record]:
-    """Return the records of the uniform sample: the first `truth` of the stream whose training did not fail.
+@dataclass(frozen=True)
+class Stream:
+    """The architectures of the uniform sample in their order: those of `space`, but for the keys in `left_out`.
+
+    What served as an embedding network of a condensation is left out: the set was made with it.
+    """
+
+    space: SearchSpace
+    seed: int
+    left_out: frozenset[str] = frozenset()
+
+    def __iter__(self) -> Iterator[Architecture]:
+        return (a for a in self.space.sample(self.seed) if self.space.key(a) not in self.left_out)
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search does.
+
+    signal: the study of its trainings. sample: how many architectures of the stream. proposals: how many more.
+    images, recipe, seeds: of a training. score: what ranks candidates. sampler, pruner, enqueued, objectives: how
+    proposals are made. patience, hours: when they end. minutes, megabytes: what ends a training.
+    """
+
+    signal: str
+    stream: Stream
+    sample: int
+    images: Images
+    recipe: Recipe
+    proposals: int = 0
+    seeds: int = 1
+    score: str = "accuracy"
+    sampler: str = "tpe"
+    pruner: str = "none"
+    enqueued: Sequence[Architecture] = ()
+    objectives: tuple[str, ...] = (ACCURACY,)
+    patience: int | None = None
+    hours: float | None = None
+    minutes: float | None = None
+    megabytes: float | None = None
+
+
+def sampled(stream: Stream, records: Sequence[Record], count: int) -> list[Record]:
+    """Return the records of the uniform sample: the first `count` of the stream whose training did not fail.
 
     Ends early where the stream comes to an architecture that is not trained yet.
     """
     known = _unpruned(records)
     found: list[Record] = []
-    count = session.config.truth
-    for architecture in session.stream():
-        record = known.get(session.space.key(architecture))
+    for architecture in stream:
+        record = known.get(stream.space.key(architecture))
         if record is None or len(found) == count:
             break
         if record.complete:
@@ -48,22 +91,21 @@ def sampled(session: Session, records: Sequence[Record]) -> list[Record]:
 
 
 def _unpruned(records: Iterable[Record]) -> dict[str, Record]:
-    """Return records by key; what was pruned as a proposal is trained whole when the sample comes to it."""
-    return {r.key: r for r in records if r.pruned_at is None}
+    """Return records of the first draw by key; what was pruned is trained whole when the sample comes to it."""
+    return {r.key: r for r in records if r.pruned_at is None and r.draw == 0}
 
 
-def search(session: Session) -> None:
+def search(trainer: Trainer, wanted: Search) -> None:
     """Train the sample and the proposals that are not trained yet.
 
     Raises RunFailedError when everything fails, ConfigError and SpaceError for a limit on latency that leaves out an
     enqueued architecture or all.
     """
-    _check_latencies(session)
-    total = max(session.config.trials, session.config.truth)
-    with session.progress.stage("Search", total) as bar:
-        by = session.config.score
-        known = session.ledger.records("proxy")
-        trained, best = len(known), max((v for v in column(known, by) if not math.isnan(v)), default=None)
+    _check_latencies(trainer, wanted)
+    total, by, progress = wanted.sample + wanted.proposals, wanted.score, trainer.progress
+    with progress.stage("Search" if wanted.proposals else f"Train: {wanted.signal}", total) as bar:
+        records = _first_draws(trainer, wanted)
+        trained, best = len(records), max((v for v in column(records, by) if not math.isnan(v)), default=None)
 
         def done(result: Outcome | Failure) -> None:
             nonlocal trained, best
@@ -74,111 +116,99 @@ def search(session: Session) -> None:
 
         bar.to(min(trained, total))
         start = time.monotonic()
-        _train_sample(session, done)
-        _train_proposals(session, done, start)
+        _train_sample(trainer, wanted, done)
+        _train_proposals(trainer, wanted, done, start)
         bar.to(total, f"best {shown(best, by)}")
-    _tell_left_out(session)
-    pruned = [r.seconds_saved for r in session.ledger.records("proxy") if r.pruned_at is not None]
+    pruned = [r.seconds_saved for r in trainer.store.records(wanted.signal) if r.pruned_at is not None]
     if pruned:
-        session.progress.say(f"{len(pruned)} proposals were pruned, which saved about {sum(pruned):.0f} s of training.")
+        progress.say(f"{len(pruned)} proposals were pruned, which saved about {sum(pruned):.0f} s of training.")
 
 
-def _tell_left_out(session: Session) -> None:
-    sized, fast = session.sized_space, session.space
-    for part in (sized,) if fast is sized else (sized, fast):
-        if isinstance(part, Limited) and (told := part.left_out()) is not None:
-            session.progress.say(f"{told}.")
+def _first_draws(trainer: Trainer, wanted: Search) -> list[Record]:
+    return [r for r in trainer.store.records(wanted.signal) if r.draw == 0]
 
 
-def _check_latencies(session: Session) -> None:
+def _check_latencies(trainer: Trainer, wanted: Search) -> None:
     """Find the mistakes that only measuring shows."""
-    most = session.config.max_latency_ms
-    if most is None:
+    most, latencies = trainer.limits.latency_ms, trainer.latencies
+    if most is None or latencies is None:
         return
-    for architecture in session.enqueued:
-        found = session.latencies.of(architecture)
-        if found is not None and found.ms > most:
+    for architecture in wanted.enqueued:
+        latency = latencies.of(architecture)
+        if latency is not None and latency.ms > most:
             raise ConfigError(
                 [
-                    f"--enqueue names {session.space.key(architecture)}, which takes {found.ms:.3g} ms, more than "
+                    f"--enqueue names {trainer.space.key(architecture)}, which takes {latency.ms:.3g} ms, more than "
                     f"--max-latency-ms {most:g}; leave it out"
                 ]
             )
-    if next(session.stream(), None) is None:
+    if next(iter(wanted.stream), None) is None:
         raise SpaceError(
-            f"no architecture of the space {session.space.name!r} was found {limits_text(None, None, most)}; raise it"
+            f"no architecture of the space {trainer.space.name!r} was found {limits_text(None, None, most)}; raise it"
         )
 
 
-def _job(session: Session, candidate: Candidate, draw: int) -> Job:
-    seed = derive(session.config.seed, "proxy", candidate.key, draw)
-    recipe = session.config.proxy_training
-    job = session.job(candidate.architecture, session.proxy_path, session.validation_path, recipe, seed)
-    config = session.config
-    return replace(job, minutes=config.candidate_minutes, megabytes=config.candidate_memory, seeds=config.seeds)
-
-
-def _train(session: Session, candidates: Sequence[Candidate], done: _Done, history: Sequence[Record] = ()) -> None:
+def _train(
+    trainer: Trainer, wanted: Search, candidates: Sequence[Candidate], done: _Done, history: Sequence[Record] = ()
+) -> None:
     """Train candidates; proposals are pruned by what the trainings in `history` have shown, the sample never."""
-    tasks = [(candidate, 0) for candidate in candidates]
-    curves = _curves(session, history)
+    curves = _curves(wanted, history)
 
     def job(candidate: Candidate, draw: int) -> Job:
-        pruning = _pruning(session, candidate, curves)
-        return replace(_job(session, candidate, draw), pruning=pruning)
+        plain = trainer.job(wanted.signal, candidate, draw, wanted.images, wanted.recipe)
+        pruning = _pruning(wanted, candidate, curves)
+        return replace(plain, minutes=wanted.minutes, megabytes=wanted.megabytes, seeds=wanted.seeds, pruning=pruning)
 
-    session.train_all("proxy", tasks, job, done)
+    trainer.train(wanted.signal, [(candidate, 0) for candidate in candidates], job, done)
 
 
-def _curves(session: Session, history: Sequence[Record]) -> tuple[Curve, ...]:
-    if session.config.pruner == "none":
+def _curves(wanted: Search, history: Sequence[Record]) -> tuple[Curve, ...]:
+    if wanted.pruner == "none":
         return ()
-    scores = column(history, session.config.score)
+    scores = column(history, wanted.score)
     looked_at = [(r, value) for r, value in zip(history, scores, strict=True) if r.curve]
     return tuple(Curve(r.curve, value if r.complete else None) for r, value in looked_at)
 
 
-def _pruning(session: Session, candidate: Candidate, curves: tuple[Curve, ...]) -> Pruning | None:
-    pruner, by = session.config.pruner, session.config.score
-    if pruner == "none":
+def _pruning(wanted: Search, candidate: Candidate, curves: tuple[Curve, ...]) -> Pruning | None:
+    if wanted.pruner == "none":
         return None
     if candidate.phase == "sample":
-        return Pruning(pruner, by, may_end=False)
-    return Pruning(pruner, by, curves, ahead=candidate.index % ROUND)
+        return Pruning(wanted.pruner, wanted.score, may_end=False)
+    return Pruning(wanted.pruner, wanted.score, curves, ahead=candidate.index % ROUND)
 
 
-def _train_sample(session: Session, done: _Done) -> None:
-    wanted = session.config.truth
+def _train_sample(trainer: Trainer, wanted: Search, done: _Done) -> None:
     while True:
-        records = session.ledger.records("proxy")
+        records = _first_draws(trainer, wanted)
         known = _unpruned(records)
         complete = 0
         missing: list[Candidate] = []
         # Failed architectures are passed over, so each wave takes as many further ones as the last one lost.
-        for index, architecture in enumerate(session.stream()):
-            if complete + len(missing) == wanted:
+        for index, architecture in enumerate(wanted.stream):
+            if complete + len(missing) == wanted.sample:
                 break
-            record = known.get(session.space.key(architecture))
+            record = known.get(trainer.space.key(architecture))
             if record is None:
-                missing.append(session.candidate(architecture, "sample", index))
+                missing.append(trainer.candidate(architecture, "sample", index))
             elif record.complete:
                 complete += 1
         if not missing:
             break
         failures = [r for r in records if r.failed and r.phase == "sample"]
-        if len(failures) > FAILURES * wanted:
-            raise _all_failed(failures, complete)
-        _train(session, missing, done)
-        if complete == 0 and not any(r.complete for r in session.ledger.records("proxy")):
-            raise _all_failed([r for r in session.ledger.records("proxy") if not r.complete], 0)
-    if complete < wanted:
-        session.progress.say(f"The space has only {complete} architectures that can be trained; all are in the sample.")
+        if len(failures) > FAILURES * wanted.sample:
+            raise _all_failed(wanted.signal, failures, complete)
+        _train(trainer, wanted, missing, done)
+        if complete == 0 and not any(r.complete for r in _first_draws(trainer, wanted)):
+            raise _all_failed(wanted.signal, [r for r in _first_draws(trainer, wanted) if not r.complete], 0)
+    if complete < wanted.sample:
+        trainer.progress.say(f"The space has only {complete} architectures that can be trained; all are in the sample.")
 
 
-def _all_failed(failures: Sequence[Record], complete: int) -> RunFailedError:
-    last = failures[-1]
+def _all_failed(signal: str, failures: Sequence[Record], complete: int) -> RunFailedError:
+    last, by = failures[-1], "" if signal == PROXY else f" in the trainings of {signal}"
     return RunFailedError(
-        f"{'all' if complete == 0 else 'nearly all'} {len(failures)} candidates failed; "
+        f"{'all' if complete == 0 else 'nearly all'} {len(failures)} candidates failed{by}; "
         f"the last one, {last.key}, with: {last.reason}"
     )
 
@@ -200,10 +230,10 @@ def fruitless(history: Sequence[Record], by: str = "accuracy", objectives: Seque
     return since
 
 
-def _enough(session: Session, history: Sequence[Record], start: float) -> str | None:
+def _enough(wanted: Search, history: Sequence[Record], start: float) -> str | None:
     """Return why no further architectures are proposed, None where they are."""
-    patience, hours = session.config.patience, session.config.hours
-    since = fruitless(history, session.config.score, session.config.objective)
+    patience, hours = wanted.patience, wanted.hours
+    since = fruitless(history, wanted.score, wanted.objectives)
     if patience is not None and since >= patience:
         return f"No improvement in {since} proposals; the search ends here (--patience {patience})."
     if hours is not None and time.monotonic() - start >= 3600 * hours:
@@ -211,44 +241,49 @@ def _enough(session: Session, history: Sequence[Record], start: float) -> str | 
     return None
 
 
-def _train_proposals(session: Session, done: _Done, start: float) -> None:
-    total = max(0, session.config.trials - session.config.truth)
-    sampler = session.config.sampler
-    records = session.ledger.records("proxy")
+def _train_proposals(trainer: Trainer, wanted: Search, done: _Done, start: float) -> None:
+    total, say = wanted.proposals, trainer.progress.say
+    records = _first_draws(trainer, wanted)
     made = {r.index: r for r in records if r.phase == "search"}
     history = [r for r in records if r.phase == "sample"]
     for first in range(0, total, ROUND):
         numbers = range(first, min(first + ROUND, total))
         if not all(number in made for number in numbers):
-            if (reason := _enough(session, history, start)) is not None:
-                session.progress.say(reason)
+            if (reason := _enough(wanted, history, start)) is not None:
+                say(reason)
                 return
-            seen = {r.key for r in history}
-            candidates = []
-            for number in numbers:
-                architecture = (
-                    made[number].architecture
-                    if number in made
-                    else propose(
-                        session.space,
-                        history,
-                        seen,
-                        derive(session.config.seed, sampler, number),
-                        sampler,
-                        session.enqueued,
-                        session.config.score,
-                        session.config.objective,
-                    )
-                )
-                if architecture is None:
-                    session.progress.say("Every architecture of the space has been trained; the search ends here.")
-                    break
-                seen.add(session.space.key(architecture))
-                if number not in made:
-                    candidates.append(session.candidate(architecture, "search", number))
-            _train(session, candidates, done, history)
-            records = session.ledger.records("proxy")
-            made = {r.index: r for r in records if r.phase == "search"}
-            if architecture is None:
+            candidates, ended = _proposed(trainer, wanted, numbers, made, history)
+            if ended:
+                say("Every architecture of the space has been trained; the search ends here.")
+            _train(trainer, wanted, candidates, done, history)
+            made = {r.index: r for r in _first_draws(trainer, wanted) if r.phase == "search"}
+            if ended:
                 return
         history += [made[number] for number in numbers if number in made]
+
+
+def _proposed(
+    trainer: Trainer, wanted: Search, numbers: range, made: dict[int, Record], history: Sequence[Record]
+) -> tuple[list[Candidate], bool]:
+    """Return the proposals of a round that are not trained yet, and whether the space has no more."""
+    seen = {r.key for r in history}
+    candidates: list[Candidate] = []
+    for number in numbers:
+        if number in made:
+            seen.add(made[number].key)
+            continue
+        architecture = propose(
+            trainer.space,
+            history,
+            seen,
+            derive(trainer.seed, wanted.sampler, number),
+            wanted.sampler,
+            wanted.enqueued,
+            wanted.score,
+            wanted.objectives,
+        )
+        if architecture is None:
+            return candidates, True
+        seen.add(trainer.space.key(architecture))
+        candidates.append(trainer.candidate(architecture, "search", number))
+    return candidates, False

@@ -48,7 +48,9 @@ def traits(network: nn.Module, images: Tensor) -> Traits:
     """
     _initialise(network)
     blocks = Blocks(as_in_training(network))
-    maps = blocks.outputs(torch.randn(NOISE, *images.shape[1:], device=images.device, requires_grad=True))
+    # Drawn on the CPU, here and below, so that a GPU gives the same scores to rounding.
+    noise = torch.randn(NOISE, *images.shape[1:]).to(images.device)
+    maps = blocks.outputs(noise.requires_grad_())
     if len(maps) < LEAST_BLOCKS:
         raise NoScoreError(f"it has {len(maps)} of the {LEAST_BLOCKS} blocks with feature maps that AZ-NAS needs")
     entropies = [entropy(found.detach()) for found in maps]
@@ -128,8 +130,11 @@ def _initialise(network: nn.Module) -> None:
         if not mixes and not isinstance(module, NORMS):
             continue
         own = dict(module.named_parameters(recurse=False))
-        if "weight" in own:
-            (nn.init.kaiming_normal_ if mixes else nn.init.ones_)(own["weight"])
+        if "weight" in own and mixes:
+            fresh = torch.empty_like(own["weight"], device="cpu", requires_grad=False)
+            own["weight"].data.copy_(nn.init.kaiming_normal_(fresh))
+        elif "weight" in own:
+            nn.init.ones_(own["weight"])
         if "bias" in own:
             nn.init.zeros_(own["bias"])
 
@@ -158,7 +163,8 @@ def _trainability(maps: list[Tensor]) -> float:
     """Return the mean over all blocks but the first; those that do not see the block before them are left out."""
     found = []
     for before, after in itertools.pairwise(maps):
-        signs = torch.randint_like(after, 2) * 2 - 1
+        signs = torch.randint_like(torch.empty_like(after, device="cpu", requires_grad=False), 2) * 2 - 1
+        signs = signs.to(after.device)
         (gradient,) = torch.autograd.grad(after, before, signs, retain_graph=True, allow_unused=True)
         if gradient is not None:
             found.append(_passed_back(gradient, signs))

@@ -3,8 +3,7 @@
 Parameters and FLOPs, and the scores of untrained networks (`zero_cost.py`). An architecture without a score
 keeps its place in the ranking, so that all signals are judged on the same architectures: it counts as the lowest,
 as it would for whoever chose by that signal, and the signal's row says how many there are and why. One signal,
-AZ-NAS (`az_nas.py`), ranks architectures among each other, so its scores hold for those it was computed with. From
-several signals, trained or not, comes one more: their mean rank.
+AZ-NAS (`az_nas.py`), ranks architectures among each other, so its scores hold for those it was computed with.
 """
 
 import functools
@@ -14,24 +13,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 import torch
 
 from nas_proxy.data.images import DataShape, ImageSet
-from nas_proxy.ranking.agreement import Signal
+from nas_proxy.ranking.names import SIZES
 from nas_proxy.seeds import derive
 from nas_proxy.signals import az_nas, zero_cost
 from nas_proxy.signals.zero_cost import Score
 from nas_proxy.spaces.cost import measure
 from nas_proxy.spaces.space import Architecture, SearchSpace
 
-SIZES = ("params", "flops")
 AZ_NAS = "az_nas"
-NAMES = (*SIZES, *zero_cost.SCORES, AZ_NAS)
-MEMBERS = ("proxy", "early_stop", *NAMES)
-"""What a mean rank can be of: signals whose cost is that of all that is known of them, so not three random draws."""
-
-COMBINED = "combined"
 
 
 @dataclass(frozen=True)
@@ -96,7 +88,7 @@ def computed(
     device: torch.device | str = "cpu",
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Column]:
-    """Return a column for each of `names`, of `NAMES`.
+    """Return a column for each of `names`, of `ranking.names.ZERO_COST`.
 
     data: training images, of which the scores see a few drawn by the seed. All scores of an architecture start from
     the same initial weights. progress: told how many scores are done.
@@ -109,27 +101,6 @@ def computed(
         scores = scored(space, architectures, data.shape, images, seed, told)
         columns[name] = Column(tuple(scores), len(images) if name in zero_cost.NEED_IMAGES else 0, name == AZ_NAS)
     return columns
-
-
-def mean_rank(members: Sequence[Signal], keys: Sequence[str]) -> Signal:
-    """Return the signal that scores each of `keys` by the mean of its ranks by the members; it costs what they cost.
-
-    Ties share their mean rank. Each member has a finite score for every key. It has as many draws as the member with
-    the fewest, of those that have several: a member with one draw ranks alike in all of them.
-    """
-    ranks = [signal.scores.loc[list(keys)].rank() for signal in members]
-    draws = min((table.shape[1] for table in ranks if table.shape[1] > 1), default=1)
-    columns = {
-        draw: sum(table.iloc[:, min(draw, table.shape[1] - 1)] for table in ranks) / len(ranks) for draw in range(draws)
-    }
-    return Signal(
-        COMBINED,
-        pd.DataFrame(columns),
-        sum(signal.seconds for signal in members),
-        sum(signal.image_passes for signal in members),
-        sum(signal.stored_bytes for signal in members),
-        note=f"the mean rank of {', '.join(signal.name for signal in members)}",
-    )
 
 
 def _one_by_one(

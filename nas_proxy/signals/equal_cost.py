@@ -10,7 +10,8 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 
-from nas_proxy.compare.sets import Made
+from nas_proxy.condensation.proxy_set import ProxySet
+from nas_proxy.signals.stored_names import total_study
 from nas_proxy.storage.records import Record
 
 
@@ -41,7 +42,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Plan:
+class EqualCostPlan:
     """What random images train on at the whole cost of `target`: so many a class, for so many image passes.
 
     factor: times the cost of a training on `random`. candidates: share the making of the target's set.
@@ -66,25 +67,20 @@ class Plan:
         )
 
 
-def total_study(target: str, candidates: int) -> str:
-    """Return the name of the study of random images at the whole cost of `target`, shared by so many candidates."""
-    return f"random_total: {target}, {candidates} candidates"
-
-
 def seconds_a_pass(records: Sequence[Record]) -> float:
     """Return the seconds of a training for each of its image passes, evaluation included; NaN where there is none."""
     done = [r for r in records if r.complete and r.image_passes > 0]
     return sum(r.seconds for r in done) / sum(r.image_passes for r in done) if done else math.nan
 
 
-def cost_of(records: Sequence[Record], keys: Collection[str], draws: int, sets: Sequence[Made]) -> Cost:
+def cost_of(records: Sequence[Record], keys: Collection[str], draws: int, sets: Sequence[ProxySet]) -> Cost:
     """Return the mean cost of a draw; `keys` are the architectures that count."""
     used = [r for r in records if r.key in keys and r.draw < draws]
     return Cost(
         training_seconds=sum(r.seconds for r in used) / draws,
         making_seconds=sum(made.seconds for made in sets) / len(sets) if sets else 0.0,
         training_passes=sum(r.image_passes for r in used) // draws,
-        making_passes=sum(made.passes for made in sets) // len(sets) if sets else 0,
+        making_passes=sum(made.passes or 0 for made in sets) // len(sets) if sets else 0,
         stored_images=sets[0].stored if sets else 0,
         stored_bytes=sets[0].stored_bytes if sets else 0,
     )
@@ -98,14 +94,14 @@ def together(costs: Sequence[Cost]) -> Cost:
 def plan_total(
     target: str,
     trained: Sequence[Record],
-    sets: Sequence[Made],
+    sets: Sequence[ProxySet],
     random: Sequence[Record],
     *,
     candidates: int,
     per_class: int,
     passes: int,
     most: int,
-) -> Plan:
+) -> EqualCostPlan:
     """Return what random images train on at the cost of `target`.
 
     trained, sets: the target's. random: trainings on `per_class` random images; both are of `passes` image passes, so
@@ -115,7 +111,7 @@ def plan_total(
     making = sum(made.seconds for made in sets) / len(sets)
     speed = seconds_a_pass([*trained, *random])
     factor = 1.0 + (making / candidates / (passes * speed) if speed > 0 else 0.0)
-    return Plan(
+    return EqualCostPlan(
         target, candidates, factor, min(most, max(per_class, round(per_class * factor))), round(passes * factor)
     )
 

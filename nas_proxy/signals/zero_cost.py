@@ -135,12 +135,12 @@ def naswot(network: nn.Module, images: Tensor) -> float:
     published, batch norm takes the statistics of the images. ReLU, ReLU6, leaky and parametric ReLU are rectifiers,
     as modules or functions. Raises NoScoreError where there are none, and where images share a code.
     """
-    codes = _Codes(len(images))
+    codes = _Codes(images)
     with torch.no_grad(), codes:
         as_in_training(network)(images)
     if codes.units == 0:
         raise NoScoreError("it has no rectifiers (ReLU)")
-    eigenvalues = torch.linalg.eigvalsh(codes.kernel)
+    eigenvalues = torch.linalg.eigvalsh(codes.kernel.cpu())
     # Below this, a zero eigenvalue cannot be told from the rounding of the others.
     if float(eigenvalues[0]) <= len(images) * torch.finfo(torch.float64).eps * float(eigenvalues[-1]):
         raise NoScoreError("its rectifiers do not tell the images apart")
@@ -173,10 +173,10 @@ def as_in_training(network: nn.Module) -> nn.Module:
 class _Codes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up, while a network works on n images, on how many rectified units each two images agree."""
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, images: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.n, self.units = n, 0
-        self.kernel = torch.zeros(n, n, dtype=torch.float64)
+        self.n, self.units = len(images), 0
+        self.kernel = torch.zeros(self.n, self.n, dtype=torch.float64, device=images.device)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
@@ -185,7 +185,7 @@ class _Codes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             code = (args[0].flatten(1) > 0).float()
             self.units += code.shape[1]
             # Counts below 2**24 are exact in float32.
-            self.kernel += (code @ code.T + (1 - code) @ (1 - code).T).double().cpu()
+            self.kernel += (code @ code.T + (1 - code) @ (1 - code).T).double()
         return func(*args, **(kwargs or {}))
 
 

@@ -1,31 +1,14 @@
 """What a network costs before it is trained: parameters and floating point operations."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas_proxy.data.shape import DataShape
 from nas_proxy.errors import RAISED
+from nas_proxy.spaces.measured import Size
 from nas_proxy.spaces.space import Architecture, SearchSpace
 from nas_proxy.time_limit import SECONDS, deadline
-
-
-@dataclass(frozen=True)
-class Size:
-    """Trainable parameters, and FLOPs of one image's forward pass.
-
-    flops counts 2 × the multiply-adds of convolutions and matrix products, as `torch.utils.flop_counter` does;
-    norms, activations and pooling are not counted.
-    """
-
-    params: int
-    flops: int
-
-
-# Of an architecture that cannot be measured.
-UNMEASURED = Size(0, 0)
 
 
 def measure(space: SearchSpace, architecture: Architecture, shape: DataShape, seconds: float = SECONDS) -> Size:

@@ -7,27 +7,17 @@ machine that is busy. So it is made once for each architecture and kept (`nas_pr
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 
 from nas_proxy.data.shape import DataShape
+from nas_proxy.spaces.measured import Latency
 from nas_proxy.spaces.space import Architecture, SearchSpace
 from nas_proxy.threads import one_thread
 
 # Seconds of measuring, and how many passes that may be.
 SECONDS = 0.2
 FEWEST, MOST = 10, 10_000
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Milliseconds of one forward pass: the median `ms` of `repeats` passes, and their quartiles."""
-
-    ms: float
-    low: float
-    high: float
-    repeats: int
 
 
 def measure_latency(

@@ -12,8 +12,7 @@ from torch import nn
 
 from nas_proxy.data.shape import DataShape
 from nas_proxy.errors import SpaceError
-from nas_proxy.spaces.cost import Size
-from nas_proxy.spaces.latency import Latency
+from nas_proxy.spaces.measured import Latency, Size
 from nas_proxy.spaces.space import PATIENCE, Architecture, SearchSpace
 
 

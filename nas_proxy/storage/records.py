@@ -4,17 +4,21 @@ In: the trials of a study. Out: a `Record` for each finished one. Guarantees: wh
 nothing here reads or writes a storage.
 """
 
-from collections.abc import Iterable, Mapping
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_proxy.spaces.cost import UNMEASURED, Size
-from nas_proxy.spaces.latency import Latency
-from nas_proxy.spaces.objectives import Costs
-from nas_proxy.spaces.space import Architecture
+from nas_proxy.ranking.names import TRUTH
+from nas_proxy.spaces.measured import UNMEASURED, Latency, Size
+from nas_proxy.spaces.objectives import METRICS, Costs
+
+if TYPE_CHECKING:
+    from nas_proxy.spaces.space import Architecture
 
 TRAINED = ("proxy", "random", "early_stop", "truth")
 # The study of what was timed, not trained: see `nas_proxy.pipeline.latencies`.
@@ -99,6 +103,11 @@ class Record:
     def failed(self) -> bool:
         """Whether the training ended without a score, but not because a pruner ended it."""
         return self.score is None and self.pruned_at is None
+
+
+def metric_names(signal: str, objectives: Sequence[str]) -> list[str]:
+    """Return what the values of the trials of a signal's study are called."""
+    return ["test accuracy"] if signal == TRUTH else [METRICS[name] for name in objectives]
 
 
 def finished(trials: Iterable[FrozenTrial], known: dict[int, Record] | None = None) -> list[Record]:

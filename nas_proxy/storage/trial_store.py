@@ -9,11 +9,9 @@ reason "interrupted", which counts for nothing, and its training is done again.
 """
 
 import contextlib
-import logging
 import math
 import sqlite3
 import statistics
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -24,32 +22,23 @@ from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from nas_proxy.errors import RunFolderError
-from nas_proxy.spaces.objectives import ACCURACY, METRICS, WORDS, directions
+from nas_proxy.optuna_quiet import without_announcements
+from nas_proxy.spaces.objectives import ACCURACY, WORDS, directions
 from nas_proxy.storage import retry
 from nas_proxy.storage.location import Database, Location, study_name
-from nas_proxy.storage.records import INTERRUPTED, LATENCY, TRAINED, Candidate, Record, finished, told_latency
+from nas_proxy.storage.records import (
+    INTERRUPTED,
+    LATENCY,
+    TRAINED,
+    Candidate,
+    Record,
+    finished,
+    metric_names,
+    told_latency,
+)
 from nas_proxy.storage.sqlite_errors import explanation
 from nas_proxy.training.jobs import Failure
 from nas_proxy.training.train import Outcome
-
-
-@contextlib.contextmanager
-def without_announcements() -> Iterator[None]:
-    """Make a study without Optuna telling so; its loggers and the user's warnings stay as they are set."""
-    loggers = [logging.getLogger(f"optuna.storages.{name}") for name in ("_in_memory", "_rdb.storage")]
-
-    def silent(record: logging.LogRecord) -> bool:
-        return record.levelno > logging.INFO
-
-    for logger in loggers:
-        logger.addFilter(silent)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(silent)
 
 
 @contextlib.contextmanager
@@ -115,7 +104,7 @@ class TrialStore:
                     load_if_exists=True,
                 )
                 if study.metric_names is None:
-                    study.set_metric_names([name if name == ACCURACY else METRICS[name] for name in objectives])
+                    study.set_metric_names(metric_names(signal, objectives))
             self._studies[signal] = study
         return self._studies[signal]
 

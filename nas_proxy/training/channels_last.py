@@ -34,13 +34,20 @@ def is_channels_last(maps: object) -> bool:
 
 
 class ChannelsLast(TorchFunctionMode):
-    """The context; see the module."""
+    """The context; see the module.
+
+    kind: of the device. On a GPU PyTorch's layers are fast in this format, and views alone are mended.
+    """
+
+    def __init__(self, kind: str = "cpu") -> None:
+        super().__init__()
+        self._replaced = _REPLACED if kind == "cpu" else _VIEWS
 
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Answer one call of PyTorch."""
-        replacement = _REPLACED.get(func)
+        replacement = self._replaced.get(func)
         if replacement is not None and args and is_channels_last(args[0]):
             return replacement(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
@@ -129,6 +136,7 @@ def _again(maps: Tensor) -> Tensor:
     return maps.contiguous(memory_format=torch.channels_last)
 
 
+_VIEWS: dict[Any, Callable[..., Tensor]] = {Tensor.view: _view}
 _REPLACED: dict[Any, Callable[..., Tensor]] = {
     F.group_norm: _group_norm,
     F.layer_norm: _layer_norm,

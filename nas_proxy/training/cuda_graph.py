@@ -5,7 +5,9 @@ a step, a function of tensors. Out: the same step, which copies its arguments to
 Source: "whole-network capture" in PyTorch's notes on CUDA graphs.
 
 What Python does in a step, it does once: a network that chooses by Python's own random numbers chooses once. A network
-that waits for the device in its forward pass cannot be recorded, and raises.
+that waits for the device in its forward pass cannot be recorded. That is found before the recording, in a step in which
+PyTorch refuses to wait (`NotRecordableError`), because a recording that breaks off leaves its memory pool, its stream
+and the random generator unusable in this process (`RecordingError`): the work is then for another process.
 """
 
 import contextlib
@@ -16,6 +18,15 @@ from torch import Tensor
 
 # Steps before the recording, in which libraries choose their algorithms and allocate what they keep.
 WARM_UP = 3
+
+
+class NotRecordableError(RuntimeError):
+    """The step waits for the device, so it cannot be recorded; nothing has happened."""
+
+
+class RecordingError(RuntimeError):
+    """The recording broke off; this process must not use the device any more."""
+
 
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -50,7 +61,9 @@ class CudaGraphStep:
         device = self._held[0].device
         before = {id(tensor): tensor.detach().clone() for tensor in self._state()}
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _aside(device):
-            for _ in range(WARM_UP):
+            for _ in range(WARM_UP - 1):
+                self._step(*self._held)
+            with _refusing_to_wait(device):
                 self._step(*self._held)
         with torch.no_grad():
             for tensor in self._state():
@@ -67,11 +80,41 @@ class CudaGraphStep:
                 loss.copy_(self._step(*self._held))
 
             return replay, loss
+        device = self._held[0].device
         graph = torch.cuda.CUDAGraph()
-        # Only what this thread does to the device would spoil the recording.
-        with torch.cuda.device(self._held[0].device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            loss = self._step(*self._held)
+        # A stream of this device: PyTorch's own belongs to the device of the first recording in the process, and what
+        # is done on another one is then not recorded. Only what this thread does would spoil the recording.
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        try:
+            with torch.cuda.device(device), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                loss = self._step(*self._held)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            raise RecordingError(_first_line(error.__context__ or error)) from error
         return graph.replay, loss
+
+
+@contextlib.contextmanager
+def _refusing_to_wait(device: torch.device) -> Iterator[None]:
+    """Raise NotRecordableError where the host waits for a GPU in the block."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    except RuntimeError as error:
+        if "synchronizing CUDA operation" not in str(error):
+            raise
+        raise NotRecordableError(_first_line(error)) from error
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextlib.contextmanager

@@ -16,9 +16,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from nas_proxy.condensation.embedding import has_bfloat16
 from nas_proxy.data.images import DataShape
+from nas_proxy.hardware import has_bfloat16
 from nas_proxy.training.channels_last import ChannelsLast
+from nas_proxy.training.cuda_graph import NotRecordableError, RecordingError
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 # Pixels of an image below which a step's time is calls rather than arithmetic.
@@ -39,7 +40,7 @@ class ExecutionMode:
     recorded: bool = False
 
     def placed(self, network: nn.Module) -> nn.Module:
-        """Return the network with its weights in this way's memory format."""
+        """Return the network with its weights in this mode's memory format."""
         return network.to(memory_format=torch.channels_last) if self.channels_last else network
 
     def logits(self, network: nn.Module, images: Tensor) -> Tensor:
@@ -55,8 +56,8 @@ class ExecutionMode:
         with contextlib.ExitStack() as stack:
             if self.precision != torch.float32:
                 stack.enter_context(torch.autocast(device.type, dtype=self.precision))
-            if self.channels_last and device.type == "cpu":
-                stack.enter_context(ChannelsLast())
+            if self.channels_last:
+                stack.enter_context(ChannelsLast(device.type))
             yield
 
 
@@ -64,7 +65,7 @@ PLAIN = ExecutionMode()
 
 
 def choose(precision: str, shape: DataShape, device: torch.device) -> ExecutionMode:
-    """Return the fastest way for images of `shape` on a device.
+    """Return the fastest mode for images of `shape` on a device.
 
     precision: "auto" for bfloat16 where the device has units for it and the images are not small; or the type itself.
     """
@@ -76,28 +77,57 @@ def choose(precision: str, shape: DataShape, device: torch.device) -> ExecutionM
     return ExecutionMode(channels_last=not small, recorded=recorded)
 
 
-def attempt(work: Callable[[ExecutionMode], _Result], way: ExecutionMode) -> tuple[_Result, str]:
-    """Return what `work` returns in `way`, and "".
+def attempt(work: Callable[[ExecutionMode], _Result], mode: ExecutionMode) -> tuple[_Result, str]:
+    """Return what `work` returns in `mode`, and "".
 
-    Where that raises, `work` is done without recording, then in the plain way, and what went wrong comes with its
-    result. A network that is at fault itself raises there again. Lack of memory is raised at once, and so is an
-    error of the GPU, after which nothing works there.
+    Where that raises, `work` is done in simpler modes, see `simpler`, and what is lost and why comes with its result. A
+    network that is at fault itself raises there again. Lack of memory is raised at once, and so is an error of the GPU,
+    after which nothing works there.
     """
-    reason, tried = "", way
-    for simpler in dict.fromkeys((way, replace(way, recorded=False), PLAIN)):
+    reason, unrecorded = "", False
+    for tried in [mode, *simpler(mode)]:
+        if unrecorded and tried.recorded:
+            continue
         try:
-            return work(simpler), reason and _told(tried, reason)
-        except (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError):
+            return work(tried), reason and _lost(mode, tried, reason)
+        except (torch.OutOfMemoryError, torch.AcceleratorError, RecordingError, MemoryError):
             raise
         except Exception as error:
-            if simpler == PLAIN:
+            if tried == PLAIN:
                 raise
-            reason, tried = (str(error).strip() or type(error).__name__).splitlines()[0], simpler
-    raise AssertionError("the plain way returns or raises")
+            # What a step does when it must not wait says nothing about its arithmetic.
+            unrecorded = unrecorded or isinstance(error, NotRecordableError)
+            if not reason:
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    raise AssertionError("the plain mode returns or raises")
 
 
-def _told(way: ExecutionMode, reason: str) -> str:
-    if way.recorded:
-        return f"the steps of a network cannot be recorded as a CUDA graph ({reason}); it is trained more slowly"
-    name = str(way.precision).removeprefix("torch.")
-    return f"a network cannot be trained in {name} here ({reason}); it is trained plainly, more slowly"
+def simpler(mode: ExecutionMode) -> list[ExecutionMode]:
+    """Return the modes that lack one property of `mode`, the cheapest loss first, and then the one that lacks all."""
+    lacking = [
+        replace(mode, channels_last=False),
+        replace(mode, recorded=False),
+        replace(mode, precision=torch.float32),
+        PLAIN,
+    ]
+    return [other for other in dict.fromkeys(lacking) if other != mode]
+
+
+def without_recording(mode: ExecutionMode, reason: str) -> tuple[ExecutionMode, str]:
+    """Return the mode without recording, and what a user should know of it."""
+    other = replace(mode, recorded=False)
+    return other, _lost(mode, other, reason) if other != mode else ""
+
+
+def _lost(mode: ExecutionMode, used: ExecutionMode, reason: str) -> str:
+    """Return what `used` lacks of `mode`, in words."""
+    lost = [
+        name
+        for name, is_lost in (
+            ("channels last", mode.channels_last and not used.channels_last),
+            (f"in {str(mode.precision).removeprefix('torch.')}", mode.precision != used.precision),
+            ("as a recorded CUDA graph", mode.recorded and not used.recorded),
+        )
+        if is_lost
+    ]
+    return f"a network cannot be trained {' or '.join(lost)} here ({reason}); it is trained without, more slowly"

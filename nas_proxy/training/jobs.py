@@ -8,21 +8,25 @@ the process that performs it is the affair of `nas_proxy.training.worker_pool`.
 import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Protocol, Self, TypeVar, cast, runtime_checkable
 
 import torch
 
-from nas_proxy.data.images import DataShape, ImageSet
+from nas_proxy.data.images import DataShape
 from nas_proxy.errors import RAISED
-from nas_proxy.spaces.latency import Latency, measure_latency
+from nas_proxy.spaces.latency import measure_latency
 from nas_proxy.spaces.loading import load_space
+from nas_proxy.spaces.measured import Latency
 from nas_proxy.spaces.space import Architecture, SearchSpace
+from nas_proxy.training.cuda_graph import RecordingError
 from nas_proxy.training.memory_limit import limited
 from nas_proxy.training.pruning import Pruning
 from nas_proxy.training.seed_average import repeated
+from nas_proxy.training.set_cache import SetCache
 from nas_proxy.training.train import Outcome, Recipe, Watch, train
 
 REASON_LENGTH = 500
+_SETS = SetCache()
 Result = TypeVar("Result")
 _Result_co = TypeVar("_Result_co", covariant=True)
 
@@ -32,10 +36,12 @@ class Failure:
     """A job that raised, ran out of memory or time, or took its process down with it.
 
     spoilt: whether it left its process unable to use the GPU, as an index out of range does there.
+    recording: whether what broke off is the recording of its steps, so that it can be done without, elsewhere.
     """
 
     reason: str
     spoilt: bool = False
+    recording: bool = False
 
 
 @runtime_checkable
@@ -66,6 +72,7 @@ class Job:
     """Trainings of `architecture` of the space `space` on the images in `data`, scored on those in `evaluation`.
 
     seeds: trainings whose mean is wanted; their seeds derive from `seed`. pruning: what may end it early.
+    unrecorded: why its steps must not be recorded on a GPU, see `train`.
     device, minutes, megabytes: as of any `Work`; with a limit on memory, the outcome tells how much was needed.
     """
 
@@ -80,6 +87,7 @@ class Job:
     megabytes: float | None = None
     seeds: int = 1
     pruning: Pruning | None = None
+    unrecorded: str = ""
 
     def on(self, device: str) -> Self:
         """Return the same trainings on another device."""
@@ -87,12 +95,12 @@ class Job:
 
     def perform(self) -> Outcome:
         """Train."""
-        data, evaluation = _image_set(self.data, self.device), _image_set(self.evaluation, self.device)
+        data, evaluation = _SETS.get(self.data, self.device), _SETS.get(self.evaluation, self.device)
         space = _space(self.space, data.shape)
 
         def once(seed: int, watch: Watch | None) -> Outcome:
             build = lambda: space.build(self.architecture, data.shape)  # noqa: E731
-            return train(build, data, evaluation, self.recipe, seed, self.device, watch)
+            return train(build, data, evaluation, self.recipe, seed, self.device, watch, unrecorded=self.unrecorded)
 
         if self.megabytes is None:
             return repeated(once, self.recipe, self.seed, self.seeds, self.pruning)
@@ -141,22 +149,20 @@ def performed(job: Work[Result]) -> Result | Failure:
             return Failure("out of memory")
         said = " ".join(str(error).split())
         reason = f"{type(error).__name__}: {said}".removesuffix(": ")[:REASON_LENGTH]
-        return Failure(reason, spoilt=isinstance(error, torch.AcceleratorError))
+        recording = isinstance(error, RecordingError)
+        return Failure(reason, spoilt=recording or isinstance(error, torch.AcceleratorError), recording=recording)
+
+
+def without_recording(job: Work[Result], failure: Failure) -> Work[Result] | None:
+    """Return a job that is to be done again without recording its steps, None where that is not what went wrong."""
+    if not failure.recording or not isinstance(job, Job) or job.unrecorded:
+        return None
+    return cast("Work[Result]", replace(job, unrecorded=failure.reason.partition(": ")[2]))
 
 
 def too_much(job: Work[Any]) -> str:
     """Return why a job failed that needed more memory than it may."""
     return f"needed more than {job.megabytes:g} MB of memory{'' if job.device == 'cpu' else f' on {job.device}'}"
-
-
-@functools.lru_cache(maxsize=16)
-def _loaded(path: Path, written: int, device: str) -> ImageSet:
-    del written  # a file that is written again is another file
-    return ImageSet.load(path).unpacked().to(device)
-
-
-def _image_set(path: Path, device: str) -> ImageSet:
-    return _loaded(path, path.stat().st_mtime_ns, device)
 
 
 @functools.lru_cache(maxsize=16)

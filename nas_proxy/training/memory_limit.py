@@ -1,7 +1,7 @@
 """How much memory a training needs, and its end where that is too much. For worker processes.
 
 On the CPU it is what the process holds beyond what it held before its first training, files mapped into memory aside
-(on Linux; elsewhere the highest resident set so far). A thread looks at it a hundred times a second, since the system's
+(see `nas_proxy.hardware`). A thread looks at it a hundred times a second, since the system's
 own limits count address space, of which PyTorch reserves more than it uses. On a GPU it is what PyTorch's allocator
 holds there beyond the images, and the allocator itself refuses more.
 """
@@ -10,23 +10,21 @@ import contextlib
 import functools
 import math
 import os
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from nas_proxy.data.images import from_raw
+from nas_proxy.hardware import held_bytes
 from nas_proxy.training.train import Recipe, train
 
 # Exit code of a process that ended itself because its training needed too much; no other part of Python's uses it.
 TOO_MUCH = 77
 MB = 1_000_000
 _PAUSE = 0.01
-_STATUS = Path("/proc/self/status")
 
 
 @dataclass
@@ -34,17 +32,6 @@ class Use:
     """The most that a training needed so far, in bytes."""
 
     most: int = 0
-
-
-def held() -> int:
-    """Return the bytes that this process holds."""
-    if _STATUS.exists():
-        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("RssAnon"))
-        return 1024 * int(line.split()[1])
-    import resource
-
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else 1024 * most
 
 
 @contextlib.contextmanager
@@ -60,7 +47,7 @@ def limited(megabytes: float, device: str) -> Iterator[Use]:
 @contextlib.contextmanager
 def measured(device: str) -> Iterator[Use]:
     """Measure what this process needs meanwhile beyond what it holds."""
-    with _on_gpu(math.inf, device) if device != "cpu" else _on_cpu(math.inf, held()) as use:
+    with _on_gpu(math.inf, device) if device != "cpu" else _on_cpu(math.inf, held_bytes()) as use:
         yield use
 
 
@@ -76,7 +63,7 @@ def base() -> int:
 
     for precision in ("float32", "auto"):
         train(build, data, data, Recipe(epochs=8, batch_size=4, precision=precision), 0)
-    return held()
+    return held_bytes()
 
 
 @contextlib.contextmanager
@@ -85,7 +72,7 @@ def _on_cpu(megabytes: float, base: int) -> Iterator[Use]:
 
     def look() -> None:
         while not over.wait(_PAUSE):
-            use.most = max(use.most, held() - base)
+            use.most = max(use.most, held_bytes() - base)
             if use.most > megabytes * MB:
                 os._exit(TOO_MUCH)
 

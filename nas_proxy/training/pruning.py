@@ -16,6 +16,7 @@ import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, WilcoxonPruner
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from nas_proxy.optuna_quiet import without_announcements
 from nas_proxy.training.train import Recipe
 
 PRUNERS = ("none", "median", "hyperband", "wilcoxon")
@@ -81,8 +82,6 @@ class Judge:
 
 def _trial(pruning: Pruning, first: int, last: int) -> optuna.Trial:
     """Return a running trial in a study that holds the history. first, last: the first and the last step."""
-    from nas_proxy.storage.trial_store import without_announcements  # which needs the workers, which need this
-
     with without_announcements():
         pruner = _pruner(pruning.pruner, first, last)
         study = optuna.create_study(study_name="proposals", direction="maximize", pruner=pruner)

@@ -1,14 +1,14 @@
 """The training contract: (network, data, recipe, seed) → learning curve, score and cost.
 
 There is one loop; how the arithmetic of its steps is done is a `nas_proxy.training.execution.ExecutionMode`. In `PLAIN`
-it is the reference, plain PyTorch in float32, with which faster ways must agree.
+it is the reference, plain PyTorch in float32, with which faster modes must agree.
 """
 
 import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -16,62 +16,17 @@ from torch import Tensor, nn
 
 from nas_proxy.data import augment
 from nas_proxy.data.images import ImageSet
+from nas_proxy.hardware import reproducible
 from nas_proxy.seeds import derive, torch_generator
 from nas_proxy.training.cuda_graph import CudaGraphStep
-from nas_proxy.training.execution import PLAIN, ExecutionMode, attempt, choose
+from nas_proxy.training.execution import PLAIN, ExecutionMode, attempt, choose, without_recording
+from nas_proxy.training.recipe import Recipe as Recipe  # noqa: PLC0414 (others import it from here as well)
+from nas_proxy.transfer import network_to, to_device
 
 EVALUATION_BATCH = 500
 # Bytes of images that are augmented together, of one step at least: on a GPU launches are what it takes, on the CPU
 # the cache is small.
 TOGETHER = {"cuda": 64 << 20}
-SCHEDULES = ("cosine", "step")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained.
-
-    epochs: passes over the data; a fraction is allowed. Batches are cut from a stream of shuffled passes, so
-        all have the same size and `epochs` is reached to within one batch.
-    batch_size: images a step; the whole set where that is smaller.
-    learning_rate, momentum, weight_decay, nesterov: of stochastic gradient descent.
-    warm_up, schedule: the rate rises linearly over the first `warm_up` of the steps; then it falls to zero along a
-        "cosine", or to a tenth at half of the steps ("step", the paper's).
-    augmentation: names of operations of `nas_proxy.data.augment`, one of which is drawn for each step; () for none.
-    precision: "float32", "bfloat16", or "auto" for what `nas_proxy.training.execution.choose` finds fastest.
-    """
-
-    epochs: float
-    batch_size: int = 50
-    learning_rate: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    nesterov: bool = True
-    warm_up: float = 0.1
-    schedule: str = "cosine"
-    augmentation: tuple[str, ...] = augment.FULL
-    precision: str = "auto"
-
-    def steps(self, images: int) -> int:
-        """Return the number of steps on a set of so many images."""
-        return max(1, round(self.epochs * images / self.batch(images)))
-
-    def batch(self, images: int) -> int:
-        """Return the images a step on a set of so many images."""
-        return min(self.batch_size, images)
-
-    def image_passes(self, images: int) -> int:
-        """Return how many images, counted with repetition, a training passes through the network."""
-        return self.steps(images) * self.batch(images)
-
-    def rate(self, step: int, steps: int) -> float:
-        """Return the learning rate of step 0 <= step < steps."""
-        rise = round(self.warm_up * steps)
-        if step < rise:
-            return self.learning_rate * (step + 1) / rise
-        if self.schedule == "step":
-            return self.learning_rate * (1.0 if step < steps / 2 else 0.1)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
 @dataclass(frozen=True)
@@ -92,13 +47,13 @@ class Outcome:
     """
 
     score: float
-    losses: tuple[float, ...]
+    losses: tuple[float, ...] = field(repr=False)
     diverged: bool
     seconds: float
     image_passes: int
     note: str = ""
-    seeds: tuple["Outcome", ...] = ()
-    curve: tuple[tuple[int, float], ...] = ()
+    seeds: tuple["Outcome", ...] = field(default=(), repr=False)
+    curve: tuple[tuple[int, float], ...] = field(default=(), repr=False)
     pruned_at: int | None = None
     memory: int | None = None
     reason: str = ""
@@ -124,7 +79,7 @@ class Fitted:
     """A trained network, the mean training loss of each pass over the data, and the images passed through it."""
 
     network: nn.Module
-    losses: tuple[float, ...]
+    losses: tuple[float, ...] = field(repr=False)
     image_passes: int
 
 
@@ -133,8 +88,8 @@ def fit(
 ) -> Fitted:
     """Build a network and train it on `data`; see `train` for what is guaranteed and raised."""
     data = data.to(device)
-    way = choose(recipe.precision, data.shape, torch.device(device))
-    return attempt(lambda way: fit_in(way, build, data, recipe, seed), way)[0]
+    fastest = choose(recipe.precision, data.shape, torch.device(device))
+    return attempt(lambda mode: fit_in(mode, build, data, recipe, seed), fastest)[0]
 
 
 def train(
@@ -145,22 +100,27 @@ def train(
     seed: int,
     device: torch.device | str = "cpu",
     watch: Watch | None = None,
+    *,
+    unrecorded: str = "",
 ) -> Outcome:
     """Build a network, train it on `data` and score it on `evaluation`.
 
     All randomness (initial weights, dropout, order, augmentation) comes from `seed`; PyTorch's global generator
-    is left as it was. A training that `watch` ends has the score of that moment. Raises what the network raises,
-    TypeError when its output is no tensor, and ValueError when that has the wrong shape.
+    is left as it was. A training that `watch` ends has the score of that moment. unrecorded: why its steps must not be
+    recorded on a GPU; "" where they may. Raises what the network raises, TypeError when its output is no tensor,
+    ValueError when that has the wrong shape, and `cuda_graph.RecordingError` where a recording breaks off.
     """
     start = time.perf_counter()
     data, evaluation = data.to(device), evaluation.to(device)
-    way = choose(recipe.precision, data.shape, torch.device(device))
-    outcome, note = attempt(lambda way: train_in(way, build, data, evaluation, recipe, seed, watch), way)
-    return replace(outcome, seconds=time.perf_counter() - start, note=note)
+    fastest, known = choose(recipe.precision, data.shape, torch.device(device)), ""
+    if unrecorded:
+        fastest, known = without_recording(fastest, unrecorded)
+    outcome, note = attempt(lambda mode: train_in(mode, build, data, evaluation, recipe, seed, watch), fastest)
+    return replace(outcome, seconds=time.perf_counter() - start, note=note or known)
 
 
 def train_in(
-    way: ExecutionMode,
+    mode: ExecutionMode,
     build: Callable[[], nn.Module],
     data: ImageSet,
     evaluation: ImageSet,
@@ -168,7 +128,7 @@ def train_in(
     seed: int,
     watch: Watch | None = None,
 ) -> Outcome:
-    """Do what `train` does in one way, on the device where the images are."""
+    """Do what `train` does in one mode, on the device where the images are."""
     start = time.perf_counter()
     chance = 1 / len(data.classes)
     ended: list[int] = []
@@ -178,15 +138,15 @@ def train_in(
             return False
         score: float | None = -sum(losses) / len(losses)
         if watch.by == "accuracy":
-            score = accuracy(network, evaluation, way)
+            score = accuracy(network, evaluation, mode)
             network.train()
         if watch.ends(len(losses), chance if score is None else score):
             ended.append(len(losses))
         return bool(ended)
 
-    fitted = fit_in(way, build, data, recipe, seed, after)
+    fitted = fit_in(mode, build, data, recipe, seed, after)
     diverged = not all(math.isfinite(loss) for loss in fitted.losses)
-    score = None if diverged else accuracy(fitted.network, evaluation, way)
+    score = None if diverged else accuracy(fitted.network, evaluation, mode)
     return Outcome(
         score=chance if score is None else score,
         losses=fitted.losses,
@@ -198,22 +158,23 @@ def train_in(
 
 
 def fit_in(
-    way: ExecutionMode,
+    mode: ExecutionMode,
     build: Callable[[], nn.Module],
     data: ImageSet,
     recipe: Recipe,
     seed: int,
     after: "_After | None" = None,
 ) -> Fitted:
-    """Do what `fit` does in one way, on the device where the images are.
+    """Do what `fit` does in one mode, on the device where the images are.
 
     after: is given the network and the losses after each epoch, and says whether the training ends there.
     """
     device = data.images.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with forked, reproducible(device):
         torch.manual_seed(derive(seed, "network"))
-        network = way.placed(build().to(device))
-        losses, passes = _fit(network, data, recipe, seed, way, after)
+        network = mode.placed(network_to(build(), device))
+        losses, passes = _fit(network, data, recipe, seed, mode, after)
     return Fitted(network, losses, passes)
 
 
@@ -221,16 +182,18 @@ _After = Callable[[nn.Module, Sequence[float]], bool]
 
 
 def _fit(
-    network: nn.Module, data: ImageSet, recipe: Recipe, seed: int, way: ExecutionMode, after: _After | None
+    network: nn.Module, data: ImageSet, recipe: Recipe, seed: int, mode: ExecutionMode, after: _After | None
 ) -> tuple[tuple[float, ...], int]:
     """Train in place; return the mean loss of each epoch and the image passes. Stops at a loss that is not finite."""
     draws = torch_generator(seed, "batches")
     steps, batch = recipe.steps(len(data)), recipe.batch(len(data))
-    order = _order(len(data), steps * batch, draws).view(steps, batch).to(data.images.device)
     rates: Sequence[float] | Tensor = [recipe.rate(step, steps) for step in range(steps)]
-    step = _step(network, recipe, way, len(data.classes))
-    if way.recorded:
-        rates = torch.tensor(rates, device=order.device)
+    order, on_device = to_device(
+        [_order(len(data), steps * batch, draws).view(steps, batch), torch.tensor(rates)], data.images.device
+    )
+    step = _step(network, recipe, mode, len(data.classes))
+    if mode.recorded:
+        rates = on_device
     network.train()
     losses: list[float] = []
     for epoch in _epochs(len(data), batch, steps, recipe.epochs):
@@ -243,7 +206,7 @@ def _fit(
     return tuple(losses), steps * batch
 
 
-def _step(network: nn.Module, recipe: Recipe, way: ExecutionMode, classes: int) -> Callable[..., Tensor]:
+def _step(network: nn.Module, recipe: Recipe, mode: ExecutionMode, classes: int) -> Callable[..., Tensor]:
     """Return a function of augmented images, labels and a learning rate, which takes a step and returns its loss."""
     optimiser = torch.optim.SGD(
         network.parameters(),
@@ -257,7 +220,7 @@ def _step(network: nn.Module, recipe: Recipe, way: ExecutionMode, classes: int) 
     def step(images: Tensor, labels: Tensor, rate: float | Tensor) -> Tensor:
         for group in optimiser.param_groups:
             group["lr"] = rate
-        logits = way.logits(network, images)
+        logits = mode.logits(network, images)
         _check(logits, len(labels), classes)
         loss = F.cross_entropy(logits, labels)
         optimiser.zero_grad(set_to_none=True)
@@ -270,7 +233,7 @@ def _step(network: nn.Module, recipe: Recipe, way: ExecutionMode, classes: int) 
         for kept in optimiser.state.values():
             yield from (value for value in kept.values() if isinstance(value, Tensor))
 
-    return CudaGraphStep(step, state) if way.recorded else step
+    return CudaGraphStep(step, state) if mode.recorded else step
 
 
 def _epochs(images: int, batch: int, steps: int, epochs: float) -> list[range]:
@@ -313,9 +276,9 @@ def _augmented(images: Tensor, names: Sequence[str], rows: augment.Draws) -> Ten
         return augment.apply_one(images, names[0], rows)
     owners = torch.arange(len(names)).repeat_interleave(len(images) // len(names))
     result = torch.empty_like(images)
-    for name in dict.fromkeys(names):
-        mine = torch.tensor([other == name for other in names])[owners]
-        index = torch.nonzero(mine).flatten().to(images.device, non_blocking=True)
+    operations = list(dict.fromkeys(names))
+    mine = [torch.nonzero(torch.tensor([other == name for other in names])[owners]).flatten() for name in operations]
+    for name, index in zip(operations, to_device(mine, images.device), strict=True):
         result[index] = augment.apply_one(images[index], name, rows.rows(index))
     return result
 
@@ -328,14 +291,15 @@ def _check(logits: object, batch: int, classes: int) -> None:
 
 
 @torch.no_grad()
-def accuracy(network: nn.Module, evaluation: ImageSet, way: ExecutionMode = PLAIN) -> float | None:
-    """Return the fraction of images classified correctly, or None when a logit is not finite."""
+def accuracy(network: nn.Module, evaluation: ImageSet, mode: ExecutionMode = PLAIN) -> float | None:
+    """Return the fraction of images classified correctly, or None when a logit is not finite. Waits for a GPU once."""
     network.eval()
     right = torch.zeros((), device=evaluation.labels.device, dtype=torch.int64)
     finite = torch.ones((), device=evaluation.labels.device, dtype=torch.bool)
     for start in range(0, len(evaluation), EVALUATION_BATCH):
         batch = slice(start, start + EVALUATION_BATCH)
-        logits = way.logits(network, evaluation.decode(batch))
+        logits = mode.logits(network, evaluation.decode(batch))
         finite &= logits.isfinite().all()
         right += (logits.argmax(1) == evaluation.labels[batch]).sum()
-    return int(right) / len(evaluation) if bool(finite) else None
+    count, is_finite = torch.stack([right, finite.long()]).tolist()
+    return count / len(evaluation) if is_finite else None

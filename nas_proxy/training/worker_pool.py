@@ -1,4 +1,4 @@
-"""Many jobs at once: a pool of processes, one thread each, that share nothing but files.
+"""The executor of many jobs at once: processes, one thread each, that share nothing but files.
 
 In: jobs of any kind, see `nas_proxy.training.jobs`. Out: their results, or a `Failure` for one that takes its process
 down, or more time or memory than it may. One worker is a process of its own too: a network may end it.
@@ -21,7 +21,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar, cast
 
-from nas_proxy.training.jobs import Failure, Result, Work, too_much
+from nas_proxy.training.executor import run_all
+from nas_proxy.training.jobs import Failure, Result, Work, too_much, without_recording
 from nas_proxy.training.memory_limit import TOO_MUCH
 
 KILLED = "the worker process was killed twice; the machine was probably out of memory"
@@ -30,8 +31,8 @@ PREPARE = "prepare"
 _Tag = TypeVar("_Tag")
 
 
-class WorkerPool:
-    """`count` workers; use it as a context manager.
+class ProcessExecutor:
+    """`count` workers, an `Executor`; use it as a context manager.
 
     `run` yields (tag, result) in the order of completion. A worker that dies is replaced, and its job fails, at
     once or, where it was killed, when that happens again; so does one that takes longer or more memory than it may.
@@ -61,13 +62,7 @@ class WorkerPool:
 
     def run(self, jobs: Iterable[tuple[_Tag, Work[Result]]]) -> Iterator[tuple[_Tag, Result | Failure]]:
         """Perform the jobs, taking the next from `jobs` only when a worker is free."""
-        waiting = iter(jobs)
-        while True:
-            while self.free and (following := next(waiting, None)) is not None:
-                self.submit(*following)
-            if self.free == self.count:
-                return
-            yield from self.results()
+        return run_all(self, jobs)
 
     @property
     def free(self) -> int:
@@ -150,7 +145,9 @@ class _Worker:
     def _answer(self, job: Work[Result]) -> Result | Failure:
         if self._device is not None:
             job = job.on(self._device)
-        return self._attempt(job, last=False) or self._attempt(job, last=True) or Failure(KILLED)
+        answer = self._attempt(job, last=False) or self._attempt(job, last=True) or Failure(KILLED)
+        again = without_recording(job, answer) if isinstance(answer, Failure) else None
+        return answer if again is None else self._answer(again)
 
     def _attempt(self, job: Work[Result], *, last: bool) -> Result | Failure | None:
         """Return what became of a job; None where the process was killed and this was not the last attempt."""

@@ -1,0 +1,190 @@
+"""Regret against cost on published tables: how good is the best found after so many full trainings' worth of work?
+
+    python benchmarks/cost_to_quality.py --keep traces.jsonl                     # all; goes on where it was cut off
+    python benchmarks/cost_to_quality.py --table nas_bench_201.csv:cifar10_valid_200ep --scores zero_cost.csv \
+        --mid nas_bench_201.csv:cifar10_test_12ep:0.06 --cheapest 0.3 --arms ours,random,tpe --budgets 8,16,32
+
+Regret is in points of accuracy, against the best architecture of the (limited) table, of the best that an arm has
+fully trained by then; before it has any, that of a random architecture. Cost is in full trainings, and everything
+counts: cheap trainings at their share, and what scores took (`--score-share`: a batch of 64 images forward and back
+for each score of each architecture, against 200 epochs of 25,000 images; FLOPs and parameters are counted for
+nothing). Bands are 95 % bootstrap intervals of the mean over repeats. `--mislead noise` shuffles every signal, the
+cheap training among them, and `reversed` turns them around. Without options: NAS-Bench-201 whole, its cheapest 60 %
+and 30 % by FLOPs, NAS-Bench-Macro's cheapest 60 %, and on each, ours and random with both kinds of misleading
+signals. Arms are described in `arms.py`. The last line on stdout is one JSON object.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arms import ARMS, OPTUNA, possible
+from nas_proxy.errors import DataError
+from nas_proxy.seeds import derive, numpy_generator
+from outcome import show
+from published_tables import MISLEADING, Task, load_task, misled
+
+FOLDER = Path(__file__).parents[2] / "shared" / "data" / "benchmarks"
+SCORE_SHARE = 64 / (200 * 25_000)
+HORIZON = 64
+# What is run to the largest budget that is asked for, and no further: ours, which is there by then, and the Gaussian
+# process of Optuna, which takes a quarter of a second for each proposal, and more with each.
+SLOW = {"gp": 0, "ours": 0}
+REGRET = 0.3
+MISLED_ARMS = ("ours", "random")
+# Changes with what an arm does, so that kept traces of another one do not count.
+VERSIONS = {"ours": 2}
+
+
+def published(folder: Path) -> list[Task]:
+    """Return the four tasks of the published tables."""
+    table, scores = folder / "nas_bench_201_public.csv", folder / "nas_bench_201_zero_cost_public.csv"
+    cells, mid = f"{table}:cifar10_valid_200ep", f"{table}:cifar10_test_12ep:0.06"
+    macro = folder / "nas_bench_macro_public.json"
+    parts = (("nas_bench_201", 1.0), ("nas_bench_201_cheapest_60", 0.6), ("nas_bench_201_cheapest_30", 0.3))
+    return [
+        *(load_task(name, cells, scores, mid, part) for name, part in parts),
+        load_task("nas_bench_macro_cheapest_60", f"{macro}:mean_acc", cheapest=0.6),
+    ]
+
+
+def horizon(arm: str, budgets: Sequence[float], most: int) -> int:
+    """Return up to which budget an arm is run."""
+    asked = int(np.ceil(max(budgets)))
+    return max(asked, min(most, SLOW.get(arm, most)))
+
+
+def traces(
+    task: Task, arm: str, kind: str, repeats: int, until: int, share: float, kept: dict[str, Any], keep: Path | None
+) -> Iterator[list[tuple[float, int]]]:
+    """Yield the trace of each repeat, from what is kept where it is there."""
+    facts = json.dumps([task.keys, task.truth.tolist(), task.names, np.nan_to_num(task.scores).tolist(), task.share])
+    known = hashlib.sha256((facts + str(None if task.mid is None else task.mid.tolist())).encode()).hexdigest()[:12]
+    for repeat in range(repeats):
+        name = f"{known} {arm} {kind or '-'} {until} {share:g} {VERSIONS.get(arm, 1)} {repeat}"
+        if name not in kept:
+            seed = derive(repeat, "cost-to-quality")
+            kept[name] = ARMS[arm](misled(task, kind, seed), seed, until, share)
+            if keep is not None:
+                with keep.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"name": name, "trace": kept[name]}) + "\n")
+        yield [(float(cost), int(index)) for cost, index in kept[name]]
+
+
+def regrets(task: Task, trace: Sequence[tuple[float, int]], budgets: Sequence[float]) -> list[float]:
+    """Return the regret in points at each budget."""
+    found = []
+    for budget in budgets:
+        seen = [task.truth[index] for cost, index in trace if cost <= budget + 1e-9]
+        found.append(100 * float(task.truth.max() - (max(seen) if seen else task.truth.mean())))
+    return found
+
+
+def reached(curve: NDArray[np.float64], budgets: Sequence[int]) -> int | None:
+    """Return the first budget from which the mean regret (b,) is at most `REGRET`; None where there is none."""
+    return next((b for b, value in zip(budgets, curve, strict=True) if value <= REGRET), None)
+
+
+def band(values: NDArray[np.float64]) -> list[float]:
+    """Return the 95 % interval of the mean of values (repeats,)."""
+    draws = numpy_generator(0, "band", len(values)).integers(0, len(values), (2000, len(values)))
+    return [round(float(b), 4) for b in np.percentile(values[draws].mean(axis=1), [2.5, 97.5])]
+
+
+def measure(
+    task: Task, kind: str, names: Sequence[str], options: argparse.Namespace, kept: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what is shown of one table and one kind of signals."""
+    found: dict[str, Any] = {"regret": {}, "band": {}, "worst": {}, "curve": {}, "to_0.3": {}}
+    for arm in names:
+        until = horizon(arm, options.budgets, options.horizon if not kind else 0)
+        runs = list(traces(task, arm, kind, options.repeats, until, options.score_share, kept, options.keep))
+        table = np.array([regrets(task, trace, options.budgets) for trace in runs])
+        steps = list(range(1, until + 1))
+        curve = np.array([regrets(task, trace, steps) for trace in runs]).mean(axis=0)
+        columns = [f"{b:g}" for b in options.budgets]
+        found["regret"][arm] = {b: round(float(v), 4) for b, v in zip(columns, table.mean(axis=0), strict=True)}
+        found["band"][arm] = {b: band(v) for b, v in zip(columns, table.T, strict=True)}
+        found["worst"][arm] = {b: round(float(v), 4) for b, v in zip(columns, table.max(axis=0), strict=True)}
+        found["curve"][arm] = [round(float(v), 4) for v in curve]
+        found["to_0.3"][arm] = {"equivalents": reached(curve, steps), "tried": until}
+        print(f"{task.name} {kind or 'as published'} {arm}: {found['regret'][arm]}", flush=True)
+    return found | times_fewer(found["to_0.3"]) | {"architectures": len(task.keys)}
+
+
+def times_fewer(reach: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return how many times fewer equivalents ours takes than the best arm of Optuna's; a bound where none arrives."""
+    mine, rivals = reach.get("ours", {}).get("equivalents"), [reach[arm] for arm in OPTUNA if arm in reach]
+    if not mine or not rivals:
+        return {}
+    arrived = [rival["equivalents"] for rival in rivals if rival["equivalents"]]
+    best = min(arrived, default=max(rival["tried"] for rival in rivals))
+    return {"times_fewer_than_optuna": round(best / mine, 2), "at_least": not arrived}
+
+
+def tasks(options: argparse.Namespace) -> list[Task]:
+    if options.table:
+        return [load_task("table", options.table, options.scores, options.mid, options.cheapest)]
+    if not options.data.exists():
+        raise DataError(f"{options.data} does not exist; give a table with --table FILE:COLUMN")
+    return published(options.data)
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    lines = options.keep.read_text(encoding="utf-8").splitlines() if options.keep and options.keep.exists() else []
+    kept = {line["name"]: line["trace"] for line in map(json.loads, lines)}
+    found: dict[str, dict[str, Any]] = {}
+    for task in tasks(options):
+        arms = [arm for arm in options.arms if possible(arm, task)]
+        for kind in [options.mislead] if options.table or options.mislead else MISLEADING:
+            chosen = arms if not kind or options.mislead else [arm for arm in arms if arm in MISLED_ARMS]
+            found[f"{task.name} {kind}".strip()] = measure(task, kind, chosen, options, kept)
+    if len(found) == 1:
+        return {"benchmark": "cost_to_quality", "n": options.repeats, **next(iter(found.values()))}
+    plain = [made["regret"] for name, made in found.items() if " " not in name]
+    common = [arm for arm in options.arms if all(arm in regret for regret in plain)]
+    means = {a: {b: round(float(np.mean([r[a][b] for r in plain])), 4) for b in plain[0][a]} for a in common}
+    return {"benchmark": "cost_to_quality", "n": options.repeats, "regret": means, "tables": found}
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", help="FILE:COLUMN of the truth; without it, the published tables")
+    parser.add_argument("--scores", type=Path, help="file of scores, larger for better, keyed like the table")
+    parser.add_argument("--mid", help="FILE:COLUMN:SHARE of a cheap training, and its share of a full one")
+    parser.add_argument("--cheapest", type=float, default=1.0, help="part of the table that is kept, by flops")
+    parser.add_argument("--arms", type=lambda text: text.replace("-", "_").split(","), default=[*ARMS])
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--budgets", type=lambda text: [float(b) for b in text.split(",")], default=[8, 12, 16, 24, 32])
+    parser.add_argument("--horizon", type=int, default=HORIZON, help="budget up to which a regret of 0.3 is waited for")
+    parser.add_argument("--mislead", choices=MISLEADING, default="", help="what is done to the signals")
+    parser.add_argument("--score-share", type=float, default=SCORE_SHARE, help="cost of a score, in full trainings")
+    parser.add_argument("--data", type=Path, default=FOLDER, help="folder of the published tables")
+    parser.add_argument("--keep", type=Path, help="file in which traces are kept")
+    parser.add_argument("--out", type=Path, help="file for the result, beside the last line")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = arguments()
+    if unknown := [arm for arm in options.arms if arm not in ARMS]:
+        sys.exit(f"there is no arm {unknown[0]!r}; there are {', '.join(ARMS)}")
+    try:
+        result = run(options)
+    except DataError as error:
+        sys.exit(str(error))
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    show(result, "cpu", ("numpy", "scipy", "optuna"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,376 @@
+"""Replay searches on a table of finished trainings, with the true seconds of each: regret against minutes.
+
+    python benchmarks/live_replay.py --rows benchmarks/results/fashion-convnets-cpu.jsonl --repeats 100
+
+The rows are those of `fashion_table.py`; of unfinished ones, the architectures that have a row are the space. A
+search pays for a full training what it and the look at the validation images took (seconds of the processor, one
+thread), and no repeat. At any moment its pick is, of what it has trained fully, the best by what it sees:
+
+    --sees validation   the accuracy on the validation images, so that a pick can be mistaken (what a user has)
+    --sees test         the judge's own accuracy, as published tables are usually replayed
+
+Regret is in points of test accuracy below the best of the table; until something is trained, that of a random pick.
+
+Arms (`--arms`, commas between):
+random: uniformly random order. tpe: Optuna's TPE as it comes; what it proposes again is refused and it is asked anew.
+tpe_hyperband: the same with Optuna's Hyperband, which sees the validation accuracy after each epoch of the training's
+own curve and ends it there. Only what was trained to the end can be picked.
+evolution: regularised evolution, population 10, tournament 3.
+order:SIGNAL: the signal of all architectures first (paid for), then full trainings in its order; signals are the
+columns that `fashion_table.py table` writes, such as flops, vote, random10 or early_stop:loss_sum.
+events:NAME=FOLDER: runs that were made live. Each file events.jsonl at any depth of FOLDER is one repeat, and holds a
+line of JSON for each piece of work in the order in which it ended:
+
+    {"key": "depth=1,…", "fidelity": "full", "seconds": 12.3}
+    {"key": null, "fidelity": "condense", "seconds": 80.0}
+
+key: the architecture, as in the rows, or null for work that is of none. fidelity: "full" for a full training, any other
+name for all else that costs (scores, condensing, training on a proxy, fitting, choosing). seconds: what it took, on the
+same processor with one thread; where workers ran at the same time, each its own. Optional: "score", the validation
+accuracy of that training (the table's where absent), and "pick", a key, what the run would hand out after this event;
+else the pick is the best by score of what was trained fully. It is judged by the table, like every other.
+
+The last line on stdout is one JSON object; `--out FILE` writes it, too.
+"""
+
+import argparse
+import json
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+
+from fashion_table import columns, lowest, read_rows, truth_of
+from nas_proxy.files import write_json
+from nas_proxy.search.evolution import RegularisedEvolutionSampler
+from nas_proxy.seeds import derive, numpy_generator
+from small_convnets import space
+
+BUDGETS = (0.5, 1, 1.5, 2, 3, 4, 6, 8, 10)  # minutes
+TARGETS = (1.0, 0.5, 0.3, 0.1)  # points of regret
+ARMS = (
+    "random",
+    "tpe",
+    "tpe_hyperband",
+    "evolution",
+    "order:flops",
+    "order:vote",
+    "order:random10",
+    "order:early_stop",
+)
+POPULATION, TOURNAMENT = 10, 3
+# Proposals in a row that are no new architecture of the table, after which a random one is taken.
+TRIES = 50
+# Steps at which the table of mean regrets is searched for a target, seconds.
+STEP = 1.0
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the table knows of an architecture's full training.
+
+    seen: what a search sees of it. test: what it is judged by; both shares. seconds: of all of it, the look included.
+    curve: after each epoch, what is seen and the seconds spent up to there, that look included, earlier ones too.
+    """
+
+    key: str
+    architecture: dict[str, Any]
+    seen: float
+    test: float
+    seconds: float
+    curve: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Work that took so many `seconds`; `pick` is what the search would hand out after it, None for nothing yet."""
+
+    seconds: float
+    pick: str | None
+
+
+Table = dict[str, Training]
+Arm = Callable[[Table, int, float], list[Event]]  # table, seed, and the seconds after which it may stop
+
+
+def table_of(rows: Sequence[dict[str, Any]], sees: str) -> Table:
+    """Return the trainings by key, in the order of the rows."""
+    return {row["key"]: _training(row, sees) for row in rows}
+
+
+def _training(row: dict[str, Any], sees: str) -> Training:
+    full = row["full"]
+    look = full["validation_seconds"]
+    validation = 0.1 if full["validation"] is None else full["validation"]
+    curve = tuple((point["validation"] or 0.1, point["seconds"] + n * look) for n, point in enumerate(full["curve"], 1))
+    seen = validation if sees == "validation" else truth_of(row)
+    # Without pruning nobody has to look before the end.
+    return Training(row["key"], row["architecture"], seen, truth_of(row), full["seconds"] + look, curve)
+
+
+class History:
+    """What a search has trained so far, from which its events come."""
+
+    def __init__(self, table: Table) -> None:
+        self.events: list[Event] = []
+        self.seen: set[str] = set()
+        self.seconds = 0.0
+        self._table = table
+        self._best: Training | None = None
+
+    def trained(self, key: str) -> float:
+        """Note a full training and return what is seen of it."""
+        training = self._table[key]
+        self.seen.add(key)
+        if self._best is None or training.seen > self._best.seen:
+            self._best = training
+        self._note(training.seconds)
+        return training.seen
+
+    def spent(self, seconds: float, key: str | None = None) -> None:
+        """Note work that ends in no full training; the architecture `key` is not looked at again."""
+        if key is not None:
+            self.seen.add(key)
+        self._note(seconds)
+
+    def _note(self, seconds: float) -> None:
+        self.seconds += seconds
+        self.events.append(Event(seconds, self._best and self._best.key))
+
+
+def in_order(table: Table, keys: Sequence[str], before: float = 0.0) -> list[Event]:
+    """Return the events of full trainings one after another, `before` seconds of other work first."""
+    history = History(table)
+    if before > 0:
+        history.spent(before)
+    for key in keys:
+        history.trained(key)
+    return history.events
+
+
+def random_search(table: Table, seed: int, horizon: float = math.inf) -> list[Event]:
+    del horizon
+    return in_order(table, numpy_generator(seed, "random").permutation(list(table)).tolist())
+
+
+def tpe(table: Table, seed: int, horizon: float = math.inf) -> list[Event]:
+    return _asked(table, optuna.samplers.TPESampler(seed=derive(seed, "tpe") % 2**32), seed, horizon)
+
+
+def evolution(table: Table, seed: int, horizon: float = math.inf) -> list[Event]:
+    return _asked(
+        table, RegularisedEvolutionSampler(POPULATION, TOURNAMENT, seed=derive(seed, "evolution")), seed, horizon
+    )
+
+
+def tpe_hyperband(table: Table, seed: int, horizon: float = math.inf) -> list[Event]:
+    sampler = optuna.samplers.TPESampler(seed=derive(seed, "tpe_hyperband") % 2**32)
+    epochs = max(len(training.curve) for training in table.values())
+    # The smallest factor, since the curve has few epochs.
+    pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=epochs, reduction_factor=2)
+    return _asked(table, sampler, seed, horizon, pruner)
+
+
+def _asked(
+    table: Table,
+    sampler: optuna.samplers.BaseSampler,
+    seed: int,
+    horizon: float,
+    pruner: optuna.pruners.BasePruner | None = None,
+) -> list[Event]:
+    """Return the events of an Optuna study; with a pruner, looks after each epoch are paid for."""
+    named = f"replay{seed}"  # by which Hyperband deals its brackets
+    study = optuna.create_study(
+        study_name=named, direction="maximize", sampler=sampler, pruner=pruner or optuna.pruners.NopPruner()
+    )
+    history = History(table)
+    spare = iter(numpy_generator(seed, "spare").permutation(list(table)).tolist())
+    while len(history.seen) < len(table) and history.seconds <= horizon:
+        trial = _new(study, table, history, spare)
+        key = space.key(space.suggest(trial))
+        if pruner is not None and (ended := _pruned(trial, table[key])) is not None:
+            history.spent(ended, key)
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        else:
+            value = history.trained(key)
+            if pruner is not None:  # the looks that it did not need
+                history.spent(max(0.0, table[key].curve[-1][1] - table[key].seconds))
+            study.tell(trial, value)
+    return history.events
+
+
+def _new(study: optuna.Study, table: Table, history: History, spare: Iterator[str]) -> optuna.Trial:
+    """Return a trial of an architecture that is in the table and was not trained yet."""
+    for _ in range(TRIES):
+        trial = study.ask()
+        key = space.key(space.suggest(trial))
+        if key in table and key not in history.seen:
+            return trial
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    key = next(key for key in spare if key not in history.seen)
+    study.enqueue_trial(dict(table[key].architecture))
+    trial = study.ask()
+    space.suggest(trial)
+    return trial
+
+
+def _pruned(trial: optuna.Trial, training: Training) -> float | None:
+    """Show the pruner the curve; return the seconds after which it ended the training, None where it did not."""
+    for epoch, (seen, seconds) in enumerate(training.curve[:-1], 1):
+        trial.report(seen, epoch)
+        if trial.should_prune():
+            return seconds
+    return None
+
+
+def ordered(name: str, rows: Sequence[dict[str, Any]]) -> Arm:
+    """Return the arm that trains in the order of a signal, equal scores at random."""
+    values, seconds = columns(rows)[name]
+    scores = lowest(values)
+
+    def arm(table: Table, seed: int, horizon: float = math.inf) -> list[Event]:
+        del horizon
+        ties = numpy_generator(seed, "ties").permutation(len(scores))
+        order = sorted(range(len(scores)), key=lambda i: (-scores[i], ties[i]))
+        return in_order(table, [rows[i]["key"] for i in order], seconds)
+
+    return arm
+
+
+def live(folder: Path) -> list[Arm]:
+    """Return an arm for each run in `folder`. Raises ValueError for a folder without one."""
+    files = sorted(folder.rglob("events.jsonl"))
+    if not files:
+        raise ValueError(f"{folder} holds no events.jsonl; give the folder of finished runs")
+    return [_one_run(file) for file in files]
+
+
+def _one_run(file: Path) -> Arm:
+    def arm(table: Table, seed: int, horizon: float = math.inf) -> list[Event]:
+        del seed, horizon
+        events, best, pick = [], -math.inf, None
+        for line in file.read_text(encoding="utf-8").splitlines():
+            event = json.loads(line)
+            key = event.get("key")
+            if event["fidelity"] == "full" and key in table and (score := event.get("score", table[key].seen)) > best:
+                best, pick = score, key
+            events.append(Event(event["seconds"], event.get("pick", pick)))
+            if events[-1].pick is not None and events[-1].pick not in table:
+                raise ValueError(f"{file} picks {events[-1].pick}, which the table does not know")
+        return events
+
+    return arm
+
+
+NAMED: dict[str, Arm] = {"random": random_search, "tpe": tpe, "tpe_hyperband": tpe_hyperband, "evolution": evolution}
+
+
+def repeats_of(
+    arm: str, rows: Sequence[dict[str, Any]], table: Table, repeats: int, horizon: float
+) -> list[list[Event]]:
+    """Return the events of each repeat of an arm. Raises ValueError for an unknown one."""
+    kind, _, rest = arm.partition(":")
+    if kind == "events":
+        return [one(table, 0, horizon) for one in live(Path(rest.partition("=")[2]))]
+    if kind == "order" and rest in columns(rows):
+        one = ordered(rest, rows)
+    elif arm in NAMED:
+        one = NAMED[arm]
+    else:
+        raise ValueError(f"unknown arm {arm!r}; there are {', '.join(NAMED)}, order:SIGNAL and events:NAME=FOLDER")
+    return [one(table, seed, horizon) for seed in range(repeats)]
+
+
+def regret_at(events: Sequence[Event], table: Table, seconds: np.ndarray) -> np.ndarray:
+    """Return the regret in points at each moment; what is under way there is not known yet."""
+    tests = np.array([training.test for training in table.values()])
+    picks = [math.nan, *(table[e.pick].test if e.pick is not None else math.nan for e in events)]
+    ends = np.cumsum([event.seconds for event in events])
+    found = np.array(picks)[np.searchsorted(ends, seconds, side="right")]
+    return 100 * (tests.max() - np.where(np.isnan(found), tests.mean(), found))
+
+
+def judged(runs: Sequence[list[Event]], table: Table, budgets: Sequence[float]) -> dict[str, Any]:
+    """Return mean regrets with 95 % bands (normal, over repeats) at budgets in minutes, and minutes to targets.
+
+    A target has the minutes from which on the mean regret stays at or below it; None where the largest budget is
+    not enough.
+    """
+    at = np.array([regret_at(events, table, 60 * np.array(budgets)) for events in runs])
+    error = 1.96 * at.std(axis=0, ddof=1) / math.sqrt(len(runs)) if len(runs) > 1 else np.full(at.shape[1], math.nan)
+    steps = np.arange(0, 60 * max(budgets) + STEP, STEP)
+    mean = np.mean([regret_at(events, table, steps) for events in runs], axis=0)
+    regret = {
+        f"{budget:g}": {
+            "mean": round(float(at[:, i].mean()), 3),
+            "band": None if math.isnan(error[i]) else round(float(error[i]), 3),
+            "worst": round(float(at[:, i].max()), 3),
+        }
+        for i, budget in enumerate(budgets)
+    }
+    return {"repeats": len(runs), "regret": regret, "minutes_to": {f"{t:g}": _first(steps, mean, t) for t in TARGETS}}
+
+
+def _first(steps: np.ndarray, mean: np.ndarray, target: float) -> float | None:
+    """Return the minutes from which on the mean regret stays at most at `target`; None where it never does."""
+    above = np.nonzero(mean > target)[0]
+    last = above[-1] + 1 if len(above) else 0
+    return round(float(steps[last]) / 60, 2) if last < len(steps) else None
+
+
+def replay(
+    rows: Sequence[dict[str, Any]], arms: Sequence[str], sees: str, repeats: int, budgets: Sequence[float]
+) -> dict[str, Any]:
+    """Return what every arm reaches on the table of `rows`."""
+    table = table_of(rows, sees)
+    full = [training.seconds for training in table.values()]
+    picked = max(table.values(), key=lambda training: training.seen)
+    best = max(training.test for training in table.values())
+    return {
+        "sees": sees,
+        "budgets_equivalents": {f"{b:g}": round(60 * b / float(np.mean(full)), 1) for b in budgets},
+        "all_trained_minutes": round(sum(full) / 60, 1),
+        "mean_full_training_seconds": round(float(np.mean(full)), 2),
+        "regret_of_everything_trained": round(100 * (best - picked.test), 3),
+        "arms": {
+            _name(arm): judged(repeats_of(arm, rows, table, repeats, 60 * max(budgets)), table, budgets) for arm in arms
+        },
+    }
+
+
+def _name(arm: str) -> str:
+    return arm.removeprefix("events:").partition("=")[0] if arm.startswith("events:") else arm
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=Path, required=True)
+    parser.add_argument("--arms", type=lambda text: text.split(","), default=ARMS)
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--sees", choices=("validation", "test", "both"), default="both")
+    parser.add_argument("--budgets", type=lambda text: [float(b) for b in text.split(",")], default=BUDGETS)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    first, *rows = read_rows(options.rows)
+    seen = ("validation", "test") if options.sees == "both" else (options.sees,)
+    found = {
+        "benchmark": "live_replay",
+        "setting": first["setting"],
+        "rows": len(rows),
+        "of": space.size,
+        **{sees: replay(rows, options.arms, sees, options.repeats, options.budgets) for sees in seen},
+    }
+    if options.out is not None:
+        write_json(options.out, found)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

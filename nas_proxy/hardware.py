@@ -1,0 +1,63 @@
+"""What the machine has for this process: units for bfloat16, free memory, memory in use; and how it computes.
+
+In: a device. Out: a fact or a number of bytes. psutil answers for each operating system; the limit of a container
+is read here, since psutil tells that of the machine.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import torch
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Return whether the device multiplies bfloat16 faster than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return the free memory of a device: of the CPU what the system calls available, within a container's limit."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    available: int = psutil.virtual_memory().available
+    try:
+        limit, used = (
+            int(Path(f"/sys/fs/cgroup/memory.{name}").read_text(encoding="utf-8")) for name in ("max", "current")
+        )
+    except (OSError, ValueError):  # no container, or one without a limit
+        return available
+    return min(available, limit - used)
+
+
+def held_bytes() -> int:
+    """Return the memory of this process alone: without files that are mapped into it, on Linux without shared memory.
+
+    It is what a look a hundred times a second can afford, which the exact figure of Linux (`uss`) is not.
+    """
+    process = psutil.Process()
+    if psutil.LINUX:
+        memory = process.memory_info()
+        return int(memory.rss - memory.shared)
+    return int(process.memory_full_info().uss)
+
+
+@contextlib.contextmanager
+def reproducible(device: torch.device) -> Iterator[None]:
+    """Let convolutions on a GPU give the same each time, and float32 be float32, while the block runs.
+
+    cuDNN's fastest weight gradients add up in any order, and it computes float32 with 10 bits of mantissa (TF32) unless
+    told otherwise. Other kernels that have no order (the gradients of max pooling, of interpolation and of indexing)
+    stay as they are, so a network with those repeats to rounding.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False):
+        yield

@@ -1,0 +1,65 @@
+"""Image sets as files in a run's working folder, which workers map into memory: made when first asked for.
+
+This is the only module that opens the test images, for the ground truth and, once, for a final network.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nas_proxy.data.images import ImageSet
+from nas_proxy.data.splits import held_out_test
+from nas_proxy.pipeline.problem import Problem
+from nas_proxy.training.train import Fitted, accuracy
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """The parts of the data of `problem` as files in `folder`, each written once a command."""
+
+    folder: Path
+    problem: Problem
+    _written: set[Path] = field(default_factory=set, repr=False)
+
+    def train(self) -> Path:
+        """Return the file of all training images."""
+        return self._file("train", lambda: self.problem.data.train)
+
+    def validation(self) -> Path:
+        """Return the file of the validation images."""
+        return self._file("validation", lambda: self.problem.data.validation)
+
+    def test(self) -> Path:
+        """Return the file of the test images."""
+        return self._file("test", lambda: test_images(self.problem))
+
+    def remove(self) -> None:
+        """Remove what was written, and the folder where nothing else is in it; checkpoints stay."""
+        for path in self._written:
+            path.unlink(missing_ok=True)
+        self._written.clear()
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
+    def _file(self, name: str, make: Callable[[], ImageSet]) -> Path:
+        path = self.folder / f"{name}.safetensors"
+        if path not in self._written:
+            make().save(path)
+            self._written.add(path)
+        return path
+
+
+def test_images(problem: Problem) -> ImageSet:
+    """Return the test images."""
+    config = problem.config
+    return held_out_test(problem.source, problem.data, seed=config.seed, limit=config.limit)
+
+
+def score_on_test(problem: Problem, final: Fitted) -> tuple[float | None, int]:
+    """Return the accuracy of a trained network on the test images, None when it diverged, and their number."""
+    test = test_images(problem)
+    if not all(math.isfinite(loss) for loss in final.losses):
+        return None, len(test)
+    return accuracy(final.network, test.to(problem.device)), len(test)

@@ -1,0 +1,106 @@
+"""What a run found beside its table: the pick, the Pareto front, what all of it took, what failed and was pruned."""
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+
+from nas_proxy.data.images import ImageSet
+from nas_proxy.pipeline.ground_truth import Truth
+from nas_proxy.pipeline.scoring import Scores
+from nas_proxy.pipeline.work import Work
+from nas_proxy.ranking.agreement import ELSEWHERE
+from nas_proxy.ranking.names import PROXY, SIZES, TRUTH
+from nas_proxy.ranking.scores import best_first, pareto_front, values_of
+from nas_proxy.storage.records import Record
+
+
+def outcome(work: Work, scores: Scores, truth: Truth) -> dict[str, object]:
+    """Return what a run has beside its table: the pick, the Pareto front, what all took and what was pruned."""
+    records = work.store.records(PROXY)
+    keys = scores.keys
+    return {
+        "pick": _pick(best_first(records, work.plan.primary)[0], truth.scores, set(keys)),
+        **_pareto(work.config.objective, records, truth.scores),
+        "cost": _run_cost(scores, records, truth, keys),
+        "failures": {
+            **{
+                name: sum(r.failed for r in work.store.records(name))
+                for name in (*scores.studies, *([TRUTH] if truth.trained else []))
+            },
+            **{name: column.missing for name, column in scores.columns.items() if name not in SIZES},
+        },
+        **_pruned(records),
+    }
+
+
+def _pruned(records: Sequence[Record]) -> dict[str, object]:
+    """Return how many candidates a pruner ended, and about how long the rest of their trainings would have taken."""
+    saved = [r.seconds_saved for r in records if r.pruned_at is not None]
+    return {"pruning": {"pruned": len(saved), "seconds_saved": sum(saved)}} if saved else {}
+
+
+def _pick(pick: Record, truth: pd.DataFrame, sample: set[str]) -> dict[str, object]:
+    seeds = list(truth.loc[pick.key]) if pick.key in truth.index else []
+    known = bool(seeds) and not any(math.isnan(value) for value in seeds)
+    return {
+        "key": pick.key,
+        "architecture": dict(pick.architecture),
+        "phase": "sample" if pick.key in sample else "search",
+        "proxy_score": pick.score,
+        "proxy_loss_sum": pick.loss_sum,
+        "truth": seeds if known else None,
+        "truth_mean": sum(seeds) / len(seeds) if known else None,
+        **({} if known else {"truth_reason": "its full training failed"}),
+    }
+
+
+def _pareto(objectives: Sequence[str], records: Sequence[Record], truth: pd.DataFrame) -> dict[str, object]:
+    """Return the Pareto front, the cheapest first; nothing where accuracy is the only objective."""
+    if len(objectives) == 1:
+        return {}
+    means = truth.mean(axis=1, skipna=False)
+    rows = [
+        {
+            "key": r.key,
+            **dict(zip(objectives, values_of(r, objectives), strict=True)),
+            "truth_mean": _known(means.get(r.key)),
+        }
+        for r in pareto_front(records, objectives)
+    ]
+    return {"pareto": rows}
+
+
+def _known(value: float | None) -> float | None:
+    return None if value is None or pd.isna(value) else float(value)
+
+
+def _run_cost(scores: Scores, trained: Sequence[Record], truth: Truth, keys: Sequence[str]) -> dict[str, object]:
+    """Return the seconds of the run, and the speed-up over training the sample fully with one seed."""
+    condense = float(str(ImageSet.load_metadata(scores.sets[PROXY][0].path)["seconds"]))  # by the clock
+    proxy = sum(r.seconds for r in _of(trained, keys))
+    if not truth.trained:
+        unknown = {"truth_seconds": None, "speedup": None, "speedup_reason": ELSEWHERE}
+        return {"condense_seconds": condense, "proxy_seconds": proxy, **unknown}
+    full = sum(r.seconds for r in _of(truth.records, keys)) / truth.seeds
+    speedup = full / (condense + proxy)
+    return {
+        "condense_seconds": condense,
+        "proxy_seconds": proxy,
+        "truth_seconds": full * truth.seeds,
+        "speedup": speedup,
+        "speedup_note": _speedup_note(speedup, condense, proxy / len(keys), full / len(keys)),
+    }
+
+
+def _speedup_note(speedup: float, condense: float, proxy: float, full: float) -> str:
+    if proxy >= full:
+        return "a training on the proxy takes as long as full training here, so the proxy saves nothing"
+    pays = int(condense / (full - proxy)) + 1
+    start = "full training is so cheap here that the proxy does not pay yet; it pays" if speedup < 1 else "it pays"
+    return f"{start} from {pays} candidates on"
+
+
+def _of(records: Sequence[Record], keys: Sequence[str]) -> list[Record]:
+    wanted = set(keys)
+    return [r for r in records if r.key in wanted]

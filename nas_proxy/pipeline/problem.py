@@ -1,0 +1,100 @@
+"""What is searched, on what: settings in; device, data, space and ground truth table out, opened before any work.
+
+Guarantees: the user's mistakes in data, space and table are raised here, before the run folder is touched; nothing is
+trained or timed. The space is imported before the data are read, which may take a while.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from nas_proxy.data.images import DataShape
+from nas_proxy.data.sources import Source, open_source
+from nas_proxy.data.splits import Development, development
+from nas_proxy.errors import DeviceError
+from nas_proxy.pipeline.settings import RunConfig
+from nas_proxy.progress import SILENT, Progress
+from nas_proxy.ranking.truth_table import TruthTable, known_part, load_truth_table
+from nas_proxy.search.enqueue import architectures
+from nas_proxy.search.latencies import MINUTES
+from nas_proxy.spaces.cost import Sizes
+from nas_proxy.spaces.limits import small_part
+from nas_proxy.spaces.loading import load_space, space_digest, try_out
+from nas_proxy.spaces.space import Architecture, SearchSpace
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a run works on.
+
+    device: "cpu" or "cuda:N", where sets and final networks are made. whole_space: tried out. table: published
+    accuracies that stand for full training, where the user gave some. space: the part of the whole space that the
+    table holds and that is within the limits on size. enqueued: architectures to be proposed first.
+    """
+
+    config: RunConfig
+    device: str
+    source: Source
+    data: Development
+    whole_space: SearchSpace
+    table: TruthTable | None
+    sizes: Sizes
+    space: SearchSpace
+    enqueued: Sequence[Architecture]
+
+    @property
+    def shape(self) -> DataShape:
+        """The shape of the images and the number of classes."""
+        return self.data.train.shape
+
+
+def open_problem(config: RunConfig, progress: Progress = SILENT) -> Problem:
+    """Open data, space and table. Raises a UserError for what cannot be used."""
+    device = choose_device(next(iter(config.devices), config.device))
+    space_digest(config.space)  # finds and imports it, before the data, which may take a while
+    source = open_source(config.dataset, image_size=config.image_size, say=progress.say)
+    data = read_data(source, config, progress)
+    shape = data.train.shape
+    whole = load_space(config.space, shape)
+    try_out(whole, shape)
+    table = _table(config, whole, shape.classes, progress)
+    sizes = Sizes(whole, shape, 60 * (config.candidate_minutes or MINUTES))
+    known = whole if table is None else known_part(whole, table)
+    space = small_part(known, config.max_params, config.max_flops, sizes.of)
+    return Problem(config, device, source, data, whole, table, sizes, space, architectures(space, config.enqueue))
+
+
+def read_data(source: Source, config: RunConfig, progress: Progress = SILENT) -> Development:
+    """Read the train and validation images."""
+    with progress.stage("Load", 1) as bar:
+        data = development(
+            source,
+            seed=config.seed,
+            limit=config.limit,
+            progress=lambda done, total: bar.to(0, f"{done}/{total} read"),
+        )
+        bar.to(1, f"{len(data.train)} train, {len(data.validation)} val")
+    return data
+
+
+def _table(config: RunConfig, space: SearchSpace, classes: int, progress: Progress) -> TruthTable | None:
+    if config.truth_table is None:
+        return None
+    table = load_truth_table(config.truth_table, space, classes, allow_pickle=config.allow_pickle)
+    progress.say(f"Truth table: {'; '.join(table.remarks)}.")
+    return table
+
+
+def choose_device(name: str) -> str:
+    """Return "cpu" or "cuda:N" for the setting `device`. Raises DeviceError when it is not there."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return "cuda:0" if count else "cpu"
+    if name == "cpu":
+        return "cpu"
+    wanted = int(name.removeprefix("cuda").removeprefix(":") or 0)
+    if wanted >= count:
+        there = ", ".join(["cpu", *(f"cuda:{i}" for i in range(count))])
+        raise DeviceError(f"the device {name} is not there; this machine has: {there}")
+    return f"cuda:{wanted}"

@@ -1,0 +1,172 @@
+"""A command at work in a run folder: the folder held, its trial store open, workers ready, and all closed at the end.
+
+In: a run folder whose problem has been opened. Out: a `Work`, whose parts are what the stages need; what works on a
+part takes that part. Guarantees: whatever ends the command, workers end with it, open trials are closed and working
+files removed; checkpoints stay.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nas_proxy.condensation.distributed import ALONE, ProcessGroup
+from nas_proxy.pipeline import heartbeat
+from nas_proxy.pipeline.coordinator import Coordinator, trains_on
+from nas_proxy.pipeline.image_files import ImageFiles
+from nas_proxy.pipeline.problem import Problem, choose_device
+from nas_proxy.pipeline.run_folder import RunFolder
+from nas_proxy.pipeline.settings import RunConfig
+from nas_proxy.progress import Progress
+from nas_proxy.search.candidates import Stream
+from nas_proxy.search.latencies import MINUTES, Latencies
+from nas_proxy.search.trainer import Limits, Trainer
+from nas_proxy.signals.sets import SetMaker, embedded_keys
+from nas_proxy.signals.signal import Plan, plan_of
+from nas_proxy.spaces.limits import fast_part
+from nas_proxy.spaces.measured import Latency
+from nas_proxy.spaces.space import Architecture
+from nas_proxy.storage import file_systems
+from nas_proxy.storage.location import Database, settled
+from nas_proxy.storage.records import LATENCY
+from nas_proxy.storage.retry import Retry
+from nas_proxy.storage.trial_store import TrialStore
+from nas_proxy.training.executor import Executor
+from nas_proxy.training.jobs import Failure, Timing
+from nas_proxy.training.worker_pool import ProcessExecutor
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the stages of a command work with.
+
+    plan: the signals. store: of trials. trainer: trains in `executor`'s workers, and in those elsewhere. sets: of
+    images that signals train on. files: other images. coordinator: None for a run in a file.
+    """
+
+    run: RunFolder
+    problem: Problem
+    plan: Plan
+    store: TrialStore
+    executor: Executor
+    trainer: Trainer
+    sets: SetMaker
+    files: ImageFiles
+    progress: Progress
+    coordinator: Coordinator | None = None
+
+    @property
+    def config(self) -> RunConfig:
+        """The settings of the run."""
+        return self.run.config
+
+    def stream(self) -> Stream:
+        """Return the architectures of the uniform sample in their order, without those that made a set."""
+        return Stream(self.trainer.space, self.config.seed, embedded_keys(self.run.path))
+
+
+def open_executor(config: RunConfig, device: str) -> Executor:
+    """Return the workers of this machine that the settings ask for; they start with their first job."""
+    if config.devices:
+        devices = [choose_device(name) for name in config.devices]
+        return ProcessExecutor(len(devices) * (config.workers or 1), devices)
+    return ProcessExecutor(config.workers or (1 if device != "cpu" else (os.cpu_count() or 1)))
+
+
+def open_store(run: RunFolder, progress: Progress) -> TrialStore:
+    """Return the run's trial store, with what a killed command left open closed."""
+    place = settled(run.path, run.place)
+    if not isinstance(place, Database) and (warning := file_systems.warning(place)) is not None:
+        progress.say(f"Warning: {warning}.")
+    store = TrialStore(place, Retry(progress.say), run.config.objective)
+    store.close_interrupted()
+    return store
+
+
+def timed(problem: Problem, executor: Executor, architecture: Architecture) -> Latency | Failure:
+    """Time an architecture in a worker process, within the limits of a candidate."""
+    config = problem.config
+    minutes, memory = config.candidate_minutes or MINUTES, config.candidate_memory
+    chosen, batch = dict(architecture), config.latency_batch
+    return executor.run_apart(Timing(config.space, chosen, problem.shape, problem.device, batch, minutes, memory))
+
+
+def make_trainer(
+    problem: Problem, store: TrialStore, executor: Executor, progress: Progress, coordinator: Coordinator | None = None
+) -> Trainer:
+    """Return what trains architectures of the problem, within its limits."""
+    config = problem.config
+    limits = Limits(config.max_params, config.max_flops, config.max_latency_ms)
+    space, latencies = problem.space, None
+    if config.max_latency_ms is not None or LATENCY in config.objective:
+        latencies = Latencies(
+            store,
+            space,
+            lambda a: timed(problem, executor, a),
+            problem.device,
+            config.latency_batch,
+            config.max_latency_ms,
+        )
+    if config.max_latency_ms is not None and latencies is not None:
+        space = fast_part(space, config.max_latency_ms, latencies.of)
+    return Trainer(
+        store,
+        executor,
+        space,
+        config.space,
+        problem.device,
+        config.seed,
+        problem.sizes,
+        progress,
+        limits,
+        latencies,
+        coordinator,
+    )
+
+
+def make_sets(run: RunFolder, problem: Problem, progress: Progress, group: ProcessGroup = ALONE) -> SetMaker:
+    """Return what makes the sets of a run."""
+    config = run.config
+    return SetMaker(
+        run.path,
+        problem.data.train,
+        config.dataset,
+        problem.data.fingerprint,
+        config.seed,
+        problem.device,
+        problem.whole_space,
+        progress,
+        group,
+        config.preview_every,
+        config.classes_per_step,
+    )
+
+
+@contextlib.contextmanager
+def work_in(run: RunFolder, problem: Problem, progress: Progress, group: ProcessGroup = ALONE) -> Iterator[Work]:
+    """Work in a run folder that is held."""
+    with contextlib.ExitStack() as closing:
+        files = ImageFiles(run.work, problem)
+        # The files before the store, which may need the space on a full disk.
+        store = closing.enter_context(_closing(open_store(run, progress)))
+        closing.callback(files.remove)
+        executor = closing.enter_context(open_executor(run.config, problem.device))
+        coordinator = None
+        if isinstance(store.place, Database):
+            coordinator = Coordinator(run, problem, store, executor)
+            closing.callback(coordinator.close)
+        else:
+            heartbeat.announce(run, trains_on(executor, problem.device))
+            closing.callback(heartbeat.withdraw, run)
+        trainer = make_trainer(problem, store, executor, progress, coordinator)
+        sets = make_sets(run, problem, progress, group)
+        yield Work(run, problem, plan_of(run.config), store, executor, trainer, sets, files, progress, coordinator)
+
+
+@contextlib.contextmanager
+def _closing(store: TrialStore) -> Iterator[TrialStore]:
+    try:
+        yield store
+    finally:
+        store.close_interrupted(store.names())
+        store.close()

@@ -1,0 +1,289 @@
+"""Calibrated ranking: the scores of many signals over a pool and a few full trainings in, one prediction of all out.
+
+In: scores (n, s), larger for better, NaN where one is missing; the accuracies of a few architectures, and by how much
+each counts (`inclusion_weights`). Out: a `Calibration`, and predictions of the trained architectures from fits that
+have not seen them (`cross_fitted`), which alone may judge it.
+
+Two members are averaged, each standardised over the pool:
+
+1. Weights of the signals' normal scores that cannot be negative (NNLS), shrunk towards a centre by a ridge. There are
+   two centres: equal weights, and the best signal alone. Equal means equal halves for signals that come from training
+   and for those that do not, and equal within a half: a dozen scores of untrained networks are one opinion in many
+   words. The strength is by cross-validation, the centres count by their likelihood there. So what is good alone is
+   found, and few trainings spoil little.
+2. A Gaussian process on the same scores and the architecture's encoding (`surrogate.py`), which learns what no signal
+   sees, and what a signal that orders backwards is worth.
+
+Below `LEAST` trainings nothing is fitted: the prediction is the mean with equal weights. Every random act derives from
+the seed; the same arguments give the same numbers.
+"""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, stats
+
+from nas_proxy.ranking.surrogate import Features, Floats, Indices, believe, fit
+from nas_proxy.seeds import numpy_generator
+
+LEAST = 4
+FOLDS = 6
+# Of the ridge, in mean squares of normal scores.
+STRENGTHS = np.geomspace(0.01, 30, 8)
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What a few full trainings make of the signals.
+
+    weights: of each signal's normal scores, of sum 1 (0 where no signal has one). centre: how far these lean on the
+    best single signal rather than on equal weights, from 0 to 1. strength: of the ridge, the geometric mean of those
+    chosen; infinite where nothing was fitted. surrogate: the share of the Gaussian process in the prediction.
+    intercept, scale: the accuracy (a fraction) is about intercept + scale × prediction, by weighted least squares.
+    prediction: (n,) of the whole pool, standardised, larger for better. trained: full trainings that it rests on.
+    """
+
+    weights: Mapping[str, float]
+    centre: float
+    strength: float
+    surrogate: float
+    intercept: float
+    scale: float
+    prediction: Floats
+    trained: int
+
+    @property
+    def accuracy(self) -> Floats:
+        """The predicted accuracies of the pool: (n,), from 0 to 1."""
+        return np.clip(self.intercept + self.scale * self.prediction, 0.0, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Weighting:
+    """Weights of the signals, how far they lean on the best single one, and the strength."""
+
+    weights: Floats
+    centre: float
+    strength: float
+
+
+def normal_scores(values: Floats) -> Floats:
+    """Return the normal scores of the ranks of values (n,); those that are not finite get 0, the middle.
+
+    Average ranks for ties (Blom, "Statistical Estimates and Transformed Beta-Variables", 1958, with 1/2).
+    """
+    scores, known = np.zeros(len(values)), np.isfinite(values)
+    count = int(known.sum())
+    if count:
+        scores[known] = stats.norm.ppf((stats.rankdata(values[known]) - 0.5) / count)
+    return scores
+
+
+def inclusion_weights(uniform: Sequence[bool], pool: int) -> Floats:
+    """Return the inverse inclusion probability of each of m full trainings: (m,).
+
+    uniform: whether each was drawn uniformly from those not trained then, and not chosen. What was chosen stands for
+    itself alone; what was drawn stands for all the rest of the pool, whose size is `pool`.
+    """
+    drawn = np.asarray(uniform, dtype=np.bool_)
+    rest = max(pool - int((~drawn).sum()), 1)
+    return np.where(drawn, rest / max(int(drawn.sum()), 1), 1.0)
+
+
+def tempered(weights: Floats) -> Floats:
+    """Return the weights to the largest power, of 1, 0.9, …, 0, that leaves half of the trainings' worth (m,).
+
+    The worth is Kish's effective sample size. A few uniform draws that stand for thousands would otherwise be all
+    that is fitted to.
+    """
+    powers = (weights**power for power in np.linspace(1, 0, 11))
+    return next(w for w in powers if w.sum() ** 2 / (w @ w) >= len(w) / 2 or np.ptp(w) == 0)
+
+
+def features_of(
+    scores: Floats,
+    names: Sequence[str],
+    encoding: Floats | None = None,
+    trained: Collection[str] = (),
+    voters: Collection[str] = (),
+) -> Features:
+    """Return what the surrogate is given: normal scores, and as vote their mean with equal weights.
+
+    scores: (n, s). encoding: (n, d), None for none. trained: names of the signals that come from training.
+    voters: names of those that alone vote, where at least two of them are there; all of them where it is empty.
+    """
+    signals = np.stack([normal_scores(column) for column in scores.T], axis=1) if len(names) else scores[:, :0]
+    voting = np.array([name in voters for name in names], dtype=np.float64)
+    weights = voting / voting.sum() if voting.sum() >= 2 else _equal(names, trained)
+    vote = normal_scores(signals @ weights) if len(names) else np.zeros(len(scores))
+    return Features(signals, vote, np.zeros((len(scores), 0)) if encoding is None else encoding)
+
+
+def calibrate(
+    scores: Floats,
+    names: Sequence[str],
+    full: Mapping[int, float],
+    *,
+    seed: int,
+    weights: Floats | None = None,
+    encoding: Floats | None = None,
+    trained: Collection[str] = (),
+) -> Calibration:
+    """Return the calibration of a pool from the accuracies (fractions) of a few, by row.
+
+    scores: (n, s), NaN where one is missing; s may be 0 where there is an encoding. weights: how much each training
+    counts, in the order of `full`; equally where None. encoding: (n, d) of the architectures. trained: names of the
+    signals that come from training.
+    """
+    features = features_of(scores, names, encoding, trained)
+    rows, accuracy = np.array([*full], dtype=np.intp), np.array([*full.values()], dtype=np.float64)
+    counts = np.ones(len(rows)) if weights is None else tempered(weights)
+    equal = _equal(names, trained)
+    if len(rows) < LEAST:
+        return _described(features.vote, rows, accuracy, counts, names, _Weighting(equal, 0.0, math.inf), 0.0)
+    found = _weighting(features.signals, rows, accuracy, counts, equal, seed)
+    posterior = believe(fit(features, {}, full), np.arange(len(scores))).mean
+    linear = features.signals @ found.weights
+    share = 0.5 if np.ptp(linear) > 0 else 1.0
+    prediction = (1 - share) * _standardised(linear) + share * _standardised(posterior)
+    return _described(prediction, rows, accuracy, counts, names, found, share)
+
+
+def cross_fitted(
+    scores: Floats,
+    names: Sequence[str],
+    full: Mapping[int, float],
+    *,
+    seed: int,
+    weights: Floats | None = None,
+    encoding: Floats | None = None,
+    trained: Collection[str] = (),
+    folds: int = 8,
+) -> dict[int, float]:
+    """Return a prediction for each row of `full`, in accuracy, from calibrations without its part of them.
+
+    The arguments are those of `calibrate`. Strengths are chosen within each fit, so the cross-validation is nested.
+    """
+    rows, counts = [*full], np.ones(len(full)) if weights is None else weights
+    part = _folds(len(rows), folds, seed, "cross-fit")
+    found: dict[int, float] = {}
+    for fold in range(min(folds, len(rows))):
+        kept = [i for i in range(len(rows)) if part[i] != fold]
+        made = calibrate(
+            scores,
+            names,
+            {rows[i]: full[rows[i]] for i in kept},
+            seed=seed,
+            weights=counts[kept],
+            encoding=encoding,
+            trained=trained,
+        )
+        accuracy = made.intercept + made.scale * made.prediction
+        found |= {row: float(accuracy[row]) for row, its in zip(rows, part, strict=True) if its == fold}
+    return {row: found[row] for row in rows}
+
+
+def _equal(names: Sequence[str], trained: Collection[str]) -> Floats:
+    """Return equal weights for the two kinds of signals, and within each, of sum 1: (s,)."""
+    kind = np.array([name in trained for name in names], dtype=np.bool_)
+    sizes = np.where(kind, kind.sum(), (~kind).sum())
+    weights = 1.0 / np.maximum(sizes, 1)
+    return np.asarray(weights / max(weights.sum(), 1.0), dtype=np.float64)
+
+
+def _weighting(
+    signals: Floats, rows: Indices, accuracy: Floats, counts: Floats, equal: Floats, seed: int
+) -> _Weighting:
+    if not signals.shape[1]:
+        return _Weighting(equal, 0.0, math.inf)
+    target, seen = normal_scores(accuracy), signals[rows]
+    centres = [equal, np.eye(len(equal))[int(np.argmax(_correlations(seen, target, counts)))]]
+    errors = _errors(seen, target, counts, centres, _folds(len(rows), FOLDS, seed, "strength"))
+    chosen, least = errors.argmin(axis=1), errors.min(axis=1)
+    # The likelihood of each centre's predictions, were their errors normal with the variance that was found.
+    likely = np.exp(-len(rows) / 2 * np.log(np.maximum(least, 1e-12) / max(least.min(), 1e-12)))
+    likely = likely / likely.sum()
+    parts = [_solve(seen, target, counts, c, STRENGTHS[s]) for c, s in zip(centres, chosen, strict=True)]
+    mixed = likely[0] * parts[0] + likely[1] * parts[1]
+    strength = math.exp(float(likely @ np.log(STRENGTHS[chosen])))
+    return _Weighting(mixed, float(likely[1]), strength)
+
+
+def _correlations(signals: Floats, target: Floats, counts: Floats) -> Floats:
+    """Return the weighted correlation of each signal (m, s) with the target (m,); 0 for a constant one."""
+    share = counts / counts.sum()
+    centred, goal = signals - share @ signals, target - share @ target
+    spread = np.sqrt(np.maximum((share @ centred**2) * (share @ goal**2), 1e-12))
+    return np.asarray((share * goal) @ centred / spread, dtype=np.float64)
+
+
+def _errors(seen: Floats, target: Floats, counts: Floats, centres: Sequence[Floats], part: NDArray[np.intp]) -> Floats:
+    """Return weighted mean squared errors on what was left out: (centres, strengths)."""
+    errors = np.zeros((len(centres), len(STRENGTHS)))
+    for fold in range(int(part.max()) + 1):
+        kept = part != fold
+        for i, centre in enumerate(centres):
+            for j, strength in enumerate(STRENGTHS):
+                weights = _solve(seen[kept], target[kept], counts[kept], centre, strength)
+                offset = np.average(target[kept] - seen[kept] @ weights, weights=counts[kept])
+                off = target[~kept] - offset - seen[~kept] @ weights
+                errors[i, j] += counts[~kept] @ off**2
+    return np.asarray(errors / counts.sum(), dtype=np.float64)
+
+
+def _solve(seen: Floats, target: Floats, counts: Floats, centre: Floats, strength: float) -> Floats:
+    """Return the weights (s,), none negative: least squares with a ridge around the centre, itself scaled to fit."""
+    share = counts / counts.sum()
+    root = np.sqrt(share)
+    a = (seen - share @ seen) * root[:, None]
+    b = (target - share @ target) * root
+    pulled = a @ centre
+    size = max(float(pulled @ b) / (float(pulled @ pulled) + 1e-9), 0.0)
+    ridge = math.sqrt(strength)
+    stacked = np.vstack([a, ridge * np.eye(len(centre))])
+    weights, _ = optimize.nnls(stacked, np.concatenate([b, ridge * size * centre]))
+    return np.asarray(weights, dtype=np.float64)
+
+
+def _folds(count: int, folds: int, seed: int, purpose: str) -> NDArray[np.intp]:
+    """Return the part of each of `count`, parts of equal size but for one: (count,)."""
+    drawn = numpy_generator(seed, "calibration", purpose, count).permutation(count)
+    return np.asarray(drawn % max(min(folds, count), 1), dtype=np.intp)
+
+
+def _standardised(values: Floats) -> Floats:
+    spread = float(values.std())
+    return np.asarray((values - values.mean()) / (spread if spread > 1e-12 else 1.0), dtype=np.float64)
+
+
+def _described(
+    prediction: Floats,
+    rows: Indices,
+    accuracy: Floats,
+    counts: Floats,
+    names: Sequence[str],
+    found: _Weighting,
+    surrogate: float,
+) -> Calibration:
+    """Return the calibration, its prediction standardised and mapped to accuracies."""
+    prediction = _standardised(prediction)
+    intercept, scale = _line(prediction[rows], accuracy, counts)
+    total = float(found.weights.sum())
+    weights = {n: float(w) / total if total > 0 else 0.0 for n, w in zip(names, found.weights, strict=True)}
+    return Calibration(
+        weights, found.centre, found.strength, surrogate, intercept, scale, prediction, trained=len(rows)
+    )
+
+
+def _line(prediction: Floats, accuracy: Floats, counts: Floats) -> tuple[float, float]:
+    """Return intercept and slope of weighted least squares; a slope is never negative, the mean without trainings 0."""
+    if not len(accuracy):
+        return 0.0, 0.0
+    share = counts / counts.sum()
+    x, y = float(share @ prediction), float(share @ accuracy)
+    spread = float(share @ (prediction - x) ** 2)
+    slope = max(float(share @ ((prediction - x) * (accuracy - y))) / spread, 0.0) if spread > 1e-12 else 0.0
+    return y - slope * x, slope

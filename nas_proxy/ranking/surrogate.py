@@ -1,0 +1,309 @@
+"""A Gaussian process over a pool of architectures, of two fidelities: accuracies of few trainings in, beliefs out.
+
+In: features of every architecture of the pool (`Features`), and the accuracies of some after a cheap or a full
+training. Out: the posterior of the full accuracy of all, and how much a further cheap training would tell of it.
+
+Cheap and full training are related as in Kennedy & O'Hagan, "Predicting the output from a complex computer code when
+fast approximations are available", Biometrika 2000: full = rho × cheap + difference, both Gaussian processes. The
+covariance is a sum of what may carry a space: the signals' mean rank, each signal linearly, all signals smoothly, and
+the architecture's own encoding smoothly. Hyperparameters are those of largest posterior density, found from one start
+with analytic gradients, so a fit is a pure function of its arguments. Neither rho nor a slope has a sign: a signal
+that orders the pool backwards is learned from like any other.
+
+Accuracies are warped: minus log error, centred at the median and scaled by the quartiles of those that were seen, and
+cut off below, since how bad a bad architecture is tells nothing about which is best.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg, optimize
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+# Warped accuracies below this, in standard deviations, are cut off.
+FLOOR = -2.0
+# An accuracy of 1 counts as this error, so that it has a logarithm.
+LEAST_ERROR = 1e-3
+JITTER = 1e-6
+STEPS = 60
+# Variance of the constant of each fidelity, in the units of the warped accuracies.
+CONSTANT = 1.0
+
+# Hyperparameters, each with the mean and the standard deviation of its normal prior. All but rho are logarithms.
+PRIORS = {
+    "vote": (np.log(0.5), 1.0),  # variances of the parts
+    "linear": (np.log(0.3), 1.0),
+    "smooth": (np.log(0.3), 1.0),
+    "encoding": (np.log(0.5), 1.0),
+    "reach": (0.0, 0.5),  # lengthscales of the smooth parts, of signals and of the encoding
+    "encoding_reach": (0.0, 0.5),
+    "cheap_noise": (np.log(0.05), 1.0),  # variances
+    "noise": (np.log(0.01), 1.0),
+    "difference": (np.log(0.15), 1.0),
+    "rho": (0.8, 0.4),
+}
+MEAN, STD = (np.array(column) for column in zip(*PRIORS.values(), strict=True))
+REACH, OWN, CHEAP_NOISE, NOISE, DIFFERENCE, RHO = range(4, 10)
+# Where nothing was trained cheaply, the fidelities do not differ.
+ABSENT = -12.0
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What is known of each of n architectures before any is trained.
+
+    signals: (n, s) normal scores of each signal over the pool, 0 where there is none; s may be 0.
+    vote: (n,) normal scores of their mean. encoding: (n, d), see `encoding.py`; d may be 0.
+    """
+
+    signals: Floats
+    vote: Floats
+    encoding: Floats
+
+
+@dataclass(frozen=True)
+class Warp:
+    """A monotone map of accuracies (fractions): centre and scale of minus log error."""
+
+    centre: float
+    scale: float
+
+    def __call__(self, accuracy: Floats) -> Floats:
+        """Return warped accuracies, never below `FLOOR`."""
+        warped: Floats = np.maximum((minus_log_error(accuracy) - self.centre) / self.scale, FLOOR)
+        return warped
+
+    def inverse(self, warped: Floats) -> Floats:
+        """Return accuracies."""
+        return 1 - np.exp(-(warped * self.scale + self.centre))
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A fitted process of m trainings.
+
+    rows: (m,) indices of the pool. full: (m,) 1 for full trainings, 0 for cheap ones. theta: hyperparameters.
+    factor: Cholesky factor of the covariance (m, m). weights: (m,) its inverse times the warped accuracies.
+    best: the best warped full accuracy; None where there is none. warp: that of full accuracies.
+    """
+
+    features: Features
+    rows: Indices
+    full: Floats
+    theta: Floats
+    factor: Floats
+    weights: Floats
+    best: float | None
+    warp: Warp
+
+
+@dataclass(frozen=True, eq=False)
+class Belief:
+    """The posterior of the warped full accuracies of p architectures.
+
+    mean, std: (p,). informs: (p,) squared correlation of a further cheap training with the full accuracy.
+    """
+
+    mean: Floats
+    std: Floats
+    informs: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class _Parts:
+    """Products and squared distances between rows and columns of a pool, (r, c) each; free of hyperparameters."""
+
+    vote: Floats
+    linear: Floats
+    smooth: Floats
+    encoding: Floats
+
+    def of_signals(self, theta: Floats) -> Floats:
+        covariance: Floats = np.exp(-self.smooth * np.exp(-2 * theta[REACH]))
+        return covariance
+
+    def of_encoding(self, theta: Floats) -> Floats:
+        covariance: Floats = np.exp(-self.encoding * np.exp(-2 * theta[OWN]))
+        return covariance
+
+    def weighted(self, theta: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+        """Return the four summands of the covariance of cheap accuracies."""
+        vote, linear, smooth, encoding = np.exp(theta[:4])
+        return (
+            vote * self.vote,
+            linear * self.linear,
+            smooth * self.of_signals(theta),
+            encoding * self.of_encoding(theta),
+        )
+
+    def base(self, theta: Floats) -> Floats:
+        """Return their sum."""
+        a, b, c, d = self.weighted(theta)
+        return a + b + c + d
+
+    def shape(self, theta: Floats) -> Floats:
+        """Return the covariance of what full training adds, of variance 1."""
+        return 0.5 * (self.of_signals(theta) + self.of_encoding(theta))
+
+
+def minus_log_error(accuracy: Floats) -> Floats:
+    """Return minus the logarithm of 1 - accuracy, larger for better."""
+    return -np.log(np.maximum(1 - accuracy, LEAST_ERROR))
+
+
+def warp_of(accuracy: Floats, least: float = 0.0) -> Warp:
+    """Return the warp of accuracies (m,), m at least 1; least: the smallest scale."""
+    low, middle, high = np.quantile(minus_log_error(accuracy), (0.25, 0.5, 0.75))
+    # The upper quartile counts: a few that fail spread the lower half widely.
+    scale = max((high - middle) / 0.6745, (high - low) / 1.349 / 2, least, 1e-3)
+    return Warp(float(middle), float(scale))
+
+
+def fit(features: Features, cheap: Mapping[int, float], full: Mapping[int, float]) -> Fit:
+    """Fit to accuracies (fractions) by index of the pool, after cheap and after full training; at least one in all."""
+    rows = np.array([*cheap, *full], dtype=np.intp)
+    is_full = np.repeat([0.0, 1.0], [len(cheap), len(full)])
+    of_cheap, of_full = (np.array(list(found.values()), dtype=np.float64) for found in (cheap, full))
+    below, warp = _warps(of_cheap, of_full)
+    y = np.concatenate([below(of_cheap), warp(of_full)])
+    theta = _most_probable(_parts(features, rows, rows), is_full, y)
+    factor = linalg.cholesky(_covariance(theta, _parts(features, rows, rows), is_full), lower=True)
+    best = float(warp(of_full).max()) if len(of_full) else None
+    return Fit(features, rows, is_full, theta, factor, linalg.cho_solve((factor, True), y), best, warp)
+
+
+def believe(fitted: Fit, pool: Indices) -> Belief:
+    """Return the posterior over the architectures with the indices `pool` (p,)."""
+    theta, prior = fitted.theta, _prior_variance(fitted, pool)
+    of_full, of_cheap = _cross(fitted, pool)
+    seen_full, seen_cheap = (_whitened(fitted, cross) for cross in (of_full, of_cheap))
+    rho = theta[RHO]
+    variance = rho**2 * prior + np.exp(theta[DIFFERENCE]) + CONSTANT - (seen_full**2).sum(axis=0)
+    variance = np.maximum(variance, 1e-9)
+    of_training = np.maximum(prior + CONSTANT - (seen_cheap**2).sum(axis=0), 1e-9) + np.exp(theta[CHEAP_NOISE])
+    between = rho * prior - (seen_full * seen_cheap).sum(axis=0)
+    informs = np.clip(between**2 / (variance * of_training), 0, 1)
+    return Belief(of_full.T @ fitted.weights, np.sqrt(variance), informs)
+
+
+def joint(fitted: Fit, pool: Indices) -> tuple[Floats, Floats]:
+    """Return mean (p,) and covariance (p, p) of the warped full accuracies of `pool` (p,)."""
+    of_full, _ = _cross(fitted, pool)
+    parts, theta = _parts(fitted.features, pool, pool), fitted.theta
+    prior = theta[RHO] ** 2 * parts.base(theta) + np.exp(theta[DIFFERENCE]) * parts.shape(theta) + CONSTANT
+    seen = _whitened(fitted, of_full)
+    return of_full.T @ fitted.weights, prior - seen.T @ seen
+
+
+def _warps(cheap: Floats, full: Floats) -> tuple[Warp, Warp]:
+    """Return the warps of cheap and of full accuracies; few full ones borrow the scale of the cheap ones."""
+    below = warp_of(cheap) if len(cheap) else Warp(0.0, 1.0)
+    if len(full) >= 2:
+        borrowed = 0.5 * below.scale if len(cheap) and len(full) < 8 else 0.0
+        return below, warp_of(full, least=borrowed)
+    return below, Warp(float(minus_log_error(full).mean()) if len(full) else 0.0, below.scale)
+
+
+def _most_probable(parts: _Parts, full: Floats, y: Floats) -> Floats:
+    """Return the hyperparameters of largest posterior density."""
+    start, free = MEAN.copy(), np.ones(len(MEAN), dtype=np.bool_)
+    if not (full == 0).any():
+        free[[CHEAP_NOISE, DIFFERENCE, RHO]] = False
+        start[[DIFFERENCE, RHO]] = ABSENT, 1.0
+    if not (full == 1).any():
+        free[[NOISE, DIFFERENCE, RHO]] = False
+
+    def loss(values: Floats) -> tuple[float, Floats]:
+        theta = start.copy()
+        theta[free] = values
+        value, gradient = _loss(theta, parts, full, y)
+        return value, gradient[free]
+
+    bounds = list(zip(MEAN[free] - 4 * STD[free], MEAN[free] + 4 * STD[free], strict=True))
+    found = optimize.minimize(loss, start[free], method="L-BFGS-B", jac=True, bounds=bounds, options={"maxiter": STEPS})
+    theta = start.copy()
+    theta[free] = found.x
+    return theta
+
+
+def _covariance(theta: Floats, parts: _Parts, full: Floats) -> Floats:
+    """Return the covariance of warped accuracies as they were measured: (m, m)."""
+    scale = np.where(full > 0, theta[RHO], 1.0)
+    same = np.outer(full, full)
+    covariance = np.outer(scale, scale) * parts.base(theta) + np.exp(theta[DIFFERENCE]) * same * parts.shape(theta)
+    covariance += CONSTANT * (same + np.outer(1 - full, 1 - full))
+    noise = np.where(full > 0, theta[NOISE], theta[CHEAP_NOISE])
+    covariance[np.diag_indices_from(covariance)] += np.exp(noise) + JITTER
+    return np.asarray(covariance, dtype=np.float64)
+
+
+def _loss(theta: Floats, parts: _Parts, full: Floats, y: Floats) -> tuple[float, Floats]:
+    """Return minus the logarithm of the posterior density, but for a constant, and its gradient."""
+    factor = linalg.cholesky(_covariance(theta, parts, full), lower=True, check_finite=False)
+    inverse = linalg.cho_solve((factor, True), np.eye(len(y)), check_finite=False)
+    solution = inverse @ y
+    off = (theta - MEAN) / STD
+    value = 0.5 * float(y @ solution) + float(np.log(np.diag(factor)).sum()) + 0.5 * float(off @ off)
+    return value, _gradient(theta, parts, full, 0.5 * (inverse - np.outer(solution, solution))) + off / STD
+
+
+def _gradient(theta: Floats, parts: _Parts, full: Floats, q: Floats) -> Floats:
+    """Return the sums of q times the derivative of the covariance, for each hyperparameter."""
+    scale = np.where(full > 0, theta[RHO], 1.0)
+    scaled, added = q * np.outer(scale, scale), q * np.exp(theta[DIFFERENCE]) * np.outer(full, full)
+    weighted = parts.weighted(theta)
+    far, own_far = 2 * parts.smooth * np.exp(-2 * theta[REACH]), 2 * parts.encoding * np.exp(-2 * theta[OWN])
+    diagonal = np.diag(q)
+    crossed = np.outer(full, scale) + np.outer(scale, full)
+    return np.array(
+        [
+            *((scaled * part).sum() for part in weighted),
+            ((scaled * weighted[2] + 0.5 * added * parts.of_signals(theta)) * far).sum(),
+            ((scaled * weighted[3] + 0.5 * added * parts.of_encoding(theta)) * own_far).sum(),
+            (diagonal * (1 - full)).sum() * np.exp(theta[CHEAP_NOISE]),
+            (diagonal * full).sum() * np.exp(theta[NOISE]),
+            (added * parts.shape(theta)).sum(),
+            (q * crossed * parts.base(theta)).sum(),
+        ]
+    )
+
+
+def _parts(features: Features, rows: Indices, columns: Indices) -> _Parts:
+    signals, encoding = features.signals, features.encoding
+    wide, long = max(signals.shape[1], 1), max(encoding.shape[1], 1)
+    return _Parts(
+        np.outer(features.vote[rows], features.vote[columns]),
+        signals[rows] @ signals[columns].T / wide,
+        _squared_distances(signals[rows], signals[columns]) / (2 * wide),
+        _squared_distances(encoding[rows], encoding[columns]) / (2 * long),
+    )
+
+
+def _squared_distances(a: Floats, b: Floats) -> Floats:
+    squared = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1) - 2 * a @ b.T
+    return np.asarray(np.maximum(squared, 0.0), dtype=np.float64)
+
+
+def _cross(fitted: Fit, pool: Indices) -> tuple[Floats, Floats]:
+    """Return the covariance of what was measured with the full, and with the cheap accuracies of `pool`: (m, p)."""
+    parts, theta, full = _parts(fitted.features, fitted.rows, pool), fitted.theta, fitted.full[:, None]
+    scaled = np.where(full > 0, theta[RHO], 1.0) * parts.base(theta)
+    of_full = theta[RHO] * scaled + full * (np.exp(theta[DIFFERENCE]) * parts.shape(theta) + CONSTANT)
+    return of_full, scaled + CONSTANT * (1 - full)
+
+
+def _prior_variance(fitted: Fit, pool: Indices) -> Floats:
+    """Return the variance of cheap accuracies before any training, their constant left out: (p,)."""
+    features = fitted.features
+    vote, linear, smooth, encoding = np.exp(fitted.theta[:4])
+    squares = (features.signals[pool] ** 2).sum(axis=1) / max(features.signals.shape[1], 1)
+    variance: Floats = vote * features.vote[pool] ** 2 + linear * squares + smooth + encoding
+    return variance
+
+
+def _whitened(fitted: Fit, cross: Floats) -> Floats:
+    return np.asarray(linalg.solve_triangular(fitted.factor, cross, lower=True, check_finite=False), dtype=np.float64)

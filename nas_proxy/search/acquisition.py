@@ -1,0 +1,193 @@
+"""Which architectures to train next, cheaply or fully: a pool and what was observed in, actions out.
+
+In: the features of a pool (`nas_proxy.ranking.calibration.features_of`), what earlier rounds observed, a plan, the
+run's seed and the round's number. Out: the round's actions, by index of the pool. Guarantee: a pure function of these
+arguments, free of input and output. Whoever trains gives what *earlier rounds* observed, so that a round that was cut
+off half-way is proposed again as it was.
+
+Round 0 trains cheaply some of the best by the signals' vote, some of its upper third, and some drawn uniformly (fully
+where there is no cheap training, and fewer). Until enough are trained cheaply, rounds add more of these alone, by
+expected improvement as far as they tell. Each later round fits the surrogate and takes, by expected improvement
+(Jones, Schonlau & Welch, 1998; a batch by "kriging believer", Ginsbourger, Le Riche & Carraro, 2010): further cheap
+trainings, as long as they tell enough of the full accuracy, and full trainings, of what was trained cheaply as long as
+that tells, else of all. A fixed share of the full trainings is uniform instead, from the first rounds on: they can
+judge a correlation, and nothing that misleads reaches them.
+
+The pick is the best full training that was observed (`pick`): of a published table that is exact, and with own
+trainings the surrogate's noise is small beside the differences that a search is about. `best_by_posterior` is the
+other choice.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from nas_proxy.ranking.surrogate import Features, Fit, Floats, Indices, believe, fit, joint
+from nas_proxy.seeds import numpy_generator
+
+Fidelity = Literal["cheap", "full"]
+# Batches are chosen among so many of the best by expected improvement, whose joint covariance is computed.
+SHORTLIST = 300
+
+
+@dataclass(frozen=True)
+class Action:
+    """Train architecture `index`; why: "vote", "upper third", "uniform" or "expected improvement"."""
+
+    index: int
+    fidelity: Fidelity
+    why: str
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Accuracies (fractions) by index, in the order in which they came, and which full ones were drawn uniformly."""
+
+    cheap: Mapping[int, float] = field(default_factory=dict)
+    full: Mapping[int, float] = field(default_factory=dict)
+    uniform: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many trainings of which kind; the defaults were chosen on half of the public cells of NAS-Bench-201.
+
+    cheap: whether there is a cheap training. opening: cheap trainings of round 0: of the vote's best, of its upper
+    third, uniform. cold: the same where there is none, of full trainings. before_full: cheap trainings before the
+    first full one. cheap_a_round, full_a_round: in later rounds.
+    informs: below this squared correlation with the full accuracy (the median of what was not trained at all) nothing
+    more is trained cheaply. uniform: share of full trainings. blind: full trainings before that correlation counts.
+    """
+
+    cheap: bool = True
+    opening: tuple[int, int, int] = (6, 5, 5)
+    cold: tuple[int, int, int] = (2, 1, 3)
+    before_full: int = 32
+    cheap_a_round: int = 8
+    full_a_round: int = 2
+    informs: float = 0.4
+    uniform: float = 0.125
+    blind: int = 3
+
+
+def next_actions(pool: Features, observed: Observed, plan: Plan, seed: int, number: int) -> tuple[Action, ...]:
+    """Return the actions of round `number`, distinct and new; () when every architecture is fully trained.
+
+    observed: what the rounds before it observed; empty for round 0. seed: the run's.
+    """
+    if number == 0 or not (observed.cheap or observed.full):
+        return _opening(pool, plan, seed)
+    if len(observed.full) >= len(pool.vote):
+        return ()
+    return _round(pool, observed, plan, seed, number)
+
+
+def after(observed: Observed, results: Iterable[tuple[Action, float]]) -> Observed:
+    """Return what was observed with the accuracies (fractions) of further actions."""
+    found = list(results)
+    cheap = {action.index: accuracy for action, accuracy in found if action.fidelity == "cheap"}
+    full = {action.index: accuracy for action, accuracy in found if action.fidelity == "full"}
+    drawn = {action.index for action, _ in found if action.fidelity == "full" and action.why == "uniform"}
+    return Observed({**observed.cheap, **cheap}, {**observed.full, **full}, observed.uniform | drawn)
+
+
+def pick(observed: Observed) -> int | None:
+    """Return the best full training that was observed, of equal ones the first; None before there is one."""
+    return max(observed.full, key=lambda index: observed.full[index], default=None)
+
+
+def best_by_posterior(pool: Features, observed: Observed) -> int | None:
+    """Return the fully trained architecture of largest posterior mean; None before there is one."""
+    if not observed.full:
+        return None
+    rows = np.array([*observed.full], dtype=np.intp)
+    return int(rows[np.argmax(believe(fit(pool, observed.cheap, observed.full), rows).mean)])
+
+
+def expected_improvement(mean: Floats, std: Floats, best: float) -> Floats:
+    """Return by how much a normal variable exceeds `best` on average; all of one unit."""
+    z = (mean - best) / std
+    value: Floats = std * (z * stats.norm.cdf(z) + stats.norm.pdf(z))
+    return value
+
+
+def _opening(pool: Features, plan: Plan, seed: int) -> tuple[Action, ...]:
+    n, rng = len(pool.vote), numpy_generator(seed, "acquisition", "opening")
+    best, upper, uniform = plan.opening if plan.cheap else plan.cold
+    order = np.lexsort((rng.random(n), -pool.vote))
+    first = order[:best]
+    second = rng.permutation(order[best : max(n // 3, best)])[:upper]
+    rest = rng.permutation(np.setdiff1d(np.arange(n), np.concatenate([first, second])))[:uniform]
+    fidelity: Fidelity = "cheap" if plan.cheap else "full"
+    parts = (("vote", first), ("upper third", second), ("uniform", rest))
+    return tuple(Action(int(index), fidelity, why) for why, indices in parts for index in indices)
+
+
+def _round(pool: Features, observed: Observed, plan: Plan, seed: int, number: int) -> tuple[Action, ...]:
+    n = len(pool.vote)
+    fitted = fit(pool, observed.cheap, observed.full)
+    open_, seen = ~_among(observed.full, n), _among(observed.cheap, n)
+    tells = plan.cheap and _tells(fitted, np.flatnonzero(open_ & ~seen), observed, plan)
+    cheap: list[int] = []
+    if tells and len(observed.full) >= plan.blind:
+        cheap = _batch(fitted, np.flatnonzero(open_ & ~seen), plan.cheap_a_round)
+    if plan.cheap and not observed.full and len(observed.cheap) < min(plan.before_full, n):
+        further = _batch(fitted, np.flatnonzero(~seen), min(plan.cheap_a_round, plan.before_full - len(observed.cheap)))
+        return tuple(Action(index, "cheap", "expected improvement") for index in further)
+    uniform = _uniform_now(len(observed.full), plan)
+    candidates = np.flatnonzero(open_ & seen) if tells else np.flatnonzero(open_)
+    candidates = candidates if len(candidates) else np.flatnonzero(open_)
+    full = _batch(fitted, candidates, plan.full_a_round - uniform if observed.full else plan.full_a_round)
+    rest = np.setdiff1d(np.flatnonzero(open_), full)
+    drawn = numpy_generator(seed, "acquisition", "uniform", number).permutation(rest)[:uniform]
+    return (
+        *(Action(index, "cheap", "expected improvement") for index in cheap),
+        *(Action(index, "full", "expected improvement") for index in full),
+        *(Action(int(index), "full", "uniform") for index in drawn),
+    )
+
+
+def _uniform_now(trained: int, plan: Plan) -> int:
+    """Return how many of a round's full trainings are uniform: one in the first round, then the plan's share."""
+    if not trained:
+        return 1
+    return int((trained + plan.full_a_round) * plan.uniform) - int(trained * plan.uniform)
+
+
+def _tells(fitted: Fit, untouched: Indices, observed: Observed, plan: Plan) -> bool:
+    """Whether a cheap training tells enough of the full accuracy; taken for granted before there are full ones."""
+    if len(observed.full) < plan.blind:
+        return True
+    return len(untouched) > 0 and float(np.median(believe(fitted, untouched).informs)) >= plan.informs
+
+
+def _batch(fitted: Fit, candidates: Indices, size: int) -> list[int]:
+    """Return up to `size` candidates, each of largest expected improvement if those before it were as expected."""
+    if size <= 0 or not len(candidates):
+        return []
+    belief = believe(fitted, candidates)
+    best = float(belief.mean.max()) if fitted.best is None else fitted.best
+    order = np.argsort(-expected_improvement(belief.mean, belief.std, best), kind="stable")
+    short = candidates[order[:SHORTLIST]]
+    mean, covariance = joint(fitted, short)
+    picked: list[int] = []
+    while len(picked) < min(size, len(short)):
+        std = np.sqrt(np.maximum(np.diag(covariance), 1e-12))
+        value = expected_improvement(mean, std, best)
+        value[picked] = -np.inf
+        chosen = int(value.argmax())
+        picked.append(chosen)
+        best = max(best, float(mean[chosen]))
+        column = covariance[:, chosen] / np.sqrt(max(covariance[chosen, chosen], 1e-12) + 1e-6)
+        covariance = covariance - np.outer(column, column)
+    return [int(short[index]) for index in picked]
+
+
+def _among(indices: Iterable[int], n: int) -> NDArray[np.bool_]:
+    found = np.zeros(n, dtype=np.bool_)
+    found[list(indices)] = True
+    return found

@@ -1,0 +1,69 @@
+"""Files that are not believed: JSON in, values of the types that they should have out.
+
+Guarantees: numbers are finite, and None where the file has none; text can be written, and holds nothing that a terminal
+obeys. What is damaged is a ValueError whose text tells what and where.
+"""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def safe(text: str) -> str:
+    """Return text without lone surrogates, which cannot be written, and control characters, which terminals obey."""
+    return _CONTROL.sub("�", text.encode("utf-8", "replace").decode("utf-8"))
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds. Raises FileNotFoundError, and ValueError for what cannot be read."""
+    try:
+        return cleaned(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def cleaned(value: Any) -> Any:
+    """Return plain values with numbers that are finite or None, and with text that is safe."""
+    if isinstance(value, str):
+        return safe(value)
+    if isinstance(value, dict):
+        return {safe(str(name)): cleaned(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [cleaned(inner) for inner in value]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return value if math.isfinite(value) else None
+        except OverflowError:  # a whole number beyond the range of float
+            return None
+    return value
+
+
+def checked(kind: type[_T], value: object) -> _T:
+    """Return plain values as the dataclass `kind`. Raises ValueError with the first that is of another type.
+
+    Entries that the dataclass does not know are left out, and those that are null count as missing.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        # By way of JSON, whose objects and lists are strictly dataclasses and tuples; nothing else is converted.
+        return TypeAdapter(kind).validate_json(json.dumps(_without_null(value)), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        raise ValueError(safe(f"{where[:100]}: {first['msg']}")) from None
+
+
+def _without_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_null(inner) for name, inner in value.items() if inner is not None}
+    return [_without_null(inner) for inner in value] if isinstance(value, list) else value

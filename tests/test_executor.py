@@ -1,0 +1,84 @@
+"""An executor in this process does what worker processes do, to the last digit."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from conftest import blobs
+from nas_proxy.training.executor import Executor, InlineExecutor
+from nas_proxy.training.jobs import Failure, Job
+from nas_proxy.training.train import Outcome, Recipe
+from nas_proxy.training.worker_pool import ProcessExecutor
+
+ARCHITECTURE = {"depth": 2, "width": 32, "norm": "batch", "activation": "relu", "pooling": "max"}
+
+
+@pytest.fixture
+def job(tmp_path):
+    blobs(channels=3, size=16).save(tmp_path / "data.safetensors")
+    paths = [tmp_path / "data.safetensors"] * 2
+    return Job("convnet", ARCHITECTURE, *paths, Recipe(epochs=2, batch_size=9), 1, "cpu")
+
+
+def results(executor: Executor, jobs):
+    with executor:
+        return {tag: replace(result, seconds=0) for tag, result in executor.run(jobs)}
+
+
+def test_scores_are_those_of_worker_processes(job):
+    jobs = [(seed, replace(job, seed=seed)) for seed in range(2)]
+    torch.set_num_threads(2)
+    inline, apart = results(InlineExecutor(), jobs), results(ProcessExecutor(1), jobs)
+    assert torch.get_num_threads() == 2
+    assert inline == apart
+    assert isinstance(inline[0], Outcome)
+    assert inline[0].losses != inline[1].losses
+
+
+@dataclass(frozen=True)
+class Says:
+    """A job that returns where it is done, or raises."""
+
+    device: str = "cpu"
+    minutes: float | None = None
+    megabytes: float | None = None
+    raises: bool = False
+
+    def on(self, device):
+        return replace(self, device=device)
+
+    def perform(self):
+        if self.raises:
+            raise ValueError("not this one")
+        return self.device, self.megabytes
+
+
+def test_jobs_are_taken_one_at_a_time_and_failures_have_a_reason():
+    taken = []
+
+    def jobs():
+        for number in range(3):
+            taken.append(number)
+            yield number, Says(raises=number == 1)
+
+    with InlineExecutor() as executor:
+        seen = []
+        for tag, result in executor.run(jobs()):
+            seen.append((tag, result, len(taken)))
+    assert seen == [
+        (0, ("cpu", None), 1),
+        (1, Failure("ValueError: not this one"), 2),
+        (2, ("cpu", None), 3),
+    ]
+
+
+def test_a_result_waits_until_it_is_taken():
+    executor = InlineExecutor(("meta",))
+    assert executor.free == executor.count == 1
+    executor.submit("tag", Says(megabytes=0.001))
+    assert executor.free == 0
+    # A limit on memory takes a process that can be ended.
+    assert list(executor.results(0)) == [("tag", ("meta", None))]
+    assert executor.free == 1
+    assert executor.run_apart(Says()) == ("meta", None)
