@@ -33,7 +33,7 @@ try:
     main()
 except SystemExit as end:
     assert not end.code, end.code
-heavy = {{"torch", "torchvision", "optuna", "pandas", "sklearn", "numpy"}} & set(sys.modules)
+heavy = {{"torch", "torchvision", "optuna", "pandas", "sklearn"}} & set(sys.modules)
 assert not heavy, heavy
 """
 

@@ -214,7 +214,8 @@ def test_mistakes_in_choices_are_told_when_they_are_made():
         (lambda: Choice("w", ((1,), (1,))), r"lists \(1,\) twice"),
         (lambda: Choice("n" * 600, (1, 2)), "must be printable and have at most 512 characters"),
         (lambda: Space("s", {"w": 1}, build), "the choices of the space 's' are a dict"),
-        (lambda: Space("s", Choice("w", (1,)), None), "build of the space 's' is a NoneType; it must be a function"),
+        (lambda: Space("s", Choice("w", (1,)), "x"), "build of the space 's' is a str; it must be a function"),
+        (lambda: try_out(Space("s", Choice("w", (1,)), None), SHAPE), "has no function that builds a network"),
     ):
         with pytest.raises(SpaceError, match=message):
             make()

@@ -45,7 +45,7 @@ def compare_command(
     """Compare signals on one sample of architectures, at equal cost. Run it again to continue or to extend."""
     names = RENAMED | OF_COMPARISONS
     chosen = given(locals(), names)
-    from nas_proxy.pipeline.settings import resolve
+    from nas_proxy.runs.settings import resolve
 
     settings = resolve(chosen, options=option_names(names))  # tells mistakes before PyTorch is imported
     with at_work() as terminal:

@@ -122,7 +122,7 @@ def _check_value(
 
 def _try(space: SearchSpace, architecture: Architecture, shape: DataShape) -> None:
     """Use one network as it will be used. Raises SpaceError, and what the user's code raises."""
-    with time_limit.deadline(), seeded(0):
+    with time_limit.deadline(time_limit.SECONDS), seeded(0):
         network = space.build(architecture, shape)
         if not isinstance(network, nn.Module):
             raise SpaceError(

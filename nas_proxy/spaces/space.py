@@ -80,6 +80,10 @@ def default_key(architecture: Architecture) -> str:
     return ",".join(f"{name}={value}" for name, value in architecture.items())
 
 
+def _no_build(architecture: Architecture, shape: DataShape) -> Any:
+    raise SpaceError("the space has no function that builds a network; give one as the third argument of Space")
+
+
 @dataclass(frozen=True)
 class _OfOptions:
     """A user's function of an architecture, for architectures as they are stored."""
@@ -144,6 +148,8 @@ class Space:
             own = self.own(name)
             if own is None and name != "build":
                 continue
+            if own is None:
+                own = _no_build  # a space that is counted and sampled alone
             if not callable(own):
                 raise SpaceError(f"{name} of the space {self.name!r} is a {type(own).__name__}; it must be a function")
             if name == "build":
