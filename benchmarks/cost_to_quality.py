@@ -40,7 +40,7 @@ SLOW = {"gp": 0, "ours": 0}
 REGRET = 0.3
 MISLED_ARMS = ("ours", "random")
 # Changes with what an arm does, so that kept traces of another one do not count.
-VERSIONS = {"ours": 2}
+VERSIONS = {"ours": 3}
 
 
 def published(folder: Path) -> list[Task]:

@@ -87,6 +87,16 @@ def test_cheap_trainings_that_tell_nothing_are_given_up():
     assert len(bad.cheap) < len(good.cheap)
 
 
+def test_more_is_trained_cheaply_at_first_where_that_agrees_with_the_vote():
+    features, below, full = pool()
+    plan = Plan()
+    opening = next_actions(features, Observed(), plan, 0, 0)
+    agreeing = after(Observed(), [(action, float(below[action.index])) for action in opening])
+    assert {a.fidelity for a in next_actions(features, agreeing, plan, 0, 1)} == {"cheap"}
+    opposed = after(Observed(), [(action, float(1 - below[action.index])) for action in opening])
+    assert {a.fidelity for a in next_actions(features, opposed, plan, 0, 1)} == {"full"}
+
+
 def test_a_round_is_a_function_of_its_arguments():
     features, below, full = pool()
     observed = search(features, below, full, Plan(), 0, 6)

@@ -6,8 +6,8 @@ arguments, free of input and output. Whoever trains gives what *earlier rounds* 
 off half-way is proposed again as it was.
 
 Round 0 trains cheaply some of the best by the signals' vote, some of its upper third, and some drawn uniformly (fully
-where there is no cheap training, and fewer). Until enough are trained cheaply, rounds add more of these alone, by
-expected improvement as far as they tell. Each later round fits the surrogate and takes, by expected improvement
+where there is no cheap training, and fewer). Where these agree with the vote, so that neither is likely to be noise,
+rounds add more cheap trainings alone, by expected improvement as far as they tell. Each later round fits the surrogate and takes, by expected improvement
 (Jones, Schonlau & Welch, 1998; a batch by "kriging believer", Ginsbourger, Le Riche & Carraro, 2010): further cheap
 trainings, as long as they tell enough of the full accuracy, and full trainings, of what was trained cheaply as long as
 that tells, else of all. A fixed share of the full trainings is uniform instead, from the first rounds on: they can
@@ -58,7 +58,8 @@ class Plan:
 
     cheap: whether there is a cheap training. opening: cheap trainings of round 0: of the vote's best, of its upper
     third, uniform. cold: the same where there is none, of full trainings. before_full: cheap trainings before the
-    first full one. cheap_a_round, full_a_round: in later rounds.
+    first full one where the opening's have at least the rank correlation `agree` with the vote.
+    cheap_a_round, full_a_round: in later rounds.
     informs: below this squared correlation with the full accuracy (the median of what was not trained at all) nothing
     more is trained cheaply. uniform: share of full trainings. blind: full trainings before that correlation counts.
     """
@@ -67,6 +68,7 @@ class Plan:
     opening: tuple[int, int, int] = (6, 5, 5)
     cold: tuple[int, int, int] = (2, 1, 3)
     before_full: int = 32
+    agree: float = 0.3
     cheap_a_round: int = 8
     full_a_round: int = 2
     informs: float = 0.4
@@ -135,7 +137,7 @@ def _round(pool: Features, observed: Observed, plan: Plan, seed: int, number: in
     cheap: list[int] = []
     if tells and len(observed.full) >= plan.blind:
         cheap = _batch(fitted, np.flatnonzero(open_ & ~seen), plan.cheap_a_round)
-    if plan.cheap and not observed.full and len(observed.cheap) < min(plan.before_full, n):
+    if _more_before_full(pool, observed, plan):
         further = _batch(fitted, np.flatnonzero(~seen), min(plan.cheap_a_round, plan.before_full - len(observed.cheap)))
         return tuple(Action(index, "cheap", "expected improvement") for index in further)
     uniform = _uniform_now(len(observed.full), plan)
@@ -149,6 +151,17 @@ def _round(pool: Features, observed: Observed, plan: Plan, seed: int, number: in
         *(Action(index, "full", "expected improvement") for index in full),
         *(Action(int(index), "full", "uniform") for index in drawn),
     )
+
+
+def _more_before_full(pool: Features, observed: Observed, plan: Plan) -> bool:
+    """Whether the next round trains cheaply alone: the opening agrees with the vote, and there are too few yet."""
+    if not plan.cheap or observed.full or not len(observed.cheap) < min(plan.before_full, len(pool.vote)):
+        return False
+    opening = list(observed.cheap)[: sum(plan.opening)]
+    votes, found = pool.vote[opening], np.array([observed.cheap[index] for index in opening])
+    if np.ptp(votes) == 0 or np.ptp(found) == 0:
+        return False
+    return float(stats.spearmanr(votes, found).statistic) >= plan.agree
 
 
 def _uniform_now(trained: int, plan: Plan) -> int:
