@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import optuna
 import pytest
-from nas_proxy.dashboard.annotations import shown_names
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.exceptions import StorageInternalError
 from typer.testing import CliRunner

@@ -155,9 +155,9 @@ def search_command(
     with at_work() as terminal:
         from nas_proxy.cli.estimate import estimate_text
         from nas_proxy.pipeline.dry_run import estimate_run
+        from nas_proxy.pipeline.stages import run_all
         from nas_proxy.runs.folder import open_run
         from nas_proxy.runs.settings import resolve
-        from nas_proxy.pipeline.stages import run_all
         from nas_proxy.search.enqueue import read_entries
 
         folder = open_run(run, comparisons=False)
@@ -194,8 +194,8 @@ app.command(
 )
 def report_command(run: o.Run, as_json: o.Json = False) -> None:
     """Write report.html from what the run folder holds."""
-    from nas_proxy.runs.folder import open_run
     from nas_proxy.report.page import write_report
+    from nas_proxy.runs.folder import open_run
 
     path = write_report(open_run(run, comparisons=False).path)
     print_result({"path": str(path)}, str(path), as_json=as_json)
