@@ -98,7 +98,7 @@ def test_more_is_trained_cheaply_at_first_where_that_agrees_with_the_vote():
 
 
 def test_a_round_is_a_function_of_its_arguments():
-    features, below, _ = pool()
+    features, below, full = pool()
     observed = search(features, below, full, Plan(), 0, 6)
     one, other = (next_actions(features, observed, Plan(), 7, 9) for _ in range(2))
     assert one == other
@@ -117,7 +117,7 @@ def test_the_opening_is_of_the_best_of_the_upper_third_and_of_all():
 
 
 def test_a_share_of_full_trainings_is_uniform():
-    features, below, _ = pool()
+    features, below, full = pool()
     observed = search(features, below, full, Plan(uniform=0.25), 0, 24)
     assert 0.2 <= len(observed.uniform) / len(observed.full) <= 0.3
     assert observed.uniform <= set(observed.full)
@@ -144,7 +144,7 @@ def test_a_pool_without_signals_is_searched_by_its_encoding():
 def test_the_pick():
     assert pick(Observed()) is None
     assert pick(Observed(full={3: 0.7, 5: 0.9, 1: 0.9})) == 5
-    features, below, _ = pool()
+    features, below, full = pool()
     observed = search(features, below, full, Plan(), 0, 8)
     assert best_by_posterior(features, observed) in observed.full
     assert best_by_posterior(features, Observed()) is None
@@ -202,7 +202,7 @@ def test_the_warp_keeps_the_order_and_can_be_undone(values):
 
 
 def test_what_was_saved():
-    features, below, _ = pool()
+    features, below, full = pool()
     observed = search(features, below, full, Plan(), 0, 12)
     found = saving(surrogate.fit(features, observed.cheap, observed.full), 256, 0)
     better = int((full > full[pick(observed)]).sum())

@@ -88,7 +88,7 @@ def _no_build(architecture: Architecture, shape: DataShape) -> Any:
 class _OfOptions:
     """A user's function of an architecture, for architectures as they are stored."""
 
-    own: Callable[[Any], Any]
+    own: Callable[..., Any]
     choices: Choices
 
     def __call__(self, architecture: Architecture) -> Any:
