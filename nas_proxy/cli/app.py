@@ -97,14 +97,17 @@ def run_command(
     """Condense, search, train the ground truth, rank and report. Run it again to continue or to extend."""
     chosen = given(locals())
     with at_work() as terminal:
-        from nas_proxy.pipeline.dry_run import estimate_run, estimate_text
         from nas_proxy.pipeline.settings import resolve
-        from nas_proxy.pipeline.stages import STAGES, run_all
-        from nas_proxy.search.enqueue import read_entries
 
         if enqueue is not None:
+            from nas_proxy.search.enqueue import read_entries
+
             chosen["enqueue"] = read_entries(enqueue)
         settings = resolve(chosen, config, options=option_names())
+        # After the settings, so that a mistake in them is told before PyTorch is imported.
+        from nas_proxy.pipeline.dry_run import estimate_run, estimate_text
+        from nas_proxy.pipeline.stages import STAGES, run_all
+
         if settings.compare is not None:
             raise ConfigError([f"{config} holds the settings of a comparison; give the run.toml of a run"])
         if not dry_run:
