@@ -124,3 +124,12 @@ def test_every_folder_of_the_package_is_packaged():
     named = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     folders = {path.parent.relative_to(ROOT) for path in (ROOT / "nas_proxy").rglob("*.py")}
     assert named == {".".join(folder.parts) for folder in folders} | {"nas_proxy.search_spaces"}
+
+
+def test_a_mistake_in_an_option_is_told_before_pytorch_is_imported(tmp_path):
+    code = (
+        "import sys\nsys.argv = ['nas-proxy', 'run', '--ipc', 'abc']\nfrom nas_proxy.cli.app import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 2\n"
+        "assert not {'torch', 'torchvision'} & set(sys.modules)"
+    )
+    python(code, ROOT, cwd=tmp_path)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nas_proxy.data.catalogue import FORMS, PUBLISHED
 from nas_proxy.errors import ConfigError
 
 # The truth tables of NATS-Bench, see `nas_proxy.ranking.nats_bench`, whose import takes a while.
@@ -60,9 +61,10 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return settings with the user's paths in them absolute; relative ones start at `folder`."""
     found = dict(values)
-    for name in ("dataset", "space"):
-        if isinstance(value := values.get(name), str):
-            found[name] = _absolute(value, folder)
+    if isinstance(dataset := values.get("dataset"), str):
+        found["dataset"] = _absolute_dataset(dataset, folder)
+    if isinstance(space := values.get("space"), str):
+        found["space"] = _absolute(space, folder)
     if isinstance(table := values.get("truth_table"), str) and table:
         kind = NATS if table.startswith(NATS) else ""
         found["truth_table"] = kind + _absolute_path(table.removeprefix(kind), folder)
@@ -72,10 +74,19 @@ def anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return found
 
 
+def _absolute_dataset(named: str, folder: Path) -> str:
+    kind, colon, place = named.partition(":")
+    if named == "digits" or named in PUBLISHED:
+        return named
+    there = Path(_absolute_path(place if colon and kind in FORMS else named, folder))
+    if kind == "hf" and not there.exists():  # the name of one in the library's cache
+        return named
+    if place and kind in FORMS:
+        return f"{kind}:{there}"
+    return str(there) if Path(str(there).partition(":group=")[0]).exists() else named
+
+
 def _absolute(named: str, folder: Path) -> str:
-    kind, _, place = named.partition(":")
-    if place and kind in {"folder", "npz"}:
-        return f"{kind}:{_absolute_path(place, folder)}"
     file = re.fullmatch(r"(.+\.py)(:[^:]*=[^:]*)?", named)  # a space's parameters come after a colon
     return _absolute_path(file[1], folder) + (file[2] or "") if file else named
 

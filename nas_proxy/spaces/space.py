@@ -80,7 +80,7 @@ def default_key(architecture: Architecture) -> str:
     return ",".join(f"{name}={value}" for name, value in architecture.items())
 
 
-def _no_build(architecture: Architecture, shape: DataShape) -> Any:
+def _no_build(*_: object) -> Any:
     raise SpaceError("the space has no function that builds a network; give one as the third argument of Space")
 
 
@@ -145,7 +145,7 @@ class Space:
         plain = all_plain(choices)
         found: dict[str, object] = {"choices": choices, "_plain": plain}
         for name in ("build", "valid", "name_of", "function_of"):
-            own = self.own(name)
+            own: Callable[..., Any] | None = self.own(name)
             if own is None and name != "build":
                 continue
             if own is None:
