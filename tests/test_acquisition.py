@@ -88,7 +88,7 @@ def test_cheap_trainings_that_tell_nothing_are_given_up():
 
 
 def test_more_is_trained_cheaply_at_first_where_that_agrees_with_the_vote():
-    features, below, full = pool()
+    features, below, _ = pool()
     plan = Plan()
     opening = next_actions(features, Observed(), plan, 0, 0)
     agreeing = after(Observed(), [(action, float(below[action.index])) for action in opening])
