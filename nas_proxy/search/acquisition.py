@@ -7,11 +7,11 @@ off half-way is proposed again as it was.
 
 Round 0 trains cheaply some of the best by the signals' vote, some of its upper third, and some drawn uniformly (fully
 where there is no cheap training, and fewer). Where these agree with the vote, so that neither is likely to be noise,
-rounds add more cheap trainings alone, by expected improvement as far as they tell. Each later round fits the surrogate
-and takes, by expected improvement (Jones, Schonlau & Welch, 1998; a batch by "kriging believer", Ginsbourger, Le Riche
-& Carraro, 2010): further cheap trainings, as long as they tell enough of the full accuracy, and full trainings, of what
-was trained cheaply as long as that tells, else of all. A fixed share of the full trainings is uniform instead, from the
-first rounds on: they can judge a correlation, and nothing that misleads reaches them.
+rounds add more cheap trainings alone, by expected improvement as far as they tell. Each later round fits the
+surrogate and takes, by expected improvement (Jones, Schonlau & Welch, 1998; a batch by "kriging believer", Ginsbourger,
+Le Riche & Carraro, 2010): further cheap trainings, as long as they tell enough of the full accuracy, and full
+trainings, of what was trained cheaply as long as that tells, else of all. A fixed share of the full trainings is
+uniform instead, from the first rounds on: they can judge a correlation, and nothing that misleads reaches them.
 
 The pick is the best full training that was observed (`pick`): of a published table that is exact, and with own
 trainings the surrogate's noise is small beside the differences that a search is about. `best_by_posterior` is the
