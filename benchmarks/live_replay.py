@@ -51,7 +51,7 @@ from nas_proxy.search.evolution import RegularisedEvolutionSampler
 from nas_proxy.seeds import derive, numpy_generator
 from small_convnets import space
 
-BUDGETS = (0.5, 1, 1.5, 2, 3, 4, 6, 8, 10)  # minutes
+BUDGETS = (0.5, 1, 1.5, 2, 3, 4, 6)  # minutes
 TARGETS = (1.0, 0.5, 0.3, 0.1)  # points of regret
 ARMS = (
     "random",
@@ -65,7 +65,7 @@ ARMS = (
 )
 POPULATION, TOURNAMENT = 10, 3
 # Proposals in a row that are no new architecture of the table, after which a random one is taken.
-TRIES = 50
+TRIES = 20
 # Steps at which the table of mean regrets is searched for a target, seconds.
 STEP = 1.0
 
