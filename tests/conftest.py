@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,12 @@ from nas_proxy.runs.settings import RunConfig
 from nas_proxy.seeds import torch_generator
 from nas_proxy.training.executor import InlineExecutor
 from postgres import Server, find_programs
+
+
+def pytest_configure():
+    """Let Ctrl-C end what tests start, also where it would be ignored: in the background job of a shell."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -148,7 +148,7 @@ def test_a_trace_counts_everything_and_trains_nothing_twice(arm, tables):
     assert len(set(indices)) == len(indices)
     assert all(later - earlier >= 1 - 1e-9 for earlier, later in pairwise(costs))
     paid = 0.01 * len(task.keys) if arm in {"ours", "vote", "evolution_warm"} else 0.0  # naswot; flops are free
-    cheap = 16 * task.share if arm == "ours" else 0.0
+    cheap = 16 * task.share if arm == "ours" else 0.0  # as many again only where they agree with the vote
     assert costs[0] >= paid + cheap + 1 - 1e-9
     assert trace == arms.ARMS[arm](task, 5, 14, 0.01)
 

@@ -352,6 +352,7 @@ def test_only_names_of_its_own_are_answered(host: str, named: str, answered: boo
     assert (call(app, "GET", "/", HTTP_HOST=named)[0] == "200 OK") is answered
 
 
+@pytest.mark.slow
 def test_connections_that_say_nothing_are_limited_and_closed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "SILENCE", 2)
     monkeypatch.setattr(server_module, "CONNECTIONS", 20)
@@ -385,6 +386,7 @@ def test_local_addresses() -> None:
     assert not any(map(is_local, ("0.0.0.0", "::", "example.org", "192.168.0.1", "")))
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_address_warns_and_ends_quietly(run: Path) -> None:
     (run / "run.toml").write_text("", encoding="utf-8")
     command = [sys.executable, "-m", "nas_proxy", "dashboard", str(run), "--port", "0", "--no-browser"]

@@ -65,6 +65,7 @@ def digits(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name not in {"run", "worker"}])
 def test_the_examples_of_help_run(name, digits, monkeypatch):
     monkeypatch.chdir(digits)
@@ -84,6 +85,7 @@ def test_the_examples_of_worker_take_these_options():  # they need a database, s
         check_options(line)
 
 
+@pytest.mark.slow
 def test_the_examples_of_run_itself(digits, monkeypatch):
     monkeypatch.chdir(digits)
     lines = examples("run")

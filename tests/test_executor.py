@@ -111,6 +111,7 @@ def test_untrained_networks_score_the_same_in_workers(tmp_path, tiny_space):
         assert (here[name].images, here[name].relative) == (there[name].images, there[name].relative)
 
 
+@pytest.mark.slow
 def test_a_score_whose_worker_ends_has_a_reason(tmp_path):
     blobs().save(tmp_path / "train.safetensors")
     path = tmp_path / "ends.py"

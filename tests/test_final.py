@@ -287,6 +287,7 @@ def test_a_program_that_is_wrong_is_not_written(searched, monkeypatch):
     assert {path.name for path in found.folder.iterdir()} == set(NAMES) - {"model.onnx"}
 
 
+@pytest.mark.slow
 def test_loading(searched, tmp_path):
     found = train_final(searched)
     done = subprocess.run([sys.executable, found.folder / "load.py"], capture_output=True, text=True, check=True)

@@ -175,7 +175,7 @@ def test_every_file_that_is_left_out_is_counted_and_named(tmp_path):
     "names", [("Training", "Testing", "Valid"), ("TRAIN", "TEST", "VAL"), ("train", "Test", "Validation")]
 )
 def test_parts_in_any_case(tmp_path, names):
-    for name in names.split():
+    for name in names:
         folder(tmp_path / name, Image.new("L", (4, 4)))
     source = open_source(f"folder:{tmp_path}")
     assert source.classes == ("a", "b")

@@ -199,6 +199,7 @@ def test_macro_codes_and_equal_networks():
     assert nas_bench_macro.canonical("01001002") == "01010020"
 
 
+@pytest.mark.slow
 def test_macro_parameters_and_flops_are_those_published():
     table = json.loads(published("nas_bench_macro_public.json").read_text())
     space = load_space("nas_bench_macro", CIFAR)

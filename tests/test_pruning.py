@@ -258,9 +258,9 @@ def test_without_a_pruner_nothing_is_looked_at(condensed):
     assert all([step for step, _ in curve] == [2, 4, 6, 8, 10, 12] for curve in curves[1])
 
 
-def test_wilcoxon_needs_seeds(condensed, capsys):
+def test_wilcoxon_needs_seeds(tmp_path):
     with pytest.raises(ConfigError, match="--pruner wilcoxon compares candidates across seeds, but --seeds is 1; give"):
-        condensed("a", pruner="wilcoxon")
+        run_all(resolve({"pruner": "wilcoxon", "device": "cpu"}), tmp_path / "a")
     with pytest.raises(ConfigError, match="pruner is 'median1'; did you mean 'median'"):
         resolve({"pruner": "median1"})
 

@@ -310,6 +310,7 @@ def test_selections_are_real_images_of_each_class_and_repeat(images, method):
     assert len(set(chosen)) == 9
 
 
+@pytest.mark.slow
 def test_evaluation_tells_a_good_set_from_a_useless_one(images):
     useless = images.select(images.labels.argsort())
     useless = type(useless)(useless.images, useless.labels.roll(12), useless.scale, useless.offset, useless.classes)

@@ -283,6 +283,7 @@ IN_BROWSER |= {"several_objectives", "thousands_for_several", "objectives_not_fi
 IN_BROWSER |= {"not_finite", "only_config"}  # the others lack files, and draw what these draw or less
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.parametrize("build", [param for param in ODD_RUNS if param.id in IN_BROWSER])
 def test_an_odd_run_in_a_browser(build: Builder, tmp_path: Path, browser: Any) -> None:

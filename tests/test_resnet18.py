@@ -37,6 +37,7 @@ def test_a_narrower_one_goes_with_narrower_convnets():
     assert network[0][0].out_channels == 4
 
 
+@pytest.mark.slow
 def test_it_judges_a_set():
     train, validation = blobs(per_class=20, size=16), blobs(per_class=10, size=16, seed=1)
     recipe = dataclasses.replace(paper_recipe(15, ()), batch_size=15, learning_rate=0.05)

@@ -224,6 +224,7 @@ def test_a_divergence_stays_in_the_ranking(go):
     json.loads((run.folder / "ranking.json").read_text(), parse_constant=pytest.fail)
 
 
+@pytest.mark.slow
 def test_a_configuration_repeats_its_run(go, tmp_path):
     first = go()
     second = nas_proxy.run(config=first.folder / "run.toml", out=tmp_path / "again")
@@ -277,20 +278,16 @@ def test_what_belongs_to_another_run_is_refused(go, dataset, tiny_space, tmp_pat
     assert (run.folder / "ranking.json").exists()
 
 
-@pytest.mark.parametrize("damage", ["truncated", "foreign", "text"])
-def test_a_damaged_proxy_gets_a_sentence(go, damage):
-    run = go()
-    path = run.folder / "proxy.safetensors"
-    if damage == "truncated":
-        path.write_bytes(path.read_bytes()[:-40])
-    elif damage == "foreign":
-        from safetensors.torch import save_file
+def test_a_damaged_proxy_gets_a_sentence(dataset, tiny_space, tmp_path):
+    from safetensors.torch import save
 
-        save_file({"weight": torch.zeros(3)}, path)
-    else:
-        path.write_text("not images")
-    with pytest.raises(RunFolderError, match=r"is not a readable image file|was not written by nas_proxy"):
-        run_stages(open_run(run.folder), ("search",))
+    run = prepare_run(tmp_path / "run", resolve({"dataset": dataset, "space": str(tiny_space), **SETTINGS}))
+    run_stages(run, ("condense",))
+    path = run.path / "proxy.safetensors"
+    for damaged in (path.read_bytes()[:-40], save({"weight": torch.zeros(3)}), b"not images"):
+        path.write_bytes(damaged)
+        with pytest.raises(RunFolderError, match=r"is not a readable image file|was not written by nas_proxy"):
+            run_stages(run, ("search",))
 
 
 def test_two_commands_in_one_folder_do_not_mix(go):

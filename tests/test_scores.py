@@ -105,6 +105,7 @@ def test_both_scores_are_ranked_and_either_may_pick(go):
     assert "Proxy, by loss sum" in by_accuracy.report.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_score_may_change_until_something_is_proposed(go, tmp_path, monkeypatch, capsys):
     go("a", trials=6)
     assert go("a", trials=6, score="loss_sum").ranking["score"] == "loss_sum"
@@ -144,6 +145,7 @@ def test_several_seeds_by_hand():
     assert repeated(lambda seed, watch: next(diverged), Recipe(epochs=2), 7, seeds=2).diverged
 
 
+@pytest.mark.slow
 def test_several_seeds_in_a_run(go):
     one, three = go("one"), go("three", seeds=3)
     first, mean = (pd.read_csv(run.folder / "trials.csv").set_index("key") for run in (one, three))

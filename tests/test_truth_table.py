@@ -318,6 +318,7 @@ def test_one_column_gives_no_repeatability(go):
     assert "averaged over its seeds" not in page and "repeats itself at" not in page and "by seed of" not in page
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_and_grows_with_the_same_table_only(go):
     run, _, _ = go
     first = run().ranking["signals"]["proxy"]["spearman"]

@@ -95,7 +95,7 @@ def judge(
         "signals": rows,
         "equal_cost": {name: {**asdict(one), "what": one.sentence()} for name, one in scores.equal_cost.items()},
         "settings": _settings(work),
-        "failures": _failures(records, scores, truth),
+        "failures": _failures(work, scores, truth),
         **(outcome(work, scores, truth) if work.config.compare is None else {}),
         "environment": environment,
     }
@@ -272,7 +272,7 @@ def _said(work: Work, truth: Truth, sample: int, used: int) -> list[str]:
     _, parameters = split_spec(work.config.space)
     if work.problem.table is not None and parameters:
         said.append(f"the space has {parameters}; the truth table may be of networks that were built otherwise")
-    if truth.seeds == 1:
+    if truth.seeds == 1 and (work.problem.table is None or not work.problem.table.twins):
         said.append("the truth has one seed, so its repeatability is not known")
     if used < sample:
         said.append(f"{sample - used} of the {sample} sampled architectures lack a score or a truth")
@@ -295,7 +295,8 @@ def _settings(work: Work) -> dict[str, object]:
     }
 
 
-def _failures(records: Mapping[str, Sequence[Record]], scores: Scores, truth: Truth) -> dict[str, int]:
-    found = {name: sum(r.failed for r in of) for name, of in records.items()}
+def _failures(work: Work, scores: Scores, truth: Truth) -> dict[str, int]:
+    """Return how many trainings of each signal failed, those of architectures that others replaced too."""
+    found = {name: sum(r.failed for r in work.store.records(study)) for name, study in scores.studies.items()}
     found |= {TRUTH: sum(r.failed for r in truth.records)} if truth.trained else {}
     return found | {name: column.missing for name, column in scores.columns.items() if name not in SIZES}

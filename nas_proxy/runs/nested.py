@@ -76,7 +76,7 @@ def anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 def _absolute_dataset(named: str, folder: Path) -> str:
     kind, colon, place = named.partition(":")
-    if named == "digits" or named in PUBLISHED:
+    if not named or named == "digits" or named in PUBLISHED:
         return named
     there = Path(_absolute_path(place if colon and kind in FORMS else named, folder))
     if kind == "hf" and not there.exists():  # the name of one in the library's cache
