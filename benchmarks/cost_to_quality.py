@@ -189,7 +189,7 @@ def main() -> None:
         sys.exit(str(error))
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        options.out.write_text(json.dumps(result) + "\n", encoding="utf-8")
     show(result, "cpu", ("numpy", "scipy", "optuna"))
 
 
