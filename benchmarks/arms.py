@@ -200,7 +200,7 @@ ARMS: dict[str, Arm] = {
     "vote": vote,
     "flops": flops,
 }
-OPTUNA = ("tpe", "gp", "hyperband", "hyperband_16")
+OPTUNA, TUNED = ("tpe", "gp", "hyperband"), ("hyperband_16",)
 
 
 def possible(arm: str, task: Task) -> bool:

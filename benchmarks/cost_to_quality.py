@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arms import ARMS, OPTUNA, possible
+from arms import ARMS, OPTUNA, TUNED, possible
 from nas_proxy.errors import DataError
 from nas_proxy.seeds import derive, numpy_generator
 from outcome import show
@@ -122,13 +122,18 @@ def measure(
 
 
 def times_fewer(reach: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return how many times fewer equivalents ours takes than the best arm of Optuna's; a bound where none arrives."""
-    mine, rivals = reach.get("ours", {}).get("equivalents"), [reach[arm] for arm in OPTUNA if arm in reach]
-    if not mine or not rivals:
-        return {}
-    arrived = [rival["equivalents"] for rival in rivals if rival["equivalents"]]
-    best = min(arrived, default=max(rival["tried"] for rival in rivals))
-    return {"times_fewer_than_optuna": round(best / mine, 2), "at_least": not arrived}
+    """Return how many times fewer equivalents ours takes than the best arm of Optuna's.
+
+    Apart: than those with Optuna's defaults, and than all, with Hyperband's factor 16 among them. Where an arm that did
+    not arrive was not tried for as long as the best one took, it is a lower bound ("at_least").
+    """
+    mine, found = reach.get("ours", {}).get("equivalents"), {}
+    for name, arms in (("times_fewer_than_optuna", OPTUNA), ("times_fewer_than_optuna_tuned", (*OPTUNA, *TUNED))):
+        rivals = [reach[arm] for arm in arms if arm in reach]
+        if mine and rivals:
+            best, late = min((rival["equivalents"] or rival["tried"], not rival["equivalents"]) for rival in rivals)
+            found[name] = {"times": round(best / mine, 2), "at_least": late}
+    return found
 
 
 def tasks(options: argparse.Namespace) -> list[Task]:
@@ -184,7 +189,7 @@ def main() -> None:
         sys.exit(str(error))
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        options.out.write_text(json.dumps(result) + "\n", encoding="utf-8")
     show(result, "cpu", ("numpy", "scipy", "optuna"))
 
 

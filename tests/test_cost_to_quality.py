@@ -162,12 +162,15 @@ def test_regret_is_of_the_best_that_was_paid_for(tables):
 
 
 def test_times_fewer():
-    def reach(ours, tpe, tried=64):
-        return {"ours": {"equivalents": ours, "tried": 32}, "tpe": {"equivalents": tpe, "tried": tried}}
+    def times(**arms):
+        reach = {arm: {"equivalents": equivalents, "tried": tried} for arm, (equivalents, tried) in arms.items()}
+        found = cost_to_quality.times_fewer(reach)
+        return [(each["times"], each["at_least"]) for each in found.values()]
 
-    assert cost_to_quality.times_fewer(reach(4, 30)) == {"times_fewer_than_optuna": 7.5, "at_least": False}
-    assert cost_to_quality.times_fewer(reach(4, None)) == {"times_fewer_than_optuna": 16, "at_least": True}
-    assert cost_to_quality.times_fewer(reach(None, 3)) == {}
+    assert times(ours=(4, 32), tpe=(30, 64)) == [(7.5, False)] * 2
+    assert times(ours=(4, 32), tpe=(30, 64), hyperband_16=(12, 64)) == [(7.5, False), (3, False)]
+    assert times(ours=(4, 32), tpe=(40, 64), gp=(None, 32)) == [(8, True)] * 2
+    assert times(ours=(None, 32), tpe=(3, 64)) == []
     assert cost_to_quality.reached(np.array([0.9, 0.4, 0.3]), [1, 2, 3]) == 3
 
 
