@@ -79,8 +79,11 @@ def built(tmp_path_factory):
     pytest.importorskip("setuptools", minversion="77")
     folder = tmp_path_factory.mktemp("installed")
     clone = folder / "above" / "nas_proxy"
-    left_out = shutil.ignore_patterns(".*", "runs", "tests", "benchmarks", "build", "*.egg-info", "__pycache__")
-    shutil.copytree(ROOT, clone, ignore=left_out)
+    left_out = shutil.ignore_patterns(".*", "tests", "benchmarks", "build", "*.egg-info", "__pycache__")
+    runs = [ROOT / "runs"]  # not the package of that name
+    shutil.copytree(
+        ROOT, clone, ignore=lambda of, names: left_out(of, names) | {n for n in names if Path(of, n) in runs}
+    )
     code = (
         "from setuptools import build_meta\n"
         f"build_meta.build_wheel({str(folder / 'wheel')!r}); build_meta.build_editable({str(folder / 'editable')!r})"
