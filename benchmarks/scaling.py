@@ -91,7 +91,7 @@ def main() -> None:
     for row, numbers in (QUICK if options.quick else ROWS).items():
         for number in numbers:
             if (row, number) not in kept:
-                with context.ProcessExecutor(1) as pool:
+                with context.Pool(1) as pool:
                     found = pool.apply(measure, (row, number, options.quick, options.steps, options.device))
                 kept[row, number] = found
                 if options.keep:
