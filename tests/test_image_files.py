@@ -8,7 +8,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from nas_proxy.data.images import FORMAT, ImageSet
+from nas_proxy.data.image_files import FIRST_FORMAT, FORMAT
+from nas_proxy.data.images import ImageSet
 from nas_proxy.data.splits import load_data
 from nas_proxy.errors import RunFolderError
 
@@ -41,7 +42,7 @@ def test_what_was_written_comes_back_and_its_checksum_is_the_sets_own(path):
 def test_a_file_from_before_the_checksum_is_read(path):
     tensors, metadata = parts(path)
     del metadata["checksum"]
-    save_file(tensors, path, metadata=metadata)
+    save_file(tensors, path, metadata={**metadata, "format": FIRST_FORMAT})
     assert ImageSet.load(path).fingerprint() == images().fingerprint()
 
 
@@ -73,6 +74,7 @@ def test_changed_tensors_are_refused(path, change, old):
     tensors, metadata = parts(path)
     if old:
         del metadata["checksum"]
+        metadata["format"] = FIRST_FORMAT
     save_file({**tensors, **change}, path, metadata=metadata)
     with pytest.raises(RunFolderError, match=r"is damaged: .*; delete it and run the same command again") as caught:
         ImageSet.load(path)
@@ -97,13 +99,29 @@ def test_changed_metadata_are_refused(path, name, value):
     assert "\n" not in str(caught.value)
 
 
+def test_a_name_that_changed_does_not_hide_the_checksum(path):
+    tensors, metadata = parts(path)
+    for changed in ({"format": FIRST_FORMAT}, {"cheiksum": metadata["checksum"]}):
+        kept = {name: value for name, value in metadata.items() if "cheiksum" not in changed or name != "checksum"}
+        save_file(tensors, path, metadata={**kept, **changed})
+        with pytest.raises(RunFolderError, match="its format and its checksum do not go together"):
+            ImageSet.load(path)
+
+
+def test_a_note_that_changed_is_found(path):
+    tensors, metadata = parts(path)
+    save_file(tensors, path, metadata={**metadata, "note": "2"})
+    with pytest.raises(RunFolderError, match="its images, labels or notes are not those"):
+        ImageSet.load(path)
+
+
 def test_a_single_value_that_changed_is_found(path):
     tensors, metadata = parts(path)
     for name in ("images", "labels", "scale", "offset"):
         changed = tensors[name].clone()
         changed.view(-1)[1 if name == "labels" else 0] = 2
         save_file({**tensors, name: changed}, path, metadata=metadata)
-        with pytest.raises(RunFolderError, match="its images or labels are not those that were written"):
+        with pytest.raises(RunFolderError, match="its images, labels or notes are not those"):
             ImageSet.load(path)
 
 

@@ -1,7 +1,7 @@
-"""What a file of images must hold to be believed: types, shapes, ranges, and a checksum of pixels and labels.
+"""What a file of images must hold to be believed: types, shapes, ranges, and a checksum of all of it.
 
-In: the tensors and the metadata of a safetensors file. Out: nothing, or RunFolderError with one sentence. Files that
-were written before there was a checksum are held to the rest, and to having a content at all.
+In: the tensors and the metadata of a safetensors file. Out: nothing, or RunFolderError with one sentence. Files of the
+first format, which had no checksum, are held to the rest, and to having a content at all.
 """
 
 import hashlib
@@ -25,6 +25,10 @@ _TYPES = {
 }
 
 
+# A changed byte can make `checksum` an unknown name: so the format says whether there is one.
+FORMAT, FIRST_FORMAT = "nas_proxy.images/2", "nas_proxy.images/1"
+
+
 @dataclass(frozen=True)
 class Header:
     """The metadata of a file of images. store: the folder and the identity of a store that holds the images."""
@@ -32,12 +36,13 @@ class Header:
     classes: tuple[str, ...]
     formation: int
     store: tuple[str, str] | None
-    checksum: str | None
+    checked: bool
 
 
-def checksum(tensors: Mapping[str, Tensor]) -> str:
-    """Return 32 hexadecimal digits that change with every value of every tensor."""
-    digest = hashlib.sha256()
+def checksum(tensors: Mapping[str, Tensor], text: Mapping[str, str]) -> str:
+    """Return 32 hexadecimal digits that change with every value of every tensor and of the metadata."""
+    kept = {name: value for name, value in text.items() if name != "checksum"}
+    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -66,11 +71,17 @@ def read_header(path: Path, text: Mapping[str, str]) -> Header:
         store = parsed(path, "store", text["store"])
         if not isinstance(store, list) or len(store) != 2 or not all(isinstance(part, str) for part in store):
             raise _damaged(path, "its store is not a folder and an identity")
-    return Header(tuple(classes), formation, None if store is None else (store[0], store[1]), text.get("checksum"))
+    checked = text["format"] != FIRST_FORMAT
+    if checked != ("checksum" in text):
+        raise _damaged(path, "its format and its checksum do not go together")
+    return Header(tuple(classes), formation, None if store is None else (store[0], store[1]), checked)
 
 
-def check_tensors(path: Path, tensors: Mapping[str, Tensor], header: Header) -> None:
-    """Raise RunFolderError where the tensors cannot be images, their labels and how they decode."""
+def check_tensors(path: Path, tensors: Mapping[str, Tensor], header: Header, text: Mapping[str, str]) -> None:
+    """Raise RunFolderError where the tensors cannot be images, their labels and how they decode.
+
+    header: what `read_header` made of the metadata `text`.
+    """
     for name, tensor in tensors.items():
         if tensor.dtype != _TYPES[name]:
             raise _damaged(path, f"its {name} are of type {tensor.dtype}, not {_TYPES[name]}")
@@ -89,9 +100,9 @@ def check_tensors(path: Path, tensors: Mapping[str, Tensor], header: Header) -> 
         raise _damaged(path, "its scale is not positive, or scale or offset are not finite")
     if "rows" in tensors and int(kept.min()) < 0:
         raise _damaged(path, "it names images before the first")
-    if header.checksum is not None:
-        if header.checksum != checksum(tensors):
-            raise _damaged(path, "its images or labels are not those that were written")
+    if header.checked:
+        if text["checksum"] != checksum(tensors, text):
+            raise _damaged(path, "its images, labels or notes are not those that were written")
     elif len(labels) > 1 and _empty(tensors, header):
         raise _damaged(path, "its images, or its labels, are all the same")
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nas_proxy.data.image_files import check_tensors, checksum, parsed, read_header
+from nas_proxy.data.image_files import FIRST_FORMAT, FORMAT, check_tensors, checksum, parsed, read_header
 from nas_proxy.data.multi_formation import decoded, packed
 from nas_proxy.data.shape import DataShape
 from nas_proxy.data.store import StoredImages, reopened
@@ -25,7 +25,6 @@ from nas_proxy.files import atomic_path
 
 __all__ = ["DataShape", "ImageSet", "from_raw", "join", "quantised"]
 
-FORMAT = "nas_proxy.images/1"
 # Metadata that is the set's own.
 OWN = ("format", "classes", "formation", "store", "checksum")
 
@@ -141,8 +140,8 @@ class ImageSet:
             text["store"] = json.dumps([str(self.images.folder), self.images.identity])
         else:
             tensors["images"] = self.images.cpu().contiguous()
-        text["checksum"] = checksum(tensors)
         text |= {name: json.dumps(value) for name, value in (metadata or {}).items()}
+        text["checksum"] = checksum(tensors, text)
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata=text)
 
@@ -154,7 +153,7 @@ class ImageSet:
             names = ("rows" if "store" in text else "images", "labels", "scale", "offset")
             tensors = {name: file.get_tensor(name) for name in names}
         header = read_header(path, text)
-        check_tensors(path, tensors, header)
+        check_tensors(path, tensors, header, text)
         images: Tensor | StoredImages = tensors[names[0]]
         if header.store is not None:
             images = _reopened(path, header.store, tensors["rows"])
@@ -185,7 +184,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _own_metadata(path: Path, metadata: Mapping[str, str] | None) -> Mapping[str, str]:
     found = (metadata or {}).get("format")
-    if metadata is None or found != FORMAT:
+    if metadata is None or found not in {FORMAT, FIRST_FORMAT}:
         raise RunFolderError(
             f"{path} was not written by nas_proxy (format {found!r}, expected {FORMAT!r}); "
             "move it away and run the same command again"
