@@ -179,15 +179,17 @@ def told(job: Job) -> dict[str, Any]:
         **{name: value for name, value in plain.items() if name not in {"space", "device"}},
         "data": job.data.stem,
         "evaluation": job.evaluation.stem,
+        "validation": None if job.validation is None else job.validation.stem,
     }
 
 
 def job_of(plain: Mapping[str, Any], space: str, device: str, images: Callable[[str], Path]) -> Job:
     """Return the job that `told` was given, with this machine's space and device; `images` knows files by name."""
-    values = {**plain, "space": space, "device": device, "data": "", "evaluation": ""}
-    return replace(
+    values = {**plain, "space": space, "device": device, "data": "", "evaluation": "", "validation": None}
+    job = replace(
         from_plain(Job, values), data=images(str(plain["data"])), evaluation=images(str(plain["evaluation"]))
     )
+    return replace(job, validation=None if plain.get("validation") is None else images(str(plain["validation"])))
 
 
 def told_result(result: Outcome | Failure) -> dict[str, Any]:
