@@ -96,7 +96,7 @@ def make_sets(work: Work) -> dict[str, tuple[ProxySet, ...]]:
 def bind(work: Work, signal: Signal, study: str, sets: Sequence[ProxySet]) -> None:
     """Tie a study to what its scores depend on. Raises RunFolderError when it was begun with something else."""
     store = work.store
-    store.bind(study, "space", space_digest(work.config.space))
+    store.bind(study, "space", space_digest(work.problem.spec))
     store.bind(study, "data", work.problem.data.fingerprint)
     for draw, made in enumerate(sets):
         store.bind(study, "condensed set" if signal.name == PROXY else f"set {draw}", made.fingerprint)
@@ -227,7 +227,7 @@ def _equal_cost(work: Work, target: str, sets: Mapping[str, Sequence[ProxySet]])
 def compute(work: Work, names: Sequence[str], sample: Sequence[Record | Candidate]) -> dict[str, Column]:
     """Return the columns of the zero-cost signals; scores of another command are read, the others computed and kept."""
     path, data = work.run / COMPUTED, work.problem.data
-    stamp = {"data": data.fingerprint, "space": space_digest(work.config.space)}
+    stamp = {"data": data.fingerprint, "space": space_digest(work.problem.spec)}
     known = _kept(path, stamp)
     columns: dict[str, Column] = {}
     for name in names:
@@ -266,7 +266,7 @@ def _workers(work: Work) -> Workers:
 
 def computed_so_far(work: Work, sample: Sequence[Record | Candidate]) -> dict[str, list[float]]:
     """Return the zero-cost scores that are kept, NaN for what is not computed yet."""
-    stamp = {"data": work.problem.data.fingerprint, "space": space_digest(work.config.space)}
+    stamp = {"data": work.problem.data.fingerprint, "space": space_digest(work.problem.spec)}
     kept = _kept(work.run / COMPUTED, stamp)["scores"]
 
     def value(name: str, key: str) -> float:

@@ -22,6 +22,7 @@ from nas_proxy.signals import az_nas, zero_cost
 from nas_proxy.signals.score_job import AZ_NAS, Scored, ScoreJob, scored
 from nas_proxy.signals.zero_cost import Score
 from nas_proxy.spaces.cost import measure
+from nas_proxy.spaces.loading import Spec
 from nas_proxy.spaces.space import Architecture, SearchSpace
 from nas_proxy.training.executor import Executor
 from nas_proxy.training.jobs import Failure
@@ -125,7 +126,7 @@ class Workers:
     """
 
     executor: Executor
-    space: str
+    space: Spec
     data: Path
     minutes: float | None = None
 
