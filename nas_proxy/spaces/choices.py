@@ -246,6 +246,7 @@ def _told_apart(choices: Choices, shared: set[str], taken: set[str], path: str) 
 
 
 def branches(choices: Choices) -> Iterator[Branch]:
+    """Yield every choice in `choices`, also those that other options open."""
     below = choices.parts if isinstance(choices, All) else ()
     if isinstance(choices, Branch):
         yield choices
