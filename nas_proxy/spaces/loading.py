@@ -15,8 +15,9 @@ from typing import Any, TypeAlias
 from nas_proxy.data.shape import DataShape
 from nas_proxy.errors import RAISED, SpaceError, nearest
 from nas_proxy.spaces import built_in, modules
+from nas_proxy.spaces.apart import reason_of
 from nas_proxy.spaces.by_value import GIVEN, SpaceByValue, by_value, digest_of
-from nas_proxy.spaces.checking import reason_of, try_out
+from nas_proxy.spaces.checking import try_out
 from nas_proxy.spaces.function_space import FunctionSpace
 from nas_proxy.spaces.space import SearchSpace, Space
 
