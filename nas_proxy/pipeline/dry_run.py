@@ -245,7 +245,7 @@ def _measured(trainer: Trainer, problem: Problem, folder: Path, *, full: bool) -
             images = len(ImageSet.load(path).unpacked())
             shorter = replace(recipe, epochs=number * recipe.batch(images) / images)
             seed = derive(config.seed, "estimate", key)
-            job = Job(config.space, architectures[key], path, validation, shorter, seed, problem.device)
+            job = Job(problem.spec, architectures[key], path, validation, shorter, seed, problem.device)
             yield (key, kind), replace(job, minutes=config.candidate_minutes, megabytes=math.inf)
 
     stream = Stream(space, config.seed)

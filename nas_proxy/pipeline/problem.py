@@ -20,7 +20,7 @@ from nas_proxy.search.enqueue import architectures
 from nas_proxy.search.latencies import MINUTES
 from nas_proxy.spaces.cost import Sizes
 from nas_proxy.spaces.limits import small_part
-from nas_proxy.spaces.loading import load_space, space_digest, try_out
+from nas_proxy.spaces.loading import Given, Spec, load_space, space_digest, spec_of, try_out
 from nas_proxy.spaces.space import Architecture, SearchSpace
 
 
@@ -28,12 +28,14 @@ from nas_proxy.spaces.space import Architecture, SearchSpace
 class Problem:
     """What a run works on.
 
-    device: "cpu" or "cuda:N", where sets and final networks are made. whole_space: tried out. table: published
+    device: "cpu" or "cuda:N", where sets and final networks are made. spec: what names the space, or holds it, in jobs
+    for workers. whole_space: tried out. table: published
     accuracies that stand for full training, where the user gave some. space: the part of the whole space that the
     table holds and that is within the limits on size. enqueued: architectures to be proposed first.
     """
 
     config: RunConfig
+    spec: Spec
     device: str
     source: Source
     data: Development
@@ -49,20 +51,24 @@ class Problem:
         return self.data.train.shape
 
 
-def open_problem(config: RunConfig, progress: Progress = SILENT) -> Problem:
-    """Open data, space and table. Raises a UserError for what cannot be used."""
+def open_problem(config: RunConfig, progress: Progress = SILENT, space: Given | None = None) -> Problem:
+    """Open data, space and table. Raises a UserError for what cannot be used.
+
+    space: itself, where the settings do not name it but say that it was given.
+    """
+    spec = config.space if space is None else spec_of(space)
     device = choose_device(next(iter(config.devices), config.device))
-    space_digest(config.space)  # finds and imports it, before the data, which may take a while
+    space_digest(spec)  # finds and imports it, before the data, which may take a while
     source = open_source(config.dataset, image_size=config.image_size, say=progress.say)
     data = read_data(source, config, progress)
     shape = data.train.shape
-    whole = load_space(config.space, shape)
+    whole = load_space(spec, shape)  # of a space itself the copy that workers get as well
     try_out(whole, shape)
     table = _table(config, whole, shape.classes, progress)
     sizes = Sizes(whole, shape, 60 * (config.candidate_minutes or MINUTES))
     known = whole if table is None else known_part(whole, table)
-    space = small_part(known, config.max_params, config.max_flops, sizes.of)
-    return Problem(config, device, source, data, whole, table, sizes, space, architectures(space, config.enqueue))
+    part = small_part(known, config.max_params, config.max_flops, sizes.of)
+    return Problem(config, spec, device, source, data, whole, table, sizes, part, architectures(part, config.enqueue))
 
 
 def read_data(source: Source, config: RunConfig, progress: Progress = SILENT) -> Development:
