@@ -2,8 +2,9 @@
 
 Four things decide, in this order, each by the end of its interval that speaks against it:
 
-1. *Saving.* A signal whose trainings, with the making of its set, take as long for all candidates of the search as full
-   training is struck out; where all are, train directly.
+1. *Saving.* Where the search is told to have been slower than random search with full training, train directly. A
+   signal whose trainings, with the making of its set, take as long for all candidates of the search as full training
+   is struck out; where all are, train directly, too.
 2. *Repeatability.* Where full training does not repeat itself, no signal can follow it.
 3. *Trust.* Spearman's lower end is at least `TRUSTED`; and in the better half, where full training is told to repeat
    itself there, the signal is told from chance and is not below it.
@@ -74,7 +75,8 @@ class Decision:
 
     signal: the row that it is about, None where it is about none. more: how many more architectures are about needed,
     where that is what to do. lead: the row that was to be judged: the proxy's of a run, the best set's of a comparison.
-    saves: how many times less time ranking the candidates takes with `lead` than full training; None where not known.
+    saves: how many times less time the search took than random search with full training; where that is not told, the
+    ranking of its candidates with `lead` than their full training. None where neither is known.
     """
 
     action: Action
@@ -104,7 +106,8 @@ def decide(ranking: Ranking | None) -> Decision:
     if lead is None:
         return Decision(Action.NONE, Reason.UNDEFINED)
     found = _decided(ranking, lead)
-    return Decision(*found, lead=lead, saves=saves(ranking, lead))
+    told = None if ranking.saving is None else ranking.saving.ratio
+    return Decision(*found, lead=lead, saves=saves(ranking, lead) if told is None else told)
 
 
 def lead_of(ranking: Ranking) -> str | None:
@@ -153,8 +156,9 @@ def _decided(ranking: Ranking, lead: str) -> Found:
     control = ranking.row(lead).control or RANDOM
     wanted = list(dict.fromkeys((lead, control, CALIBRATED)))
     options = [name for name in wanted if ranking.row(name).spearman.value is not None]
-    cheap = [name for name in options if name == CALIBRATED or _pays(ranking, name)]
-    if not set(cheap) - {CALIBRATED}:
+    saved = _search_saved(ranking)
+    cheap = [name for name in options if name == CALIBRATED or (saved and name == lead) or _pays(ranking, name)]
+    if saved is False or not set(cheap) - {CALIBRATED}:
         return Action.DIRECT, Reason.NO_SAVING, None, None
     repeated = ranking.row(REPEATABILITY).spearman
     level, more = _above(repeated, TRUSTED, ranking.n)
@@ -228,6 +232,15 @@ def _use(name: str) -> Action:
 
 def _told_better(row: Row) -> bool:
     return row.minus_random.low is not None and row.minus_random.low > 0
+
+
+def _search_saved(ranking: Ranking) -> bool | None:
+    """Return whether the search is told to be cheaper than random search with full training; None where it is open."""
+    told = ranking.saving
+    if told is None or told.ratio is None or len(told.interval) != 2:
+        return None
+    low, high = told.interval
+    return True if low > 1 else False if high < 1 else None
 
 
 def _pays(ranking: Ranking, name: str) -> bool:

@@ -126,11 +126,20 @@ class Block:
 
 @dataclass(frozen=True)
 class Pick:
-    """The architecture that a run's proxy ranks first; truth: its accuracy after full training, by seed."""
+    """The architecture that a run hands out, by posterior mean; in older folders the one that its proxy ranked first.
+
+    truth: its accuracy on the test images after full training, by seed. validation: on the validation images, by which
+    the search saw it; None with published accuracies. posterior_mean, posterior_low, posterior_high: what the search
+    believes of its accuracy, with a 95 % interval.
+    """
 
     key: str
     architecture: Mapping[str, Any] = field(default_factory=dict)
     phase: str | None = None
+    validation: float | None = None
+    posterior_mean: float | None = None
+    posterior_low: float | None = None
+    posterior_high: float | None = None
     proxy_score: float | None = None
     proxy_loss_sum: float | None = None
     truth: tuple[float, ...] = ()
@@ -158,6 +167,33 @@ class RunCost:
     speedup: float | None = None
     speedup_note: str | None = None
     speedup_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What a run saved against random search: by how many times random search takes longer to find as good a pick.
+
+    ratio: random_hours / spent_hours, with a 95 % interval; below 1 the run saved nothing.
+    random_trainings: full trainings, one seed each, that random search would have needed on average, with the interval
+        of what the run believes of the pool. random_hours: what they take, with as many workers.
+    spent_hours: what the run took, all included; spent: the same by what it was for: "condensing", "scores" (of
+        untrained networks), "proxy", "full" and "judging" (the baselines and repeated trainings of the sample).
+    pool: architectures that the search chose among. estimated: whether full trainings were not timed here, as with
+        published accuracies. sentence: all that, for a reader. reason: why nothing can be told; then there is no ratio.
+    """
+
+    ratio: float | None = None
+    interval: tuple[float, ...] = ()
+    random_trainings: float | None = None
+    random_trainings_interval: tuple[float, ...] = ()
+    random_hours: float | None = None
+    random_hours_interval: tuple[float, ...] = ()
+    spent_hours: float | None = None
+    spent: Mapping[str, float] = field(default_factory=dict)
+    pool: int | None = None
+    estimated: bool = False
+    sentence: str = ""
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -190,9 +226,8 @@ class Ranking:
     """How far signals rank architectures as full training does.
 
     n: architectures ranked, of the `sample`. subset: what they are a sample of. score: what rows without a suffix rank
-    by. signals: by row; the last is full training against itself. pick, cost, pareto, pruning: of a run.
-    equal_cost: of random images at equal cost, by signal. failures: trainings that failed, by signal. curves: of the
-    best architectures of a run.
+    by. signals: by row; the last is full training against itself. pick, saving, cost, pareto, pruning: of a run.
+    equal_cost: of random images at equal cost, by signal. failures: trainings that failed, by signal.
     """
 
     signals: Mapping[str, Row]
@@ -203,13 +238,14 @@ class Ranking:
     score: str = "accuracy"
     remarks: tuple[str, ...] = ()
     pick: Pick | None = None
+    saving: Saving | None = None
     pareto: tuple[Mapping[str, Any], ...] = ()
     cost: RunCost = RunCost()
     equal_cost: Mapping[str, EqualCost] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     failures: Mapping[str, int] = field(default_factory=dict)
     pruning: Pruning | None = None
-    curves: tuple[Curves, ...] = ()
+    curves: tuple[Curves, ...] = ()  # of the best of a run
     environment: Mapping[str, Any] = field(default_factory=dict)
     json: Mapping[str, Any] = field(default_factory=dict, compare=False)
 

@@ -10,7 +10,7 @@ from nas_proxy.names import BY, PROXY, RANDOM, REPEATABILITY, SIZES, ZERO_COST, 
 from nas_proxy.ranking.decision import TRUSTED, Action, Decision, Reason, candidates, seconds_of
 from nas_proxy.ranking.intervals import Interval
 from nas_proxy.ranking.ranking import Ranking, Row
-from nas_proxy.report.formats import UNDEFINED, architectures, count, decimal, duration, interval, one_line
+from nas_proxy.report.formats import UNDEFINED, architectures, count, decimal, duration, faster, interval, one_line
 
 NOTHING = Ranking({})
 
@@ -96,6 +96,8 @@ def _because(found: Decision, of: Ranking) -> str:
 
 
 def _no_saving(of: Ranking, found: Decision) -> str:
+    if of.saving is not None and of.saving.ratio is not None and max(of.saving.interval, default=1.0) < 1:
+        return "random search with full training would have found as good a network in less time"
     lead = found.lead or ""
     spent, full, number = seconds_of(of, lead), seconds_of(of, REPEATABILITY), candidates(of)
     if spent is None or full is None:
@@ -115,7 +117,7 @@ def _evidence(of: Ranking, lead: str) -> list[tuple[str, str]]:
     told.append(("Better half", _better_half(of, row)))
     told.append(("Full training", _repeatability(of)))
     told.append(("Random images", "" if lead.startswith(RANDOM) else _against_random(row)))
-    told.append(("Time", _time(of, lead)))
+    told.append(("Saving", _saving(of, lead)))
     told.append(("Untrained", _untrained(of, row.spearman.value) if lead.partition(":")[0] not in ZERO_COST else ""))
     return [(name, text) for name, text in told if text]
 
@@ -160,13 +162,16 @@ def _against_random(row: Row) -> str:
     return f"against random images {interval(gain, sign=True)}: {outcome}"
 
 
-def _time(of: Ranking, lead: str) -> str:
+def _saving(of: Ranking, lead: str) -> str:
+    """Return what the search saved against random search; where that is not told, what ranking saved."""
+    told = of.saving
+    if told is not None and told.ratio is not None:
+        bounds = "" if len(told.interval) != 2 else f" [{decimal(told.interval[0])}, {decimal(told.interval[1])}]"
+        return f"{decimal(told.ratio)}{bounds} times as fast as random search with full training"
     spent, full, number = seconds_of(of, lead), seconds_of(of, REPEATABILITY), candidates(of)
     if not spent or full is None:
         return ""
-    factor = full / spent
-    times = f"{decimal(factor, 1)} times faster" if factor >= 1 else f"{decimal(1 / factor, 1)} times slower"
-    return f"{count(number)} candidates take {duration(spent)}, {times} than full training"
+    return f"{count(number)} candidates take {duration(spent)}, {faster(full / spent)} than full training"
 
 
 def _untrained(ranking: Ranking, proxy: float | None) -> str:
