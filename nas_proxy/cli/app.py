@@ -96,7 +96,6 @@ def run_command(
 ) -> None:
     """Condense, search, train the ground truth, rank and report. Run it again to continue or to extend."""
     chosen = given(locals())
-    from nas_proxy.cli.estimate import estimate_text
     from nas_proxy.runs.settings import resolve
 
     # Mistakes are told before PyTorch is imported, which takes seconds.
@@ -116,7 +115,7 @@ def run_command(
         else:
             found = estimate_run(settings, out, tuple(STAGES), overwrite=overwrite, progress=terminal)
     if dry_run:
-        print_result(found.as_json(), estimate_text(found), as_json=as_json)
+        print_result(found.as_json(), found.text(), as_json=as_json)
         return
     print_ranking(run.path, as_json=as_json)
     tell(f"Report: {run / 'report.html'}")
@@ -153,7 +152,6 @@ def search_command(
     """Search on the condensed set of a run; how, can be changed until the first architecture is proposed."""
     chosen = given(locals())
     with at_work() as terminal:
-        from nas_proxy.cli.estimate import estimate_text
         from nas_proxy.pipeline.dry_run import estimate_run
         from nas_proxy.pipeline.stages import run_all
         from nas_proxy.runs.folder import open_run
@@ -169,7 +167,7 @@ def search_command(
         else:
             found = estimate_run(settings, run, ("search",), progress=terminal)
     if dry_run:
-        print_result(found.as_json(), estimate_text(found), as_json=as_json)
+        print_result(found.as_json(), found.text(), as_json=as_json)
         return
     trials = rows(folder / "trials.csv")
     result, text = found_by_search(trials, settings.score)

@@ -56,10 +56,10 @@ def condense_command(
         raise ConfigError([f"--evaluate-with is {evaluate_with!r}{nearest(evaluate_with, NAMES)}"])
     if dry_run:
         with at_work() as terminal:
-            from nas_proxy.pipeline.condense_estimate import foresee
+            from nas_proxy.pipeline.dry_run import estimate_run
 
-            foreseen = foresee(_settings(chosen, run), terminal)
-        print_result(foreseen.as_json(), foreseen.told(), as_json=as_json)
+            foreseen = estimate_run(_settings(chosen, run), run, ("condense",), progress=terminal)
+        print_result(foreseen.as_json(), foreseen.text(), as_json=as_json)
         return
     with at_work() as terminal:
         from dataclasses import replace

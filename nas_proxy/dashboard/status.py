@@ -22,7 +22,7 @@ from nas_proxy.ranking.ranking import Ranking
 from nas_proxy.ranking.scores import best_first
 from nas_proxy.runs import heartbeat
 from nas_proxy.runs.folder import RunFolder, is_held, open_run
-from nas_proxy.signals.signal import TRUTH_BEST, TRUTH_SEEDS, EqualCost, Signal, SmallSet
+from nas_proxy.signals.signal import TRUTH_SEEDS, EqualCost, Signal, SmallSet
 from nas_proxy.signals.stored_names import checkpoint_path, equal_cost_name, set_path
 from nas_proxy.storage.job_queue import Worker
 from nas_proxy.storage.location import Database, existing
@@ -145,11 +145,8 @@ def _run_stages(look: Look, at_once: int | None) -> list[Stage]:
     total = max(run.config.trials, run.config.sample)
     done = min(len(sample) + sum(r.phase == "search" for r in proxy), total)
     searched = done == total or _went_on(look)
-    best = [r.key for r in best_first(proxy, plan.primary)[:TRUTH_BEST] if r.key not in sample]
-    fully_wanted = {*sample, *best}
     least = 0 if searched else run.config.sample
-    full = 0 if run.config.truth_table else TRUTH_SEEDS * max(len(fully_wanted), least)
-    fully = _counted(look.of(TRUTH), fully_wanted, TRUTH_SEEDS)
+    fully, full = _fully(look, max(len(sample), least))
     others = [(s, _counted(look.of(s.name), sample, s.draws)) for s in plan.trained if s.name != PROXY]
     wanted = max(len(sample), least)
     trained, to_train = sum(there for _, there in others), sum(signal.draws * wanted for signal, _ in others)
@@ -163,6 +160,21 @@ def _run_stages(look: Look, at_once: int | None) -> list[Stage]:
         Stage("rank", trained, to_train, ranked, sum(known) if len(known) == len(left) else None),
         _page(look, "report.html", ready=ranked),
     ]
+
+
+def _fully(look: Look, sample: int) -> tuple[int, int]:
+    """Return how many full trainings have ended, and how many there are to be: second seeds of what judges too."""
+    config, done = look.run.config, len(look.of(TRUTH))
+    if config.truth_table:
+        return 0, 0
+    total = max(config.truth, sample) + (TRUTH_SEEDS - 1) * sample
+    with contextlib.suppress(FileNotFoundError):  # written when they are done, fewer in a small space
+        asked = (look.run / "run.toml").stat().st_mtime
+        if (look.run / "search.json").stat().st_mtime >= asked:
+            return done, done
+    if (look.run / "ranking.json").exists() and not (look.run / "search.json").exists():
+        return done, min(done, total)  # of an earlier version
+    return min(done, total), total
 
 
 def _signal_stages(look: Look, at_once: int | None) -> list[Stage]:

@@ -5,15 +5,18 @@ posterior mean, the pick first. Guarantees: what is chosen depends on the seed a
 a search sees validation images, the test images judge.
 """
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nas_proxy.pipeline.pool import Pool
+from nas_proxy.pipeline.pool import BY_VOTE, Pool, grow, open_pool
+from nas_proxy.pipeline.work import Work
 from nas_proxy.ranking.surrogate import Fit, believe, fit
 from nas_proxy.search.acquisition import Observed, Plan, next_actions
+from nas_proxy.search.candidates import Search
 from nas_proxy.spaces.space import Architecture
 from nas_proxy.storage.records import Record
 
@@ -28,14 +31,22 @@ def opening_of(proposals: int) -> tuple[int, int]:
     return min(best, proposals), min(upper, max(0, proposals - best))
 
 
+def choosing_of_pool(work: Work, wanted: Search) -> Search:
+    """Return the search with proposals that are chosen among the pool, which grows by what its scores favour."""
+    grow(work, before := open_pool(work), BY_VOTE, before.features.vote)
+    pool = open_pool(work, BY_VOTE)
+    proposals = max(0, wanted.proposals - len(wanted.enqueued))
+    epochs = math.ceil(work.config.proxy_training.epochs)
+    chosen = functools.partial(propose, pool, work.config.seed, work.plan.primary, epochs, proposals)
+    return replace(wanted, propose=chosen, opening=sum(opening_of(proposals)))
+
+
 def propose(
     pool: Pool, seed: int, by: str, epochs: int, proposals: int, history: Sequence[Record], number: int, size: int
 ) -> list[tuple[Architecture, str]]:
     """Return the proposals of round `number` for the proxy, see `nas_proxy.search.candidates.Propose`."""
     seen = on_proxy(pool, history, by, epochs)
-    plan = Plan(
-        opening=(*opening_of(proposals), 0), agree=None, before_full=len(seen.cheap) + size, cheap_a_round=size
-    )
+    plan = Plan(opening=(*opening_of(proposals), 0), agree=None, before_full=len(seen.cheap) + size, cheap_a_round=size)
     actions = next_actions(pool.features, seen, plan, seed, number, pool.costs)
     members = list(pool.architectures.values())
     return [(members[action.index], action.why) for action in actions if action.fidelity == "cheap"][:size]
@@ -72,7 +83,8 @@ class Rounds:
         """Yield positions of the sample and numbers of chosen ones, a round at a time."""
         for first in range(0, self.total, self.size):
             last = min(first + self.size, self.total)
-            yield range(first - self._chosen(first), last - self._chosen(last)), range(*map(self._chosen, (first, last)))
+            before, after = self._chosen(first), self._chosen(last)
+            yield range(first - before, last - after), range(before, after)
 
     def _chosen(self, trained: int) -> int:
         return (self.total - self.sample) * trained // max(self.total, 1)
@@ -123,7 +135,7 @@ def standing(pool: Pool, seen: Observed) -> Standing:
     belief = believe(fitted, np.arange(len(pool.architectures)))
     low, mean, high = (fitted.warp.inverse(belief.mean + arm * belief.std) for arm in (-NORMAL, 0.0, NORMAL))
     known = [
-        Believed(key, *(float(np.clip(each[row], 0, 1)) for each in (mean, low, high)), seen.full.get(row))
+        Believed(key, _share_of(mean[row]), _share_of(low[row]), _share_of(high[row]), seen.full.get(row))
         for row, key in enumerate(pool.architectures)
     ]
     failed = {pool.keys[row] for row in seen.closed if row not in seen.full}
@@ -131,3 +143,7 @@ def standing(pool: Pool, seen: Observed) -> Standing:
         (b for b in known if b.key not in failed), key=lambda b: (b.validation is None, -b.mean, -(b.validation or 0))
     )
     return Standing(pool, fitted, tuple(order))
+
+
+def _share_of(accuracy: float) -> float:
+    return float(np.clip(accuracy, 0.0, 1.0))

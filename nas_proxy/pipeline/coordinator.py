@@ -144,7 +144,7 @@ class Coordinator:
             "configuration": to_dict(self._run.config),
             "data": problem.data.fingerprint,
             "condensed set": ImageSet.load(path).fingerprint(),
-            "space": space_digest(self._run.config.space),
+            "space": space_digest(self._problem.spec),
             "keys": keys_of(problem),
             "device": problem.device.split(":", maxsplit=1)[0],
             "nas_proxy": __version__,
@@ -186,9 +186,7 @@ def told(job: Job) -> dict[str, Any]:
 def job_of(plain: Mapping[str, Any], space: str, device: str, images: Callable[[str], Path]) -> Job:
     """Return the job that `told` was given, with this machine's space and device; `images` knows files by name."""
     values = {**plain, "space": space, "device": device, "data": "", "evaluation": "", "validation": None}
-    job = replace(
-        from_plain(Job, values), data=images(str(plain["data"])), evaluation=images(str(plain["evaluation"]))
-    )
+    job = replace(from_plain(Job, values), data=images(str(plain["data"])), evaluation=images(str(plain["evaluation"])))
     return replace(job, validation=None if plain.get("validation") is None else images(str(plain["validation"])))
 
 

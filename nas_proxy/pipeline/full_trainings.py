@@ -50,6 +50,15 @@ def how_it_stands(work: Work) -> Standing:
     return _standing(work, pool, sample, _chosen_so_far(work, pool, sample))
 
 
+def chosen_of(work: Work, found: Standing) -> list[Candidate]:
+    """Return what the search has chosen, as candidates, where a table holds their accuracies and no study does."""
+    if work.problem.table is None:
+        return []
+    keys = [believed.key for believed in found.order if believed.validation is not None]
+    of = found.pool.architectures
+    return [work.trainer.candidate(of[key], "search", number, "full") for number, key in enumerate(keys)]
+
+
 def as_json(found: Standing) -> dict[str, object]:
     """Return the object of `search.json`."""
     pick = found.pick

@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from nas_proxy.ranking.calibration import features_of
 from nas_proxy.ranking.encoding import encode
 from nas_proxy.ranking.scores import column
 from nas_proxy.ranking.surrogate import Features, Floats
-from nas_proxy.search.pool import drawn, grown
+from nas_proxy.search.pool import grown
 from nas_proxy.seeds import derive
 from nas_proxy.signals.equal_cost import seconds_a_pass
 from nas_proxy.signals.signal import TRUTH_SEEDS, Signal, ZeroCost
@@ -97,7 +98,7 @@ def grow(work: Work, pool: Pool, generation: int, value: Floats) -> None:
 
 def _members(work: Work, generation: int) -> tuple[dict[str, Architecture], bool]:
     space, size = work.trainer.space, work.config.pool_size
-    found = drawn(space, work.stream(), size + 1)
+    found = _drawn(work, size + 1)
     whole = len(found) <= size
     found = dict(list(found.items())[:size])
     added = [a for number, of in sorted(_kept(work)["generations"].items()) if int(number) <= generation for a in of]
@@ -105,6 +106,18 @@ def _members(work: Work, generation: int) -> tuple[dict[str, Architecture], bool
     for architecture in (*work.problem.enqueued, *added, *trained):
         found.setdefault(space.key(architecture), architecture)
     return found, whole
+
+
+def _drawn(work: Work, size: int) -> dict[str, Architecture]:
+    """Return the beginning of the sample's stream, which may have to measure each to keep the limits."""
+    space, found = work.trainer.space, dict[str, Architecture]()
+    with work.progress.stage("Pool", size - 1) as bar:
+        for architecture in islice(work.stream(), size):
+            found[space.key(architecture)] = architecture
+            bar.to(min(len(found), size - 1))
+        if len(found) < size:
+            bar.to(size - 1, f"all {len(found)} there are")
+    return found
 
 
 def _kept(work: Work) -> dict[str, Any]:

@@ -25,7 +25,6 @@ from nas_proxy.storage.records import Candidate, Record
 from nas_proxy.training.train import Recipe
 
 
-
 @dataclass(frozen=True)
 class Scores:
     """What the signals of a run have given.
@@ -91,7 +90,7 @@ def make_sets(work: Work) -> dict[str, tuple[ProxySet, ...]]:
 def bind(work: Work, signal: Signal, study: str, sets: Sequence[ProxySet]) -> None:
     """Tie a study to what its scores depend on. Raises RunFolderError when it was begun with something else."""
     store = work.store
-    store.bind(study, "space", space_digest(work.config.space))
+    store.bind(study, "space", space_digest(work.problem.spec))
     store.bind(study, "data", work.problem.data.fingerprint)
     for draw, made in enumerate(sets):
         store.bind(study, "condensed set" if signal.name == PROXY else f"set {draw}", made.fingerprint)

@@ -6,8 +6,8 @@ import pandas as pd
 
 from nas_proxy.files import write_text
 from nas_proxy.names import PROXY, SIZES
-from nas_proxy.pipeline.ground_truth import Truth, by_draw, truth_of
 from nas_proxy.pipeline import untrained
+from nas_proxy.pipeline.ground_truth import Truth, by_draw, truth_of
 from nas_proxy.pipeline.scoring import sample_of
 from nas_proxy.pipeline.work import Work
 from nas_proxy.search.candidates import sampled

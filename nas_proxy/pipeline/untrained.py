@@ -23,11 +23,13 @@ from nas_proxy.training.jobs import Failure
 
 # In the order of what they cost, as far as that is known before they are computed.
 CHEAP_FIRST = (*SIZES, "synflow", "naswot", "jacob_cov", AZ_NAS)
+# How long a score may take where the run sets candidates no limit; it takes a few passes.
+SCORE_MINUTES = 10.0
 
 
 def opened(work: Work) -> ScoreFile:
     """Return the scores that the folder keeps of this data and space."""
-    data, space = work.problem.data.fingerprint, space_digest(work.config.space)
+    data, space = work.problem.data.fingerprint, space_digest(work.problem.spec)
     return ScoreFile(work.run.path, {"data": data, "space": space})
 
 
@@ -65,13 +67,18 @@ def mean_seconds(signal: Signal, kept: ScoreFile) -> float:
     return sum(known) / len(known) if known else 0.0
 
 
+def seconds_of(signals: Sequence[Signal], kept: ScoreFile) -> float:
+    """Return what all scores took that are kept."""
+    return sum(score.seconds for signal in signals for score in kept.of(_stored(signal)).values())
+
+
 def _is_table(signal: Signal) -> bool:
     return isinstance(signal.source, OwnScore) and not own.is_function(signal.source.named)
 
 
 def _stored(signal: Signal) -> str:
     """Return what scores are kept under: an own function's change with its file."""
-    if isinstance(signal.source, OwnScore) and not _is_table(signal):
+    if isinstance(signal.source, OwnScore) and own.is_function(signal.source.named):
         return f"{signal.name}#{own.fingerprint(signal.source.named)}"
     return signal.name
 
@@ -85,7 +92,7 @@ def _complete(work: Work, signal: Signal, chosen: Mapping[str, Architecture], ke
         return
     named = signal.source.named if isinstance(signal.source, OwnScore) else signal.name
     device = "cpu" if signal.name in SIZES else work.problem.device
-    images, spec, minutes = work.files.train(), work.trainer.spec, work.config.candidate_minutes
+    images, spec, minutes = work.files.train(), work.trainer.spec, work.config.candidate_minutes or SCORE_MINUTES
     jobs = (
         (key, ScoreJob(named, spec, dict(chosen[key]), images, work.config.seed, device, minutes)) for key in missing
     )

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas_proxy.errors import RunFolderError
 from nas_proxy.names import PROXY
+from nas_proxy.ranking.decision import Decision, decide
 from nas_proxy.ranking.intervals import Interval
 from nas_proxy.untrusted import checked, cleaned, read_json
 
@@ -110,6 +112,19 @@ class Truth:
 
 
 @dataclass(frozen=True)
+class Block:
+    """A part of a network: its layers in words, the shape of what comes out for one image, trainable parameters.
+
+    skipped: how many blocks before it are not told of.
+    """
+
+    layers: tuple[str, ...] = ()
+    shape: tuple[int, ...] = ()
+    params: int | None = None
+    skipped: int = 0
+
+
+@dataclass(frozen=True)
 class Pick:
     """The architecture that a run hands out, by posterior mean; in older folders the one that its proxy ranked first.
 
@@ -130,6 +145,16 @@ class Pick:
     truth: tuple[float, ...] = ()
     truth_mean: float | None = None
     truth_reason: str | None = None
+    # How many images each accuracy is of. Of the network, untrained: its size, the time of `latency_batch` images on a
+    # `latency_device`, the shape (channels, height, width) of an image, and its blocks.
+    test_images: int | None = None
+    params: int | None = None
+    flops: int | None = None
+    latency_ms: float | None = None
+    latency_device: str | None = None
+    latency_batch: int | None = None
+    input: tuple[int, ...] = ()
+    blocks: tuple[Block, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -180,6 +205,15 @@ class EqualCost:
 
 
 @dataclass(frozen=True)
+class Curves:
+    """Mean training losses of an architecture, epoch by epoch: on the proxy, and in full training."""
+
+    key: str = ""
+    proxy: tuple[float, ...] = ()
+    truth: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class Pruning:
     """How many proposals a pruner ended, and about how long the rest of their trainings would have taken."""
 
@@ -211,6 +245,7 @@ class Ranking:
     settings: Mapping[str, Any] = field(default_factory=dict)
     failures: Mapping[str, int] = field(default_factory=dict)
     pruning: Pruning | None = None
+    curves: tuple[Curves, ...] = ()  # of the best of a run
     environment: Mapping[str, Any] = field(default_factory=dict)
     json: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
@@ -254,9 +289,14 @@ class Ranking:
             yield name, row
             yield from ((other, of) for other, of in self.signals.items() if other.startswith(f"{name}:"))
 
+    @cached_property
+    def decision(self) -> Decision:
+        """What to rank by here. It follows from the numbers, so no file holds it."""
+        return decide(self)
+
     def as_json(self) -> dict[str, Any]:
-        """Return the object of `ranking.json`, as this version writes it."""
-        return dict(self.json)
+        """Return the object of `ranking.json`, as this version writes it, and the decision."""
+        return {**self.json, "decision": self.decision.as_json()}
 
     def __getitem__(self, name: str) -> Any:
         return self.json[name]

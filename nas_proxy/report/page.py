@@ -27,7 +27,7 @@ from nas_proxy.report.importance import importances
 from nas_proxy.report.pictures import shown
 from nas_proxy.report.rank_figure import ranks_against_truth
 from nas_proxy.report.run_contents import FinalNetwork, Run, read_run, seed_columns, usable
-from nas_proxy.report.verdict import remarks, truth_source, verdict_parts
+from nas_proxy.report.verdict import remarks, truth_source, verdict_of
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -61,7 +61,7 @@ def report_html(run: Run) -> str:
     return template.render(
         run=run,
         folder=shlex.quote(run.name),
-        verdict=verdict_parts(run.ranking),
+        verdict=verdict_of(run.ranking),
         settings=[(name, _entries(value)) for name, value in _tables(run.config).items()],
         figures={name: json.loads(figure.to_json()) for name, figure in _figures(run).items()},
         figure_config=figure_style.CONFIG,

@@ -326,7 +326,7 @@ def resolve(
             both = "compare.passes and --epochs (proxy_training.epochs) both say how long a training is"
             mistakes.append(("compare.passes", f"{both}; give one of them"))
     elif config.judge is not None and config.judge > config.truth:
-        mistakes.append(("judge", f"judge is {config.judge}, but truth is {config.truth}; give judge {config.truth} or less"))
+        mistakes.append(("judge", f"judge is {config.judge}, more than truth, {config.truth}; give that or less"))
     if mistakes:
         raise ConfigError([_told(mistake, explicit, file, options or {}) for mistake in mistakes])
     return config
@@ -399,9 +399,10 @@ def write_config(config: RunConfig, path: Path) -> None:
 
 def default_folder(config: RunConfig) -> Path:
     """Return runs/<dataset>-<space>, with the space's parameters where it has some; a comparison's is told apart."""
+    from nas_proxy.spaces.by_value import GIVEN
     from nas_proxy.spaces.loading import split_spec
 
-    space, parameters = split_spec(config.space)
+    space, parameters = split_spec(config.space.removeprefix(GIVEN))
     names = [Path(name).stem or "data" for name in (config.dataset.split(":", 1)[-1], space)]
     kind = [] if config.compare is None else ["compare"]
     return Path("runs") / "-".join([*kind, *names, *filter(None, [re.sub(r"[^\w.,=]", "_", parameters)])])

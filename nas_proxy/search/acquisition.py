@@ -216,14 +216,14 @@ class _Goal:
             rows = [*observed.cheap]
             values = believe(fitted, np.array(rows, dtype=np.intp)).mean
         cheaper = self.no_dearer(np.array(rows, dtype=np.intp), candidates)
-        return np.where(cheaper, values[:, None], FLOOR).max(axis=0, initial=FLOOR)
+        return np.asarray(np.where(cheaper, values[:, None], FLOOR).max(axis=0, initial=FLOOR), dtype=np.float64)
 
     def no_dearer(self, these: Indices, than: Indices) -> NDArray[np.bool_]:
         """Return whether each of `these` costs no more than each of `than`, in everything: (these, than)."""
         if self.costs is None:
             return np.ones((len(these), len(than)), dtype=np.bool_)
-        found: NDArray[np.bool_] = (self.costs[these][:, None, :] <= self.costs[than][None, :, :]).all(axis=2)
-        return found
+        found = (self.costs[these][:, None, :] <= self.costs[than][None, :, :]).all(axis=2)
+        return np.asarray(found, dtype=np.bool_)
 
 
 def _batch(goal: _Goal, candidates: Indices, size: int) -> list[int]:

@@ -108,9 +108,14 @@ def search(trainer: Trainer, wanted: Search) -> None:
     Raises RunFailedError when everything fails, ConfigError and SpaceError for a limit on latency that leaves out an
     enqueued architecture or all.
     """
-    _check_latencies(trainer, wanted)
-    total, by, progress = wanted.sample + wanted.proposals, wanted.score, trainer.progress
+    by, progress = wanted.score, trainer.progress
+    total, size = wanted.sample + wanted.proposals, wanted.stream.space.size
+    total = total if size is None else min(total, size)
     with progress.stage("Search" if wanted.proposals else f"Train: {wanted.signal}", total) as bar:
+        if trainer.latencies is not None:  # hundreds may be measured before the first training
+            trainer.latencies.tell = lambda count: bar.to(min(trained, total), f"{count} latencies measured")
+        trained = 0
+        _check_latencies(trainer, wanted)
         records = _first_draws(trainer, wanted)
         trained, best = len(records), max((v for v in column(records, by) if not math.isnan(v)), default=None)
 
@@ -249,7 +254,7 @@ def _enough(wanted: Search, history: Sequence[Record], start: float) -> str | No
 
 
 def _train_proposals(trainer: Trainer, wanted: Search, done: _Done, start: float) -> None:
-    total, say = wanted.proposals, trainer.progress.say
+    say = trainer.progress.say
     records = _first_draws(trainer, wanted)
     made = {r.index: r for r in records if r.phase == "search"}
     history = [r for r in records if r.phase == "sample"]

@@ -1,12 +1,10 @@
-"""The pool: the architectures among which a search chooses.
+"""How a pool of architectures grows beyond its uniform sample: by mutations of what is promising.
 
-In: a space's stream, how many, what the user names, and what is promising. Out: architectures, each once. All of a
-space that is no larger than that; else a uniform sample, grown by mutations of what is promising: a pool of a thousand
-holds one of the best thousandth of a space on average, and mutation is what reaches beyond it (Real et al., AAAI 2019).
+In: architectures and how promising each is. Out: others, each once. A uniform pool of a thousand holds one of the best
+thousandth of a space on average; mutation is what reaches beyond it (Real et al., AAAI 2019).
 """
 
 from collections.abc import Iterable, Sequence
-from itertools import islice
 
 import optuna
 from optuna.trial import FixedTrial, TrialState, create_trial
@@ -20,11 +18,6 @@ from nas_proxy.spaces.space import Architecture, SearchSpace
 TRIES = 8
 # Parents among which a tournament is held.
 ENTRANTS = 4
-
-
-def drawn(space: SearchSpace, stream: Iterable[Architecture], size: int) -> dict[str, Architecture]:
-    """Return the first `size` architectures of a stream, by key."""
-    return {space.key(architecture): architecture for architecture in islice(stream, size)}
 
 
 def grown(

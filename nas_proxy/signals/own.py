@@ -54,7 +54,7 @@ def row_of(name: str) -> str:
 
 
 def mistake(name: str) -> str | None:
-    """Return what is wrong with the name of an own score; None where nothing is. Whether there is a file is no matter."""
+    """Return what is wrong with the name of an own score, whether or not there is such a file; None for nothing."""
     file, inner = place_of(name)
     if not inner or not str(file).strip(".") or (not is_function(name) and ":" not in name.removeprefix(TABLE)):
         return f"{name!r}; name a file and a column of it, as in table:scores.csv:naswot"

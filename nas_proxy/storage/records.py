@@ -69,7 +69,8 @@ class Record:
     score: accuracy, a fraction. validation: of full training, the accuracy that a search may see, where `score` is that
         on the test images. loss_sum: the sum of the epochs' mean training losses. Of several seeds both are
         means, and score_std and loss_sum_std the standard deviations (n - 1).
-    curve: (step, score so far), where a pruner looked, see `nas_proxy.training.pruning`.
+    losses: mean training loss of each epoch. curve: (step, score so far), where a pruner looked, see
+        `nas_proxy.training.pruning`.
     """
 
     key: str
@@ -87,6 +88,7 @@ class Record:
     reason: str | None = None
     score_std: float | None = None
     loss_sum_std: float | None = None
+    losses: tuple[float, ...] = ()
     curve: tuple[tuple[int, float], ...] = ()
     pruned_at: int | None = None
     seconds_saved: float = 0.0
@@ -147,6 +149,7 @@ def _record(trial: FrozenTrial) -> Record:
         seconds=told.get("seconds", 0.0),
         image_passes=told.get("image_passes", 0),
         reason=told.get("reason"),
+        losses=tuple(losses),
         score_std=told.get("score_std"),
         loss_sum_std=told.get("loss_sum_std"),
         curve=tuple(sorted(trial.intermediate_values.items())),
