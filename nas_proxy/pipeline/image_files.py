@@ -55,3 +55,11 @@ def test_images(problem: Problem) -> ImageSet:
     """Return the test images."""
     config = problem.config
     return held_out_test(problem.source, problem.data, seed=config.seed, limit=config.limit)
+
+
+def score_on_test(problem: Problem, final: Fitted) -> tuple[float | None, int]:
+    """Return the accuracy of a trained network on the test images, None when it diverged, and their number."""
+    test = test_images(problem)
+    if not all(math.isfinite(loss) for loss in final.losses):
+        return None, len(test)
+    return accuracy(final.network, test.to(problem.device)), len(test)
