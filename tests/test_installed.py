@@ -109,8 +109,11 @@ def test_a_wheel_claims_no_name_but_its_own_and_finds_its_spaces(built, tmp_path
 @pytest.mark.slow
 def test_a_clone_is_found_from_the_folder_above_it_once_it_is_installed_editable(built):
     site = built / "editable" / "site"
-    # As `site` does with what lies in site-packages.
-    code = f"import site; site.addsitedir({str(site)!r})\n{USED}"
+    # As `site` does with what lies in site-packages; the tests' own installation may be editable too, and is left out.
+    code = (
+        f"import site, sys\nsys.path[:] = [path for path in sys.path if path != {str(ROOT)!r}]\n"
+        f"site.addsitedir({str(site)!r})\n{USED}"
+    )
     file, *names = python(code, cwd=built / "above").split()
     assert Path(file) == built / "above" / "nas_proxy" / "nas_proxy" / "__init__.py"
     assert names[0] == "convnet"

@@ -144,7 +144,7 @@ class Coordinator:
             "configuration": to_dict(self._run.config),
             "data": problem.data.fingerprint,
             "condensed set": ImageSet.load(path).fingerprint(),
-            "space": space_digest(self._run.config.space),
+            "space": space_digest(self._problem.spec),
             "keys": keys_of(problem),
             "device": problem.device.split(":", maxsplit=1)[0],
             "nas_proxy": __version__,

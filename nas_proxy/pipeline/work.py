@@ -88,7 +88,7 @@ def timed(problem: Problem, executor: Executor, architecture: Architecture) -> L
     config = problem.config
     minutes, memory = config.candidate_minutes or MINUTES, config.candidate_memory
     chosen, batch = dict(architecture), config.latency_batch
-    return executor.run_apart(Timing(config.space, chosen, problem.shape, problem.device, batch, minutes, memory))
+    return executor.run_apart(Timing(problem.spec, chosen, problem.shape, problem.device, batch, minutes, memory))
 
 
 def make_trainer(
@@ -113,7 +113,7 @@ def make_trainer(
         store,
         executor,
         space,
-        config.space,
+        problem.spec,
         problem.device,
         config.seed,
         problem.sizes,

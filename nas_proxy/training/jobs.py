@@ -15,7 +15,7 @@ import torch
 from nas_proxy.data.images import DataShape
 from nas_proxy.errors import RAISED
 from nas_proxy.spaces.latency import measure_latency
-from nas_proxy.spaces.loading import load_space
+from nas_proxy.spaces.loading import Spec, load_space
 from nas_proxy.spaces.measured import Latency
 from nas_proxy.spaces.space import Architecture, SearchSpace
 from nas_proxy.training.cuda_graph import RecordingError
@@ -76,7 +76,7 @@ class Job:
     device, minutes, megabytes: as of any `Work`; with a limit on memory, the outcome tells how much was needed.
     """
 
-    space: str
+    space: Spec
     architecture: Architecture
     data: Path
     evaluation: Path
@@ -113,7 +113,7 @@ class Job:
 class Timing:
     """The latency of `architecture` of the space `space` for `batch` images of `shape`, as `measure_latency` has it."""
 
-    space: str
+    space: Spec
     architecture: Architecture
     shape: DataShape
     device: str
@@ -166,5 +166,5 @@ def too_much(job: Work[Any]) -> str:
 
 
 @functools.lru_cache(maxsize=16)
-def _space(spec: str, shape: DataShape) -> SearchSpace:
+def _space(spec: Spec, shape: DataShape) -> SearchSpace:
     return load_space(spec, shape)

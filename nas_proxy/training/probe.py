@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from nas_proxy.data.images import ImageSet
-from nas_proxy.spaces.loading import load_space
+from nas_proxy.spaces.loading import Spec, load_space
 from nas_proxy.spaces.space import Architecture
 from nas_proxy.training.memory_limit import limited
 from nas_proxy.training.train import Recipe, Watch, train
@@ -33,7 +33,7 @@ class Probe:
     seconds: how long it steps, at least once. The rest as of any `nas_proxy.training.jobs.Work`.
     """
 
-    space: str
+    space: Spec
     architecture: Architecture
     data: Path
     recipe: Recipe
