@@ -32,8 +32,8 @@ CLASSES, PER_CLASS = 2, 32
 class Prospect:
     """What a run works on, as far as it is known from a few images.
 
-    device: "cpu" or "cuda:N", where sets and final networks are made. spec: what names the space, or holds it, in jobs
-    for workers. counts: images of each part. few: train images of a few classes. whole_space: tried out. table:
+    spec: what names the space, or holds it, in jobs for workers. device: "cpu" or "cuda:N", where sets and final
+    networks are made. counts: images of each part. few: train images of a few classes. whole_space: tried out. table:
     published accuracies that stand for full training, where the user gave some. space: the part of the whole space that
     the table holds and that is within the limits on size. enqueued: architectures to be proposed first.
     """
@@ -69,15 +69,15 @@ class Problem(Prospect):
 
 
 def open_problem(config: RunConfig, progress: Progress = SILENT, space: Given | None = None) -> Problem:
-    """Open data, space and table. Raises a UserError for what cannot be used.
-
-    space: itself, where the settings do not name it but say that it was given.
-    """
+    """Open data, space and table, see `open_prospect`, and read all train and validation images."""
     return opened(open_prospect(config, progress, space), progress)
 
 
 def open_prospect(config: RunConfig, progress: Progress = SILENT, space: Given | None = None) -> Prospect:
-    """Open data, space and table as `open_problem` does, and read a few images."""
+    """Open data, space and table, and read a few images. Raises a UserError for what cannot be used.
+
+    space: itself, where the settings do not name it but say that it was given.
+    """
     spec = config.space if space is None else spec_of(space)
     device = choose_device(next(iter(config.devices), config.device))
     space_digest(spec)  # finds and imports it, before the data, which may take a while
