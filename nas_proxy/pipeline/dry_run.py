@@ -29,14 +29,14 @@ from nas_proxy.pipeline.work import make_trainer, open_executor
 from nas_proxy.progress import SILENT, Progress
 from nas_proxy.runs.folder import RunFolder, check_same
 from nas_proxy.runs.settings import RunConfig, default_folder
-from nas_proxy.search.candidates import Stream
-from nas_proxy.search.trainer import Trainer
 from nas_proxy.seeds import derive, torch_generator
 from nas_proxy.signals.signal import RANDOM_DRAWS, TRUTH_BEST, TRUTH_SEEDS
 from nas_proxy.storage.location import existing, study_name
 from nas_proxy.storage.read_only import open_studies, readable
 from nas_proxy.storage.records import TRAINED, Record, finished
 from nas_proxy.storage.trial_store import TrialStore
+from nas_proxy.strategy.candidates import Stream
+from nas_proxy.strategy.trainer import Trainer
 from nas_proxy.training.jobs import Job
 from nas_proxy.training.memory_limit import MB
 from nas_proxy.training.train import Outcome, Recipe
