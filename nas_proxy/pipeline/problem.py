@@ -17,12 +17,12 @@ from nas_proxy.errors import DeviceError
 from nas_proxy.progress import SILENT, Progress
 from nas_proxy.ranking.truth_table import TruthTable, known_part, load_truth_table
 from nas_proxy.runs.settings import RunConfig
-from nas_proxy.search.enqueue import architectures
-from nas_proxy.search.latencies import MINUTES
 from nas_proxy.spaces.cost import Sizes
 from nas_proxy.spaces.limits import small_part
 from nas_proxy.spaces.loading import Given, Spec, load_space, space_digest, spec_of, try_out
 from nas_proxy.spaces.space import Architecture, SearchSpace
+from nas_proxy.strategy.enqueue import architectures
+from nas_proxy.strategy.latencies import MINUTES
 
 # Classes of which a few images are read before all are, and images of each: as many as a step may take.
 CLASSES, PER_CLASS = 2, 32

@@ -85,7 +85,7 @@ class RunConfig:
         allow_pickle lets a truth table run code: whoever repeats somebody else's settings should look at them.
     trials, truth: in a comparison all architectures are in the sample, so that both are the same.
     score: see `nas_proxy.ranking.scores`. seeds: of candidates and of the baselines. pruner: of
-        `nas_proxy.training.pruning`. sampler, enqueue: of `nas_proxy.search`.
+        `nas_proxy.training.pruning`. sampler, enqueue: of `nas_proxy.strategy`.
     truth_table: see `nas_proxy.ranking.truth_table`; None to train.
     max_params, max_flops, max_latency_ms: for the sample as well, see `nas_proxy.spaces.limits`.
     storage: without a password, see `nas_proxy.storage.location`; None for the file `study.db` in the run folder.
