@@ -158,14 +158,12 @@ def saved(ranking: Ranking, parts: tuple[tuple[str, float], ...] = ()) -> Saved 
     spent_, full = (None if lead is None else seconds_of(ranking, lead)), seconds_of(ranking, "repeatability")
     if not spent_ or not full:
         return Saved("Not known", "how long full training takes was not measured here", parts) if parts else None
-    words = (
-        f"{count(candidates(ranking))} candidates took {duration(spent_)}; their full training takes {duration(full)}"
-    )
+    words = f"{count(candidates(ranking))} candidates take {duration(spent_)}, their full training {duration(full)}"
     return Saved(_gain(full - spent_), words, parts)
 
 
 def _gain(seconds: float) -> str:
-    return f"{duration(seconds)} saved" if seconds > 0 else f"Nothing: {duration(-seconds)} lost"
+    return f"{duration(seconds)} saved" if seconds > 0 else f"Nothing ({duration(-seconds)} lost)"
 
 
 def parts_of(run: Run) -> tuple[tuple[str, float], ...]:
