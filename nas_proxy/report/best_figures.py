@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from nas_proxy.ranking.ranking import Curves
 
 TEN = 10
+SHORT = 100
+"""A logarithmic axis that spans less has marks between its powers of ten."""
 MOST_EPOCHS = 200
 """Points of a curve that are drawn."""
 
@@ -58,8 +60,8 @@ def accuracy_by_size(trials: pd.DataFrame, pick: str | None = None, by: str = "a
     figure = blank("parameters", axis, height=380)
     parts: tuple[tuple[pd.DataFrame, str, str, str, float], ...] = (
         (rest, "other candidates", OTHER, "circle", 7),
-        (best[best["key"] != pick], "the ten best", SEARCH, "circle", 18),
-        (best[best["key"] == pick], "pick", PICK, "circle", 18),
+        (best[best["key"] != pick], "the ten best", SEARCH, "circle", 16),
+        (best[best["key"] == pick], "pick", PICK, "circle", 16),
     )
     for rows, name, color, symbol, size in parts:
         both = zip(rows["key"], rows["score"], rows["params"], strict=True)
@@ -67,8 +69,7 @@ def accuracy_by_size(trials: pd.DataFrame, pick: str | None = None, by: str = "a
             hover_text(key, f"score {score(value, by)}", f"{count(params)} parameters") for key, value, params in both
         ]
         named = {} if "place" not in rows else {"text": [str(place) for place in rows["place"]], "mode": "markers+text"}
-        if named:
-            named |= {"textfont": {"size": 11, "color": "#ffffff"}, "cliponaxis": False}
+        named |= {"textfont": {"size": 11}} if named else {}
         add_markers(
             figure,
             rows["params"],
@@ -81,10 +82,17 @@ def accuracy_by_size(trials: pd.DataFrame, pick: str | None = None, by: str = "a
             **named,
         )
     values, sizes = factor * known["score"], known["params"]
-    figure.update_yaxes(range=view(values))
+    figure.update_yaxes(range=_about(factor * best["score"]) if len(rest) else view(values))
     wide = len(sizes) > 0 and sizes.min() > 0 and sizes.max() / sizes.min() > WIDE
-    figure.update_xaxes(type="log" if wide else "linear")
+    figure.update_xaxes(**({"type": "log", "dtick": "D2"} if wide else {}))
     return outside(figure, y=values)
+
+
+def _about(best: pd.Series[float]) -> list[float] | None:
+    """Return the range of an axis for the ten best, and as much again of what is below them."""
+    high, low = best.max(), best.min()
+    span = max(high - low, 0.01 * abs(high), 1e-3)
+    return [float(low - 1.2 * span), float(high + 0.25 * span)]
 
 
 def learning_curves(curves: Sequence[Curves], of: str, pick: str | None = None) -> Figure:
@@ -93,15 +101,15 @@ def learning_curves(curves: Sequence[Curves], of: str, pick: str | None = None) 
 
     figure = blank("epoch", "training loss", height=300)
     for place, one in reversed(list(enumerate(curves, start=1))):
-        losses: tuple[float, ...] = getattr(one, of)
+        curve: tuple[float, ...] = getattr(one, of)
         chosen = one.key == pick
-        drawn = evenly(len(losses), MOST_EPOCHS)
+        drawn = evenly(len(curve), MOST_EPOCHS)
         if not drawn:
             continue
         figure.add_trace(
             go.Scatter(
                 x=[epoch + 1 for epoch in drawn],
-                y=[losses[epoch] for epoch in drawn],
+                y=[curve[epoch] for epoch in drawn],
                 mode="lines",
                 name="pick" if chosen else f"{place}",
                 line={"color": PICK if chosen else SEARCH, "width": 2.5 if chosen else 1.2},
@@ -111,5 +119,7 @@ def learning_curves(curves: Sequence[Curves], of: str, pick: str | None = None) 
                 showlegend=False,
             )
         )
-    smallest = min((value for one in curves for value in getattr(one, of)), default=1.0)
-    return figure.update_yaxes(type="log" if smallest > 0 else "linear")
+    losses = [value for one in curves for value in getattr(one, of)]
+    if min(losses, default=0.0) <= 0:
+        return figure
+    return figure.update_yaxes(type="log", dtick="D2" if max(losses) < SHORT * min(losses) else 1)

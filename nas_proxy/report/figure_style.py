@@ -130,7 +130,7 @@ def outside(figure: Figure, *, x: Iterable[float] = (), y: Iterable[float] = ())
         if axis.range is not None:
             left_out = max(left_out, sum(not axis.range[0] <= value <= axis.range[1] for value in values))
     if left_out:
-        text = f"{left_out} below the others, outside; autoscale shows {'it' if left_out == 1 else 'them'}"
+        text = f"{left_out} more outside; autoscale shows {'it' if left_out == 1 else 'them'}"
         place = {"x": 0.01, "y": 0.01, "xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
         figure.add_annotation(text=text, showarrow=False, font={"size": 11}, **place)
     return figure

@@ -83,12 +83,14 @@ def _first_screen(run: Run, ranking: Ranking) -> dict[str, Any]:
     if pick is not None:
         rows = run.trials[run.trials["key"] == pick.key].to_dict("records")
         known = {str(name): value for name, value in rows[0].items()} if rows else {}
+    blocks = [] if pick is None else drawn(pick)
     gain = saved(ranking, () if run.comparison else parts_of(run))
     total = sum(seconds for _, seconds in gain.parts) if gain is not None else 0.0
     return {
         "pick": None if pick is None else {"told": pick, "choices": _entries(pick.architecture)},
         "size": [] if pick is None else size_of(pick, known),
-        "blocks": [] if pick is None else drawn(pick),
+        "image": next(iter(blocks), None),
+        "blocks": blocks[1:],
         "accuracy_of": accuracy_of(ranking, final),
         "gain": gain,
         "parts": [] if gain is None else [(name, seconds, seconds / total) for name, seconds in gain.parts],

@@ -14,7 +14,7 @@ from nas_proxy.names import BY, REPEATABILITY, label
 from nas_proxy.ranking.baseline import ITSELF
 from nas_proxy.ranking.intervals import Interval
 from nas_proxy.ranking.ranking import Ranking, Row
-from nas_proxy.report.formats import UNDEFINED, count, decimal, duration, interval, points, size
+from nas_proxy.report.formats import UNDEFINED, count, duration, interval, points
 from nas_proxy.report.verdict import answer
 
 MEASURES = (
@@ -25,7 +25,6 @@ MEASURES = (
 COSTS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("Time", lambda row: duration(row.cost.seconds)),
     ("Passes", lambda row: count(row.cost.passes)),
-    ("Stored", lambda row: size(row.cost.stored_bytes)),
 )
 
 
@@ -90,26 +89,25 @@ def _shown(signal: Signal, scores: list[str], measures: Any, costs: Any) -> dict
         "name": signal.name,
         "label": breakable(label(signal.name)),
         "cells": cells,
-        "answer": "" if signal.name == REPEATABILITY else _answer(signal),
         "regret": points(signal.first.regret),
         "costs": [text(signal.first) for _, text in costs],
     }
 
 
-def _cell(signal: Signal, of: Callable[[Row], Interval], score: str, *, sign: bool) -> tuple[str, str]:
-    """Return a value and its interval; a signal with one score shows it in the first column of a measure."""
+def _cell(signal: Signal, of: Callable[[Row], Interval], score: str, *, sign: bool) -> tuple[str, list[str]]:
+    """Return a value and what stands smaller under it; a signal with one score shows it in the first column."""
     row = signal.rows.get(score) or (signal.rows.get("") if score != "loss_sum" else None)
     estimate = Interval() if row is None else of(row)
     if estimate.reason == ITSELF:
-        return UNDEFINED, "the baseline"
+        return UNDEFINED, ["the baseline"]
+    if row is None or estimate.value is None:
+        return UNDEFINED, []
     value, _, bounds = interval(estimate, sign=sign).partition(" ")
-    return (value, bounds) if estimate.value is not None else (decimal(None), "")
+    return value, [bounds, *([_told(row)] if sign and signal.name != REPEATABILITY else [])]
 
 
-def _answer(signal: Signal) -> str:
-    """Return whether the signal beats random images, by any of its scores."""
-    told = {score: answer(row, brief=True) for score, row in signal.rows.items()}
-    said = {text for text in told.values() if text != UNDEFINED}
-    if len(said) <= 1:
-        return said.pop() if said else UNDEFINED
-    return "; ".join(f"{BY.get(score, score)}: {text}" for score, text in told.items())
+def _told(row: Row) -> str:
+    """Return whether a signal beats random images, in a word or two."""
+    head, _, rest = answer(row, brief=True).partition(" (")
+    words = {"yes": "better", "no": "worse", "cannot tell": rest.rstrip(")").removesuffix(" would") or "cannot tell"}
+    return words.get(head, "")
