@@ -20,7 +20,7 @@ from nas_proxy.search.enqueue import architectures
 from nas_proxy.search.latencies import MINUTES
 from nas_proxy.spaces.cost import Sizes
 from nas_proxy.spaces.limits import small_part
-from nas_proxy.spaces.loading import Given, Spec, load_space, space_digest, spec_of, try_out
+from nas_proxy.spaces.loading import Given, Spec, load_space, spec_of, try_import, try_out
 from nas_proxy.spaces.space import Architecture, SearchSpace
 
 
@@ -58,10 +58,11 @@ def open_problem(config: RunConfig, progress: Progress = SILENT, space: Given | 
     """
     spec = config.space if space is None else spec_of(space)
     device = choose_device(next(iter(config.devices), config.device))
-    space_digest(spec)  # finds and imports it, before the data, which may take a while
+    try_import(spec)  # before the data, which may take a while
     source = open_source(config.dataset, image_size=config.image_size, say=progress.say)
     data = read_data(source, config, progress)
     shape = data.train.shape
+    try_import(spec, shape)
     whole = load_space(spec, shape)  # of a space itself the copy that workers get as well
     try_out(whole, shape)
     table = _table(config, whole, shape.classes, progress)

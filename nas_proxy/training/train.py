@@ -107,8 +107,8 @@ def train(
 
     All randomness (initial weights, dropout, order, augmentation, what a network draws from PyTorch's, Python's or
     NumPy's generators) comes from `seed`; the global generators are left as they were. A training that `watch` ends has
-    the score of that moment. unrecorded: why its steps must not be recorded on a GPU; "" where they may. Raises what the
-    network raises, TypeError when its output is no tensor, ValueError when that has the wrong shape, and
+    the score of that moment. unrecorded: why its steps must not be recorded on a GPU; "" where they may. Raises what
+    the network raises, TypeError when its output is no tensor, ValueError when that has the wrong shape, and
     `cuda_graph.RecordingError` where a recording breaks off.
     """
     start = time.perf_counter()
