@@ -13,8 +13,7 @@ from torch import nn
 
 import nas_proxy
 from conftest import blobs
-from nas_proxy import Choice, Space
-from nas_proxy import time_limit
+from nas_proxy import Choice, Space, time_limit
 from nas_proxy.condensation.distributed import ALONE
 from nas_proxy.condensation.embedding import Embedding, open_engine
 from nas_proxy.condensation.matching import PAPER_SPREAD, Network, loss_and_gradient, parts
