@@ -100,7 +100,7 @@ def run_command(
 
     # Mistakes are told before PyTorch is imported, which takes seconds.
     if enqueue is not None:
-        from nas_proxy.search.enqueue import read_entries
+        from nas_proxy.strategy.enqueue import read_entries
 
         chosen["enqueue"] = read_entries(enqueue)
     settings = resolve(chosen, config, options=option_names())
@@ -156,7 +156,7 @@ def search_command(
         from nas_proxy.pipeline.stages import run_all
         from nas_proxy.runs.folder import open_run
         from nas_proxy.runs.settings import resolve
-        from nas_proxy.search.enqueue import read_entries
+        from nas_proxy.strategy.enqueue import read_entries
 
         folder = open_run(run, comparisons=False)
         if enqueue is not None:

@@ -12,10 +12,10 @@ from nas_proxy.errors import ConfigError
 from nas_proxy.pipeline.problem import Prospect
 from nas_proxy.ranking.intervals import LEAST
 from nas_proxy.runs.settings import RunConfig
-from nas_proxy.search.samplers import grid
 from nas_proxy.signals.signal import SmallSet, plan_of
 from nas_proxy.spaces.by_value import SpaceByValue
 from nas_proxy.spaces.objectives import ACCURACY
+from nas_proxy.strategy.samplers import grid
 from nas_proxy.training.pruning import WILCOXON_LEAST
 
 

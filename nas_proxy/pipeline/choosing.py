@@ -15,10 +15,10 @@ import numpy as np
 from nas_proxy.pipeline.pool import BY_VOTE, Pool, grow, open_pool
 from nas_proxy.pipeline.work import Work
 from nas_proxy.ranking.surrogate import Fit, believe, fit
-from nas_proxy.search.acquisition import Observed, Plan, next_actions
-from nas_proxy.search.candidates import Search
 from nas_proxy.spaces.space import Architecture
 from nas_proxy.storage.records import Record
+from nas_proxy.strategy.acquisition import Observed, Plan, next_actions
+from nas_proxy.strategy.candidates import Search
 
 # Of the proxy's opening: trainings of the vote's best, and of its upper third; the sample is the uniform part.
 OPENING = (6, 5)
@@ -44,7 +44,7 @@ def choosing_of_pool(work: Work, wanted: Search) -> Search:
 def propose(
     pool: Pool, seed: int, by: str, epochs: int, proposals: int, history: Sequence[Record], number: int, size: int
 ) -> list[tuple[Architecture, str]]:
-    """Return the proposals of round `number` for the proxy, see `nas_proxy.search.candidates.Propose`."""
+    """Return the proposals of round `number` for the proxy, see `nas_proxy.strategy.candidates.Propose`."""
     seen = on_proxy(pool, history, by, epochs)
     plan = Plan(opening=(*opening_of(proposals), 0), agree=None, before_full=len(seen.cheap) + size, cheap_a_round=size)
     actions = next_actions(pool.features, seen, plan, seed, number, pool.costs)

@@ -18,8 +18,8 @@ from nas_proxy.pipeline.pool import BY_PROXY, Pool, grow, open_pool
 from nas_proxy.pipeline.scoring import sample_of
 from nas_proxy.pipeline.work import Work
 from nas_proxy.ranking.surrogate import believe
-from nas_proxy.search.acquisition import Observed
 from nas_proxy.storage.records import Candidate, Record
+from nas_proxy.strategy.acquisition import Observed
 from nas_proxy.training.jobs import Failure, Job
 from nas_proxy.training.train import Outcome
 

@@ -4,6 +4,7 @@ This is the only module that opens the test images, for the ground truth and, on
 """
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from nas_proxy.data.images import ImageSet
 from nas_proxy.data.splits import held_out_test
 from nas_proxy.pipeline.problem import Problem
+from nas_proxy.training.train import Fitted, accuracy
 
 
 @dataclass(frozen=True)
@@ -53,3 +55,11 @@ def test_images(problem: Problem) -> ImageSet:
     """Return the test images."""
     config = problem.config
     return held_out_test(problem.source, problem.data, seed=config.seed, limit=config.limit)
+
+
+def score_on_test(problem: Problem, final: Fitted) -> tuple[float | None, int]:
+    """Return the accuracy of a trained network on the test images, None when it diverged, and their number."""
+    test = test_images(problem)
+    if not all(math.isfinite(loss) for loss in final.losses):
+        return None, len(test)
+    return accuracy(final.network, test.to(problem.device)), len(test)

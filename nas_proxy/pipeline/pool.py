@@ -29,13 +29,13 @@ from nas_proxy.ranking.calibration import features_of
 from nas_proxy.ranking.encoding import encode
 from nas_proxy.ranking.scores import column
 from nas_proxy.ranking.surrogate import Features, Floats
-from nas_proxy.search.pool import grown
 from nas_proxy.seeds import derive
 from nas_proxy.signals.equal_cost import seconds_a_pass
 from nas_proxy.signals.signal import TRUTH_SEEDS, Signal, ZeroCost
 from nas_proxy.spaces.objectives import ACCURACY
 from nas_proxy.spaces.space import Architecture
 from nas_proxy.storage.records import LATENCY
+from nas_proxy.strategy.pool import grown
 
 NAME = "pool.json"
 # The share of the trainings' time that a score may take which tells all.

@@ -17,12 +17,12 @@ from nas_proxy.errors import DeviceError
 from nas_proxy.progress import SILENT, Progress
 from nas_proxy.ranking.truth_table import TruthTable, known_part, load_truth_table
 from nas_proxy.runs.settings import RunConfig
-from nas_proxy.search.enqueue import architectures
-from nas_proxy.search.latencies import MINUTES
 from nas_proxy.spaces.cost import Sizes
 from nas_proxy.spaces.limits import small_part
-from nas_proxy.spaces.loading import Given, Spec, load_space, space_digest, spec_of, try_out
+from nas_proxy.spaces.loading import Given, Spec, load_space, spec_of, try_import, try_out
 from nas_proxy.spaces.space import Architecture, SearchSpace
+from nas_proxy.strategy.enqueue import architectures
+from nas_proxy.strategy.latencies import MINUTES
 
 # Classes of which a few images are read before all are, and images of each: as many as a step may take.
 CLASSES, PER_CLASS = 2, 32
@@ -32,8 +32,8 @@ CLASSES, PER_CLASS = 2, 32
 class Prospect:
     """What a run works on, as far as it is known from a few images.
 
-    device: "cpu" or "cuda:N", where sets and final networks are made. spec: what names the space, or holds it, in jobs
-    for workers. counts: images of each part. few: train images of a few classes. whole_space: tried out. table:
+    spec: what names the space, or holds it, in jobs for workers. device: "cpu" or "cuda:N", where sets and final
+    networks are made. counts: images of each part. few: train images of a few classes. whole_space: tried out. table:
     published accuracies that stand for full training, where the user gave some. space: the part of the whole space that
     the table holds and that is within the limits on size. enqueued: architectures to be proposed first.
     """
@@ -69,23 +69,24 @@ class Problem(Prospect):
 
 
 def open_problem(config: RunConfig, progress: Progress = SILENT, space: Given | None = None) -> Problem:
-    """Open data, space and table. Raises a UserError for what cannot be used.
-
-    space: itself, where the settings do not name it but say that it was given.
-    """
+    """Open data, space and table, see `open_prospect`, and read all train and validation images."""
     return opened(open_prospect(config, progress, space), progress)
 
 
 def open_prospect(config: RunConfig, progress: Progress = SILENT, space: Given | None = None) -> Prospect:
-    """Open data, space and table as `open_problem` does, and read a few images."""
+    """Open data, space and table, and read a few images. Raises a UserError for what cannot be used.
+
+    space: itself, where the settings do not name it but say that it was given.
+    """
     spec = config.space if space is None else spec_of(space)
     device = choose_device(next(iter(config.devices), config.device))
-    space_digest(spec)  # finds and imports it, before the data, which may take a while
+    try_import(spec)  # before the data, which may take a while
     source = open_source(config.dataset, image_size=config.image_size, say=progress.say)
     counts = counted(source, seed=config.seed, limit=config.limit)
     classes = min(CLASSES, len(source.classes))
     few = few_classes(source, seed=config.seed, limit=config.limit, classes=classes, per_class=PER_CLASS)
     shape = few.shape._replace(classes=len(source.classes))
+    try_import(spec, shape)
     whole = load_space(spec, shape)  # of a space itself the copy that workers get as well
     try_out(whole, shape)
     table = _table(config, whole, shape.classes, progress)

@@ -15,8 +15,8 @@ from nas_proxy.pipeline.scoring import Scores
 from nas_proxy.pipeline.work import Work
 from nas_proxy.ranking.ranking import Saving
 from nas_proxy.report.formats import duration
-from nas_proxy.search.saving import saving
 from nas_proxy.storage.records import Record
+from nas_proxy.strategy.saving import saving
 
 HOUR = 3600.0
 

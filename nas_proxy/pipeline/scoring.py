@@ -15,13 +15,13 @@ from nas_proxy.names import PROXY, RANDOM
 from nas_proxy.pipeline import untrained
 from nas_proxy.pipeline.work import Work
 from nas_proxy.runs.settings import RunConfig
-from nas_proxy.search.candidates import Propose, Search, sampled
-from nas_proxy.search.trainer import Images
 from nas_proxy.signals.computed import Column
 from nas_proxy.signals.equal_cost import EqualCostPlan, plan_total
 from nas_proxy.signals.signal import AllImages, EqualCost, Signal, SmallSet
 from nas_proxy.spaces.loading import space_digest
 from nas_proxy.storage.records import Candidate, Record
+from nas_proxy.strategy.candidates import Propose, Search, sampled
+from nas_proxy.strategy.trainer import Images
 from nas_proxy.training.train import Recipe
 
 

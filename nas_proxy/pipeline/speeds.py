@@ -27,17 +27,18 @@ from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.condensation.step import Task, members_of, open_networks
 from nas_proxy.data.images import ImageSet
 from nas_proxy.data.splits import few_classes
-from nas_proxy.errors import RAISED, RunFailedError
+from nas_proxy.errors import RunFailedError
 from nas_proxy.hardware import free_bytes
 from nas_proxy.pipeline.forecast import THERE_AND_BACK, Span, Speeds, timed, within
 from nas_proxy.pipeline.problem import Prospect
 from nas_proxy.progress import Progress
 from nas_proxy.runs.settings import RunConfig
-from nas_proxy.search.candidates import Stream
 from nas_proxy.signals.signal import SmallSet, plan_of
 from nas_proxy.spaces.convnet import deepest
-from nas_proxy.spaces.cost import measure
+from nas_proxy.spaces.cost import measured_apart
+from nas_proxy.spaces.measured import Size
 from nas_proxy.spaces.space import Architecture
+from nas_proxy.strategy.candidates import Stream
 from nas_proxy.threads import one_thread
 from nas_proxy.training.executor import Executor
 from nas_proxy.training.jobs import Failure, Timing
@@ -128,13 +129,10 @@ def sized(prospect: Prospect) -> Sample:
     """Return architectures of the sample with their FLOPs, as many as can be counted in time, the smallest first."""
     until, found = time.monotonic() + COUNTING, []
     for architecture in islice(Stream(prospect.space, prospect.config.seed), COUNTED):
-        try:
-            found.append((architecture, measure(prospect.space, architecture, prospect.shape, ONE_COUNT).flops))
-        except RAISED:  # it fails when it is trained, and is told there
-            continue
-        finally:
-            late = time.monotonic() > until
-        if late:
+        size = measured_apart(prospect.space, architecture, prospect.shape, ONE_COUNT)
+        if isinstance(size, Size):  # what cannot be measured fails when it is trained, and is told there
+            found.append((architecture, size.flops))
+        if time.monotonic() > until:
             break
     return sorted(found, key=lambda one: one[1])
 
@@ -218,21 +216,8 @@ def _paces(
     limits = {"minutes": ENDED / 60, "megabytes": math.inf}
     while len(paces) < PROBED and chosen and not any(LATE in reason for reason in failed):
         now, chosen = chosen[: PROBED - len(paces)], chosen[PROBED - len(paces) :]
-        for _, result in executor.run(
-            (
-                None,
-                Probe(
-                    prospect.spec,
-                    dict(a),
-                    folder / "images",
-                    config.proxy_training,
-                    STEPPING,
-                    prospect.device,
-                    **limits,
-                ),
-            )
-            for a in now
-        ):
+        probe = Probe(prospect.spec, {}, folder / "images", config.proxy_training, STEPPING, prospect.device, **limits)
+        for _, result in executor.run((None, replace(probe, architecture=dict(a))) for a in now):
             if isinstance(result, Failure):
                 failed.append(result.reason)
             else:

@@ -43,13 +43,13 @@ from nas_proxy.report.page import write_report
 from nas_proxy.runs import heartbeat
 from nas_proxy.runs.folder import RunFolder, check_same, claim
 from nas_proxy.runs.settings import RunConfig, default_folder
-from nas_proxy.search.candidates import search
 from nas_proxy.signals.signal import SmallSet, plan_of
 from nas_proxy.signals.stored_names import checkpoint_path, set_path
 from nas_proxy.spaces.limits import Limited
 from nas_proxy.spaces.loading import Given
 from nas_proxy.storage.records import Candidate, Record
 from nas_proxy.storage.trial_store import explained
+from nas_proxy.strategy.candidates import search
 from nas_proxy.training.pruning import WILCOXON_LEAST
 
 

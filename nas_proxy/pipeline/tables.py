@@ -10,9 +10,9 @@ from nas_proxy.pipeline import untrained
 from nas_proxy.pipeline.ground_truth import Truth, by_draw, truth_of
 from nas_proxy.pipeline.scoring import sample_of
 from nas_proxy.pipeline.work import Work
-from nas_proxy.search.candidates import sampled
 from nas_proxy.signals.signal import EqualCost
 from nas_proxy.storage.records import Candidate, Record
+from nas_proxy.strategy.candidates import sampled
 
 
 def write_tables(

@@ -103,14 +103,17 @@ def size_of(pick: Pick, known: Mapping[str, Any] | None = None) -> list[tuple[st
 
 
 def drawn(pick: Pick) -> list[Drawn]:
-    """Return the blocks of the pick's network as they are drawn, repeated ones once; [] where none are told."""
+    """Return the image and the blocks of the pick's network as they are drawn, repeated ones once; [] without any.
+
+    A block is as high as the side, and as wide as the channels, of what comes out of it, both as shares of the largest.
+    """
     if not pick.blocks:
         return []
-    sides = [block.shape[1] if len(block.shape) == 3 else 1 for block in pick.blocks]
-    most_side = max([*sides, *pick.input[1:2]], default=1) or 1
-    most_wide = max((block.shape[0] for block in pick.blocks if block.shape), default=1) or 1
+    every = (Block((), pick.input), *pick.blocks)
+    most_side = max([block.shape[1] for block in every if len(block.shape) == 3], default=1) or 1
+    most_wide = max((block.shape[0] for block in every if block.shape), default=1) or 1
     found = []
-    for block, same in groupby(pick.blocks):
+    for block, same in groupby(every):
         side = block.shape[1] if len(block.shape) == 3 else 0
         found.append(
             Drawn(
@@ -119,8 +122,8 @@ def drawn(pick: Pick) -> list[Drawn]:
                 block.params,
                 len(list(same)),
                 # By the root, so that a block of a sixteenth is still seen.
-                wide=0.25 + 0.75 * (block.shape[0] / most_wide) ** 0.5 if block.shape else 0.25,
-                high=0.18 + 0.82 * (side / most_side) ** 0.5,
+                wide=0.2 + 0.8 * (block.shape[0] / most_wide) ** 0.5 if block.shape else 0.25,
+                high=0.16 + 0.84 * (side / most_side) ** 0.5,
                 skipped=block.skipped,
             )
         )
@@ -158,14 +161,12 @@ def saved(ranking: Ranking, parts: tuple[tuple[str, float], ...] = ()) -> Saved 
     spent_, full = (None if lead is None else seconds_of(ranking, lead)), seconds_of(ranking, "repeatability")
     if not spent_ or not full:
         return Saved("Not known", "how long full training takes was not measured here", parts) if parts else None
-    words = (
-        f"{count(candidates(ranking))} candidates took {duration(spent_)}; their full training takes {duration(full)}"
-    )
+    words = f"{count(candidates(ranking))} candidates take {duration(spent_)}, their full training {duration(full)}"
     return Saved(_gain(full - spent_), words, parts)
 
 
 def _gain(seconds: float) -> str:
-    return f"{duration(seconds)} saved" if seconds > 0 else f"Nothing: {duration(-seconds)} lost"
+    return f"{duration(seconds)} saved" if seconds > 0 else f"Nothing ({duration(-seconds)} lost)"
 
 
 def parts_of(run: Run) -> tuple[tuple[str, float], ...]:

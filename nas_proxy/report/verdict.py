@@ -38,7 +38,10 @@ def verdict_of(ranking: Ranking | None) -> Verdict:
     """Return the decision in words."""
     of = NOTHING if ranking is None else ranking
     found = of.decision
-    return Verdict(_head(found), _because(found, of), () if found.lead is None else tuple(_evidence(of, found.lead)))
+    told = [] if found.lead is None else _evidence(of, found.lead)
+    if found.reason is Reason.NO_SAVING:
+        told = [(name, text) for name, text in told if name != "Saving"]  # why says so already
+    return Verdict(_head(found), _because(found, of), tuple(told))
 
 
 def _head(found: Decision) -> str:

@@ -88,7 +88,7 @@ class RunConfig:
         workers that the settings name where these are more; never by what a machine has, on which no score may depend.
     budget: see `nas_proxy.pipeline.budget`; what it leaves room for then stands for trials, truth, judge and pool.
     score: see `nas_proxy.ranking.scores`. seeds: of candidates and of the baselines. pruner: of
-        `nas_proxy.training.pruning`. sampler, enqueue: of `nas_proxy.search`.
+        `nas_proxy.training.pruning`. sampler, enqueue: of `nas_proxy.strategy`.
     truth_table: see `nas_proxy.ranking.truth_table`; None to train.
     max_params, max_flops, max_latency_ms: for the sample as well, see `nas_proxy.spaces.limits`.
     storage: without a password, see `nas_proxy.storage.location`; None for the file `study.db` in the run folder.

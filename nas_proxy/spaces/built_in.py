@@ -1,8 +1,8 @@
 """The built-in search spaces: where their files are, their names, what each is, and their modules.
 
 In a clone they are the folder `search_spaces` beside the package, for people to read and copy. In an installed
-package the same files are `nas_proxy.search_spaces`, since a top-level `search_spaces` may be anybody's. Either way a
-space's module is `nas_proxy.search_spaces.<name>`. Guarantee: names and descriptions come without importing a space.
+package the same files are `nas_proxy.strategy_spaces`, since a top-level `search_spaces` may be anybody's. Either way a
+space's module is `nas_proxy.strategy_spaces.<name>`. Guarantee: names and descriptions come without importing a space.
 """
 
 import ast
@@ -36,7 +36,7 @@ def _first_line(path: Path) -> str:
 
 def module(name: str) -> ModuleType:
     """Return the module of the built-in space `name`, imported once."""
-    full = f"nas_proxy.search_spaces.{name}"
+    full = f"nas_proxy.strategy_spaces.{name}"
     if full in sys.modules:
         return sys.modules[full]
     specification = importlib.util.spec_from_file_location(full, folder() / f"{name}.py")

@@ -10,9 +10,9 @@ import optuna
 from optuna.trial import FixedTrial, TrialState, create_trial
 
 from nas_proxy.optuna_quiet import without_announcements
-from nas_proxy.search.evolution import RegularisedEvolutionSampler
 from nas_proxy.seeds import derive
 from nas_proxy.spaces.space import Architecture, SearchSpace
+from nas_proxy.strategy.evolution import RegularisedEvolutionSampler
 
 # A mutation may be known already; after so many tries in a row for each that is wanted there are no more.
 TRIES = 8

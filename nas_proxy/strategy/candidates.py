@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 from nas_proxy.errors import ConfigError, RunFailedError, SpaceError
 from nas_proxy.names import PROXY
 from nas_proxy.ranking.scores import column, shown, value_of
-from nas_proxy.search.samplers import propose
-from nas_proxy.search.trainer import Images, Trainer
 from nas_proxy.seeds import derive
 from nas_proxy.spaces.limits import limits_text
 from nas_proxy.spaces.objectives import ACCURACY, directions, improves
 from nas_proxy.spaces.space import Architecture, SearchSpace
 from nas_proxy.storage.records import Candidate, Record
+from nas_proxy.strategy.samplers import propose
+from nas_proxy.strategy.trainer import Images, Trainer
 from nas_proxy.training.jobs import Failure, Job
 from nas_proxy.training.pruning import Curve, Pruning
 from nas_proxy.training.train import Outcome, Recipe
