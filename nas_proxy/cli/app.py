@@ -158,7 +158,7 @@ def search_command(
     chosen = given(locals())
     folder = open_run(run, comparisons=False)
     if enqueue is not None:
-        from nas_proxy.search.enqueue import read_entries
+        from nas_proxy.strategy.enqueue import read_entries
 
         chosen["enqueue"] = read_entries(enqueue)
     settings = resolve(chosen, folder / "run.toml", options=option_names())
