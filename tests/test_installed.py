@@ -132,9 +132,13 @@ def test_every_folder_of_the_package_is_packaged():
     assert named == {".".join(folder.parts) for folder in folders} | {"nas_proxy.search_spaces"}
 
 
-def test_a_mistake_in_an_option_is_told_before_pytorch_is_imported(tmp_path):
+@pytest.mark.parametrize(
+    "command",
+    ["run --ipc abc", "run --dataset cifar11", "run --space conv", "compare --dataset absent", "final runs/absent"],
+)
+def test_a_mistake_in_an_option_is_told_before_pytorch_is_imported(tmp_path, command):
     code = (
-        "import sys\nsys.argv = ['nas-proxy', 'run', '--ipc', 'abc']\nfrom nas_proxy.cli.app import main\n"
+        f"import sys\nsys.argv = ['nas-proxy', *{command.split()}]\nfrom nas_proxy.cli.app import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 2\n"
         "assert not {'torch', 'torchvision'} & set(sys.modules)"
     )

@@ -33,6 +33,7 @@ def condense_command(
     seed: o.Seed = None,
     limit: o.Limit = None,
     image_size: o.ImageSize = None,
+    group_column: o.GroupColumn = None,
     device: o.Device = None,
     preview_every: Annotated[int | None, setting("preview_every")] = None,
     classes_per_step: Annotated[int | None, setting("classes_per_step")] = None,

@@ -17,6 +17,7 @@ from nas_proxy.data.shape import DataShape
 from nas_proxy.errors import RAISED, SpaceError, nearest
 from nas_proxy.spaces import built_in, modules
 from nas_proxy.spaces.apart import Complaint, apart, reason_of
+from nas_proxy.spaces.built_in import split_spec
 from nas_proxy.spaces.by_value import GIVEN, SpaceByValue, by_value, digest_of
 from nas_proxy.spaces.checking import try_out
 from nas_proxy.spaces.function_space import FunctionSpace
@@ -133,12 +134,6 @@ def space_digest(spec: Given) -> str:
     return modules.code_digest(Path(module.__file__), text)
 
 
-def split_spec(spec: str) -> tuple[str, str]:
-    """Return the name or path of a space and the text of its parameters: ("mine.py", "width=8,deep=true")."""
-    named, colon, given = spec.rpartition(":")
-    return (named, given) if colon and "=" in given and not Path(spec).exists() else (spec, "")
-
-
 def _parameters(named: str, module: ModuleType, given: str) -> dict[str, Any]:
     """Return the values of "name=value,…". Raises SpaceError for a name or value that `space_for` does not take."""
     known = _defaults(module)
@@ -187,19 +182,9 @@ def _module(spec: str) -> ModuleType:
             f"the space {spec.removeprefix(GIVEN)!r} was given as an object of Python, which no file holds; go on from "
             "Python and give it again: nas_proxy.run(space=…, out=…)"
         )
-    known = built_in.names()
-    if spec in known:
+    path = built_in.file_of(spec)
+    if path is None:
         return built_in.module(spec)
-    path = Path(spec)
-    if path.suffix != ".py" and not path.exists():
-        raise SpaceError(f"unknown search space {spec!r}{nearest(spec, known)}, or the path of a Python file")
-    if not path.is_file():
-        raise SpaceError(
-            f"the search space file {spec} {'is a folder' if path.is_dir() else 'does not exist'}; "
-            f"give a Python file, or one of: {', '.join(known)}"
-        )
-    if path.suffix != ".py":
-        raise SpaceError(f"the search space file {path} is not a Python file (its name must end in .py)")
     return modules.imported(path.resolve())
 
 
