@@ -110,14 +110,16 @@ def _members(work: Work, generation: int) -> tuple[dict[str, Architecture], bool
 
 def _drawn(work: Work, size: int) -> dict[str, Architecture]:
     """Return the beginning of the sample's stream, which may have to measure each to keep the limits."""
-    space, found = work.trainer.space, dict[str, Architecture]()
+    space, found = work.trainer.space, work.drawn
+    if found:
+        return dict(islice(found.items(), size))
     with work.progress.stage("Pool", size - 1) as bar:
         for architecture in islice(work.stream(), size):
             found[space.key(architecture)] = architecture
             bar.to(min(len(found), size - 1))
         if len(found) < size:
             bar.to(size - 1, f"all {len(found)} there are")
-    return found
+    return dict(found)
 
 
 def _kept(work: Work) -> dict[str, Any]:

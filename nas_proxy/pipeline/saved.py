@@ -56,7 +56,7 @@ def against_random(
     value, low, high = (count * each for count in trainings)
     ratio, least, most = (seconds / total for seconds in (value, low, high))
     took = f"{duration(total)} that this run took, {duration(spent.get('judging', 0.0))} of them to judge"
-    times = f"{ratio:.1f} [{least:.1f}, {most:.1f}] times the {took}"
+    times = f"{_digits(ratio)} [{_digits(least)}, {_digits(most)}] times the {took}"
     random = f"random search would have found as good a one in {duration(value)} [{duration(low)}, {duration(high)}]"
     sentence = f"{'Saved nothing' if ratio < 1 else 'Saved'}: {random}, {times}"
     if estimated:
@@ -74,6 +74,11 @@ def against_random(
         estimated,
         f"{sentence}.",
     )
+
+
+def _digits(ratio: float) -> str:
+    """Return a ratio with two digits that count."""
+    return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.1f}" if ratio >= 1 else f"{ratio:.2g}"
 
 
 def _spent(work: Work, scores: Scores, found: Standing, each: float) -> dict[str, float]:

@@ -8,7 +8,7 @@ files removed; checkpoints stay.
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nas_proxy.condensation.distributed import ALONE, ProcessGroup
 from nas_proxy.pipeline.coordinator import Coordinator, trains_on
@@ -41,7 +41,8 @@ class Work:
     """What the stages of a command work with.
 
     plan: the signals. store: of trials. trainer: trains in `executor`'s workers, and in those elsewhere. sets: of
-    images that signals train on. files: other images. coordinator: None for a run in a file.
+    images that signals train on. files: other images. coordinator: None for a run in a file. drawn: the beginning of
+    the uniform stream, as far as it has been needed at once.
     """
 
     run: RunFolder
@@ -54,6 +55,7 @@ class Work:
     files: ImageFiles
     progress: Progress
     coordinator: Coordinator | None = None
+    drawn: dict[str, Architecture] = field(default_factory=dict, repr=False)
 
     @property
     def config(self) -> RunConfig:

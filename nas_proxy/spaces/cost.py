@@ -78,7 +78,11 @@ class Sizes:
 def _warm_up() -> None:
     """Let PyTorch load what counting takes, of a network of ours: copies of this process would each load it anew."""
     with torch.device("meta"):
-        _measured(nn.Sequential(nn.Conv2d(1, 1, 1), nn.Flatten(), nn.Linear(1, 1)), DataShape(1, 1, 1, 1), torch.device("meta"))
+        _measured(
+            nn.Sequential(nn.Conv2d(1, 1, 1), nn.Flatten(), nn.Linear(1, 1)),
+            DataShape(1, 1, 1, 1),
+            torch.device("meta"),
+        )
 
 
 def _measured(network: nn.Module, shape: DataShape, device: torch.device) -> Size:
