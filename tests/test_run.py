@@ -206,11 +206,11 @@ def test_a_sample_too_small_to_be_ranked_is_refused_at_the_start(go, tmp_path):
     with pytest.raises(
         ConfigError, match="sample is of 3 architectures, but a ranking needs at least 4; give --truth 4"
     ):
-        go(trials=8, truth=3)
+        go(trials=8, truth=3, judge=3)
 
 
 def test_a_space_smaller_than_the_budget_is_trained_whole_once(go):
-    run = go(trials=40, truth=14)
+    run = go(trials=40, truth=14, judge=14)
     assert run.ranking["n"] == 14
     assert len(pd.read_csv(run.folder / "trials.csv")) == 14
     assert run.ranking["pick"]["phase"] == "sample"

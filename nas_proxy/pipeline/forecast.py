@@ -15,6 +15,8 @@ from nas_proxy.storage.records import LATENCY
 
 # A forward pass, in parts of a training step of the same images; and a synthetic image's step, in forward passes.
 FORWARD, THERE_AND_BACK = 1 / 3, 3
+# Images of a score without training, in training steps; and its seconds beside them.
+SCORED, SCORING = 24, 0.005
 
 
 @dataclass(frozen=True)
@@ -149,11 +151,20 @@ def forecast(
     if untimed > 0:
         latencies = Part(untimed, 0, speeds.timing.times(untimed))
     other = speeds.read if condense or parts else NOTHING
+    if config.compare is None and "search" in stages:
+        other += _scores(config, plan, size, speeds)
     if "rank" in stages:
         other += speeds.judging
     spans = [part.seconds for part in (condense, latencies, *parts.values()) if part is not None]
     saves = _saved(config, plan, size, counts, classes, speeds)
     return Estimate(condense, latencies, parts, other, sum(spans, other), saves, speeds)
+
+
+def _scores(config: RunConfig, plan: Plan, size: int | None, speeds: Speeds) -> Span:
+    """Return the seconds of the pool's scores by untrained networks; those that are kept count again, for little."""
+    number = config.pool_size if size is None else min(config.pool_size, size)
+    each = speeds.image.times(SCORED) + within(SCORING, 3.0)
+    return each.times(number * len(plan.computed) / speeds.workers)
 
 
 def timed(config: RunConfig) -> bool:

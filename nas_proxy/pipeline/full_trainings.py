@@ -7,8 +7,10 @@ was cut off proposes the same again, since a round is chosen from the rounds bef
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+
+import numpy as np
 
 from nas_proxy.files import write_json
 from nas_proxy.names import PROXY, TRUTH
@@ -17,13 +19,18 @@ from nas_proxy.pipeline.ground_truth import images_of_truth, train_fully
 from nas_proxy.pipeline.pool import BY_PROXY, Pool, grow, open_pool
 from nas_proxy.pipeline.scoring import sample_of
 from nas_proxy.pipeline.work import Work
+from nas_proxy.ranking.intervals import LEAST
 from nas_proxy.ranking.surrogate import believe
+from nas_proxy.signals.equal_cost import seconds_a_pass
+from nas_proxy.signals.signal import TRUTH_SEEDS
 from nas_proxy.storage.records import Candidate, Record
 from nas_proxy.strategy.acquisition import Observed
 from nas_proxy.training.jobs import Failure, Job
 from nas_proxy.training.train import Outcome
 
 NAME = "search.json"
+# Seconds of ranking and reporting.
+REPORTING = 10.0
 Known = Mapping[str, float | None]  # what a search sees of full trainings, by key; None of those that failed
 
 
@@ -36,7 +43,8 @@ def full_trainings(work: Work) -> Standing:
     chosen = _trained_in_rounds(work, pool, sample, rounds)
     found = _standing(work, pool, sample, chosen)
     if work.problem.table is None:
-        judged = {one.key: one for one in sample}
+        there = {r.key for r in work.store.records(TRUTH)}  # all, but where a budget ended before
+        judged = {one.key: one for one in sample if one.key in there}
         if found.pick is not None and found.pick.key not in judged:
             judged[found.pick.key] = next(c for c in chosen if c.key == found.pick.key)
         train_fully(work.trainer, work.files, work.config.full_training, list(judged.values()), "Judge: second seeds")
@@ -72,8 +80,6 @@ def _grown(work: Work) -> Pool:
         seen = _on_proxy(work, before)
         belief = standing(before, seen).fit if seen.cheap else None
         if belief is not None:
-            import numpy as np
-
             grow(work, before, BY_PROXY, believe(belief, np.arange(len(before.architectures))).mean)
             return open_pool(work, BY_PROXY)
     return before
@@ -149,7 +155,7 @@ def _trained_in_rounds(
             bar.to(min(done, rounds.total), "" if best is None else f"best {best:.1%} val")
 
         told()
-        for turn, (positions, numbers) in enumerate(rounds):
+        for turn, (positions, numbers) in _within_budget(work, sample, rounds):
             made, there = _made(work), {(r.key, r.draw) for r in store.records(TRUTH)}
             uniform = [one for one in sample[positions.start : positions.stop] if (one.key, 0) not in there]
             candidates = [work.trainer.candidate(one.architecture, one.phase, one.index) for one in uniform]
@@ -163,8 +169,76 @@ def _trained_in_rounds(
                     if number not in made
                 ]
             _train(work, candidates, told)
+            if work.clock is not None:
+                work.clock.keep()
+            if not candidates and numbers.stop > rounds.total - rounds.sample and len(made) < numbers.stop:
+                break  # beyond what was planned, and the pool has no more
     made = _made(work)
     return [made[number] for number in sorted(made)]
+
+
+def _within_budget(
+    work: Work, sample: Sequence[Record | Candidate], rounds: Rounds
+) -> Iterator[tuple[int, tuple[range, range]]]:
+    """Yield rounds with their numbers; with a budget as many as it has room for, fewer or more than planned."""
+    clock = work.clock
+    planned = list(enumerate(rounds))
+    if clock is None:
+        yield from planned
+        return
+    chosen = rounds.total - rounds.sample
+    for turn, (positions, numbers) in planned:
+        open_ = positions.start >= LEAST and not _known(work, positions, numbers, sample)  # a ranking takes so many
+        seconds = _round_seconds(work, len(positions) + len(numbers))
+        if open_ and not clock.allows(seconds, judging_seconds(work, sample)):
+            _say_end(work)
+            return
+        yield turn, (positions, numbers)
+    turn = len(planned)
+    while clock.leaves(_round_seconds(work, rounds.size), judging_seconds(work, sample)):
+        yield turn, (range(rounds.sample, rounds.sample), range(chosen, chosen + rounds.size))
+        turn, chosen = turn + 1, chosen + rounds.size
+
+
+def _known(work: Work, positions: range, numbers: range, sample: Sequence[Record | Candidate]) -> bool:
+    """Return whether a round is trained already."""
+    made, there = _made(work), {r.key for r in work.store.records(TRUTH)}
+    keys = [one.key for one in sample[positions.start : positions.stop]]
+    return all(key in there for key in keys) and all(number in made for number in numbers)
+
+
+def _say_end(work: Work) -> None:
+    done = sum(r.draw == 0 for r in work.store.records(TRUTH))
+    work.progress.say(
+        f"The budget of {work.config.budget} ends the search after {done} of {work.config.truth} full trainings, so "
+        "that what judges fits in; the same command with a larger one goes on."
+    )
+
+
+def _round_seconds(work: Work, trainings: int) -> float:
+    """Return about how long so many full trainings take, by the clock."""
+    return math.ceil(trainings / work.executor.count) * _full_seconds(work)
+
+
+def _full_seconds(work: Work) -> float:
+    """Return what a full training takes: those that there are, or else by its image passes."""
+    known = [r.seconds for r in work.store.records(TRUTH) if r.complete]
+    if known:
+        return sum(known) / len(known)
+    each = seconds_a_pass([r for r in work.store.records(PROXY) if r.complete])
+    return each * work.config.full_training.image_passes(len(work.problem.data.train))
+
+
+def judging_seconds(work: Work, sample: Sequence[Record | Candidate]) -> float:
+    """Return about how long all takes that comes after the search: second seeds, baselines, ranking, report."""
+    store, seeds = work.store, work.store.records(TRUTH)
+    second = max(0, (TRUTH_SEEDS - 1) * (len(sample) + 1) - sum(r.draw > 0 for r in seeds))
+    proxy = [r.seconds for r in store.records(PROXY) if r.complete]
+    others = [signal for signal in work.plan.trained if signal.name != PROXY]
+    wanted = sum(signal.draws * len(sample) for signal in others)
+    left = max(0, wanted - sum(len(store.records(s.name)) for s in others if store.has(s.name)))
+    each = sum(proxy) / len(proxy) if proxy else 0.0
+    return (second * _full_seconds(work) + left * each) / work.executor.count + REPORTING
 
 
 def _train(work: Work, candidates: Sequence[Candidate], told: Callable[[Outcome | Failure], None]) -> None:

@@ -11,6 +11,7 @@
 A comparison has the stages of a run: its plan has other signals, and everything in it is the sample.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,9 +30,10 @@ from nas_proxy.errors import RunFolderError
 from nas_proxy.files import write_json
 from nas_proxy.names import PROXY, TRUTH
 from nas_proxy.pipeline import scoring
+from nas_proxy.pipeline.budget import keep_plan
 from nas_proxy.pipeline.checks import check, check_sample
 from nas_proxy.pipeline.choosing import choosing_of_pool
-from nas_proxy.pipeline.dry_run import announce
+from nas_proxy.pipeline.dry_run import announce, planned, with_plan
 from nas_proxy.pipeline.full_trainings import chosen_of, full_trainings, how_it_stands
 from nas_proxy.pipeline.ground_truth import train_fully, truth_of
 from nas_proxy.pipeline.judgement import judge
@@ -157,6 +159,8 @@ def do(work: Work, names: Sequence[str]) -> None:
     """Do the stages in their order."""
     for name in names:
         STAGES[name](work)
+        if work.clock is not None:
+            work.clock.keep()
 
 
 def run_stages(
@@ -186,19 +190,25 @@ def run_all(
     see `nas_proxy.spaces.by_value`. Nothing in the folder is touched, or replaced, before the user's data and space
     have been found in order. Raises a UserError for a mistake; killed anywhere, the same call goes on.
     """
-    run = RunFolder(out or default_folder(config), config)
+    folder = out or default_folder(config)
+    run = RunFolder(folder, config if overwrite else with_plan(config, folder))
     if "rank" in names:
-        check_sample(config)
+        check_sample(run.config)
     with run.lock(), explained(run.place):
         heartbeat.withdraw(run)
         if not overwrite:
             check_same(run)
-        prospect = open_prospect(config, progress, space)
+        start = time.monotonic()
+        prospect = open_prospect(run.config, progress, space)
         check(prospect)
-        announce(run, prospect, names, progress, overwrite=overwrite)
+        run, plan, speeds = planned(run, prospect, names, progress, overwrite=overwrite)
+        prospect = replace(prospect, config=run.config)
+        announce(run, prospect, names, progress, overwrite=overwrite, speeds=speeds, plan=plan)
         problem = opened(prospect, progress)
         claim(run, overwrite=overwrite)
-        with work_in(run, problem, progress, group) as work:
+        if plan is not None:
+            keep_plan(run.path, plan)
+        with work_in(run, problem, progress, group, start) as work:
             do(work, names)
     return run
 
