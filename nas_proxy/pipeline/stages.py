@@ -52,6 +52,7 @@ from nas_proxy.spaces.loading import Given
 from nas_proxy.storage.records import Candidate, Record
 from nas_proxy.storage.trial_store import explained
 from nas_proxy.strategy.candidates import search
+from nas_proxy.threads import one_thread_in_numpy
 from nas_proxy.training.pruning import WILCOXON_LEAST
 
 
@@ -157,10 +158,11 @@ STAGES: dict[str, Callable[[Work], None]] = {
 
 def do(work: Work, names: Sequence[str]) -> None:
     """Do the stages in their order."""
-    for name in names:
-        STAGES[name](work)
-        if work.clock is not None:
-            work.clock.keep()
+    with one_thread_in_numpy():
+        for name in names:
+            STAGES[name](work)
+            if work.clock is not None:
+                work.clock.keep()
 
 
 def run_stages(
