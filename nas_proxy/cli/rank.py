@@ -12,7 +12,7 @@ def truth_command(
     storage: o.Storage = None,
     as_json: o.Json = False,
 ) -> None:
-    """Train the sampled architectures and the search's best fully, or look them up in the truth table."""
+    """Train the sample and what the search chooses fully, round after round, or look them up in the truth table."""
     chosen = given(locals())
     from nas_proxy.runs.folder import open_run
     from nas_proxy.runs.settings import resolve

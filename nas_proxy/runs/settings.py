@@ -20,7 +20,7 @@ from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data import operations
 from nas_proxy.errors import ConfigError
 from nas_proxy.files import write_text
-from nas_proxy.names import EARLY_STOP, SIZES, ZERO_COST
+from nas_proxy.names import EARLY_STOP, PROXY, SIZES, ZERO_COST
 from nas_proxy.runs import settings_checks
 from nas_proxy.runs.comparison_checks import LEAST, completed
 from nas_proxy.runs.nested import anchored, flat, listed, merged, read_toml, without_none
@@ -214,8 +214,7 @@ class RunConfig:
     ] = None
     signals: Annotated[
         tuple[str, ...],
-        strings("names of signals"),
-        AfterValidator(settings_checks.computed),
+        BeforeValidator(settings_checks.NamesAndOwn(ZERO_COST, "names", unique=True)),
         Field(
             description=f"Scores without training, of the pool too: {', '.join(ZERO_COST)}, table:FILE:COLUMN or "
             "FILE.py:FUNCTION, with commas between."
@@ -223,8 +222,9 @@ class RunConfig:
     ] = ZERO_COST
     combine: Annotated[
         tuple[str, ...],
-        strings("names of signals"),
-        AfterValidator(settings_checks.combinable),
+        BeforeValidator(settings_checks.NamesAndOwn((PROXY, EARLY_STOP, *ZERO_COST), "names", unique=True)),
+        BeforeValidator(settings_checks.one_draw),
+        AfterValidator(settings_checks.several),
         AfterValidator(settings_checks.several),
         Field(description="Add the mean rank of several: proxy, early_stop or computed ones, with commas between."),
     ] = ()
@@ -329,7 +329,7 @@ def resolve(
         mistakes.append(("judge", f"judge is {config.judge}, more than truth, {config.truth}; give that or less"))
     if mistakes:
         raise ConfigError([_told(mistake, explicit, file, options or {}) for mistake in mistakes])
-    return config
+    return config if config.compare is not None else replace(config, judge=config.sample)
 
 
 def _base(values: dict[str, Any], mistakes: list[Mistake]) -> RunConfig:
