@@ -9,7 +9,7 @@ import pytest
 
 import nas_proxy
 from conftest import blobs, write_space
-from nas_proxy.errors import DataError
+from nas_proxy.errors import UserError
 from nas_proxy.pipeline import full_trainings
 from nas_proxy.pipeline.choosing import Rounds, opening_of
 from nas_proxy.pipeline.pool import costs_too_much
@@ -178,8 +178,29 @@ def test_own_scores_take_part(go, tmp_path):
     assert rows(run.folder, "scores.csv")["mine"].notna().all()
     kept = [json.loads(line) for line in (run.folder / "computed.jsonl").read_text().splitlines()[1:]]
     assert sum(line["signal"].startswith("weights#") for line in kept) == 24  # of the whole pool
-    with pytest.raises(DataError, match="no column 'yours'"):
-        go("other", signals=[f"table:{tmp_path / 'scores.csv'}:yours"])
+
+
+@pytest.mark.parametrize(
+    ("named", "mistake"),
+    [
+        ("table:scores.csv:yours", "scores.csv has no column 'yours'; did you mean"),
+        ("table:none.csv:mine", "none.csv does not exist"),
+        ("table:others.csv:mine", "'mine' of .*others.csv has a number for none of 24 architectures of the space"),
+        ("own.py:missing", "own.py defines no function 'missing'"),
+        ("own.py:broken_import", "no function 'broken_import'"),
+        ("broken.py:score", "broken.py.*no such luck"),
+        ("table:scores.csv:proxy", "'proxy' is the name of another signal; rename the column"),
+    ],
+)
+def test_mistakes_in_own_scores_are_told_before_the_work(go, tmp_path, named, mistake):
+    pd.DataFrame({"key": ["width=1,act=relu"], "mine": [1.0], "proxy": [1.0]}).to_csv(tmp_path / "scores.csv")
+    pd.DataFrame({"key": ["a"], "mine": [1.0]}).to_csv(tmp_path / "others.csv", index=False)
+    (tmp_path / "own.py").write_text("def score(network, images):\n    return 1.0\n")
+    (tmp_path / "broken.py").write_text("raise ValueError('no such luck')\n")
+    kind, _, rest = named.rpartition("table:")
+    with pytest.raises(UserError, match=mistake):
+        go(signals=[f"{'table:' if kind or named.startswith('table:') else ''}{tmp_path / rest}"])
+    assert not (tmp_path / "run" / "proxy.safetensors").exists()
 
 
 def test_a_score_that_fails_has_its_reason_and_the_run_goes_on(go, tmp_path):

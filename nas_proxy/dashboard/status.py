@@ -51,7 +51,8 @@ class Status:
     """How a run or a comparison stands.
 
     stages: in their order. best: of a run: key, score on the proxy and, once known, test accuracy of its pick, or until
-        there is one of the best on the proxy; the sum of its losses where the run ranks by it. failures: the reasons and how often, by signal.
+        there is one of the best on the proxy; the sum of its losses where the run ranks by it. failures: the reasons
+        and how often, by signal.
     at_work: whether a command holds the folder. open_trainings: begun and not finished; left by a command that was
         killed where nothing is at work.
     workers: the commands that train: the one that holds the folder, and whoever has joined it, where a database knows
