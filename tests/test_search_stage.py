@@ -241,12 +241,12 @@ def test_what_is_saved_is_said_and_what_is_not_too():
     assert found.interval == pytest.approx((2 / 3, 20 / 3))
     assert found.spent_hours == pytest.approx(1.0)
     assert found.sentence == (
-        "Random search would have found as good a one in 2.00 h [40.0 min, 6.67 h], 2.0 [0.67, 6.7] times the "
-        "1.00 h that this run took, 10.0 min of them to judge."
+        "Random search would have found as good a one in 2.0 h [40 min, 6.7 h], 2.0 [0.67, 6.7] times the "
+        "1.0 h that this run took, 10 min of them to judge."
     )
     nothing = against_random((10.0, 5.0, 20.0), 120.0, spent, 1000)
     assert nothing.ratio == pytest.approx(1 / 3)
-    assert nothing.sentence.endswith("10.0 min of them to judge; this run saved nothing.")
+    assert nothing.sentence.endswith("10 min of them to judge; this run saved nothing.")
     with pytest.raises(ValueError, match="nothing was spent"):
         against_random((1.0, 1.0, 1.0), 1.0, {}, 10)
 
