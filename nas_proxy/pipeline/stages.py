@@ -113,8 +113,6 @@ def rank_stage(work: Work) -> None:
     ranking, made_of_others = judge(work, scores, truth, environment(work.problem.device, work.executor.count))
     write_tables(work, scores.studies, made_of_others)
     write_json(work.run / "ranking.json", ranking)
-    if work.coordinator is not None:
-        work.coordinator.done(True)
 
 
 def report_stage(work: Work) -> None:
@@ -140,7 +138,7 @@ def do(work: Work, names: Sequence[str]) -> None:
 def run_stages(run: RunFolder, names: tuple[str, ...] = tuple(STAGES), progress: Progress = SILENT) -> None:
     """Do stages of a run as it is, holding its folder."""
     with run.lock(), explained(run.place):
-        heartbeat.withdraw(run)  # what a killed command left
+        heartbeat.refuse_another(run)
         problem = open_problem(run.config, progress)
         with work_in(run, problem, progress) as work:
             do(work, names)
@@ -164,7 +162,7 @@ def run_all(
     if "rank" in names:
         check_sample(config)
     with run.lock(), explained(run.place):
-        heartbeat.withdraw(run)
+        heartbeat.refuse_another(run)
         if not overwrite:
             check_same(run)
         problem = open_problem(config, progress)
