@@ -17,10 +17,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas_proxy.dashboard.notes import Notes, WithImage, shown_names
+from nas_proxy.dashboard.notes import Artifacts, Notes, shown_names
 from nas_proxy.errors import UserError
 from nas_proxy.runs.folder import open_run
-from nas_proxy.storage.artifacts import artifact_store
 from nas_proxy.storage.location import FILE, existing
 from nas_proxy.storage.read_only import open_studies, readable
 
@@ -50,7 +49,7 @@ def application(run: Path, *, writable: bool = False) -> "WSGIApplication":
     storage = open_studies(run, writable=writable, names=shown_names(open_run(run)), told=Notes(run))
     place = existing(run) or run / FILE
     with readable(place):
-        app = within(wsgi(storage, WithImage(run, artifact_store(run, place))))
+        app = within(wsgi(storage, Artifacts(run)))
     return app if writable else read_only(app)
 
 

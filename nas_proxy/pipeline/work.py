@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nas_proxy.condensation.distributed import ALONE, ProcessGroup
-from nas_proxy.pipeline.coordinator import Coordinator, trains_on
 from nas_proxy.pipeline.image_files import ImageFiles
 from nas_proxy.pipeline.problem import Problem, choose_device
 from nas_proxy.progress import Progress
@@ -40,8 +39,8 @@ from nas_proxy.training.worker_pool import ProcessExecutor
 class Work:
     """What the stages of a command work with.
 
-    plan: the signals. store: of trials. trainer: trains in `executor`'s workers, and in those elsewhere. sets: of
-    images that signals train on. files: other images. coordinator: None for a run in a file.
+    plan: the signals. store: of trials. trainer: trains by `executor`. sets: of images that signals train on.
+    files: other images.
     """
 
     run: RunFolder
@@ -53,7 +52,6 @@ class Work:
     sets: SetMaker
     files: ImageFiles
     progress: Progress
-    coordinator: Coordinator | None = None
 
     @property
     def config(self) -> RunConfig:
@@ -91,9 +89,7 @@ def timed(problem: Problem, executor: Executor, architecture: Architecture) -> L
     return executor.run_apart(Timing(problem.spec, chosen, problem.shape, problem.device, batch, minutes, memory))
 
 
-def make_trainer(
-    problem: Problem, store: TrialStore, executor: Executor, progress: Progress, coordinator: Coordinator | None = None
-) -> Trainer:
+def make_trainer(problem: Problem, store: TrialStore, executor: Executor, progress: Progress) -> Trainer:
     """Return what trains architectures of the problem, within its limits."""
     config = problem.config
     limits = Limits(config.max_params, config.max_flops, config.max_latency_ms)
@@ -120,7 +116,6 @@ def make_trainer(
         progress,
         limits,
         latencies,
-        coordinator,
     )
 
 
@@ -151,16 +146,10 @@ def work_in(run: RunFolder, problem: Problem, progress: Progress, group: Process
         store = closing.enter_context(_closing(open_store(run, progress)))
         closing.callback(files.remove)
         executor = closing.enter_context(open_executor(run.config, problem.device))
-        coordinator = None
-        if isinstance(store.place, Database):
-            coordinator = Coordinator(run, problem, store, executor)
-            closing.callback(coordinator.close)
-        else:
-            heartbeat.announce(run, trains_on(executor, problem.device))
-            closing.callback(heartbeat.withdraw, run)
-        trainer = make_trainer(problem, store, executor, progress, coordinator)
+        closing.enter_context(heartbeat.beating(run, executor.nodes))
+        trainer = make_trainer(problem, store, executor, progress)
         sets = make_sets(run, problem, progress, group)
-        yield Work(run, problem, plan_of(run.config), store, executor, trainer, sets, files, progress, coordinator)
+        yield Work(run, problem, plan_of(run.config), store, executor, trainer, sets, files, progress)
 
 
 @contextlib.contextmanager

@@ -155,7 +155,7 @@ class RunConfig:
     ] = 1
     storage: Annotated[
         Url | None,
-        Field(description="PostgreSQL database of the studies, for workers elsewhere too; a file in RUN if not given."),
+        Field(description="PostgreSQL database of the studies; a file in RUN if not given."),
     ] = None
     limit: Annotated[int | None, Field(ge=3, description="At most so many images a class are used of the data.")] = None
     image_size: Annotated[

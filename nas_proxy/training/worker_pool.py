@@ -21,9 +21,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar, cast
 
-from nas_proxy.training.executor import run_all
+from nas_proxy.training.executor import here, run_all
 from nas_proxy.training.jobs import Failure, Result, Work, too_much, without_recording
 from nas_proxy.training.memory_limit import TOO_MUCH
+from nas_proxy.training.node import Node
 
 KILLED = "the worker process was killed twice; the machine was probably out of memory"
 # What a worker is told before its first job with a limit on memory.
@@ -43,6 +44,7 @@ class ProcessExecutor:
     def __init__(self, count: int, devices: Sequence[str] = ()) -> None:
         self.count = count
         self.devices = tuple(devices)
+        self._performed = 0
         self._workers: list[_Worker] = []
         self._idle: list[_Worker] = []
         self._done: queue.SimpleQueue[tuple[_Worker, Any, Any]] = queue.SimpleQueue()
@@ -63,6 +65,10 @@ class ProcessExecutor:
     def run(self, jobs: Iterable[tuple[_Tag, Work[Result]]]) -> Iterator[tuple[_Tag, Result | Failure]]:
         """Perform the jobs, taking the next from `jobs` only when a worker is free."""
         return run_all(self, jobs)
+
+    def nodes(self) -> tuple[Node, ...]:
+        """Return this machine."""
+        return here(self, self._performed)
 
     @property
     def free(self) -> int:
@@ -97,6 +103,7 @@ class ProcessExecutor:
         with contextlib.suppress(queue.Empty):
             worker, tag, result = self._done.get(timeout=timeout)
             self._idle.append(worker)
+            self._performed += 1
             yield tag, result
 
 
