@@ -12,6 +12,21 @@ def known(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
+def finite(cell: object) -> float | None:
+    """Return what stands in a cell of a table as a finite number; None where it is none."""
+    try:
+        value = float(str(cell))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def number(cell: object) -> str:
+    """Return a cell of a table, "12.34", with three significant digits."""
+    value = finite(cell)
+    return UNDEFINED if value is None else f"{value:.3g}"
+
+
 def decimal(value: float | None, digits: int = 2, *, sign: bool = False) -> str:
     """Return 0.914 as "0.91", −0.01 with a true minus sign."""
     if value is None or not math.isfinite(value):

@@ -259,7 +259,7 @@ def _best(run: Run) -> list[dict[str, Any]]:
     return [
         {
             **{str(name): row[name] for name in ("place", "key", "score", "truth", "params")},
-            "latency_ms": row["latency_ms"] if latencies else None,
+            "latency": formats.number(row["latency_ms"]) if latencies else None,
             "pick": row["key"] == pick,
         }
         for row in rows
