@@ -39,14 +39,13 @@ MOST_EPOCHS = 200
 
 
 def best_of(trials: pd.DataFrame, pick: str | None = None) -> pd.DataFrame:
-    """Return the ten best architectures by their score, the best first; `place` counts from 1.
+    """Return the ten best architectures by their score, and by the sum of losses where that ties; `place` from 1 on.
 
     pick: the key of the one that the run hands out, which stands first, whatever it was chosen by.
     """
     rows = trials[usable(trials)].drop_duplicates("key")
-    order = rows.assign(_other=rows["key"] != pick).sort_values(
-        ["_other", "score"], ascending=[True, False], kind="stable"
-    )
+    by, ascending = ["_other", "score", "loss_sum"], [True, False, True]
+    order = rows.assign(_other=rows["key"] != pick).sort_values(by, ascending=ascending, kind="stable")
     found = order.head(TEN).drop(columns="_other").reset_index(drop=True)
     return found.assign(place=range(1, len(found) + 1))
 
