@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
+from nas_proxy.untrusted import safe
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bars
@@ -61,7 +63,7 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """Print a line, without interpreting markup; only a terminal has a width to wrap it at."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=not self._console.is_terminal)
+        self._console.print(safe(text), markup=False, highlight=False, soft_wrap=not self._console.is_terminal)
 
     @contextlib.contextmanager
     def stage(self, title: str, total: int) -> Iterator[Bar]:

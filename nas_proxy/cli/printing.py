@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from nas_proxy.cli.exits import end_if_interrupted
+from nas_proxy.untrusted import safe
 
 if TYPE_CHECKING:
     from nas_proxy.progress import Terminal
@@ -58,7 +59,7 @@ def print_ranking(run: Path, *, as_json: bool) -> None:
 
 def print_result(result: dict[str, Any], text: str, *, as_json: bool) -> None:
     """Print `result` as JSON, or `text`."""
-    out((json.dumps(result) if as_json else text) + "\n")
+    out((json.dumps(result) if as_json else safe(text)) + "\n")
 
 
 def found_by_search(trials: list[dict[str, Any]], by: str) -> tuple[dict[str, Any], str]:
@@ -95,4 +96,4 @@ def out(text: str) -> None:
 
 def tell(text: str) -> None:
     """Write a remark to stderr."""
-    typer.echo(text, err=True)
+    typer.echo(safe(text), err=True)

@@ -8,6 +8,7 @@ from nas_proxy.progress import SILENT, Progress
 from nas_proxy.ranking.ranking import Ranking
 from nas_proxy.runs.folder import RunFolder
 from nas_proxy.runs.settings import resolve
+from nas_proxy.spaces.loading import Given, spec_of
 
 
 class FinishedRun:
@@ -31,7 +32,7 @@ class FinishedRun:
 
 def run(
     dataset: str = "digits",
-    space: str = "convnet",
+    space: Given = "convnet",
     *,
     out: str | Path | None = None,
     config: str | Path | None = None,
@@ -41,11 +42,19 @@ def run(
 ) -> FinishedRun:
     """Condense, search, train the ground truth, rank and report.
 
-    dataset, space: as on the command line. config: a run.toml to repeat; then leave out `dataset` and `space`.
+    dataset: as on the command line. space: as there, or a `Space`, or a function `space(trial)`, itself: from a
+        notebook too, see `nas_proxy.spaces.by_value`. config: a run.toml to repeat; then leave out `dataset`, and
+        `space` unless it was given itself.
     settings: fields of `nas_proxy.RunConfig`, for example trials=100 or condense={"steps": 500}.
     Raises a subclass of nas_proxy.UserError for a mistake, and RunFailedError when all candidates fail.
     """
-    given = settings if config is not None else {"dataset": dataset, "space": space, **settings}
+    spec = spec_of(space)
+    itself = None if isinstance(spec, str) else spec
+    named = {"space": spec if isinstance(spec, str) else spec.name}
+    if config is None:
+        given = {"dataset": dataset, **named, **settings}
+    else:
+        given = settings if itself is None else {**named, **settings}
     resolved = resolve(given, None if config is None else Path(config))
     out = None if out is None else Path(out)
-    return FinishedRun(run_all(resolved, out, overwrite=overwrite, progress=progress))
+    return FinishedRun(run_all(resolved, out, overwrite=overwrite, progress=progress, space=itself))

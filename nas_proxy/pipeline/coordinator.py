@@ -22,7 +22,6 @@ from nas_proxy.errors import StorageError
 from nas_proxy.pipeline.problem import Problem
 from nas_proxy.runs.folder import RunFolder
 from nas_proxy.runs.settings import to_dict
-from nas_proxy.search.trainer import Finished, MakeJob, Tasks
 from nas_proxy.spaces.loading import space_digest
 from nas_proxy.storage.artifacts import DatabaseStore
 from nas_proxy.storage.job_queue import GRACE, Jobs, Offer
@@ -31,6 +30,7 @@ from nas_proxy.storage.location import Database
 from nas_proxy.storage.records import TRAINED
 from nas_proxy.storage.retry import connect
 from nas_proxy.storage.trial_store import TrialStore
+from nas_proxy.strategy.trainer import Finished, MakeJob, Tasks
 from nas_proxy.training.executor import Executor
 from nas_proxy.training.jobs import Failure, Job
 from nas_proxy.training.train import Outcome
@@ -144,7 +144,7 @@ class Coordinator:
             "configuration": to_dict(self._run.config),
             "data": problem.data.fingerprint,
             "condensed set": ImageSet.load(path).fingerprint(),
-            "space": space_digest(self._run.config.space),
+            "space": space_digest(self._problem.spec),
             "keys": keys_of(problem),
             "device": problem.device.split(":", maxsplit=1)[0],
             "nas_proxy": __version__,

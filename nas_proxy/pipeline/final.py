@@ -38,10 +38,11 @@ from nas_proxy.ranking.scores import best_first, pareto_front
 from nas_proxy.runs.folder import RunFolder
 from nas_proxy.seeds import derive
 from nas_proxy.spaces.cost import measure
-from nas_proxy.spaces.loading import space_digest
+from nas_proxy.spaces.loading import Given, space_digest
 from nas_proxy.storage.records import Record
 from nas_proxy.storage.trial_store import explained
 from nas_proxy.training.train import Fitted, Recipe, fit
+from nas_proxy.untrusted import in_a_line
 
 FOLDER = "final"
 NAMES = ("architecture.json", "model.safetensors", "model.pt2", "model.onnx", "load.py")
@@ -94,20 +95,21 @@ def train_final(
     out: Path | None = None,
     overwrite: bool = False,
     progress: Progress = SILENT,
+    space: Given | None = None,
 ) -> Final:
     """Train an architecture of a searched run on all train and validation images, score it, export it.
 
     rank: 1 is the search's pick, the default. key: of any architecture that the search trained. front: place on the
         Pareto front of a run with several objectives, 1 is the cheapest.
-    recipe: the run's full training if not given. out: RUN/final if not given.
+    recipe: the run's full training if not given. out: RUN/final if not given. space: where it was given itself.
     Raises a UserError for a mistake, and RunFailedError when the training raises or diverges.
     """
     folder = out if out is not None else run / FOLDER
     with run.lock(), explained(run.place):
-        problem = open_problem(run.config, progress)
+        problem = open_problem(run.config, progress, space)
         proxy_images(run, problem.data.fingerprint)  # raises where the data are not those of the search
         with contextlib.closing(open_store(run, progress)) as store:
-            store.bind("proxy", "space", space_digest(run.config.space))
+            store.bind("proxy", "space", space_digest(problem.spec))
             records = store.records("proxy")
         record, rank = _chosen(run, records, rank, key, front)
         wanted = _identity(problem, record, recipe or run.config.full_training)
@@ -165,7 +167,7 @@ def _on_front(objectives: Sequence[str], found: Sequence[Record], place: int) ->
 def _identity(problem: Problem, record: Record, recipe: Recipe) -> dict[str, Any]:
     return {
         "key": record.key,
-        "space_digest": space_digest(problem.config.space),
+        "space_digest": space_digest(problem.spec),
         "data_fingerprint": problem.data.fingerprint,
         "recipe": json.loads(json.dumps(asdict(recipe))),
         "seed": problem.config.seed,
@@ -276,8 +278,7 @@ def _fitted(
         except Exception as error:
             if isinstance(error, MemoryError | OSError | torch.OutOfMemoryError):
                 raise
-            reason = f"{type(error).__name__}: {error}".removesuffix(": ")
-            raise RunFailedError(f"the final training of {record.key} failed: {reason}") from error
+            raise RunFailedError(f"the final training of {record.key} failed: {in_a_line(error)}") from error
     return fitted, time.perf_counter() - start
 
 
@@ -307,7 +308,7 @@ def _export(problem: Problem, folder: Path, told: Mapping[str, Any]) -> dict[str
     for name, write in (("model.pt2", export.write_program), ("model.onnx", export.write_onnx)):
         if (folder / name).exists():
             continue
-        network = network or load_final(folder)
+        network = network or load_final(folder, problem.spec)
         try:
             write(network, _looked_at(problem.data.train), folder / name)
         except export.ExportError as error:

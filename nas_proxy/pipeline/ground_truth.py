@@ -12,10 +12,10 @@ from nas_proxy.names import TRUTH
 from nas_proxy.pipeline.image_files import ImageFiles
 from nas_proxy.ranking.scores import column
 from nas_proxy.ranking.truth_table import TruthTable
-from nas_proxy.search.trainer import Images, Trainer
 from nas_proxy.signals.signal import TRUTH_SEEDS
 from nas_proxy.storage.records import Candidate, Record
 from nas_proxy.storage.trial_store import TrialStore
+from nas_proxy.strategy.trainer import Images, Trainer
 from nas_proxy.training.train import Recipe
 
 

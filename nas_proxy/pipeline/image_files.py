@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nas_proxy.data.images import ImageSet
-from nas_proxy.data.splits import held_out_count, held_out_test
+from nas_proxy.data.splits import held_out_test
 from nas_proxy.pipeline.problem import Problem
 from nas_proxy.training.train import Fitted, accuracy
 
@@ -55,12 +55,6 @@ def test_images(problem: Problem) -> ImageSet:
     """Return the test images."""
     config = problem.config
     return held_out_test(problem.source, problem.data, seed=config.seed, limit=config.limit)
-
-
-def test_count(problem: Problem) -> int:
-    """Return how many test images there are, without decoding any."""
-    config = problem.config
-    return held_out_count(problem.source, seed=config.seed, limit=config.limit)
 
 
 def score_on_test(problem: Problem, final: Fitted) -> tuple[float | None, int]:

@@ -8,7 +8,6 @@ import pandas as pd
 from nas_proxy.data.images import ImageSet
 from nas_proxy.names import PROXY, SIZES, TRUTH
 from nas_proxy.pipeline.ground_truth import Truth
-from nas_proxy.pipeline.image_files import test_count
 from nas_proxy.pipeline.network import network_of
 from nas_proxy.pipeline.scoring import Scores
 from nas_proxy.pipeline.work import Work
@@ -42,7 +41,7 @@ def outcome(work: Work, scores: Scores, truth: Truth) -> dict[str, object]:
 
 
 def _tested(work: Work, truth: Truth) -> dict[str, object]:
-    return {"test_images": test_count(work.problem)} if truth.trained else {}
+    return {"test_images": work.problem.counts.test} if truth.trained else {}
 
 
 def _curves(one: Record, truth: Truth) -> dict[str, object]:

@@ -18,17 +18,19 @@ from nas_proxy.files import write_json
 from nas_proxy.names import PROXY, RANDOM
 from nas_proxy.pipeline.work import Work
 from nas_proxy.runs.settings import RunConfig
-from nas_proxy.search.candidates import Search, sampled
-from nas_proxy.search.trainer import Images
 from nas_proxy.signals.computed import Column, Workers, computed
 from nas_proxy.signals.equal_cost import EqualCostPlan, plan_total
 from nas_proxy.signals.signal import AllImages, EqualCost, Signal, SmallSet, ZeroCost
 from nas_proxy.signals.zero_cost import Score
 from nas_proxy.spaces.loading import space_digest
 from nas_proxy.storage.records import Candidate, Record
+from nas_proxy.strategy.candidates import Search, sampled
+from nas_proxy.strategy.trainer import Images
 from nas_proxy.training.train import Recipe
 
 COMPUTED = "computed.json"
+# How long a zero-cost score may take where the run sets candidates no limit; it takes a few passes.
+SCORE_MINUTES = 10.0
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def make_sets(work: Work) -> dict[str, tuple[ProxySet, ...]]:
 def bind(work: Work, signal: Signal, study: str, sets: Sequence[ProxySet]) -> None:
     """Tie a study to what its scores depend on. Raises RunFolderError when it was begun with something else."""
     store = work.store
-    store.bind(study, "space", space_digest(work.config.space))
+    store.bind(study, "space", space_digest(work.problem.spec))
     store.bind(study, "data", work.problem.data.fingerprint)
     for draw, made in enumerate(sets):
         store.bind(study, "condensed set" if signal.name == PROXY else f"set {draw}", made.fingerprint)
@@ -227,7 +229,7 @@ def _equal_cost(work: Work, target: str, sets: Mapping[str, Sequence[ProxySet]])
 def compute(work: Work, names: Sequence[str], sample: Sequence[Record | Candidate]) -> dict[str, Column]:
     """Return the columns of the zero-cost signals; scores of another command are read, the others computed and kept."""
     path, data = work.run / COMPUTED, work.problem.data
-    stamp = {"data": data.fingerprint, "space": space_digest(work.config.space)}
+    stamp = {"data": data.fingerprint, "space": space_digest(work.problem.spec)}
     known = _kept(path, stamp)
     columns: dict[str, Column] = {}
     for name in names:
@@ -247,8 +249,7 @@ def compute(work: Work, names: Sequence[str], sample: Sequence[Record | Candidat
                     work.config.seed,
                     device=work.problem.device,
                     progress=bar.to,
-                    # A network that spoils a GPU must not spoil the one of this process.
-                    workers=None if work.problem.device == "cpu" else _workers(work),
+                    workers=_workers(work),
                 )[name]
             scores["images"] = column.images
             for one, score in zip(missing, column.scores, strict=True):
@@ -261,12 +262,13 @@ def compute(work: Work, names: Sequence[str], sample: Sequence[Record | Candidat
 
 
 def _workers(work: Work) -> Workers:
-    return Workers(work.executor, work.trainer.spec, work.files.train(), work.config.candidate_minutes)
+    minutes = work.config.candidate_minutes or SCORE_MINUTES
+    return Workers(work.executor, work.trainer.spec, work.files.train(), minutes)
 
 
 def computed_so_far(work: Work, sample: Sequence[Record | Candidate]) -> dict[str, list[float]]:
     """Return the zero-cost scores that are kept, NaN for what is not computed yet."""
-    stamp = {"data": work.problem.data.fingerprint, "space": space_digest(work.config.space)}
+    stamp = {"data": work.problem.data.fingerprint, "space": space_digest(work.problem.spec)}
     kept = _kept(work.run / COMPUTED, stamp)["scores"]
 
     def value(name: str, key: str) -> float:

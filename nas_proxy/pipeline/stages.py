@@ -13,15 +13,18 @@ from nas_proxy.condensation.proxy_set import is_learnt
 from nas_proxy.condensation.published_sets import write_folder
 from nas_proxy.data.images import ImageSet
 from nas_proxy.data.picture import write_grid, write_real
+from nas_proxy.data.sources import open_source
+from nas_proxy.data.splits import Development
 from nas_proxy.environment import environment
 from nas_proxy.errors import RunFolderError
 from nas_proxy.files import write_json
 from nas_proxy.names import PROXY, TRUTH
 from nas_proxy.pipeline import scoring
 from nas_proxy.pipeline.checks import check, check_sample
+from nas_proxy.pipeline.dry_run import announce
 from nas_proxy.pipeline.ground_truth import train_fully, truth_of
 from nas_proxy.pipeline.judgement import judge
-from nas_proxy.pipeline.problem import open_problem
+from nas_proxy.pipeline.problem import choose_device, open_problem, open_prospect, opened, read_data
 from nas_proxy.pipeline.tables import write_tables
 from nas_proxy.pipeline.work import Work, make_sets, work_in
 from nas_proxy.progress import SILENT, Progress
@@ -30,11 +33,12 @@ from nas_proxy.report.page import write_report
 from nas_proxy.runs import heartbeat
 from nas_proxy.runs.folder import RunFolder, check_same, claim
 from nas_proxy.runs.settings import RunConfig, default_folder
-from nas_proxy.search.candidates import search
 from nas_proxy.signals.signal import TRUTH_BEST, SmallSet, plan_of
 from nas_proxy.signals.stored_names import checkpoint_path, set_path
 from nas_proxy.spaces.limits import Limited
+from nas_proxy.spaces.loading import Given
 from nas_proxy.storage.trial_store import explained
+from nas_proxy.strategy.candidates import search
 from nas_proxy.training.pruning import WILCOXON_LEAST
 
 
@@ -137,11 +141,13 @@ def do(work: Work, names: Sequence[str]) -> None:
         STAGES[name](work)
 
 
-def run_stages(run: RunFolder, names: tuple[str, ...] = tuple(STAGES), progress: Progress = SILENT) -> None:
-    """Do stages of a run as it is, holding its folder."""
+def run_stages(
+    run: RunFolder, names: tuple[str, ...] = tuple(STAGES), progress: Progress = SILENT, *, space: Given | None = None
+) -> None:
+    """Do stages of a run as it is, holding its folder. space: where it was given itself, see `run_all`."""
     with run.lock(), explained(run.place):
         heartbeat.withdraw(run)  # what a killed command left
-        problem = open_problem(run.config, progress)
+        problem = open_problem(run.config, progress, space)
         with work_in(run, problem, progress) as work:
             do(work, names)
 
@@ -154,10 +160,12 @@ def run_all(
     progress: Progress = SILENT,
     names: Sequence[str] = tuple(STAGES),
     group: ProcessGroup = ALONE,
+    space: Given | None = None,
 ) -> RunFolder:
     """Do the stages `names` of the run or comparison `config` in the folder `out`, and return the folder.
 
-    out: `default_folder` if not given. Nothing in the folder is touched, or replaced, before the user's data and space
+    out: `default_folder` if not given. space: a `Space` or a function itself, which `config.space` then only names,
+    see `nas_proxy.spaces.by_value`. Nothing in the folder is touched, or replaced, before the user's data and space
     have been found in order. Raises a UserError for a mistake; killed anywhere, the same call goes on.
     """
     run = RunFolder(out or default_folder(config), config)
@@ -167,8 +175,10 @@ def run_all(
         heartbeat.withdraw(run)
         if not overwrite:
             check_same(run)
-        problem = open_problem(config, progress)
-        check(problem)
+        prospect = open_prospect(config, progress, space)
+        check(prospect)
+        announce(run, prospect, names, progress, overwrite=overwrite)
+        problem = opened(prospect, progress)
         claim(run, overwrite=overwrite)
         with work_in(run, problem, progress, group) as work:
             do(work, names)
@@ -192,19 +202,19 @@ def assist(config: RunConfig, out: Path, group: ProcessGroup) -> None:
 def evaluate_run(run: RunFolder, epochs: float, progress: Progress = SILENT, *, network: str = "convnet") -> Evaluation:
     """Train networks of one kind on the condensed set of a run, and on random images, by the paper's recipe."""
     with run.lock():
-        problem = open_problem(run.config, progress)
+        device, data = _device_and_data(run, progress)
         recipe = run.config.condense
         with progress.stage("Evaluate", 2 * NETWORKS) as bar:
             return evaluate(
-                proxy_images(run, problem.data.fingerprint),
-                problem.data.train,
-                problem.data.validation,
+                proxy_images(run, data.fingerprint),
+                data.train,
+                data.validation,
                 paper_recipe(epochs, recipe.augmentation),
                 run.config.seed,
                 width=recipe.width,
                 depth=recipe.depth,
                 network=network,
-                device=problem.device,
+                device=device,
                 progress=bar.to,
             )
 
@@ -212,8 +222,17 @@ def evaluate_run(run: RunFolder, epochs: float, progress: Progress = SILENT, *, 
 def export_images(run: RunFolder, folder: Path, progress: Progress = SILENT) -> None:
     """Write the condensed images of a run as PNG files, a folder a class."""
     with run.lock():
-        problem = open_problem(run.config, progress)
-        write_folder(proxy_images(run, problem.data.fingerprint), problem.data.train, folder)
+        _, data = _device_and_data(run, progress)
+        write_folder(proxy_images(run, data.fingerprint), data.train, folder)
+
+
+def _device_and_data(run: RunFolder, progress: Progress) -> tuple[str, Development]:
+    """Return what works on the images alone needs; a space that was given itself need not be given again."""
+    config = run.config
+    device = choose_device(next(iter(config.devices), config.device))
+    return device, read_data(
+        open_source(config.dataset, image_size=config.image_size, say=progress.say), config, progress
+    )
 
 
 def proxy_images(run: RunFolder, fingerprint: str) -> ImageSet:

@@ -9,9 +9,9 @@ from nas_proxy.names import PROXY, SIZES
 from nas_proxy.pipeline.ground_truth import Truth, by_draw, truth_of
 from nas_proxy.pipeline.scoring import computed_so_far, sample_of
 from nas_proxy.pipeline.work import Work
-from nas_proxy.search.candidates import sampled
 from nas_proxy.signals.signal import EqualCost
 from nas_proxy.storage.records import Candidate, Record
+from nas_proxy.strategy.candidates import sampled
 
 
 def write_tables(

@@ -18,9 +18,6 @@ from nas_proxy.progress import Progress
 from nas_proxy.runs import heartbeat
 from nas_proxy.runs.folder import RunFolder
 from nas_proxy.runs.settings import RunConfig
-from nas_proxy.search.candidates import Stream
-from nas_proxy.search.latencies import MINUTES, Latencies
-from nas_proxy.search.trainer import Limits, Trainer
 from nas_proxy.signals.sets import SetMaker, embedded_keys
 from nas_proxy.signals.signal import Plan, plan_of
 from nas_proxy.spaces.limits import fast_part
@@ -31,6 +28,9 @@ from nas_proxy.storage.location import Database, settled
 from nas_proxy.storage.records import LATENCY
 from nas_proxy.storage.retry import Retry
 from nas_proxy.storage.trial_store import TrialStore
+from nas_proxy.strategy.candidates import Stream
+from nas_proxy.strategy.latencies import MINUTES, Latencies
+from nas_proxy.strategy.trainer import Limits, Trainer
 from nas_proxy.training.executor import Executor
 from nas_proxy.training.jobs import Failure, Timing
 from nas_proxy.training.worker_pool import ProcessExecutor
@@ -88,7 +88,7 @@ def timed(problem: Problem, executor: Executor, architecture: Architecture) -> L
     config = problem.config
     minutes, memory = config.candidate_minutes or MINUTES, config.candidate_memory
     chosen, batch = dict(architecture), config.latency_batch
-    return executor.run_apart(Timing(config.space, chosen, problem.shape, problem.device, batch, minutes, memory))
+    return executor.run_apart(Timing(problem.spec, chosen, problem.shape, problem.device, batch, minutes, memory))
 
 
 def make_trainer(
@@ -113,7 +113,7 @@ def make_trainer(
         store,
         executor,
         space,
-        config.space,
+        problem.spec,
         problem.device,
         config.seed,
         problem.sizes,

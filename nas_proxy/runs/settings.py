@@ -85,7 +85,7 @@ class RunConfig:
         allow_pickle lets a truth table run code: whoever repeats somebody else's settings should look at them.
     trials, truth: in a comparison all architectures are in the sample, so that both are the same.
     score: see `nas_proxy.ranking.scores`. seeds: of candidates and of the baselines. pruner: of
-        `nas_proxy.training.pruning`. sampler, enqueue: of `nas_proxy.search`.
+        `nas_proxy.training.pruning`. sampler, enqueue: of `nas_proxy.strategy`.
     truth_table: see `nas_proxy.ranking.truth_table`; None to train.
     max_params, max_flops, max_latency_ms: for the sample as well, see `nas_proxy.spaces.limits`.
     storage: without a password, see `nas_proxy.storage.location`; None for the file `study.db` in the run folder.
@@ -334,9 +334,10 @@ def write_config(config: RunConfig, path: Path) -> None:
 
 def default_folder(config: RunConfig) -> Path:
     """Return runs/<dataset>-<space>, with the space's parameters where it has some; a comparison's is told apart."""
-    from nas_proxy.spaces.loading import split_spec
+    from nas_proxy.spaces.built_in import split_spec
+    from nas_proxy.spaces.by_value import GIVEN
 
-    space, parameters = split_spec(config.space)
+    space, parameters = split_spec(config.space.removeprefix(GIVEN))
     names = [Path(name).stem or "data" for name in (config.dataset.split(":", 1)[-1], space)]
     kind = [] if config.compare is None else ["compare"]
     return Path("runs") / "-".join([*kind, *names, *filter(None, [re.sub(r"[^\w.,=]", "_", parameters)])])

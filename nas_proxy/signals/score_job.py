@@ -15,7 +15,7 @@ from nas_proxy.seeds import derive
 from nas_proxy.signals import az_nas, zero_cost
 from nas_proxy.signals.zero_cost import Score
 from nas_proxy.spaces.cost import measure
-from nas_proxy.spaces.loading import load_space
+from nas_proxy.spaces.loading import Spec, load_space
 from nas_proxy.spaces.space import Architecture, SearchSpace
 
 AZ_NAS = "az_nas"
@@ -37,7 +37,7 @@ class ScoreJob:
     """
 
     name: str
-    space: str
+    space: Spec
     architecture: Architecture
     data: Path
     seed: int
@@ -81,5 +81,5 @@ def _images(path: Path, written: int, seed: int, device: str) -> tuple[Tensor, D
 
 
 @functools.lru_cache(maxsize=2)
-def _space(spec: str, shape: DataShape) -> SearchSpace:
+def _space(spec: Spec, shape: DataShape) -> SearchSpace:
     return load_space(spec, shape)

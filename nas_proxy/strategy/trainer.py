@@ -13,14 +13,15 @@ from typing import Protocol
 from optuna.trial import FixedTrial
 
 from nas_proxy.progress import Progress
-from nas_proxy.search.latencies import Latencies
 from nas_proxy.seeds import derive
 from nas_proxy.spaces.cost import Sizes
 from nas_proxy.spaces.limits import constraints
+from nas_proxy.spaces.loading import Spec
 from nas_proxy.spaces.measured import UNMEASURED
 from nas_proxy.spaces.space import Architecture, SearchSpace
 from nas_proxy.storage.records import Candidate, Record
 from nas_proxy.storage.trial_store import TrialStore
+from nas_proxy.strategy.latencies import Latencies
 from nas_proxy.training.executor import Executor
 from nas_proxy.training.jobs import Failure, Job
 from nas_proxy.training.train import Outcome, Recipe
@@ -68,7 +69,7 @@ class Trainer:
     store: TrialStore
     executor: Executor
     space: SearchSpace
-    spec: str
+    spec: Spec
     device: str
     seed: int
     sizes: Sizes

@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from nas_proxy.errors import ConfigError, RunFailedError, SpaceError
 from nas_proxy.names import PROXY
 from nas_proxy.ranking.scores import column, shown, value_of
-from nas_proxy.search.samplers import propose
-from nas_proxy.search.trainer import Images, Trainer
 from nas_proxy.seeds import derive
 from nas_proxy.spaces.limits import limits_text
 from nas_proxy.spaces.objectives import ACCURACY, directions, improves
 from nas_proxy.spaces.space import Architecture, SearchSpace
 from nas_proxy.storage.records import Candidate, Record
+from nas_proxy.strategy.samplers import propose
+from nas_proxy.strategy.trainer import Images, Trainer
 from nas_proxy.training.jobs import Failure, Job
 from nas_proxy.training.pruning import Curve, Pruning
 from nas_proxy.training.train import Outcome, Recipe
@@ -101,9 +101,14 @@ def search(trainer: Trainer, wanted: Search) -> None:
     Raises RunFailedError when everything fails, ConfigError and SpaceError for a limit on latency that leaves out an
     enqueued architecture or all.
     """
-    _check_latencies(trainer, wanted)
-    total, by, progress = wanted.sample + wanted.proposals, wanted.score, trainer.progress
+    by, progress = wanted.score, trainer.progress
+    total, size = wanted.sample + wanted.proposals, wanted.stream.space.size
+    total = total if size is None else min(total, size)
     with progress.stage("Search" if wanted.proposals else f"Train: {wanted.signal}", total) as bar:
+        if trainer.latencies is not None:  # hundreds may be measured before the first training
+            trainer.latencies.tell = lambda count: bar.to(min(trained, total), f"{count} latencies measured")
+        trained = 0
+        _check_latencies(trainer, wanted)
         records = _first_draws(trainer, wanted)
         trained, best = len(records), max((v for v in column(records, by) if not math.isnan(v)), default=None)
 
