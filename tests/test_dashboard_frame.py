@@ -22,7 +22,7 @@ __all__ = ["filled", "run"]
 def test_every_page_has_the_decision_and_a_link_to_the_report(run: Path) -> None:
     app = application(run)
     page = call(app, "GET", "/dashboard/studies/1")[2].decode()
-    assert '<aside id="nas-proxy"><strong>Measure about 20 more architectures</strong>: the condensed set' in page
+    assert '<aside id="nas-proxy"><strong>Use random images</strong>: they rank like full training, and' in page
     assert "/report.html" not in page
     assert call(app, "GET", "/report.html")[0] == "404 Not Found"
     path = write_report(run)

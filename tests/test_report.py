@@ -120,7 +120,7 @@ def test_the_page_shows_the_numbers(tmp_path: Path) -> None:
         "How good it is 97.90 % Test accuracy, mean of 2 full trainings. 98.10 %, 97.70 % by seed of full training",
         "regret 0.40 pp: below the best of all architectures trained in full",
         "What it saved 32 min saved 24 candidates take 12.3 s, their full training 32 min.",
-        "condensing 1.6 min search 1.0 min full training 19 min random images and other controls 53 s",
+        "condensing 1.6 min search 1.0 min full training 19 min random images and other controls 1.3 min",
         "P@5 chance 0.21 Regret",
         "Proxy 0.91 [0.85, 0.94] 0.71 [0.41, 0.86] +0.06 [−0.02, 0.10] 0.40 pp 12.3 s 240k",
         "Proxy 0.91 [0.85, 0.94] 0.71 [0.41, 0.86] 0.81 [0.75, 0.84] 0.60 0.40 pp",

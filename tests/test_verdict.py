@@ -291,9 +291,9 @@ def test_the_last_ten_lines_on_the_terminal_are_the_first_screen_of_the_page() -
         "Accuracy  97.90 % [96.8, 98.6], test accuracy, mean of 2 full trainings",
         "Saved     32 min saved: 24 candidates take 12.3 s, their full training 32 min",
         "Decision  Use the condensed set: it ranks like full training, and better than random images",
-        "          Spearman 0.91 [0.84, 0.95] over 24 architectures; in the better half 0.71 [0.41, 0.86], full",
-        "          training itself 0.77 [0.47, 0.92]; full training repeats itself at 0.97; against random",
-        "          images +0.06 [0.01, 0.14]: better",
+        "          Spearman 0.91 [0.84, 0.95] over 24 architectures; in the better half 0.71 [0.41, 0.86],",
+        "          full training itself 0.77 [0.47, 0.92]; full training repeats itself at 0.97; against",
+        "          random images +0.06 [0.01, 0.14]: better",
     ]
 
 

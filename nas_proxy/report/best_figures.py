@@ -6,7 +6,7 @@ The frames are those of `nas_proxy.report.run_contents.read_run`; the rules thos
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -57,7 +57,7 @@ def accuracy_by_size(trials: pd.DataFrame, pick: str | None = None, by: str = "a
     rest = known[~known["key"].isin(best["key"])]
     axis, factor = AXES[by]
     figure = blank("parameters", axis, height=380)
-    parts: tuple[tuple[pd.DataFrame, str, str, str, float], ...] = (
+    parts: tuple[tuple[pd.DataFrame, str, str, str, int], ...] = (
         (rest, "other candidates", OTHER, "circle", 7),
         (best[best["key"] != pick], "the ten best", SEARCH, "circle", 16),
         (best[best["key"] == pick], "pick", PICK, "circle", 16),
@@ -67,7 +67,9 @@ def accuracy_by_size(trials: pd.DataFrame, pick: str | None = None, by: str = "a
         hover = [
             hover_text(key, f"score {score(value, by)}", f"{count(params)} parameters") for key, value, params in both
         ]
-        named = {} if "place" not in rows else {"text": [str(place) for place in rows["place"]], "mode": "markers+text"}
+        named: dict[str, Any] = (
+            {} if "place" not in rows else {"text": [str(place) for place in rows["place"]], "mode": "markers+text"}
+        )
         named |= {"textfont": {"size": 11}} if named else {}
         add_markers(
             figure,
