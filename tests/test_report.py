@@ -215,19 +215,34 @@ def test_the_ten_best_bear_their_places_and_the_axis_shows_them(tmp_path: Path) 
     trials, _ = ordinary(tmp_path)
     frame = read_run(tmp_path).trials
     frame.loc[0, "score"] = 0.01
-    best = best_figures.best_of(frame, pick=str(trials["key"][7]))
-    assert best["place"].tolist() == list(range(1, 11))
-    assert best["key"][0] == trials["key"][7]
-    assert best["score"][1:].is_monotonic_decreasing
-    figure = best_figures.accuracy_by_size(frame, str(trials["key"][7]))
+    best = best_figures.best_of(frame, read_run(tmp_path).truth.head(3), pick=str(trials["key"][7]))
+    assert best.ten["place"].tolist() == list(range(1, 11))
+    assert best.ten["key"][0] == trials["key"][7]
+    assert best.ten["score"][1:].is_monotonic_decreasing
+    figure = best_figures.accuracy_by_size(best)
     named = {trace.name: trace.text for trace in figure.data}
     assert named["pick"] == ("1",)
     assert sorted(map(int, named["the ten best"])) == list(range(2, 11))
     low, high = figure.layout.yaxis.range
-    assert 1 < low < 100 * best["score"].min()
-    assert 100 * best["score"].max() < high
+    assert 1 < low < 100 * best.ten["score"].min()
+    assert 100 * best.ten["score"].max() < high
     outside = sum(100 * frame["score"].dropna() < low)
     assert figure.layout.annotations[0].text.startswith(f"{outside} more outside")
+
+
+def test_the_ten_best_of_a_run_that_trains_them_in_full_are_compared_by_that(tmp_path: Path) -> None:
+    _, truth = ordinary(tmp_path)
+    run = read_run(tmp_path)
+    order = list(truth["key"][:6])
+    unscored = run.trials[run.trials["key"] != order[0]]
+    best = best_figures.best_of(unscored, run.truth, order, order[0])
+    assert best.ten["key"].tolist() == order
+    assert np.isnan(best.ten["score"][0])
+    assert best.ten["params"].notna().all()
+    figure = best_figures.accuracy_by_size(best)
+    assert figure.layout.yaxis.title.text == "test accuracy after full training, %"
+    (pick,) = (trace for trace in figure.data if trace.name == "pick")
+    assert pick.y == pytest.approx((100 * truth["accuracy"][truth.index[0]],))
 
 
 def test_curves_are_drawn_epoch_by_epoch() -> None:

@@ -95,15 +95,6 @@ def duration(seconds: float | None) -> str:
     return f"{seconds:.3g} s" if abs(seconds) >= 10 else f"{seconds:.2g} s"
 
 
-def speedup(factor: float | None) -> str:
-    """Return a speed-up, and say plainly when there is none."""
-    if factor is None or not known(factor):
-        return UNDEFINED
-    if 0 < factor < 1:
-        return f"{decimal(factor)}× (slower than full training)"
-    return f"{decimal(factor, 1)}×"
-
-
 def faster(factor: float) -> str:
     """Return 3.6 as "3.6 times faster", 0.5 as "2.0 times slower"."""
     return f"{decimal(max(factor, 1 / factor), 1)} times {'faster' if factor >= 1 else 'slower'}"
