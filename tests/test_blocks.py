@@ -1,14 +1,11 @@
-"""The blocks of a network, to be drawn; and how many test images there are without reading them."""
+"""The blocks of a network, to be drawn."""
 
 from collections.abc import Callable
 
-import pytest
 import torch
 from torch import Tensor, nn
 
 from nas_proxy.data.shape import DataShape
-from nas_proxy.data.sources import open_source
-from nas_proxy.data.splits import development, held_out_count, held_out_test
 from nas_proxy.spaces import blocks
 from nas_proxy.spaces.blocks import Block, blocks_of
 from nas_proxy.spaces.loading import load_space
@@ -92,10 +89,3 @@ def test_a_network_that_needs_values_is_told_of_and_one_that_fails_is_not() -> N
 
     assert [block.layers for block in made_of(OfValues)] == [("linear",)]
     assert made_of(lambda: nn.Linear(3, 10)) == ()
-
-
-@pytest.mark.parametrize("limit", [None, 20])
-def test_the_test_images_are_counted_without_reading_them(limit: int | None) -> None:
-    source = open_source("digits")
-    data = development(source, seed=3, limit=limit)
-    assert held_out_count(source, seed=3, limit=limit) == len(held_out_test(source, data, seed=3, limit=limit))

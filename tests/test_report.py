@@ -194,7 +194,7 @@ def test_the_first_screen_draws_the_network_and_says_how_good_it_is(tmp_path: Pa
     }
     put_ranking(tmp_path, ranking)
     text = page_of(tmp_path).text
-    assert "1×8×8 image → 2× 32×4×4 conv 3×3, ReLU 9.3k parameters each → 10 after 3 more: linear 1.3k" in text
+    assert "1×8×8 image → 2× 32×4×4 conv 3×3 , ReLU 9.3k parameters each → 10 after 3 more: linear 1.3k" in text
     assert "11k parameters 334k FLOPs 0.097 ms for an image on cpu" in text
     assert (
         "97.90 % [96.6, 98.7] Test accuracy, mean of 2 full trainings; in brackets the 95 % interval over 719" in text
