@@ -100,6 +100,15 @@ def test_a_run_writes_what_it_promises(go):
     best_three = trials.sort_values(["score", "loss_sum"], ascending=[False, True]).head(3)["key"]
     assert set(truth["key"]) == set(trials[trials["phase"] == "sample"]["key"]) | set(best_three)
     assert ranking["pick"]["key"] == best_three.iloc[0]
+    assert [curve["key"] for curve in ranking["curves"][:3]] == list(best_three)
+    assert [len(ranking["curves"][0][of]) for of in ("proxy", "truth")] == [4, 2]  # epochs
+    told = ranking["pick"]
+    assert sum(block["params"] for block in told["blocks"]) == told["params"] > 0
+    assert told["blocks"][-1]["shape"] == [3]
+    assert told["latency_ms"] > 0
+    assert all(
+        value * told["test_images"] == pytest.approx(round(value * told["test_images"])) for value in told["truth"]
+    )
     # The ranking can be recomputed from the tables.
     both = scores.merge(truth, on="key")
     expected = np.mean([spearmanr(both["proxy"], both[f"accuracy_{seed}"]).statistic for seed in (0, 1)])
