@@ -13,7 +13,6 @@ from nas_proxy.pipeline.problem import Prospect
 from nas_proxy.ranking.intervals import LEAST
 from nas_proxy.runs.settings import RunConfig
 from nas_proxy.signals.signal import SmallSet, plan_of
-from nas_proxy.spaces.by_value import SpaceByValue
 from nas_proxy.spaces.objectives import ACCURACY
 from nas_proxy.strategy.samplers import grid
 from nas_proxy.training.pruning import WILCOXON_LEAST
@@ -24,10 +23,6 @@ def check(problem: Prospect) -> None:
     for signal in plan_of(problem.config).signals:
         if isinstance(signal.source, SmallSet):
             check_recipe(problem, signal.source.recipe)
-    if problem.config.storage is not None and isinstance(problem.spec, SpaceByValue):
-        raise ConfigError(
-            ["workers elsewhere cannot be sent a space that is given as an object; write it into a Python file"]
-        )
     if problem.config.compare is not None:
         check_comparison_sample(problem)
     check_proposals(problem)
