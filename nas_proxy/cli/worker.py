@@ -18,7 +18,7 @@ def worker_command(
     proxy: Annotated[Path | None, typer.Option(help="The run's proxy.safetensors, if not from the database.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     devices: Devices = None,
-    workers: Annotated[int, typer.Option(help="Processes that train; 0: one a core, or one on a GPU.", min=0)] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that train; 0: one a core, or 1 to 4 on a GPU.", min=0)] = 0,
     idle_minutes: Annotated[float, typer.Option(help="End after so long without a training.", min=0)] = 10.0,
     as_json: Json = False,
 ) -> None:

@@ -37,6 +37,7 @@ from nas_proxy.storage.location import existing, study_name
 from nas_proxy.storage.read_only import open_studies, readable
 from nas_proxy.storage.records import TRAINED, Record, finished
 from nas_proxy.storage.trial_store import TrialStore
+from nas_proxy.training.executor import Executor
 from nas_proxy.training.jobs import Job
 from nas_proxy.training.memory_limit import MB
 from nas_proxy.training.train import Outcome, Recipe
@@ -130,7 +131,7 @@ def estimate(run: RunFolder, trainer: Trainer, problem: Problem, stages: Sequenc
         assert speed is not None
         spent = [seeds * seconds for seconds in speed.seconds(recipe.steps(count))]
         passes = number * seeds * recipe.image_passes(count)
-        parts[signal] = Part(number, passes, predicted(spent, number, workers))
+        parts[signal] = Part(number, passes, predicted(spent, number, _lanes(trainer.executor, problem.device)))
     known = [speed for speed in (measured_on_proxy, measured_on_all) if speed is not None]
     memory = [most / MB for speed in known for most in speed.memory]
     return Estimate(
@@ -154,6 +155,12 @@ def _sum(spans: Sequence[Span], condensing: Mapping[str, Any] | None) -> Span:
 
     low, high = added([span.low for span in spans]), added([span.high for span in spans])
     return Span(fixed + sum(span.value for span in spans), low, high)
+
+
+def _lanes(executor: Executor, device: str) -> int:
+    """Return how many trainings' seconds pass at a time: those of workers, or of the GPUs that workers share."""
+    devices = set(executor.devices) or {device}
+    return executor.count if "cpu" in devices else len(devices)
 
 
 def predicted(spent: Sequence[float], number: int, workers: int) -> Span:

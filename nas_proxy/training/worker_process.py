@@ -38,6 +38,7 @@ def main() -> None:
             continue
         assert isinstance(job, Work)
         write_message(answers, performed(job))
+        memory.give_back(job.device)
 
 
 def _end_with(parent: int) -> None:
