@@ -195,7 +195,7 @@ def upright(image: Image.Image) -> Image.Image:
 def pixels(file: Path | Encoded, frame: Frame) -> np.ndarray:
     """Return one image: uint8, (c, h, w). Raises DataError with the path."""
     with opened(file) as image:
-        if image.format == "PNG" and image.fp is not None:
+        if isinstance(image, ImageFile.ImageFile) and image.format == "PNG" and image.fp is not None:
             _check_png(image.fp)
         if frame.image_size is not None:
             # A JPEG decodes faster at a fraction of its size; twice the target keeps the antialiasing ours.

@@ -6,11 +6,11 @@ files removed; checkpoints stay.
 """
 
 import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nas_proxy.condensation.distributed import ALONE, ProcessGroup
+from nas_proxy.hardware import jobs_at_once
 from nas_proxy.pipeline.image_files import ImageFiles
 from nas_proxy.pipeline.problem import Problem, choose_device
 from nas_proxy.progress import Progress
@@ -67,8 +67,9 @@ def open_executor(config: RunConfig, device: str) -> Executor:
     """Return the workers of this machine that the settings ask for; they start with their first job."""
     if config.devices:
         devices = [choose_device(name) for name in config.devices]
-        return ProcessExecutor(len(devices) * (config.workers or 1), devices)
-    return ProcessExecutor(config.workers or (1 if device != "cpu" else (os.cpu_count() or 1)))
+        each = config.workers or min(jobs_at_once(name, len(devices)) for name in devices)
+        return ProcessExecutor(len(devices) * each, devices)
+    return ProcessExecutor(config.workers or jobs_at_once(device))
 
 
 def open_store(run: RunFolder, progress: Progress) -> TrialStore:

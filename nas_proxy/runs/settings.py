@@ -89,7 +89,7 @@ class RunConfig:
     truth_table: see `nas_proxy.ranking.truth_table`; None to train.
     max_params, max_flops, max_latency_ms: for the sample as well, see `nas_proxy.spaces.limits`.
     storage: without a password, see `nas_proxy.storage.location`; None for the file `study.db` in the run folder.
-    devices: each with so many workers, 0 for one; () for `device` alone, where "auto" is a GPU when there is one.
+    devices: each with so many workers, 0 for 1 to 4; () for `device` alone, where "auto" is a GPU when there is one.
     candidate_minutes, candidate_memory (MB are 10⁶ bytes): who needs more on the proxy counts as failed, see
         `nas_proxy.training.memory_limit`. preview_every: 0 for no pictures.
     signals, combine: what the ranking of the proxy is compared with besides random images and early stopping.
@@ -166,12 +166,12 @@ class RunConfig:
         tuple[str, ...],
         BeforeValidator(settings_checks.devices),
         Field(
-            description="Train on several: names such as cuda:0,cuda:1, each with --workers processes (one if not "
-            "given)."
+            description="Train on several: names such as cuda:0,cuda:1, each with --workers processes (1 to 4 if "
+            "not given)."
         ),
     ] = ()
     workers: Annotated[
-        int, Field(ge=0, le=1024, description="Processes that train; 0: one a core, or one on a GPU.")
+        int, Field(ge=0, le=1024, description="Processes that train; 0: one a core, or 1 to 4 on a GPU.")
     ] = 0
     candidate_minutes: Annotated[
         float | None,
