@@ -257,7 +257,7 @@ def _opened(run: Run | str | Path, space: Given | None) -> Run:
 
 def _given(opened: Run) -> Given | None:
     """Return the space itself, which a run needs whose settings name none. Raises ConfigError where it is missing."""
-    named = opened.place.config.space
+    named = opened.config.space
     if opened.space is None and named.startswith(GIVEN):
         called = named.removeprefix(GIVEN)
         raise ConfigError([f"the space {called!r} was given to this run itself; give it again as space="])

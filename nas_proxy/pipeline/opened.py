@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from plotly.graph_objects import Figure
 
+    from nas_proxy.runs.settings import RunConfig
     from nas_proxy.spaces.loading import Given
 
 # Rows of a table in a notebook.
@@ -129,9 +130,8 @@ class FolderRanking(Ranking, notebook.Shown):
 
     def _repr_html_(self) -> str:
         shown = [column for column in table.columns(self) if column.main or not self.searched]
-        rows = [
-            (name.replace("  ", "\u2003"), *(c.text(self.row(key)) for c in shown)) for key, name in table.names(self)
-        ]
+        names = [(key, name.replace("  ", "\u2003")) for key, name in table.names(self)]
+        rows = [(name, *(column.text(self.row(key)) for column in shown)) for key, name in names]
         heads = ("Signal", *(table.heading(column, self) for column in shown))
         return notebook.page(notebook.line(self.verdict, bold="Verdict:"), notebook.table(rows, heads))
 
@@ -155,9 +155,14 @@ class Run(notebook.Shown):
         return self.place.path
 
     @property
+    def config(self) -> RunConfig:
+        """The settings."""
+        return self.place.config
+
+    @property
     def report(self) -> Path:
         """The page to read in a browser."""
-        return self.place / ("report.html" if self.place.config.compare is None else "compare.html")
+        return self.place / ("report.html" if self.config.compare is None else "compare.html")
 
     @property
     def proxy(self) -> Proxy:
@@ -166,11 +171,11 @@ class Run(notebook.Shown):
 
     @property
     def study(self) -> optuna.Study:
-        """The Optuna study of the search; of a comparison, that of the first signal which is trained. It is read-only.
+        """The Optuna study of the search; of a comparison, that of the signal by which its sample is found. It is read-only.
 
         Raises RunFolderError before anything has been trained, and for a comparison that trains nothing.
         """
-        lead = plan_of(self.place.config).lead
+        lead = plan_of(self.config).lead
         if lead is None:
             raise RunFolderError(f"the comparison in {self.folder} trains nothing, so it has no study")
         return self._study(lead)
@@ -204,7 +209,7 @@ class Run(notebook.Shown):
         """
         import pandas as pd
 
-        if self.place.config.compare is None:
+        if self.config.compare is None:
             return self._frame("trials.csv", "search")
         found = []
         for name, study in self.studies.items():
@@ -255,7 +260,7 @@ class Run(notebook.Shown):
         return None if told is None else Final(self.place / FOLDER, told, {}, self.space)
 
     def __repr__(self) -> str:
-        kind = "run" if self.place.config.compare is None else "comparison"
+        kind = "run" if self.config.compare is None else "comparison"
         return f"Run({str(self.folder)!r}: {kind}, {self._come()})"
 
     def _come(self) -> str:
