@@ -68,11 +68,15 @@ else:
     }
 
     def __getattr__(name):
+        import warnings
         from importlib import import_module
 
         for module, names in _NAMES_OF.items():
             if name in names:
-                value = globals()[name] = getattr(import_module(f"nas_proxy.{module}"), name)
+                with warnings.catch_warnings():
+                    # Optuna's bars miss a widget of notebooks; nothing here shows one.
+                    warnings.filterwarnings("ignore", "IProgress not found")
+                    value = globals()[name] = getattr(import_module(f"nas_proxy.{module}"), name)
                 return value
         raise AttributeError(f"module 'nas_proxy' has no attribute {name!r}")
 

@@ -228,9 +228,9 @@ def _made_before(folder: Path, config: RunConfig) -> Proxy | None:
     if not (folder / RUN_FILE).is_file() or not set_path(folder, PROXY, 0).is_file():
         return None
     found = open_run(folder)
-    asked = {name: getattr(config, name) for name in OF_THE_SET}
-    own = {"space": config.space} if config.condense.embed == "space" else {}
-    check_same(RunFolder(folder, replace(found.config, **asked, **own)))
+    named = [*OF_THE_SET, *["space"] * (config.condense.embed == "space")]
+    asked: dict[str, Any] = {name: getattr(config, name) for name in named}
+    check_same(RunFolder(folder, replace(found.config, **asked)))
     return Proxy(found)
 
 

@@ -171,7 +171,7 @@ class Run(notebook.Shown):
 
     @property
     def study(self) -> optuna.Study:
-        """The Optuna study of the search; of a comparison, that of the signal by which its sample is found. It is read-only.
+        """The Optuna study of the search, read-only; of a comparison, that of the signal that finds its sample.
 
         Raises RunFolderError before anything has been trained, and for a comparison that trains nothing.
         """
