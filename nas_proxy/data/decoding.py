@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from nas_proxy.data.levels import Levels, levels_of
 from nas_proxy.errors import DataError

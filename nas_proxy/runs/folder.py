@@ -35,10 +35,10 @@ from nas_proxy.files import is_full
 from nas_proxy.runs.settings import (
     COMPARISON_FILE,
     OF_PROPOSALS,
-    OF_TRAININGS,
     RUN_FILE,
     RunConfig,
     differences,
+    of_trainings,
     resolve,
     settings_file,
     write_config,
@@ -253,18 +253,21 @@ def _refuse_other_kind(run: RunFolder) -> None:
 
 def _changed(path: Path, config: RunConfig, before: RunConfig) -> list[str]:
     """Return what another command may not change of what the folder `path` holds."""
-    changed = differences(config, before)
     if config.compare is not None:
-        return changed
-    if changed and not differences(config, before, free=OF_PROPOSALS | OF_TRAININGS):
-        phases = _trained(path)
-        free = frozenset() if "search" in phases else OF_PROPOSALS
-        changed = differences(config, before, free=free if phases else free | OF_TRAININGS)
-    return changed + [
-        f"{name}: {getattr(before, name)} → {getattr(config, name)}"
-        for name in ("trials", "truth")
-        if getattr(config, name) < getattr(before, name)
-    ]
+        return differences(config, before)
+
+    def changed(free: frozenset[str]) -> list[str]:
+        smaller = [n for n in ("trials", "truth") if n not in free and getattr(config, n) < getattr(before, n)]
+        return differences(config, before, free=free) + [
+            f"{name}: {getattr(before, name)} → {getattr(config, name)}" for name in smaller
+        ]
+
+    if not changed(frozenset()):
+        return []
+    phases = _trained(path)
+    if not phases:
+        return changed(of_trainings(before) & of_trainings(config))
+    return changed(frozenset() if "search" in phases else OF_PROPOSALS)
 
 
 def _trained(path: Path) -> set[str]:

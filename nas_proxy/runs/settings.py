@@ -207,6 +207,8 @@ class RunConfig:
 
 # What the proposals alone depend on: it may change until the first of them is trained.
 OF_PROPOSALS = frozenset({"sampler", "enqueue", "score", "pruner"})
+# What the condensed images depend on, beside their recipe.
+OF_IMAGES = frozenset({"dataset", "seed", "limit", "image_size"})
 # Where the trainings are kept: it may change until there are some.
 OF_TRAININGS = frozenset({"storage"})
 # What may change between two commands in one folder: where it is computed, how far it goes, what is computed anew.
@@ -314,6 +316,14 @@ def differences(ours: RunConfig, theirs: RunConfig, *, free: frozenset[str] = fr
         free |= {name for name in a if name.startswith("full_training.")}
     names = sorted((set(a) | set(b)) - NOT_IDENTITY - free)
     return [f"{name}: {b.get(name)!r} → {a.get(name)!r}" for name in names if a.get(name) != b.get(name)]
+
+
+def of_trainings(config: RunConfig) -> frozenset[str]:
+    """Return the settings that the condensed images do not depend on; they may change until one is trained on."""
+    if config.condense.embed == "space":  # with architectures outside the sample, which many settings decide
+        return OF_PROPOSALS | OF_TRAININGS
+    names = flat(to_dict(RunConfig())).keys() | flat(to_dict(config)).keys()
+    return frozenset(name for name in names if name not in OF_IMAGES and not name.startswith("condense."))
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
