@@ -7,16 +7,18 @@ files removed; checkpoints stay.
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nas_proxy.condensation.distributed import ALONE, ProcessGroup
 from nas_proxy.hardware import jobs_at_once
+from nas_proxy.pipeline.budget import Clock
 from nas_proxy.pipeline.image_files import ImageFiles
 from nas_proxy.pipeline.problem import Problem, choose_device
 from nas_proxy.progress import Progress
 from nas_proxy.runs import heartbeat
 from nas_proxy.runs.folder import RunFolder
 from nas_proxy.runs.settings import RunConfig
+from nas_proxy.runs.settings_checks import seconds_of
 from nas_proxy.signals.sets import SetMaker, embedded_keys
 from nas_proxy.signals.signal import Plan, plan_of
 from nas_proxy.spaces.limits import fast_part
@@ -40,7 +42,8 @@ class Work:
     """What the stages of a command work with.
 
     plan: the signals. store: of trials. trainer: trains by `executor`. sets: of images that signals train on.
-    files: other images.
+    files: other images. clock: of a run with a budget. drawn: the beginning of the uniform stream, as far as it has
+    been needed at once.
     """
 
     run: RunFolder
@@ -52,6 +55,8 @@ class Work:
     sets: SetMaker
     files: ImageFiles
     progress: Progress
+    clock: Clock | None = None
+    drawn: dict[str, Architecture] = field(default_factory=dict, repr=False)
 
     @property
     def config(self) -> RunConfig:
@@ -139,8 +144,10 @@ def make_sets(run: RunFolder, problem: Problem, progress: Progress, group: Proce
 
 
 @contextlib.contextmanager
-def work_in(run: RunFolder, problem: Problem, progress: Progress, group: ProcessGroup = ALONE) -> Iterator[Work]:
-    """Work in a run folder that is held."""
+def work_in(
+    run: RunFolder, problem: Problem, progress: Progress, group: ProcessGroup = ALONE, start: float | None = None
+) -> Iterator[Work]:
+    """Work in a run folder that is held. start: when the command began, by the monotonic clock; now if not given."""
     with contextlib.ExitStack() as closing:
         files = ImageFiles(run.work, problem)
         # The files before the store, which may need the space on a full disk.
@@ -150,7 +157,9 @@ def work_in(run: RunFolder, problem: Problem, progress: Progress, group: Process
         closing.enter_context(heartbeat.beating(run, executor.nodes))
         trainer = make_trainer(problem, store, executor, progress)
         sets = make_sets(run, problem, progress, group)
-        yield Work(run, problem, plan_of(run.config), store, executor, trainer, sets, files, progress)
+        budget = run.config.budget
+        clock = None if budget is None else Clock(run.path, seconds_of(budget), start)
+        yield Work(run, problem, plan_of(run.config), store, executor, trainer, sets, files, progress, clock)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 from nas_proxy import untrusted
 from nas_proxy.data.catalogue import FORMS, PUBLISHED
 from nas_proxy.errors import ConfigError
+from nas_proxy.signals import own
 
 # The truth tables of NATS-Bench, see `nas_proxy.ranking.nats_bench`, whose import takes a while.
 NATS = "nats:"
@@ -68,10 +69,24 @@ def anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     if isinstance(table := values.get("truth_table"), str) and table:
         kind = NATS if table.startswith(NATS) else ""
         found["truth_table"] = kind + _absolute_path(table.removeprefix(kind), folder)
+    for name in ("signals", "combine"):
+        if isinstance(given := values.get(name), list | tuple):
+            found[name] = [_absolute_signal(one, folder) for one in given]
+    if isinstance(inner := values.get("compare"), Mapping):
+        found["compare"] = {
+            name: [_absolute_signal(one, folder) for one in value]
+            if name in ("signals", "combine") and isinstance(value, list | tuple)
+            else value
+            for name, value in inner.items()
+        }
     recipe = values.get("condense")
     if isinstance(recipe, Mapping) and isinstance(source := recipe.get("source"), str) and source:
         found["condense"] = {**recipe, "source": _absolute_path(source, folder)}
     return found
+
+
+def _absolute_signal(named: Any, folder: Path) -> Any:
+    return own.absolute(named, lambda path: _absolute_path(path, folder)) if isinstance(named, str) else named
 
 
 def _absolute_dataset(named: str, folder: Path) -> str:

@@ -86,6 +86,7 @@ class Timed(Protocol):
 class Job:
     """Trainings of `architecture` of the space `space` on the images in `data`, scored on those in `evaluation`.
 
+    validation: other images on which a search sees it, where `evaluation` has those that only judge.
     seeds: trainings whose mean is wanted; their seeds derive from `seed`. pruning: what may end it early.
     unrecorded: why its steps must not be recorded on a GPU, see `train`.
     device, minutes, megabytes: as of any `Work`; with a limit on memory, the outcome tells how much was needed.
@@ -103,6 +104,7 @@ class Job:
     seeds: int = 1
     pruning: Pruning | None = None
     unrecorded: str = ""
+    validation: Path | None = None
 
     def on(self, device: str) -> Self:
         """Return the same trainings on another device."""
@@ -111,11 +113,14 @@ class Job:
     def perform(self) -> Outcome:
         """Train."""
         data, evaluation = _SETS.get(self.data, self.device), _SETS.get(self.evaluation, self.device)
+        validation = None if self.validation is None else _SETS.get(self.validation, self.device)
         space = _space(self.space, data.shape)
 
         def once(seed: int, watch: Watch | None) -> Outcome:
             build = lambda: space.build(self.architecture, data.shape)  # noqa: E731
-            return train(build, data, evaluation, self.recipe, seed, self.device, watch, unrecorded=self.unrecorded)
+            images = (data, evaluation)
+            more = {"unrecorded": self.unrecorded, "validation": validation}
+            return train(build, *images, self.recipe, seed, self.device, watch, **more)  # type: ignore[arg-type]
 
         if self.megabytes is None:
             return repeated(once, self.recipe, self.seed, self.seeds, self.pruning)

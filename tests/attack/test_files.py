@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from nas_proxy.search.enqueue import architectures, read_entries
+from nas_proxy.strategy.enqueue import architectures, read_entries
 from PIL import Image
 
 from attack.fuzz import ODD, spoilt_bytes, spoilt_json
