@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from nas_proxy.strategy.enqueue import architectures, read_entries
 from PIL import Image
 
 from attack.fuzz import ODD, spoilt_bytes, spoilt_json
@@ -31,6 +30,7 @@ from nas_proxy.report.page import write_report
 from nas_proxy.report.terminal import ranking_table
 from nas_proxy.runs.folder import open_run, prepare_run
 from nas_proxy.runs.settings import resolve, write_config
+from nas_proxy.strategy.enqueue import architectures, read_entries
 
 pytestmark = pytest.mark.slow
 
