@@ -7,12 +7,14 @@ import threadpoolctl
 import torch
 
 
-def one_thread_in_numpy() -> contextlib.AbstractContextManager[object]:
+@contextlib.contextmanager
+def one_thread_in_numpy() -> Iterator[None]:
     """Let NumPy and SciPy compute on one thread: a search's choices repeat, and small matrices are faster so.
 
     The workers keep the other cores busy meanwhile, and threads that wait for one another then take ten times as long.
     """
-    return threadpoolctl.threadpool_limits(1, user_api="blas")
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        yield
 
 
 @contextlib.contextmanager

@@ -107,6 +107,14 @@ def test_a_run_writes_what_it_promises(go):
     assert set(truth["key"]) > set(trials[trials["phase"] == "sample"]["key"])
     assert ranking["pick"]["key"] in set(truth["key"])
     assert ranking["saving"]["sentence"].startswith("Random search would have found")
+    assert [len(ranking["curves"][0][of]) for of in ("proxy", "truth")] == [4, 2]  # epochs
+    told = ranking["pick"]
+    assert sum(block["params"] for block in told["blocks"]) == told["params"] > 0
+    assert told["blocks"][-1]["shape"] == [3]
+    assert told["latency_ms"] > 0
+    assert all(
+        value * told["test_images"] == pytest.approx(round(value * told["test_images"])) for value in told["truth"]
+    )
     # The ranking can be recomputed from the tables.
     both = scores.merge(truth, on="key")
     expected = np.mean([spearmanr(both["proxy"], both[f"accuracy_{seed}"]).statistic for seed in (0, 1)])

@@ -11,10 +11,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_proxy.names import TRUTH
 from nas_proxy.runs.folder import RunFolder
+from nas_proxy.runs.heartbeat import Command
 from nas_proxy.signals.score_file import ScoreFile
 from nas_proxy.signals.signal import Plan, plan_of
 from nas_proxy.signals.stored_names import study_of
-from nas_proxy.storage.job_queue import Worker
 from nas_proxy.storage.location import Location, study_name
 from nas_proxy.storage.records import LATENCY, Record, finished
 from nas_proxy.untrusted import read_json
@@ -25,7 +25,8 @@ class Look:
     """What a folder holds at one moment.
 
     studies: the number of each study that is there, by signal; full training and latencies have one, too. plans: what
-    a study of random images at equal cost trains on. at_work: whether a command holds the folder, or coordinates.
+    a study of random images at equal cost trains on. at_work: whether a command holds the folder. command: it, once it
+    trains.
     """
 
     run: RunFolder
@@ -33,7 +34,7 @@ class Look:
     trials: Mapping[str, Sequence[FrozenTrial]]
     plans: Mapping[str, Mapping[str, int]]
     at_work: bool
-    workers: tuple[Worker, ...] = ()
+    command: Command | None = None
 
     @cached_property
     def plan(self) -> Plan:

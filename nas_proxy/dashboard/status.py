@@ -9,23 +9,21 @@ times those to be made. Computed signals take seconds; their time is not told.
 import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial
-
-from nas_proxy.dashboard.folder import Look, running, study_names
+from nas_proxy.dashboard.folder import Look, study_names
 from nas_proxy.errors import RunFolderError
 from nas_proxy.names import COMBINED, PROXY, RANDOM, TRUTH
 from nas_proxy.ranking.ranking import Ranking
 from nas_proxy.ranking.scores import best_first
 from nas_proxy.runs import heartbeat
-from nas_proxy.runs.folder import RunFolder, is_held, open_run
+from nas_proxy.runs.folder import is_held, open_run
+from nas_proxy.runs.heartbeat import Command
 from nas_proxy.signals.signal import TRUTH_SEEDS, EqualCost, Signal, SmallSet
 from nas_proxy.signals.stored_names import checkpoint_path, equal_cost_name, set_path
-from nas_proxy.storage.job_queue import Worker
-from nas_proxy.storage.location import Database, existing
+from nas_proxy.storage.location import existing
 from nas_proxy.storage.read_only import Reader
 from nas_proxy.storage.records import Record
 
@@ -55,8 +53,7 @@ class Status:
         and how often, by signal.
     at_work: whether a command holds the folder. open_trainings: begun and not finished; left by a command that was
         killed where nothing is at work.
-    workers: the commands that train: the one that holds the folder, and whoever has joined it, where a database knows
-        whose hearts beat; the first coordinates the others.
+    command: the one that holds the folder, and the machines that it has at work; None where it trains nothing yet.
     seconds_left: to the end; None where nothing is at work or a stage's time is not known.
     pruned, seconds_saved: candidates that a pruner ended, and about how long the rest of them would have taken.
     """
@@ -68,7 +65,7 @@ class Status:
     at_work: bool
     open_trainings: int
     seconds_left: float | None
-    workers: tuple[Worker, ...] = ()
+    command: Command | None = None
     pruned: int = 0
     seconds_saved: float = 0.0
 
@@ -97,25 +94,19 @@ class Watcher:
         studies = {signal: there[name] for signal, name in names.items() if name in there}
         trials = {signal: self._reader.trials(study) for signal, study in studies.items()}
         plans = {name: study.user_attrs["plan"] for name, study in studies.items() if "plan" in study.user_attrs}
-        workers = self._workers(run, trials)
+        command = heartbeat.alive(run)
         return Look(
             run,
             {signal: study._study_id for signal, study in studies.items()},
             trials,
             plans,
-            at_work or any(worker.coordinates for worker in workers),
-            workers,
+            at_work or command is not None,
+            command,
         )
 
     def look(self) -> Status:
         """Return how it stands now. Raises RunFolderError where its files cannot be read."""
         return status_of(self.see())
-
-    def _workers(self, run: RunFolder, trials: Mapping[str, Sequence[FrozenTrial]]) -> tuple[Worker, ...]:
-        if isinstance(existing(self._path), Database):
-            return self._reader.workers()
-        command = heartbeat.alive(run)
-        return () if command is None else (replace(command, jobs=running(trials)),)
 
 
 def status_of(look: Look) -> Status:
@@ -134,7 +125,7 @@ def status_of(look: Look) -> Status:
         at_work=look.at_work,
         open_trainings=look.open_trainings,
         seconds_left=sum(known) if look.at_work and missing and len(known) == len(missing) else None,
-        workers=look.workers,
+        command=look.command,
         pruned=sum(r.pruned_at is not None for r in look.of(PROXY)),
         seconds_saved=sum(r.seconds_saved for r in look.of(PROXY)),
     )

@@ -16,7 +16,6 @@ from nas_proxy.runs.settings import RunConfig
 from nas_proxy.signals import own
 from nas_proxy.signals.signal import OwnScore, SmallSet, plan_of
 from nas_proxy.spaces.apart import Complaint, apart
-from nas_proxy.spaces.by_value import SpaceByValue
 from nas_proxy.spaces.objectives import ACCURACY
 from nas_proxy.strategy.samplers import grid
 from nas_proxy.training.pruning import WILCOXON_LEAST
@@ -31,10 +30,6 @@ def check(problem: Prospect) -> None:
     for signal in plan_of(problem.config).signals:
         if isinstance(signal.source, SmallSet):
             check_recipe(problem, signal.source.recipe)
-    if problem.config.storage is not None and isinstance(problem.spec, SpaceByValue):
-        raise ConfigError(
-            ["workers elsewhere cannot be sent a space that is given as an object; write it into a Python file"]
-        )
     if problem.config.compare is not None:
         check_comparison_sample(problem)
     check_proposals(problem)

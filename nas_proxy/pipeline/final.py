@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas_proxy import notebook
 from nas_proxy.data.images import ImageSet
 from nas_proxy.data.store import together
 from nas_proxy.environment import environment
@@ -59,12 +60,13 @@ COMPARED = 16
 class Final:
     """A final network in `folder`; `told` is its `architecture.json`.
 
-    not_written: the files that could not be made, each with the reason in a sentence.
+    not_written: the files that could not be made, each with the reason in a sentence. space: where it was given itself.
     """
 
     folder: Path
     told: Mapping[str, Any]
     not_written: Mapping[str, str]
+    space: Given | None = None
 
     @property
     def accuracy(self) -> float:
@@ -73,7 +75,16 @@ class Final:
 
     def network(self) -> export.Deployed:
         """Return the trained network; see `load_final`."""
-        return load_final(self.folder)
+        return load_final(self.folder, self.space)
+
+    def __repr__(self) -> str:
+        return f"Final({str(self.folder)!r}: {self.told['key']}, final accuracy {self.accuracy:.1%})"
+
+    def _repr_html_(self) -> str:
+        told = [notebook.line(text) for text in told_as_text(self).splitlines()]
+        choices = notebook.table(self.told["architecture"].items(), ("choice", "option"))
+        left_out = [notebook.line(f"{name} was not written: {why}") for name, why in self.not_written.items()]
+        return notebook.page(*told, choices, *left_out)
 
 
 def told_as_text(final: Final) -> str:
@@ -124,7 +135,7 @@ def train_final(
             told = {**told, "rank": rank}
             write_json(folder / "architecture.json", told)
         not_written = _export(problem, folder, told)
-    return Final(folder, told, not_written)
+    return Final(folder, told, not_written, space)
 
 
 def in_order(run: RunFolder, on_proxy: Sequence[Record], fully: Sequence[Record], space: SearchSpace) -> list[Record]:

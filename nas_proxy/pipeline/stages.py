@@ -138,8 +138,6 @@ def rank_stage(work: Work) -> None:
     ranking, made_of_others = judge(work, scores, truth, made, found)
     write_tables(work, scores.studies, made_of_others)
     write_json(work.run / "ranking.json", ranking)
-    if work.coordinator is not None:
-        work.coordinator.done(True)
 
 
 def report_stage(work: Work) -> None:
@@ -170,7 +168,7 @@ def run_stages(
 ) -> None:
     """Do stages of a run as it is, holding its folder. space: where it was given itself, see `run_all`."""
     with run.lock(), explained(run.place):
-        heartbeat.withdraw(run)  # what a killed command left
+        heartbeat.refuse_another(run)
         problem = open_problem(run.config, progress, space)
         with work_in(run, problem, progress) as work:
             do(work, names)
@@ -197,7 +195,7 @@ def run_all(
     if "rank" in names:
         check_sample(run.config)
     with run.lock(), explained(run.place):
-        heartbeat.withdraw(run)
+        heartbeat.refuse_another(run)
         if not overwrite:
             check_same(run)
         start = time.monotonic()

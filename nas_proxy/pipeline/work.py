@@ -6,13 +6,12 @@ files removed; checkpoints stay.
 """
 
 import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from nas_proxy.condensation.distributed import ALONE, ProcessGroup
+from nas_proxy.hardware import jobs_at_once
 from nas_proxy.pipeline.budget import Clock
-from nas_proxy.pipeline.coordinator import Coordinator, trains_on
 from nas_proxy.pipeline.image_files import ImageFiles
 from nas_proxy.pipeline.problem import Problem, choose_device
 from nas_proxy.progress import Progress
@@ -42,10 +41,9 @@ from nas_proxy.training.worker_pool import ProcessExecutor
 class Work:
     """What the stages of a command work with.
 
-    plan: the signals. store: of trials. trainer: trains in `executor`'s workers, and in those elsewhere. sets: of
-    images that signals train on. files: other images. coordinator: None for a run in a file. clock: of
-    a run with a budget. drawn: the beginning of
-    the uniform stream, as far as it has been needed at once.
+    plan: the signals. store: of trials. trainer: trains by `executor`. sets: of images that signals train on.
+    files: other images. clock: of a run with a budget. drawn: the beginning of the uniform stream, as far as it has
+    been needed at once.
     """
 
     run: RunFolder
@@ -57,7 +55,6 @@ class Work:
     sets: SetMaker
     files: ImageFiles
     progress: Progress
-    coordinator: Coordinator | None = None
     clock: Clock | None = None
     drawn: dict[str, Architecture] = field(default_factory=dict, repr=False)
 
@@ -75,8 +72,9 @@ def open_executor(config: RunConfig, device: str) -> Executor:
     """Return the workers of this machine that the settings ask for; they start with their first job."""
     if config.devices:
         devices = [choose_device(name) for name in config.devices]
-        return ProcessExecutor(len(devices) * (config.workers or 1), devices)
-    return ProcessExecutor(config.workers or (1 if device != "cpu" else (os.cpu_count() or 1)))
+        each = config.workers or min(jobs_at_once(name, len(devices)) for name in devices)
+        return ProcessExecutor(len(devices) * each, devices)
+    return ProcessExecutor(config.workers or jobs_at_once(device))
 
 
 def open_store(run: RunFolder, progress: Progress) -> TrialStore:
@@ -97,9 +95,7 @@ def timed(problem: Problem, executor: Executor, architecture: Architecture) -> L
     return executor.run_apart(Timing(problem.spec, chosen, problem.shape, problem.device, batch, minutes, memory))
 
 
-def make_trainer(
-    problem: Problem, store: TrialStore, executor: Executor, progress: Progress, coordinator: Coordinator | None = None
-) -> Trainer:
+def make_trainer(problem: Problem, store: TrialStore, executor: Executor, progress: Progress) -> Trainer:
     """Return what trains architectures of the problem, within its limits."""
     config = problem.config
     limits = Limits(config.max_params, config.max_flops, config.max_latency_ms)
@@ -126,7 +122,6 @@ def make_trainer(
         progress,
         limits,
         latencies,
-        coordinator,
     )
 
 
@@ -159,19 +154,12 @@ def work_in(
         store = closing.enter_context(_closing(open_store(run, progress)))
         closing.callback(files.remove)
         executor = closing.enter_context(open_executor(run.config, problem.device))
-        coordinator = None
-        if isinstance(store.place, Database):
-            coordinator = Coordinator(run, problem, store, executor)
-            closing.callback(coordinator.close)
-        else:
-            heartbeat.announce(run, trains_on(executor, problem.device))
-            closing.callback(heartbeat.withdraw, run)
-        trainer = make_trainer(problem, store, executor, progress, coordinator)
+        closing.enter_context(heartbeat.beating(run, executor.nodes))
+        trainer = make_trainer(problem, store, executor, progress)
         sets = make_sets(run, problem, progress, group)
         budget = run.config.budget
         clock = None if budget is None else Clock(run.path, seconds_of(budget), start)
-        plan = plan_of(run.config)
-        yield Work(run, problem, plan, store, executor, trainer, sets, files, progress, coordinator, clock)
+        yield Work(run, problem, plan_of(run.config), store, executor, trainer, sets, files, progress, clock)
 
 
 @contextlib.contextmanager

@@ -39,10 +39,10 @@ from nas_proxy.runs.nested import read_toml
 from nas_proxy.runs.settings import (
     COMPARISON_FILE,
     OF_PROPOSALS,
-    OF_TRAININGS,
     RUN_FILE,
     RunConfig,
     differences,
+    of_trainings,
     resolve,
     settings_file,
     write_config,
@@ -261,18 +261,23 @@ def _refuse_other_kind(run: RunFolder) -> None:
 
 def _changed(path: Path, config: RunConfig, before: RunConfig) -> list[str]:
     """Return what another command may not change of what the folder `path` holds."""
-    changed = differences(config, before)
     if config.compare is not None:
-        return changed
-    if changed and not differences(config, before, free=OF_PROPOSALS | OF_TRAININGS):
-        phases = _trained(path)
-        free = frozenset() if "search" in phases else OF_PROPOSALS
-        changed = differences(config, before, free=free if phases else free | OF_TRAININGS)
-    return changed + [
-        f"{name}: {getattr(before, of)} → {getattr(config, of)}"
-        for name, of in (("trials", "trials"), ("truth", "truth"), ("judge", "sample"))
-        if getattr(config, of) < getattr(before, of)
-    ]
+        return differences(config, before)
+
+    def changed(free: frozenset[str]) -> list[str]:
+        sizes = (("trials", "trials"), ("truth", "truth"), ("judge", "sample"))
+        return differences(config, before, free=free) + [
+            f"{name}: {getattr(before, of)} → {getattr(config, of)}"
+            for name, of in sizes
+            if name not in free and getattr(config, of) < getattr(before, of)
+        ]
+
+    if not changed(frozenset()):
+        return []
+    phases = _trained(path)
+    if not phases:
+        return changed(of_trainings(before) & of_trainings(config))
+    return changed(frozenset() if "search" in phases else OF_PROPOSALS)
 
 
 def _trained(path: Path) -> set[str]:

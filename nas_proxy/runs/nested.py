@@ -2,11 +2,11 @@
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nas_proxy import untrusted
 from nas_proxy.data.catalogue import FORMS, PUBLISHED
 from nas_proxy.errors import ConfigError
 from nas_proxy.signals import own
@@ -18,14 +18,14 @@ NATS = "nats:"
 def read_toml(file: Path) -> dict[str, Any]:
     """Return what a TOML file holds. Raises ConfigError where it cannot be read."""
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return untrusted.read_toml(file)
     except FileNotFoundError:
         raise ConfigError([f"the configuration {file} does not exist; give the run.toml of a run"]) from None
     except IsADirectoryError:
         raise ConfigError([f"the configuration {file} is a folder; give the run.toml in it"]) from None
     except OSError as error:
         raise ConfigError([f"the configuration {file} cannot be read ({error.strerror})"]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ConfigError([f"{file} is not a TOML file: {error}; mend it there"]) from None
 
 

@@ -92,7 +92,7 @@ class RunConfig:
     truth_table: see `nas_proxy.ranking.truth_table`; None to train.
     max_params, max_flops, max_latency_ms: for the sample as well, see `nas_proxy.spaces.limits`.
     storage: without a password, see `nas_proxy.storage.location`; None for the file `study.db` in the run folder.
-    devices: each with so many workers, 0 for one; () for `device` alone, where "auto" is a GPU when there is one.
+    devices: each with so many workers, 0 for 1 to 4; () for `device` alone, where "auto" is a GPU when there is one.
     candidate_minutes, candidate_memory (MB are 10⁶ bytes): who needs more on the proxy counts as failed, see
         `nas_proxy.training.memory_limit`. preview_every: 0 for no pictures.
     signals, combine: what the ranking of the proxy is compared with besides random images and early stopping.
@@ -180,7 +180,7 @@ class RunConfig:
     ] = 1
     storage: Annotated[
         Url | None,
-        Field(description="PostgreSQL database of the studies, for workers elsewhere too; a file in RUN if not given."),
+        Field(description="PostgreSQL database of the studies; a file in RUN if not given."),
     ] = None
     limit: Annotated[int | None, Field(ge=3, description="At most so many images a class are used of the data.")] = None
     image_size: Annotated[
@@ -191,12 +191,12 @@ class RunConfig:
         tuple[str, ...],
         BeforeValidator(settings_checks.devices),
         Field(
-            description="Train on several: names such as cuda:0,cuda:1, each with --workers processes (one if not "
-            "given)."
+            description="Train on several: names such as cuda:0,cuda:1, each with --workers processes (1 to 4 if "
+            "not given)."
         ),
     ] = ()
     workers: Annotated[
-        int, Field(ge=0, le=1024, description="Processes that train; 0: one a core, or one on a GPU.")
+        int, Field(ge=0, le=1024, description="Processes that train; 0: one a core, or 1 to 4 on a GPU.")
     ] = 0
     candidate_minutes: Annotated[
         float | None,
@@ -267,6 +267,8 @@ def default_judge(truth: int) -> int:
 
 # What the proposals alone depend on: it may change until the first of them is trained.
 OF_PROPOSALS = frozenset({"sampler", "enqueue", "score", "pruner"})
+# What the condensed images depend on, beside their recipe.
+OF_IMAGES = frozenset({"dataset", "seed", "limit", "image_size"})
 # Where the trainings are kept: it may change until there are some.
 OF_TRAININGS = frozenset({"storage"})
 # What may change between two commands in one folder: where it is computed, how far it goes, what is computed anew.
@@ -376,6 +378,14 @@ def differences(ours: RunConfig, theirs: RunConfig, *, free: frozenset[str] = fr
         free |= {name for name in a if name.startswith("full_training.")}
     names = sorted((set(a) | set(b)) - NOT_IDENTITY - free)
     return [f"{name}: {b.get(name)!r} → {a.get(name)!r}" for name in names if a.get(name) != b.get(name)]
+
+
+def of_trainings(config: RunConfig) -> frozenset[str]:
+    """Return the settings that the condensed images do not depend on; they may change until one is trained on."""
+    if config.condense.embed == "space":  # with architectures outside the sample, which many settings decide
+        return OF_PROPOSALS | OF_TRAININGS
+    names = flat(to_dict(RunConfig())).keys() | flat(to_dict(config)).keys()
+    return frozenset(name for name in names if name not in OF_IMAGES and not name.startswith("condense."))
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:

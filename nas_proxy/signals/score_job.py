@@ -32,6 +32,10 @@ class Scored:
     score: Score
     traits: tuple[float, ...] = ()
 
+    def shared(self, share: float) -> "Scored":
+        """Return it with that share of the seconds, for a GPU that it had with others."""
+        return replace(self, score=replace(self.score, seconds=share * self.score.seconds))
+
 
 @dataclass(frozen=True)
 class ScoreJob:

@@ -3,9 +3,9 @@
 Each trained signal (proxy, random, early_stop, truth) is a study; a trial is an architecture and a draw: which
 random images, or which seed of full training. Everything that resumes, counts or reports reads it from here.
 
-One process at a time writes (see `RunFolder.lock`), wherever the trainings are done (see
-`nas_proxy.pipeline.coordinator`), so a trial found running at the start was cut off: it is closed as failed with the
-reason "interrupted", which counts for nothing, and its training is done again.
+One process at a time writes (see `RunFolder.lock`), wherever the trainings are done, so a trial found running at the
+start was cut off: it is closed as failed with the reason "interrupted", which counts for nothing, and its training is
+done again.
 """
 
 import contextlib

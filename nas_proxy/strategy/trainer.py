@@ -8,7 +8,6 @@ needs could not be measured fail at once, as they would when they are trained.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 from optuna.trial import FixedTrial
 
@@ -28,7 +27,6 @@ from nas_proxy.training.train import Outcome, Recipe
 
 Tasks = Sequence[tuple[Candidate, int]]
 MakeJob = Callable[[Candidate, int], Job]
-Finished = Callable[[int, Outcome | Failure], None]
 
 
 @dataclass(frozen=True)
@@ -38,13 +36,6 @@ class Limits:
     params: int | None = None
     flops: int | None = None
     latency_ms: float | None = None
-
-
-class Elsewhere(Protocol):
-    """Workers on other machines, which take their share of a signal's tasks; see `pipeline.coordinator`."""
-
-    def train(self, signal: str, tasks: Tasks, job: MakeJob, finished: Finished) -> None:
-        """Have the tasks trained here and elsewhere, and call `finished` with each trial's number and result."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +56,7 @@ class Trainer:
     """Trains architectures of `space`, which workers know as `spec`, on `device`, and records them in `store`.
 
     seed: of the run, from which those of trainings derive. latencies: measured before a training where the run needs
-    them. elsewhere: workers on other machines. say: told, once each, of networks that train more slowly.
+    them. say: told, once each, of networks that train more slowly.
     """
 
     store: TrialStore
@@ -78,7 +69,6 @@ class Trainer:
     progress: Progress
     limits: Limits = Limits()
     latencies: Latencies | None = None
-    elsewhere: Elsewhere | None = None
     _said: set[str] = field(default_factory=set, repr=False)
 
     def candidate(self, architecture: Architecture, phase: str, index: int, why: str | None = None) -> Candidate:
@@ -118,14 +108,11 @@ class Trainer:
         for candidate, draw in tasks:
             if candidate.unmeasured is not None:
                 finished(self.store.begin(signal, candidate, draw), Failure(candidate.unmeasured))
-        tasks = [task for task in tasks if task[0].unmeasured is None]
-        if self.elsewhere is not None:
-            self.elsewhere.train(signal, tasks, job, finished)
-            return
 
         def jobs() -> Iterator[tuple[int, Job]]:
             for candidate, draw in tasks:
-                yield self.store.begin(signal, candidate, draw), job(candidate, draw)
+                if candidate.unmeasured is None:
+                    yield self.store.begin(signal, candidate, draw), job(candidate, draw)
 
         for number, result in self.executor.run(jobs()):
             finished(number, result)

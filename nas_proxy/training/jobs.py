@@ -39,11 +39,13 @@ class Failure:
 
     spoilt: whether it left its process unable to use the GPU, as an index out of range does there.
     recording: whether what broke off is the recording of its steps, so that it can be done without, elsewhere.
+    memory: whether a GPU had too little memory left.
     """
 
     reason: str
     spoilt: bool = False
     recording: bool = False
+    memory: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reason", safe(self.reason))  # it goes into files, databases and terminals
@@ -70,6 +72,14 @@ class Work(Protocol[_Result_co]):
 
     def perform(self) -> _Result_co:
         """Do it. Raises what the network raises."""
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """A result that tells its seconds."""
+
+    def shared(self, share: float) -> Self:
+        """Return it with that share of the seconds, for a GPU that it had with others."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +166,9 @@ def _performed(job: Work[Result]) -> Result | Failure:
             torch.cuda.set_device(job.device)  # nothing is left on another one by the way
         return job.perform()
     except torch.OutOfMemoryError:
-        return Failure(f"out of memory on {job.device}" if job.megabytes is None else too_much(job))
+        # It may have broken off a recording, after which the process is of no use.
+        reason = f"out of memory on {job.device}" if job.megabytes is None else too_much(job)
+        return Failure(reason, spoilt=True, memory=True)
     except MemoryError:
         return Failure("out of memory")
     except RAISED as error:

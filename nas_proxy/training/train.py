@@ -61,6 +61,11 @@ class Outcome:
     seconds_saved: float = 0.0
     validation: float | None = None
 
+    def shared(self, share: float) -> "Outcome":
+        """Return the outcome with that share of the seconds, for a GPU that the training had with others."""
+        seeds = tuple(each.shared(share) for each in self.seeds)
+        return replace(self, seconds=share * self.seconds, seconds_saved=share * self.seconds_saved, seeds=seeds)
+
 
 @dataclass(frozen=True)
 class Watch:
