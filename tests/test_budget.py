@@ -115,10 +115,10 @@ def go(tmp_path):
 
 @pytest.fixture
 def few(monkeypatch):
-    """Plan four full trainings and eight on the proxy, whatever the machine."""
+    """Plan ten full trainings and twelve on the proxy, whatever the machine."""
 
     def plan(config, seconds, size, spent=0.0, least=None):
-        numbers = {"steps": config.condense.steps, "trials": 8, "truth": 6, "judge": 4, "seconds": 1.0}
+        numbers = {"steps": config.condense.steps, "trials": 12, "truth": 10, "judge": 4, "seconds": 1.0}
         return dry_run.Plan(config.budget, **numbers)
 
     monkeypatch.setattr(dry_run, "plan_for", plan)
@@ -129,11 +129,11 @@ def test_a_run_with_a_budget_trains_what_was_planned_and_more_while_there_is_tim
     calls: list[int] = []
     run = go(budget="1h")
     plan = json.loads((run.folder / "budget.json").read_text())
-    assert plan["plan"]["truth"] == 6
+    assert plan["plan"]["truth"] == 10
     assert 0 < plan["spent"] < 600
-    assert run.config.truth == 6
+    assert run.config.truth == 10
     seen = [one for one in json.loads((run.folder / "search.json").read_text())["order"] if one["validation"]]
-    assert len(seen) == 6 + 2 * 2
+    assert len(seen) == 10 + 2 * 2
     assert len(calls) == 2
 
 
@@ -150,16 +150,16 @@ def test_a_run_ends_where_its_budget_does_and_a_larger_one_goes_on(go, few, monk
     assert any(text.startswith("The budget of 1h ends the search after") for text in said)
     trained = json.loads((run.folder / "search.json").read_text())["order"]
     before = sum(one["validation"] is not None for one in trained)
-    assert 4 <= before < 6
+    assert 4 <= before < 10
     monkeypatch.setattr(Clock, "allows", lambda self, *_: True)
     again = go(budget="2h")
     trained = json.loads((again.folder / "search.json").read_text())["order"]
-    assert sum(one["validation"] is not None for one in trained) == 6
+    assert sum(one["validation"] is not None for one in trained) == 10
 
 
 def test_the_plan_is_printed_by_a_dry_run(tmp_path, few, go):
     settings = resolve({"budget": "30m", "space": "convnet", "device": "cpu", "workers": 1})
     found = dry_run.estimate_run(settings, tmp_path / "none", ("condense", "search", "truth", "rank"))
     assert found.text().startswith("The budget of 30m allows ")
-    assert found.as_json()["plan"]["truth"] == 6
+    assert found.as_json()["plan"]["truth"] == 10
     assert not (tmp_path / "none").exists()

@@ -183,7 +183,7 @@ def test_own_scores_take_part(go, tmp_path):
 @pytest.mark.parametrize(
     ("named", "mistake"),
     [
-        ("table:scores.csv:yours", "scores.csv has no column 'yours'; did you mean"),
+        ("table:scores.csv:yours", "scores.csv has no column 'yours'; known: "),
         ("table:none.csv:mine", "none.csv does not exist"),
         ("table:others.csv:mine", "'mine' of .*others.csv has a number for none of 24 architectures of the space"),
         ("own.py:missing", "own.py defines no function 'missing'"),
