@@ -4,6 +4,7 @@ In: a prospect: none of it needs all images. Out: nothing, or a UserError that s
 setting may be is told in `settings.py`.
 """
 
+import functools
 import math
 from itertools import islice
 
@@ -45,7 +46,7 @@ def check_own_scores(prospect: Prospect) -> None:
         if not path.is_file():
             raise ConfigError([f"--signals names {named!r}, but the file {path} does not exist"])
         if own.is_function(named):
-            found = apart(lambda named=named: own.function(named) and None, IMPORT)
+            found = apart(functools.partial(_import, named), IMPORT)
             if isinstance(found, Complaint):
                 raise SpaceError(found.text if found.own else f"{path}, of --signals, cannot be imported: {found.text}")
             continue
@@ -56,6 +57,10 @@ def check_own_scores(prospect: Prospect) -> None:
                 f"the column {inner!r} of {path} has a number for none of {len(drawn)} architectures of the space; its "
                 f"keys look like {next(iter(known), 'nothing')!r}, those of the space like {drawn[0]!r}"
             )
+
+
+def _import(named: str) -> None:
+    own.function(named)
 
 
 def check_sample(config: RunConfig) -> None:
