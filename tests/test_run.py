@@ -66,7 +66,7 @@ def comparable(value):
         return {
             name: comparable(inner)
             for name, inner in value.items()
-            if name not in {"saving", "latency_ms"}
+            if name not in {"saving", "latency_ms", "decision"}
             and "second" not in name
             and "speedup" not in name
             and "pays_from" not in name
