@@ -205,6 +205,27 @@ def _within_budget(
         turn, chosen = turn + 1, chosen + rounds.size
 
 
+def proxy_ends(work: Work) -> Callable[[], str | None]:
+    """Return what says whether proposals for the proxy end, as they do when half of what a budget leaves is spent.
+
+    What judges is not in that half, so that as much is left for full trainings, whatever the plan was made from.
+    """
+    clock = work.clock
+    if clock is None:
+        return lambda: None
+    begun: list[float] = []
+
+    def ends() -> str | None:
+        if not begun:  # the sample is trained, which tells what judging takes
+            sample = [r for r in work.store.records(PROXY) if r.phase == "sample" and r.complete]
+            begun.append(clock.spent + (clock.seconds - clock.spent - judging_seconds(work, sample)) / 2)
+        if clock.spent < begun[0]:
+            return None
+        return f"Half of what the budget of {work.config.budget} left is spent on the proxy; full trainings follow."
+
+    return ends
+
+
 def _known(work: Work, positions: range, numbers: range, sample: Sequence[Record | Candidate]) -> bool:
     """Return whether a round is trained already."""
     made, there = _made(work), {r.key for r in work.store.records(TRUTH)}
