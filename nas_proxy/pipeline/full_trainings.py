@@ -29,8 +29,8 @@ from nas_proxy.training.jobs import Failure, Job
 from nas_proxy.training.train import Outcome
 
 NAME = "search.json"
-# Seconds of ranking and reporting.
-REPORTING = 10.0
+# Seconds of ranking and reporting; and what all that judges may take more than expected.
+REPORTING, SPARE = 15.0, 1.15
 Known = Mapping[str, float | None]  # what a search sees of full trainings, by key; None of those that failed
 
 
@@ -200,7 +200,7 @@ def _within_budget(
             return
         yield turn, (positions, numbers)
     turn = len(planned)
-    while clock.leaves(_round_seconds(work, rounds.size), judging_seconds(work, sample)):
+    while clock.allows(_round_seconds(work, rounds.size), judging_seconds(work, sample)):
         yield turn, (range(rounds.sample, rounds.sample), range(chosen, chosen + rounds.size))
         turn, chosen = turn + 1, chosen + rounds.size
 
@@ -264,7 +264,7 @@ def judging_seconds(work: Work, sample: Sequence[Record | Candidate]) -> float:
     wanted = sum(signal.draws * len(sample) for signal in others)
     left = max(0, wanted - sum(len(store.records(s.name)) for s in others if store.has(s.name)))
     each = sum(proxy) / len(proxy) if proxy else 0.0
-    return (second * _full_seconds(work) + left * each) / work.executor.count + REPORTING
+    return SPARE * (second * _full_seconds(work) + left * each) / work.executor.count + REPORTING
 
 
 def _train(work: Work, candidates: Sequence[Candidate], told: Callable[[Outcome | Failure], None]) -> None:
