@@ -21,7 +21,7 @@ from nas_proxy.spaces.checking import reason_of, try_out
 from nas_proxy.spaces.function_space import FunctionSpace
 from nas_proxy.spaces.space import SearchSpace, Space
 
-__all__ = ["as_space", "load_space", "space_digest", "split_spec", "try_out"]
+__all__ = ["as_space", "files_of", "load_space", "space_digest", "split_spec", "try_out"]
 
 # A name or a path, or the space itself: a `Space`, or a function of a trial.
 Given: TypeAlias = str | Path | Space | FunctionSpace | Callable[..., Any]
@@ -162,6 +162,12 @@ def _value(named: str, name: str, text: str, default: object) -> Any:
             pass
     wanted = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
     raise SpaceError(f"the space {named} has {name}={text}; {name} must be {wanted}, such as {str(default).lower()}")
+
+
+def files_of(spec: str) -> tuple[Path, ...]:
+    """Return a space's own file and those beside it that it imports, in its folder or below; () for a built-in one."""
+    path = _own_path(split_spec(spec)[0])
+    return () if path is None else (path, *sorted(modules.files_beside(path)))
 
 
 def _own_path(named: str) -> Path | None:
