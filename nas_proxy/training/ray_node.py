@@ -129,14 +129,16 @@ def unpacked(parcel: Parcel, get: Callable[[Any], Any]) -> Path:
     if not place.is_dir():
         _sweep(place.parent)
         packing = Path(tempfile.mkdtemp(prefix=f"{parcel.digest}.", dir=place.parent))
-        for name, array in zip(parcel.names, get(parcel.content), strict=True):
-            (packing / name).parent.mkdir(parents=True, exist_ok=True)
-            array.tofile(packing / name)
-        if first.suffix == ".safetensors":
-            ImageSet.load(packing / parcel.names[0])  # a large set's images are in a store, which must be here as well
-        with contextlib.suppress(OSError):  # another process was faster
-            packing.rename(place)
-        shutil.rmtree(packing, ignore_errors=True)
+        try:
+            for name, array in zip(parcel.names, get(parcel.content), strict=True):
+                (packing / name).parent.mkdir(parents=True, exist_ok=True)
+                array.tofile(packing / name)
+            if first.suffix == ".safetensors":
+                ImageSet.load(packing / parcel.names[0])  # a large set's images are in a store, which must be here too
+            with contextlib.suppress(OSError):  # another process was faster
+                packing.rename(place)
+        finally:
+            shutil.rmtree(packing, ignore_errors=True)
     os.utime(place)
     return first
 
