@@ -56,6 +56,7 @@ class Notes:
     def __init__(self, folder: Path) -> None:
         self._watcher, self._lock = Watcher(folder), threading.Lock()
         self._looked, self._seen, self._found = -FRESH, None, dict[str, dict[str, Any]]()
+        self._signals: dict[int, str] = {}
 
     def __call__(self) -> Attributes:
         """Return the attributes of each study; the last ones while the folder cannot be read."""
@@ -67,12 +68,18 @@ class Notes:
                 self._looked = time.monotonic()
             return self._found
 
+    def signals(self) -> dict[int, str]:
+        """Return the signal of each study by the study's number, in the order of the table: the main study first."""
+        self()
+        return self._signals
+
     def _renew(self, look: Look) -> None:
         trials = {name: [trial.state for trial in found] for name, found in look.trials.items()}
         files = [path.stat().st_mtime_ns for name in FILES if (path := look.run / name).exists()]
         seen: Any = (look.run.config, trials, files)
         if seen != self._seen:
             self._found, self._seen = notes_of(look, read_run(look.run.path)), seen
+            self._signals = {number: signal for signal, number in look.studies.items()}
 
 
 def notes_of(look: Look, run: Run) -> dict[str, dict[str, Any]]:
@@ -103,7 +110,7 @@ def _figures(run: Run) -> "dict[str, Figure]":
     if len(objectives) > 1 and len(rows := pareto.comparable(run.trials, objectives)):
         found["pareto"] = ("Pareto front", pareto.pareto_figure(rows, objectives, across=True))
     if run.ranking is not None and run.ranking.signals:
-        found["signals"] = ("How well each signal ranks, 95 % intervals", signal_figures.spearman_bars(run.ranking))
+        found["signals"] = ("How well each signal ranks, 95 % intervals", signal_figures.spearman_dots(run.ranking))
         found["cost"] = (
             "How well each signal ranks, and what it costs",
             signal_figures.correlation_by_cost(run.ranking),

@@ -21,7 +21,7 @@ from nas_proxy.ranking.scores import best_first
 from nas_proxy.runs import heartbeat
 from nas_proxy.runs.folder import is_held, open_run
 from nas_proxy.runs.heartbeat import Command
-from nas_proxy.signals.signal import TRUTH_BEST, TRUTH_SEEDS, EqualCost, Signal, SmallSet
+from nas_proxy.signals.signal import TRUTH_SEEDS, EqualCost, Signal, SmallSet
 from nas_proxy.signals.stored_names import checkpoint_path, equal_cost_name, set_path
 from nas_proxy.storage.location import existing
 from nas_proxy.storage.read_only import Reader
@@ -133,14 +133,11 @@ def status_of(look: Look) -> Status:
 def _run_stages(look: Look, at_once: int | None) -> list[Stage]:
     """at_once: how many trainings run now; None where no command is at work."""
     run, plan, proxy, sample = look.run, look.plan, look.of(PROXY), look.sample
-    total = max(run.config.trials, run.config.truth)
+    total = max(run.config.trials, run.config.sample)
     done = min(len(sample) + sum(r.phase == "search" for r in proxy), total)
     searched = done == total or _went_on(look)
-    best = [r.key for r in best_first(proxy, plan.primary)[:TRUTH_BEST] if r.key not in sample]
-    fully_wanted = {*sample, *best}
-    least = 0 if searched else run.config.truth
-    full = 0 if run.config.truth_table else TRUTH_SEEDS * max(len(fully_wanted), least)
-    fully = _counted(look.of(TRUTH), fully_wanted, TRUTH_SEEDS)
+    least = 0 if searched else run.config.sample
+    fully, full = _fully(look, max(len(sample), least))
     others = [(s, _counted(look.of(s.name), sample, s.draws)) for s in plan.trained if s.name != PROXY]
     wanted = max(len(sample), least)
     trained, to_train = sum(there for _, there in others), sum(signal.draws * wanted for signal, _ in others)
@@ -156,6 +153,21 @@ def _run_stages(look: Look, at_once: int | None) -> list[Stage]:
     ]
 
 
+def _fully(look: Look, sample: int) -> tuple[int, int]:
+    """Return how many full trainings have ended, and how many there are to be: second seeds of what judges too."""
+    config, done = look.run.config, len(look.of(TRUTH))
+    if config.truth_table:
+        return 0, 0
+    total = max(config.truth, sample) + (TRUTH_SEEDS - 1) * sample
+    with contextlib.suppress(FileNotFoundError):  # written when they are done, fewer in a small space
+        asked = (look.run / "run.toml").stat().st_mtime
+        if (look.run / "search.json").stat().st_mtime >= asked:
+            return done, done
+    if (look.run / "ranking.json").exists() and not (look.run / "search.json").exists():
+        return done, min(done, total)  # of an earlier version
+    return min(done, total), total
+
+
 def _signal_stages(look: Look, at_once: int | None) -> list[Stage]:
     run, stages = look.run, list[Stage]()
     for signal in look.plan.signals:
@@ -163,16 +175,16 @@ def _signal_stages(look: Look, at_once: int | None) -> list[Stage]:
             stages.append(_trained(look, signal, at_once))
         else:
             done = len(look.computed[signal.name])
-            stages.append(Stage(signal.name, done, run.config.truth, done >= run.config.truth, 0.0))
+            stages.append(Stage(signal.name, done, run.config.sample, done >= run.config.sample, 0.0))
     if not run.config.truth_table:
-        total = TRUTH_SEEDS * run.config.truth
+        total = TRUTH_SEEDS * run.config.sample
         done = _counted(look.of(TRUTH), look.sample or None, TRUTH_SEEDS)
         stages.append(Stage(TRUTH, done, total, done >= total, _left(look, None, total - done, at_once)))
     return [*stages, _page(look, "compare.html", ready=all(s.complete for s in stages) and _ranks_all(look))]
 
 
 def _trained(look: Look, signal: Signal, at_once: int | None) -> Stage:
-    total = signal.draws * look.run.config.truth
+    total = signal.draws * look.run.config.sample
     done = _counted(look.of(signal.name), look.sample, signal.draws)
     sets = _sets(look, signal)
     made = sum(path.exists() for path in sets)
@@ -320,4 +332,4 @@ def _ranks_all(look: Look) -> bool:
     draws = None if config.compare is None else config.compare.draws
     settings = {"draws": draws, "candidates": plan.sharing}
     same = all(ranking.settings.get(name) == value for name, value in settings.items())
-    return same and ranking.sample == config.truth and wanted <= set(ranking.signals)
+    return same and ranking.sample == config.sample and wanted <= set(ranking.signals)

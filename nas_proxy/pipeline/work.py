@@ -6,20 +6,19 @@ files removed; checkpoints stay.
 """
 
 import contextlib
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nas_proxy.condensation.distributed import ALONE, ProcessGroup
+from nas_proxy.hardware import jobs_at_once
+from nas_proxy.pipeline.budget import Clock
 from nas_proxy.pipeline.image_files import ImageFiles
 from nas_proxy.pipeline.problem import Problem, choose_device
 from nas_proxy.progress import Progress
 from nas_proxy.runs import heartbeat
 from nas_proxy.runs.folder import RunFolder
 from nas_proxy.runs.settings import RunConfig
-from nas_proxy.search.candidates import Stream
-from nas_proxy.search.latencies import MINUTES, Latencies
-from nas_proxy.search.trainer import Limits, Trainer
+from nas_proxy.runs.settings_checks import seconds_of
 from nas_proxy.signals.sets import SetMaker, embedded_keys
 from nas_proxy.signals.signal import Plan, plan_of
 from nas_proxy.spaces.limits import fast_part
@@ -30,6 +29,9 @@ from nas_proxy.storage.location import Database, settled
 from nas_proxy.storage.records import LATENCY
 from nas_proxy.storage.retry import Retry
 from nas_proxy.storage.trial_store import TrialStore
+from nas_proxy.strategy.candidates import Stream
+from nas_proxy.strategy.latencies import MINUTES, Latencies
+from nas_proxy.strategy.trainer import Limits, Trainer
 from nas_proxy.training.executor import Executor
 from nas_proxy.training.jobs import Failure, Timing
 from nas_proxy.training.worker_pool import ProcessExecutor
@@ -40,7 +42,8 @@ class Work:
     """What the stages of a command work with.
 
     plan: the signals. store: of trials. trainer: trains by `executor`. sets: of images that signals train on.
-    files: other images.
+    files: other images. clock: of a run with a budget. drawn: the beginning of the uniform stream, as far as it has
+    been needed at once.
     """
 
     run: RunFolder
@@ -52,6 +55,8 @@ class Work:
     sets: SetMaker
     files: ImageFiles
     progress: Progress
+    clock: Clock | None = None
+    drawn: dict[str, Architecture] = field(default_factory=dict, repr=False)
 
     @property
     def config(self) -> RunConfig:
@@ -74,8 +79,9 @@ def open_executor(config: RunConfig, device: str) -> Executor:
         return RayExecutor(config.ray, config.workers, (1.0 if device != "cpu" else 0.0) if gpus is None else gpus)
     if config.devices:
         devices = [choose_device(name) for name in config.devices]
-        return ProcessExecutor(len(devices) * (config.workers or 1), devices)
-    return ProcessExecutor(config.workers or (1 if device != "cpu" else (os.cpu_count() or 1)))
+        each = config.workers or min(jobs_at_once(name, len(devices)) for name in devices)
+        return ProcessExecutor(len(devices) * each, devices)
+    return ProcessExecutor(config.workers or jobs_at_once(device))
 
 
 def open_store(run: RunFolder, progress: Progress) -> TrialStore:
@@ -93,7 +99,7 @@ def timed(problem: Problem, executor: Executor, architecture: Architecture) -> L
     config = problem.config
     minutes, memory = config.candidate_minutes or MINUTES, config.candidate_memory
     chosen, batch = dict(architecture), config.latency_batch
-    return executor.run_apart(Timing(config.space, chosen, problem.shape, problem.device, batch, minutes, memory))
+    return executor.run_apart(Timing(problem.spec, chosen, problem.shape, problem.device, batch, minutes, memory))
 
 
 def make_trainer(problem: Problem, store: TrialStore, executor: Executor, progress: Progress) -> Trainer:
@@ -116,7 +122,7 @@ def make_trainer(problem: Problem, store: TrialStore, executor: Executor, progre
         store,
         executor,
         space,
-        config.space,
+        problem.spec,
         problem.device,
         config.seed,
         problem.sizes,
@@ -145,8 +151,10 @@ def make_sets(run: RunFolder, problem: Problem, progress: Progress, group: Proce
 
 
 @contextlib.contextmanager
-def work_in(run: RunFolder, problem: Problem, progress: Progress, group: ProcessGroup = ALONE) -> Iterator[Work]:
-    """Work in a run folder that is held."""
+def work_in(
+    run: RunFolder, problem: Problem, progress: Progress, group: ProcessGroup = ALONE, start: float | None = None
+) -> Iterator[Work]:
+    """Work in a run folder that is held. start: when the command began, by the monotonic clock; now if not given."""
     with contextlib.ExitStack() as closing:
         files = ImageFiles(run.work, problem)
         # The files before the store, which may need the space on a full disk.
@@ -156,7 +164,9 @@ def work_in(run: RunFolder, problem: Problem, progress: Progress, group: Process
         closing.enter_context(heartbeat.beating(run, executor.nodes))
         trainer = make_trainer(problem, store, executor, progress)
         sets = make_sets(run, problem, progress, group)
-        yield Work(run, problem, plan_of(run.config), store, executor, trainer, sets, files, progress)
+        budget = run.config.budget
+        clock = None if budget is None else Clock(run.path, seconds_of(budget), start)
+        yield Work(run, problem, plan_of(run.config), store, executor, trainer, sets, files, progress, clock)
 
 
 @contextlib.contextmanager

@@ -34,7 +34,8 @@ class Studies(RDBStorage):
     """A storage that is there already; its studies are shown under the names in `names`, looked up by their own.
 
     told: attributes that studies have beside those in the storage, by the names in the storage; a note that is in the
-    storage stands before one that is told. Of a database, which may hold many runs, the studies of one are shown.
+    storage stands before one that is told. Where they are given, trials have curves, too. Of a database, which may
+    hold many runs, the studies of one are shown.
     """
 
     def __init__(
@@ -64,6 +65,15 @@ class Studies(RDBStorage):
         stored: dict[str, Any] = super().get_study_system_attrs(study_id)
         told = {} if self._told is None else self._told().get(self.get_study_name_from_id(study_id), {})
         return _merged(stored, told) if told else stored
+
+    def _get_trials(self, study_id: int, *args: Any, **options: Any) -> list[FrozenTrial]:
+        """Return trials for a reader, who sees the losses of each epoch as a curve, where no pruner kept another."""
+        trials: list[FrozenTrial] = super()._get_trials(study_id, *args, **options)
+        if self._told is not None:
+            for trial in trials:
+                if not trial.intermediate_values:
+                    trial.intermediate_values = dict(enumerate(trial.user_attrs.get("losses", ()), start=1))
+        return trials
 
 
 def _merged(stored: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:

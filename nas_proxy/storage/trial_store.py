@@ -155,6 +155,7 @@ class TrialStore:
                 "phase": candidate.phase,
                 "index": candidate.index,
                 "draw": draw,
+                **({} if candidate.why is None else {"why": candidate.why}),
                 "params": candidate.size.params,
                 "flops": candidate.size.flops,
                 **told_latency(candidate.latency),
@@ -187,6 +188,8 @@ class TrialStore:
         trial.set_user_attr("losses", [round(loss, 5) for loss in result.losses if math.isfinite(loss)])
         if result.diverged:
             trial.set_user_attr("diverged", True)
+        if result.validation is not None:
+            trial.set_user_attr("validation", result.validation)
         if result.memory is not None:
             trial.set_user_attr("memory_mb", round(result.memory / 1e6, 1))
         for name, value in _of_seeds(result).items():

@@ -26,6 +26,7 @@ from nas_proxy._version import __version__
 from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import UserError
 from nas_proxy.training.jobs import Work, moved
+from nas_proxy.training.shared_gpu import SharedGpus
 from nas_proxy.training.worker_pool import WorkerProcess
 
 # Seconds after which what no job has used is removed from a node.
@@ -118,7 +119,7 @@ def _child(devices: str | None) -> WorkerProcess:
         for child in _children.values():
             child.end()
         _children.clear()
-        _children[devices] = WorkerProcess()
+        _children[devices] = WorkerProcess(SharedGpus())
     return _children[devices]
 
 

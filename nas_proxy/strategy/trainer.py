@@ -12,14 +12,15 @@ from pathlib import Path
 from optuna.trial import FixedTrial
 
 from nas_proxy.progress import Progress
-from nas_proxy.search.latencies import Latencies
 from nas_proxy.seeds import derive
 from nas_proxy.spaces.cost import Sizes
 from nas_proxy.spaces.limits import constraints
+from nas_proxy.spaces.loading import Spec
 from nas_proxy.spaces.measured import UNMEASURED
 from nas_proxy.spaces.space import Architecture, SearchSpace
 from nas_proxy.storage.records import Candidate, Record
 from nas_proxy.storage.trial_store import TrialStore
+from nas_proxy.strategy.latencies import Latencies
 from nas_proxy.training.executor import Executor
 from nas_proxy.training.jobs import Failure, Job
 from nas_proxy.training.train import Outcome, Recipe
@@ -41,11 +42,13 @@ class Limits:
 class Images:
     """What networks train on and are scored on, as files that workers map into memory; made when first asked for.
 
-    train: for each draw. evaluation: held-out images.
+    train: for each draw. evaluation: held-out images. validation: those that a search may see, where `evaluation` is
+    of those that judge.
     """
 
     train: Callable[[int], Path]
     evaluation: Callable[[], Path]
+    validation: Callable[[], Path] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Trainer:
     store: TrialStore
     executor: Executor
     space: SearchSpace
-    spec: str
+    spec: Spec
     device: str
     seed: int
     sizes: Sizes
@@ -68,8 +71,8 @@ class Trainer:
     latencies: Latencies | None = None
     _said: set[str] = field(default_factory=set, repr=False)
 
-    def candidate(self, architecture: Architecture, phase: str, index: int) -> Candidate:
-        """Return what the store needs to know of an architecture."""
+    def candidate(self, architecture: Architecture, phase: str, index: int, why: str | None = None) -> Candidate:
+        """Return what the store needs to know of an architecture; why: it was proposed."""
         fixed = FixedTrial(dict(architecture))
         self.space.suggest(fixed)
         size, latency, unmeasured = UNMEASURED, None, None
@@ -82,13 +85,15 @@ class Trainer:
             unmeasured = hanging and f"its FLOPs could not be counted: it {hanging}"
         above = constraints(size, latency, self.limits.params, self.limits.flops, self.limits.latency_ms)
         key = self.space.key(architecture)
-        return Candidate(key, architecture, phase, index, size, fixed.distributions, latency, above, unmeasured)
+        return Candidate(key, architecture, phase, index, size, fixed.distributions, latency, above, unmeasured, why)
 
     def job(self, signal: str, candidate: Candidate, draw: int, images: Images, recipe: Recipe) -> Job:
         """Return the training of a candidate in one draw of a signal; its seed derives from both."""
         seed = derive(self.seed, signal, candidate.key, draw)
         architecture = dict(candidate.architecture)
-        return Job(self.spec, architecture, images.train(draw), images.evaluation(), recipe, seed, self.device)
+        validation = None if images.validation is None else images.validation()
+        job = Job(self.spec, architecture, images.train(draw), images.evaluation(), recipe, seed, self.device)
+        return replace(job, validation=validation)
 
     def train(self, signal: str, tasks: Tasks, job: MakeJob, done: Callable[[Outcome | Failure], None]) -> None:
         """Train candidates, each in a draw, and record them in the study of `signal`."""
@@ -126,7 +131,7 @@ class Trainer:
         finished = {(r.key, r.draw) for r in self.store.records(signal)}
         total = len(chosen) * len(draws)
         tasks = [
-            (self.candidate(c.architecture, c.phase, c.index), draw)
+            (self.candidate(c.architecture, c.phase, c.index, c.why), draw)
             for draw in draws
             for c in chosen
             if (c.key, draw) not in finished
