@@ -23,10 +23,8 @@ from nas_proxy.spaces.checking import try_out
 from nas_proxy.spaces.function_space import FunctionSpace
 from nas_proxy.spaces.space import SearchSpace, Space
 
-__all__ = [
-    *("Given", "Spec", "as_space", "files_of", "load_space", "space_digest", "spec_of", "split_spec"),
-    *("try_import", "try_out"),
-]
+__all__ = ["Given", "Spec", "as_space", "files_of", "load_space", "space_digest", "spec_of", "split_spec", "try_import"]
+__all__ += ["try_out"]
 
 # What worker processes are sent: a name or a path, or the space itself.
 Spec: TypeAlias = str | SpaceByValue
