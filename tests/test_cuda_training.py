@@ -189,7 +189,7 @@ def test_a_recording_that_breaks_off_is_done_again_elsewhere_without(job, monkey
 
 def test_the_worker_is_replaced_after_such_a_recording(job, monkeypatch):
     given, fresh = [], []
-    worker = object.__new__(worker_pool._Worker)
+    worker = object.__new__(worker_pool.WorkerProcess)
     worker._device, worker._gpus = None, SharedGpus()
 
     def answer(job, *, last):
