@@ -156,6 +156,14 @@ def held_out_test(
     return from_raw(images, labels, source.classes, like=development.train)
 
 
+def count_test(source: Source, *, seed: int, limit: int | None = None) -> int:
+    """Return how many test images `held_out_test` will read at most; none is read for it."""
+    if not source.has_test:
+        return len(_split_of(source, seed, limit).test)
+    counts = torch.bincount(source.labels("test"), minlength=len(source.classes))
+    return int((counts if limit is None else counts.clamp(max=limit)).sum())
+
+
 def few_classes(source: Source, *, seed: int, classes: int, per_class: int, limit: int | None = None) -> ImageSet:
     """Read at most `per_class` train images of each of the first `classes` classes, to try something out on them."""
     train, labels = _split_of(source, seed, limit).train, source.labels("train")

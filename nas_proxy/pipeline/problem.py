@@ -11,7 +11,7 @@ import torch
 
 from nas_proxy.data.images import DataShape
 from nas_proxy.data.sources import Source, open_source
-from nas_proxy.data.splits import Development, development
+from nas_proxy.data.splits import Development, count_test, development
 from nas_proxy.errors import DeviceError
 from nas_proxy.progress import SILENT, Progress
 from nas_proxy.ranking.truth_table import TruthTable, known_part, load_truth_table
@@ -81,7 +81,8 @@ def read_data(source: Source, config: RunConfig, progress: Progress = SILENT) ->
             limit=config.limit,
             progress=lambda done, total: bar.to(0, f"{done}/{total} read"),
         )
-        bar.to(1, f"{len(data.train)} train, {len(data.validation)} val")
+        test = count_test(source, seed=config.seed, limit=config.limit)
+        bar.to(1, f"{len(data.train)} train, {len(data.validation)} val, {test} test")
     return data
 
 
