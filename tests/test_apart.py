@@ -38,13 +38,13 @@ def interrupted():
     raise KeyboardInterrupt
 
 
-class Odd(Exception):
+class OddError(Exception):
     def __str__(self):
         raise ValueError("no text")
 
 
 def odd():
-    raise Odd
+    raise OddError
 
 
 ENDS = {
@@ -52,7 +52,7 @@ ENDS = {
     "kill": (lambda: os.kill(os.getpid(), 9), "was killed by signal 9"),
     "sys_exit": (lambda: sys.exit(4), "raises SystemExit: 4"),
     "interrupt": (interrupted, "raises KeyboardInterrupt"),
-    "odd": (odd, "raises Odd"),
+    "odd": (odd, "raises OddError"),
     "surrogate": (lambda: exec("raise ValueError('bad \\ud800 \\x1b[31m')"), "raises ValueError: bad ? �[31m"),
     "streams": (lambda: os.closerange(0, 200), "ended its process with exit code 0"),
 }

@@ -70,5 +70,5 @@ def test_a_training_that_nobody_has_written_is_told(changed):
     told = {"key": "a=1", "phase": "sample", "index": 0, "draw": 0, "params": 1, "flops": 1, "losses": [1.0]}
     good, bad = (optuna.trial.create_trial(value=0.5, user_attrs=attributes) for attributes in (told, told | changed))
     assert finished([good])[0].loss_sum == 1.0
-    with pytest.raises(StorageError, match="training .* is damaged"):
+    with pytest.raises(StorageError, match=r"training .* is damaged"):
         finished([bad])
