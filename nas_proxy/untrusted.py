@@ -99,15 +99,16 @@ def checked(kind: type[_T], value: object) -> _T:
 
     try:
         # By way of JSON, whose objects and lists are strictly dataclasses and tuples; nothing else is converted.
-        return _adapter(kind).validate_json(json.dumps(_without_null(value)), strict=True)
+        found: _T = _adapter(kind).validate_json(json.dumps(_without_null(value)), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
         raise ValueError(safe(f"{where[:100]}: {first['msg']}")) from None
+    return found
 
 
 @functools.cache
-def _adapter(kind: type[_T]) -> "TypeAdapter[_T]":
+def _adapter(kind: type) -> "TypeAdapter[Any]":
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)

@@ -188,7 +188,7 @@ def _record(trial: FrozenTrial) -> Record:
 def _score(trial: FrozenTrial) -> float | None:
     if trial.state != TrialState.COMPLETE or not trial.values:  # Optuna gives a pruned trial its last value
         return None
-    score = trial.values[0]
+    score: float = trial.values[0]
     if not math.isfinite(score):
         raise ValueError(f"its score is {score}")
     return score
