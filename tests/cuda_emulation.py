@@ -9,8 +9,9 @@ its storage. What a GPU refuses is refused: operations across devices, NumPy, an
 graph is recorded. What is counted: `syncs`, where the host waits for the device (PyTorch's `memcpy_and_sync` and
 `stream_synchronize`, which `torch.cuda.set_sync_debug_mode` knows too), and `blocking`, copies to the device that the
 host waits for: from memory that is not pinned, unless it asks for no waiting and copies 64 KiB or less (CUDA Driver
-API, "API synchronization behavior"). A recorded graph has the operations on the device of its capture stream, as
-PyTorch's has, and replays them in place. Kernels, their speed and their rounding are the CPU's.
+API, "API synchronization behavior"); and `launches`, operations outside a recorded graph that compute something. A
+recorded graph has the operations on the device of its capture stream, as PyTorch's has, and replays them in place.
+Kernels, their speed and their rounding are the CPU's.
 """
 
 import contextlib
@@ -92,9 +93,10 @@ class EmulatedCuda:
 
     def __init__(self, devices=1):
         self.devices, self.index = devices, 0
-        self.syncs, self.blocking, self.copies = [], [], []
+        self.syncs, self.blocking, self.copies, self.launches = [], [], [], []
         self.capturing = self.capture_stream = self.ambient = None
         self.sync_mode, self.dirty = 0, False
+        self.card = {"total_memory": 16 << 30, "multi_processor_count": 40}
         self._off = 0
 
     def __enter__(self):
@@ -112,7 +114,7 @@ class EmulatedCuda:
 
     def reset(self):
         """Count from here on."""
-        for counted in (self.syncs, self.blocking, self.copies):
+        for counted in (self.syncs, self.blocking, self.copies, self.launches):
             counted.clear()
 
     @contextlib.contextmanager
@@ -203,7 +205,7 @@ class EmulatedCuda:
             "max_memory_allocated": lambda device=None: 0,
             "reset_peak_memory_stats": lambda device=None: None,
             "set_per_process_memory_fraction": lambda share, device=None: None,
-            "get_device_properties": lambda device=None: SimpleNamespace(total_memory=16 << 30, name="emulated"),
+            "get_device_properties": lambda device=None: SimpleNamespace(name="emulated", **self.card),
             "get_rng_state": lambda device="cuda": state.clone(),
             "set_rng_state": lambda new, device="cuda": None,
             "manual_seed_all": lambda seed: None,

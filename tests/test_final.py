@@ -430,7 +430,7 @@ def test_what_stands_beside_the_weights(searched, test_images):
     assert f"[{100 * low:.1f}, {100 * high:.1f}] of 36 test images" in card
     assert "trained on 36 train and 18 validation images" in card
     assert found.told["key"] in card.splitlines()[0]
-    assert "5 architectures trained on 2 condensed images a class, proposed by tpe" in card
+    assert "5 architectures trained on 2 condensed images a class, proposed by ei" in card
     assert set(found.told["latency"]) == {"PyTorch", "ONNX Runtime"}
     assert f"{found.told['latency']['PyTorch']['ms']:.3g} ms by PyTorch" in card
     assert "Condensing" in card.partition("What it cost")[2]

@@ -16,7 +16,6 @@ from nas_proxy.cli import options as o
 from nas_proxy.cli import predict as cli_predict
 from nas_proxy.cli import rank as cli_rank
 from nas_proxy.cli import watch as cli_watch
-from nas_proxy.cli import worker as cli_worker
 from nas_proxy.cli.exits import explained
 from nas_proxy.cli.options import check_names, examples, given, option_names, setting
 from nas_proxy.cli.printing import at_work, found_by_search, print_ranking, print_result, rows, tell
@@ -102,7 +101,7 @@ def run_command(
 
     # Mistakes are told before PyTorch is imported, which takes seconds.
     if enqueue is not None:
-        from nas_proxy.search.enqueue import read_entries
+        from nas_proxy.strategy.enqueue import read_entries
 
         chosen["enqueue"] = read_entries(enqueue)
     settings = resolve(chosen, config, options=option_names())
@@ -159,7 +158,7 @@ def search_command(
     chosen = given(locals())
     folder = open_run(run, comparisons=False)
     if enqueue is not None:
-        from nas_proxy.search.enqueue import read_entries
+        from nas_proxy.strategy.enqueue import read_entries
 
         chosen["enqueue"] = read_entries(enqueue)
     settings = resolve(chosen, folder / "run.toml", options=option_names())
@@ -204,13 +203,6 @@ def report_command(run: o.Run, as_json: o.Json = False) -> None:
     print_result({"path": str(path)}, str(path), as_json=as_json)
 
 
-app.command(
-    "worker",
-    epilog=examples(
-        "nas-proxy worker runs/shared --workers 4",
-        "nas-proxy worker postgresql+psycopg://me@db.example.org/nas --dataset folder:photos --devices cuda:0,cuda:1",
-    ),
-)(cli_worker.worker_command)
 app.command(
     "status", epilog=examples("nas-proxy status runs/digits-convnet", "nas-proxy status runs/digits-convnet --watch")
 )(cli_watch.status_command)

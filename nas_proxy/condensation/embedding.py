@@ -131,15 +131,15 @@ def open_engine(
     rounded = _rounded(embedding.precision)
     computed = rounded if rounded != torch.bfloat16 or has_bfloat16(device) else torch.float32
     largest = embedding.shape.height * embedding.shape.width * embedding.width * rounded.itemsize
-    room = PART_BYTES.get(device.type, PART_BYTES["cpu"])
+    map_bytes = PART_BYTES.get(device.type, PART_BYTES["cpu"])
     if device.type == "cuda":  # by what the card has, not by what is free, so that a resumed run has the same parts
-        room = min(room, int(SHARE_OF_CARD * torch.cuda.get_device_properties(device).total_memory))
+        map_bytes = min(map_bytes, int(SHARE_OF_CARD * torch.cuda.get_device_properties(device).total_memory))
     every_block = embedding.every_block
 
     def embed(images: Tensor, weights: Sequence[Tensor]) -> Tensor:
         return features(images, weights, rounded, computed, every_block)
 
-    eager = Engine(embedding, device, computed, max(1, room // largest), embed, compiled=False)
+    eager = Engine(embedding, device, computed, max(1, map_bytes // largest), embed, compiled=False)
     if not compiles(embedding, device, real=real, synthetic=synthetic, steps=steps):
         return eager
     return _compiled(eager, [(real, synthetic), *others], say)

@@ -6,7 +6,7 @@ touched; nothing is trained or timed. The space is imported before the data are 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 
@@ -17,12 +17,12 @@ from nas_proxy.errors import DeviceError
 from nas_proxy.progress import SILENT, Progress
 from nas_proxy.ranking.truth_table import TruthTable, known_part, load_truth_table
 from nas_proxy.runs.settings import RunConfig
-from nas_proxy.search.enqueue import architectures
-from nas_proxy.search.latencies import MINUTES
 from nas_proxy.spaces.cost import Sizes
 from nas_proxy.spaces.limits import small_part
-from nas_proxy.spaces.loading import Given, Spec, load_space, space_digest, spec_of, try_out
+from nas_proxy.spaces.loading import Given, Spec, load_space, spec_of, try_import, try_out
 from nas_proxy.spaces.space import Architecture, SearchSpace
+from nas_proxy.strategy.enqueue import architectures
+from nas_proxy.strategy.latencies import MINUTES
 
 # Classes of which a few images are read before all are, and images of each: as many as a step may take.
 CLASSES, PER_CLASS = 2, 32
@@ -80,12 +80,13 @@ def open_prospect(config: RunConfig, progress: Progress = SILENT, space: Given |
     """
     spec = config.space if space is None else spec_of(space)
     device = choose_device(next(iter(config.devices), config.device))
-    space_digest(spec)  # finds and imports it, before the data, which may take a while
+    try_import(spec)  # before the data, which may take a while
     source = open_source(config.dataset, image_size=config.image_size, say=progress.say)
     counts = counted(source, seed=config.seed, limit=config.limit)
     classes = min(CLASSES, len(source.classes))
     few = few_classes(source, seed=config.seed, limit=config.limit, classes=classes, per_class=PER_CLASS)
     shape = few.shape._replace(classes=len(source.classes))
+    try_import(spec, shape)
     whole = load_space(spec, shape)  # of a space itself the copy that workers get as well
     try_out(whole, shape)
     table = _table(config, whole, shape.classes, progress)
@@ -112,7 +113,8 @@ def read_data(source: Source, config: RunConfig, progress: Progress = SILENT) ->
             progress=lambda done, total: bar.to(0, f"{done}/{total} read"),
         )
         bar.to(1, f"{len(data.train)} train, {len(data.validation)} val")
-    return data
+    asked = {name: getattr(config, name) for name in ("dataset", "seed", "limit", "image_size")}
+    return replace(data, **asked)
 
 
 def _table(config: RunConfig, space: SearchSpace, classes: int, progress: Progress) -> TruthTable | None:

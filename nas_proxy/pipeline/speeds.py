@@ -33,12 +33,12 @@ from nas_proxy.pipeline.forecast import THERE_AND_BACK, Span, Speeds, timed, wit
 from nas_proxy.pipeline.problem import Prospect
 from nas_proxy.progress import Progress
 from nas_proxy.runs.settings import RunConfig
-from nas_proxy.search.candidates import Stream
 from nas_proxy.signals.signal import SmallSet, plan_of
 from nas_proxy.spaces.convnet import deepest
 from nas_proxy.spaces.cost import measured_apart
 from nas_proxy.spaces.measured import Size
 from nas_proxy.spaces.space import Architecture
+from nas_proxy.strategy.candidates import Stream
 from nas_proxy.threads import one_thread
 from nas_proxy.training.executor import Executor
 from nas_proxy.training.jobs import Failure, Timing

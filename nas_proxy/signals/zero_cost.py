@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import RAISED
 from nas_proxy.seeds import derive, seeded, torch_generator
+from nas_proxy.untrusted import in_a_line
 
 IMAGES = 64
 """Training images that a score sees, as in Abdelfattah et al., ICLR 2021."""
@@ -53,7 +54,7 @@ def attempted(compute: Callable[[], float]) -> Score:
     except NoScoreError as error:
         reason = str(error)
     except RAISED as error:
-        reason = f"{type(error).__name__}: {str(error).strip()}".split("\n", 1)[0]
+        reason = in_a_line(error)
     if reason is None and not math.isfinite(value):
         value, reason = math.nan, "it leaves the range of float64"
     return Score(value, time.perf_counter() - start, reason)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from nas_proxy.errors import SpaceError
-from nas_proxy.untrusted import safe
+from nas_proxy.untrusted import in_a_line, said
 
 # Beyond the time limit, which the code may have caught or outwitted, it is waited for so long.
 GRACE = 5.0
@@ -43,7 +43,12 @@ def apart(work: Callable[[], Any], seconds: float) -> Any:
 
     seconds: how long it may take; `work` may have a limit of its own, which is told better.
     """
-    child = _forked(lambda link: link.say(_answer(work))) if FORKS else None
+
+    def serve(link: Link) -> None:
+        last_call(seconds)
+        link.say(_answer(work))
+
+    child = serving(serve)
     if child is None:
         found = _answer(work)
     else:
@@ -129,8 +134,10 @@ class Link:
         self._end.close()
 
 
-def _forked(serve: Callable[[Link], None]) -> Child | None:
-    """Return a copy of this process that serves; None where there is no memory for one."""
+def serving(serve: Callable[[Link], None]) -> Child | None:
+    """Return a copy of this process that serves, until it returns; None where it cannot be made."""
+    if not FORKS:
+        return None
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(ValueError, OSError, AttributeError):
             stream.flush()
@@ -152,9 +159,10 @@ def _forked(serve: Callable[[Link], None]) -> Child | None:
     return Child(pid, Link(ours))
 
 
-def serving(serve: Callable[[Link], None]) -> Child | None:
-    """Return a copy of this process that serves until its link ends; None where it cannot be made."""
-    return _forked(serve) if FORKS else None
+def last_call(seconds: float) -> None:
+    """Let the system end this process after `seconds` and some more, also where nobody is left to do so; 0 to stop."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds and seconds + 2 * GRACE)
 
 
 def _serve(serve: Callable[[Link], None], link: Link) -> NoReturn:
@@ -209,9 +217,4 @@ def _end(code: int | None) -> str:
 
 def reason_of(error: BaseException) -> str:
     """Return the first line of what a user's code raised; nas_proxy's own sentences as they are."""
-    try:
-        said = str(error)
-    except Exception:  # noqa: BLE001 (a user's exception may have none)
-        said = ""
-    first = safe((said.strip().splitlines() or [""])[0])
-    return first if isinstance(error, SpaceError) else safe(f"{type(error).__name__}: {first}").removesuffix(": ")
+    return said(error) if isinstance(error, SpaceError) else in_a_line(error)

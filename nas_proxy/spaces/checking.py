@@ -42,8 +42,10 @@ COMPARED = 4
 def try_out(space: SearchSpace, shape: DataShape) -> None:
     """Draw and store architectures, and build them until one can be used. Raises SpaceError where that fails."""
     reason, wrong = "it has no architectures", None
+    drawn = apart(functools.partial(check_draws, space), time_limit.SECONDS)
+    if isinstance(drawn, Complaint):
+        raise SpaceError(drawn.text if drawn.own else f"the space {space.name!r} cannot be drawn from: it {drawn.text}")
     try:
-        check_draws(space)
         for architecture in _drawn(space, TRIED):
             found = apart(functools.partial(_try, space, architecture, shape), time_limit.SECONDS)
             if not isinstance(found, Complaint):
@@ -72,6 +74,11 @@ def check_draws(space: SearchSpace) -> None:
         key = space.key(architecture)
         if not isinstance(key, str):
             raise SpaceError(f"the space {space.name!r} names an architecture {key!r}; a name must be text")
+        if odd := [text for text in (key, *architecture) if not text.isprintable()]:
+            raise SpaceError(
+                f"the space {space.name!r} has the name {odd[0][:80]!r}; names must be printable, since they stand in "
+                "files and on terminals"
+            )
         if default_key(architecture) == key and keys.setdefault(key, architecture) != architecture:
             raise SpaceError(
                 f"the space {space.name!r} has two architectures with the key {key!r}; give its choices other names"

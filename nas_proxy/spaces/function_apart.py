@@ -27,7 +27,7 @@ from optuna.trial import BaseTrial, FixedTrial
 from nas_proxy import time_limit
 from nas_proxy.errors import RAISED, SpaceError
 from nas_proxy.seeds import seeded
-from nas_proxy.spaces.apart import Child, Link, serving
+from nas_proxy.spaces.apart import Child, Link, last_call, serving
 from nas_proxy.spaces.suggesting import SuggestingTrial
 
 # Calls that take too long before the function is given up: each is waited for.
@@ -95,10 +95,12 @@ class FunctionApart:
                 told = link.hear()
                 inner = _AskingTrial(link, told["number"])
                 trial = inner.outer = SuggestingTrial(inner, told["known"])
+                last_call(time_limit.SECONDS)
                 try:
                     ended = _ended(self._function, trial, told["device"])
                 except BaseException:  # noqa: BLE001 (an interrupt that the user's code raises is nobody's)
                     ended = Ended.RAISED
+                last_call(0)
                 link.say({"ended": ended.value, "kinds": trial.kinds})
 
 

@@ -12,17 +12,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
 
+from nas_proxy import time_limit
 from nas_proxy.data.shape import DataShape
 from nas_proxy.errors import RAISED, SpaceError, nearest
 from nas_proxy.spaces import built_in, modules
-from nas_proxy.spaces.apart import reason_of
+from nas_proxy.spaces.apart import Complaint, apart, reason_of
 from nas_proxy.spaces.built_in import split_spec
 from nas_proxy.spaces.by_value import GIVEN, SpaceByValue, by_value, digest_of
 from nas_proxy.spaces.checking import try_out
 from nas_proxy.spaces.function_space import FunctionSpace
 from nas_proxy.spaces.space import SearchSpace, Space
 
-__all__ = ["Given", "Spec", "as_space", "load_space", "space_digest", "spec_of", "split_spec", "try_out"]
+__all__ = ["Given", "Spec", "as_space", "load_space", "space_digest", "spec_of", "split_spec", "try_import", "try_out"]
 
 # What worker processes are sent: a name or a path, or the space itself.
 Spec: TypeAlias = str | SpaceByValue
@@ -82,6 +83,23 @@ def _at_home(path: Path, space: SearchSpace) -> SearchSpace:
         if (function := space.own(name)) is not None
     }
     return replace(space, **functions)  # type: ignore[arg-type]
+
+
+def try_import(spec: Spec, shape: DataShape | None = None) -> None:
+    """Import a space in a process apart, and make it where the `shape` is known.
+
+    Raises SpaceError with what goes wrong there: what the user's code does when it is imported, it does there first.
+    """
+    found = apart(lambda: _imported(spec, shape), time_limit.SECONDS)
+    if isinstance(found, Complaint):
+        named = spec if isinstance(spec, str) else spec.name.removeprefix(GIVEN)
+        raise SpaceError(found.text if found.own else f"the search space {named} {found.text} when it is imported")
+
+
+def _imported(spec: Spec, shape: DataShape | None) -> None:
+    space_digest(spec)
+    if shape is not None:
+        load_space(spec, shape)
 
 
 def as_space(found: object, name: str, shape: DataShape, called: str = "`space`") -> SearchSpace:
