@@ -13,6 +13,7 @@ from nas_proxy.cli import condense as cli_condense
 from nas_proxy.cli import final as cli_final
 from nas_proxy.cli import lists as cli_lists
 from nas_proxy.cli import options as o
+from nas_proxy.cli import predict as cli_predict
 from nas_proxy.cli import rank as cli_rank
 from nas_proxy.cli import watch as cli_watch
 from nas_proxy.cli.exits import explained
@@ -239,6 +240,10 @@ app.command(
         "nas-proxy final runs/digits-convnet --rank 2 --epochs 20 --out runs/second",
     ),
 )(cli_final.final_command)
+app.command(
+    "predict",
+    epilog=examples("nas-proxy predict runs/photos image.png", "nas-proxy predict runs/photos *.jpg --top 1 --json"),
+)(cli_predict.predict_command)
 app.command("datasets", epilog=examples("nas-proxy datasets", "nas-proxy datasets --json"))(cli_lists.datasets_command)
 app.command("spaces", epilog=examples("nas-proxy spaces", "nas-proxy spaces --json"))(cli_lists.spaces_command)
 
