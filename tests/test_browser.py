@@ -19,7 +19,7 @@ Keep = Callable[[Any, str], Path]
 
 
 @pytest.fixture(scope="module")
-def finished(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> nas_proxy.FinishedRun:
+def finished(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> nas_proxy.Run:
     del browser  # where there is none, nothing is trained
     folder = tmp_path_factory.mktemp("browser")
     images = blobs(per_class=30)
@@ -39,7 +39,7 @@ def finished(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> nas_prox
 
 
 @pytest.fixture(scope="module")
-def address(finished: nas_proxy.FinishedRun) -> Iterator[str]:
+def address(finished: nas_proxy.Run) -> Iterator[str]:
     with serving(application(finished.folder), "127.0.0.1", 0) as server:
         threading.Thread(target=server.run, daemon=True).start()
         yield f"http://127.0.0.1:{server.port}"
@@ -100,7 +100,7 @@ def test_the_page_of_the_proxy_shows_figures_and_images(
 
 @pytest.mark.slow
 def test_the_note_says_how_far_to_trust_the_run_and_links_its_studies(
-    page: Any, finished: nas_proxy.FinishedRun, screenshot: Keep
+    page: Any, finished: nas_proxy.Run, screenshot: Keep
 ) -> None:
     page.goto("/dashboard/studies/1/note")
     page.get_by_text(verdict(finished.ranking)).wait_for()
@@ -143,7 +143,7 @@ def test_a_write_is_refused(page: Any) -> None:
     ],
 )
 def test_the_report(
-    name: str, context: dict[str, Any], browser: Any, finished: nas_proxy.FinishedRun, screenshot: Keep
+    name: str, context: dict[str, Any], browser: Any, finished: nas_proxy.Run, screenshot: Keep
 ) -> None:
     page, wrong = browser.new_page(**context), []
     page.on("console", lambda message: wrong.append(message.text))

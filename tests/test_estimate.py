@@ -12,7 +12,7 @@ from conftest import blobs
 from nas_proxy.cli.app import app
 from nas_proxy.condensation import estimate as estimates
 from nas_proxy.condensation.estimate import estimate
-from nas_proxy.condensation.proxy_set import condense
+from nas_proxy.condensation.proxy_set import make_proxy
 from nas_proxy.condensation.recipe import Condensation
 
 RECIPE = Condensation(images_per_class=2, steps=40, real_batch=8, width=8)
@@ -33,7 +33,7 @@ def test_it_is_near_what_the_condensation_takes():
     data = blobs(classes=6, per_class=20, size=16)
     recipe = dataclasses.replace(RECIPE, width=32, real_batch=16)
     found = estimate(data, recipe, 0, steps=5)
-    taken = condense(data, recipe, 0).seconds
+    taken = make_proxy(data, recipe, 0).seconds
     # Other work on the machine may slow either down.
     assert taken / 5 < found.seconds < taken * 5
 

@@ -17,7 +17,7 @@ from nas_proxy import Choice, Space, time_limit
 from nas_proxy.condensation.distributed import ALONE
 from nas_proxy.condensation.embedding import Embedding, open_engine
 from nas_proxy.condensation.matching import PAPER_SPREAD, Network, loss_and_gradient, parts
-from nas_proxy.condensation.proxy_set import condense
+from nas_proxy.condensation.proxy_set import make_proxy
 from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.condensation.space_embedding import open_space_embedding, with_batch_statistics
 from nas_proxy.condensation.step import limited_gradient
@@ -115,11 +115,11 @@ def test_excluded_architectures_are_never_drawn(images):
     keys = {convnet.key(a) for a in convnet.sample(0)}
     exclude = set(sorted(keys)[: len(keys) - 3])
     recipe = Condensation(images_per_class=1, steps=5, real_batch=4, embed="space")
-    found = condense(images, recipe, 0, space=convnet, exclude=exclude)
+    found = make_proxy(images, recipe, 0, space=convnet, exclude=exclude)
     assert len(found.embedded) == 3
     assert set(found.embedded) == keys - exclude
     with pytest.raises(SpaceError, match=r"all architectures of the space 'convnet' are in the sample .*lower --truth"):
-        condense(images, recipe, 0, space=convnet, exclude=keys)
+        make_proxy(images, recipe, 0, space=convnet, exclude=keys)
 
 
 def test_architectures_that_raise_are_passed_over():
@@ -150,7 +150,7 @@ def test_a_set_made_with_the_space_matches_other_networks_too(match):
         return sum(loss_and_gradient(n, real.decode(), [30] * 3, found.decode(), [1] * 3)[0].sum() for n in networks)
 
     start = random_subset(real, 1, torch_generator(0, "condense", "initial"))
-    assert distance(condense(real, recipe, 0, space=small).images) < 0.8 * distance(start)
+    assert distance(make_proxy(real, recipe, 0, space=small).images) < 0.8 * distance(start)
 
 
 def test_what_the_set_was_made_with_is_never_ranked(tiny_space, tmp_path):
@@ -358,12 +358,10 @@ def test_what_an_embedding_network_does_to_the_process_is_undone():
         def forward(self, images):
             os.chdir("/")
             torch.set_default_dtype(torch.float64)
-            found = super().forward(images)
-            torch.set_grad_enabled(False)
-            return found
+            return super().forward(images)
 
     before = Path.cwd()
     shape = blobs(channels=2).shape
     family = open_space_embedding(space_of(lambda: Changes(norm=True)), shape, **OPTIONS)
     family.network(0, 0).embed(torch.zeros(2, *shape[:3]))
-    assert (Path.cwd(), torch.is_grad_enabled(), torch.get_default_dtype()) == (before, True, torch.float32)
+    assert (Path.cwd(), torch.get_default_dtype()) == (before, torch.float32)

@@ -129,7 +129,7 @@ def _settings(signal: str, of: Signal | None, look: Look) -> list[tuple[str, obj
     config = look.run.config
     rows: list[tuple[str, object]] = [("folder", look.run.path.resolve().name), ("dataset", config.dataset)]
     rows += [("space", config.space), ("seed", config.seed)]
-    rows.append(("sample", f"{config.truth} architectures drawn uniformly"))
+    rows.append(("sample", f"{config.sample} architectures drawn uniformly"))
     if config.truth_table:
         rows.append(("truth", config.truth_table))
     if config.compare is not None:

@@ -6,7 +6,7 @@ touched; nothing is trained or timed. The space is imported before the data are 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 
@@ -113,7 +113,8 @@ def read_data(source: Source, config: RunConfig, progress: Progress = SILENT) ->
             progress=lambda done, total: bar.to(0, f"{done}/{total} read"),
         )
         bar.to(1, f"{len(data.train)} train, {len(data.validation)} val")
-    return data
+    asked = {name: getattr(config, name) for name in ("dataset", "seed", "limit", "image_size")}
+    return replace(data, **asked)
 
 
 def _table(config: RunConfig, space: SearchSpace, classes: int, progress: Progress) -> TruthTable | None:
