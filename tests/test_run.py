@@ -67,7 +67,8 @@ def comparable(value):
             name: comparable(inner)
             for name, inner in value.items()
             if not any(part in name for part in ("second", "speedup", "pays_from", "latency_ms"))
-            and name not in {"environment", "decision"}  # which saving, a matter of time, decides first
+            and name
+            not in {"environment", "saving", "decision"}  # what was saved decides first, and is a matter of time
         }
     return value
 
