@@ -17,9 +17,9 @@ from optuna.trial import Trial, TrialState
 
 from nas_proxy.ranking.calibration import features_of
 from nas_proxy.ranking.surrogate import Features
-from nas_proxy.search.acquisition import Observed, Plan, after, next_actions
-from nas_proxy.search.evolution import RegularisedEvolutionSampler
 from nas_proxy.seeds import derive, numpy_generator
+from nas_proxy.strategy.acquisition import Observed, Plan, after, next_actions
+from nas_proxy.strategy.evolution import RegularisedEvolutionSampler
 from published_tables import FREE, Task
 
 Trace = list[tuple[float, int]]

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from nas_proxy.condensation.proxy_set import condense
+from nas_proxy.condensation.proxy_set import make_proxy
 from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data.images import ImageSet
 
@@ -16,7 +16,7 @@ def condensed(train: ImageSet, recipe: Condensation, seed: int, folder: Path, de
     identity = json.loads(json.dumps([train.fingerprint(), asdict(recipe), seed]))
     if not path.exists() or ImageSet.load_metadata(path)["identity"] != identity:
         checkpoint = path.with_suffix(".part")
-        made = condense(train, recipe, seed, device=device, checkpoint=checkpoint)
+        made = make_proxy(train, recipe, seed, device=device, checkpoint=checkpoint)
         made.images.save(path, {"identity": identity, "seconds": made.seconds})
         checkpoint.unlink(missing_ok=True)
     return ImageSet.load(path), float(str(ImageSet.load_metadata(path)["seconds"]))

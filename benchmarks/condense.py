@@ -2,7 +2,7 @@
 
 Baseline: distribution matching as Zhao & Bilen's code computes it: a loop over classes, float32, group norm with one
 channel a group, all of the network's layers as PyTorch calls, each class augmented by itself. Engine: what
-`nas_proxy.condense` does in a step, compiled as in a long run. Both work on 32×32×3 images of 10 classes, 256 real
+`nas_proxy.make_proxy` does in a step, compiled as in a long run. Both work on 32×32×3 images of 10 classes, 256 real
 images a class, a new ConvNet of three blocks of 128 channels in each step, all six augmentations.
 
     python benchmarks/condense.py --ipc 10 --repeats 7
@@ -99,7 +99,7 @@ def baseline(real: Tensor, synthetic: Tensor, ipc: int, recipe: Condensation) ->
 
 
 def engine_step(data: ImageSet, ipc: int, recipe: Condensation, engine: Engine) -> Callable[[int], None]:
-    """Return a step of `nas_proxy.condense`."""
+    """Return a step of `nas_proxy.make_proxy`."""
     task = condensation.Task(data, condensation.members_of(data), recipe, 0, data.images.device, ALONE)
     state = condensation.initial(task)
     networks = condensation.convnets(task, engine)

@@ -130,7 +130,7 @@ def memory(device_name: str) -> dict[str, Any]:
 
 
 def _condensation(device_name: str) -> Any:
-    """Return a step of `nas_proxy.condense` that is not compiled and does not wait."""
+    """Return a step of `nas_proxy.make_proxy` that is not compiled and does not wait."""
     import torch
 
     import condense

@@ -47,8 +47,8 @@ import optuna
 
 from fashion_table import columns, lowest, read_rows, truth_of
 from nas_proxy.files import write_json
-from nas_proxy.search.evolution import RegularisedEvolutionSampler
 from nas_proxy.seeds import derive, numpy_generator
+from nas_proxy.strategy.evolution import RegularisedEvolutionSampler
 from small_convnets import space
 
 BUDGETS = (0.5, 1, 1.5, 2, 3, 4, 6)  # minutes

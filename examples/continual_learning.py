@@ -59,7 +59,7 @@ def memory(real: ImageSet, method: str, given: argparse.Namespace, seed: int) ->
     recipe = nas_proxy.Condensation(
         images_per_class=given.ipc, steps=given.steps, width=given.width, augmentation=operations
     )
-    return nas_proxy.condense(real, recipe, seed, device=given.device).images
+    return nas_proxy.make_proxy(real, recipe, seed, device=given.device).images
 
 
 def augmentation(data: str) -> tuple[str, ...]:

@@ -1,38 +1,18 @@
 """A condensed set as the objective of an Optuna study of one's own, with one's own sampler and pruner.
 
     python examples/optuna_objective.py
-    python examples/optuna_objective.py --run runs/digits-convnet --trials 50
+    python examples/optuna_objective.py --run runs/objective --trials 50
 
-In: a run folder in which `nas-proxy condense` has been; a short one on digits is made where there is none. Out: on
-stdout the best architecture and how many trials the pruner ended.
+In: nothing; digits are condensed into the run folder, once. Out: on stdout the best architecture and how many trials
+the pruner ended.
 """
 
 import argparse
-import subprocess
-import sys
 from pathlib import Path
 
 import optuna
 
 import nas_proxy
-
-
-def condensed(run: Path, steps: int) -> Path:
-    """Return the run folder, with a condensed set of digits in it if it had none."""
-    if not (run / "proxy.safetensors").exists():
-        command = [
-            sys.executable,
-            "-m",
-            "nas_proxy",
-            "condense",
-            str(run),
-            "--dataset",
-            "digits",
-            "--steps",
-            str(steps),
-        ]
-        subprocess.run(command, check=True)
-    return run
 
 
 def main() -> None:
@@ -44,7 +24,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, help="of a training; those of the run if not given")
     given = parser.parse_args()
     recipe = None if given.epochs is None else nas_proxy.Recipe(epochs=given.epochs)
-    objective = nas_proxy.ProxyObjective(condensed(given.run, given.steps), recipe=recipe, reports=5)
+    proxy = nas_proxy.condense(nas_proxy.load_data("digits"), steps=given.steps, out=given.run)
+    objective = nas_proxy.ProxyObjective(proxy.folder, recipe=recipe, reports=5)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         direction="maximize",

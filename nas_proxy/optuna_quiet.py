@@ -11,7 +11,8 @@ import optuna
 @contextlib.contextmanager
 def without_announcements() -> Iterator[None]:
     """Make a study without Optuna telling so; its loggers and the user's warnings stay as they are set."""
-    loggers = [logging.getLogger(f"optuna.storages.{name}") for name in ("_in_memory", "_rdb.storage")]
+    names = ("storages._in_memory", "storages._rdb.storage", "study.study")
+    loggers = [logging.getLogger(f"optuna.{name}") for name in names]
 
     def silent(record: logging.LogRecord) -> bool:
         return record.levelno > logging.INFO

@@ -1,9 +1,14 @@
 """How long work shows itself: stages with a bar and the remaining time, or nothing at all."""
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator
+from html import escape
 from typing import TYPE_CHECKING, Protocol
+
+from nas_proxy.notebook import in_notebook
+from nas_proxy.untrusted import safe
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -12,6 +17,8 @@ if TYPE_CHECKING:
 
 # Without a terminal a stage tells where it stands this often, in seconds.
 EVERY = 60.0
+# A notebook draws a bar anew this often, in seconds: each drawing is a message to the browser.
+DRAWN = 0.5
 
 
 class Bar(Protocol):
@@ -47,6 +54,18 @@ class _Silent:
 SILENT: Progress = _Silent()
 
 
+def shown(progress: Progress | bool | None) -> Progress:
+    """Return where work shows itself: as given, True to show it, False for nothing.
+
+    None is a terminal or a notebook where there is one; elsewhere, in a script whose output goes to a file, nothing.
+    """
+    if progress is False or (progress is None and not in_notebook() and not sys.stderr.isatty()):
+        return SILENT
+    if progress is None or progress is True:
+        return Notebook() if in_notebook() else Terminal()
+    return progress
+
+
 class Terminal:
     """Bars on stderr, by rich; without a terminal, a line a minute and one at the end of each stage.
 
@@ -61,7 +80,7 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """Print a line, without interpreting markup; only a terminal has a width to wrap it at."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=not self._console.is_terminal)
+        self._console.print(safe(text), markup=False, highlight=False, soft_wrap=not self._console.is_terminal)
 
     @contextlib.contextmanager
     def stage(self, title: str, total: int) -> Iterator[Bar]:
@@ -73,6 +92,52 @@ class Terminal:
             return
         with _bars(self._console) as bars:
             yield _RichBar(self, bars, bars.add_task(title, total=total, note=""))
+
+
+class Notebook:
+    """Bars in the output of a cell, a line a stage."""
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        print(text)
+
+    @contextlib.contextmanager
+    def stage(self, title: str, total: int) -> Iterator[Bar]:
+        """Show a bar with the time used and the time that is left."""
+        bar = _NotebookBar(title, total)
+        try:
+            yield bar
+        finally:
+            bar.draw()
+
+
+class _NotebookBar:
+    def __init__(self, title: str, total: int) -> None:
+        from IPython.display import HTML, display
+
+        self._html, self._title, self._total = HTML, title, total
+        self._done, self._note = 0, ""
+        self._start = self._drawn = time.monotonic()
+        self._first: tuple[int, float] | None = None
+        self._cell = display(HTML(self._text()), display_id=True)
+
+    def to(self, done: int, note: str = "") -> None:
+        self._done, self._note, now = done, note, time.monotonic()
+        self._first = self._first or (done, now)  # what an earlier command did took no time of this one
+        if now - self._drawn >= DRAWN:
+            self.draw()
+
+    def draw(self) -> None:
+        self._drawn = time.monotonic()
+        self._cell.update(self._html(self._text()))
+
+    def _text(self) -> str:
+        now = time.monotonic()
+        begun, at = self._first or (0, now)
+        rate = (self._done - begun) / (now - at) if now > at else 0.0
+        left = f" ({_clock((self._total - self._done) / rate)} left)" if rate > 0 and self._done < self._total else ""
+        told = f"{self._title}: {self._done}/{self._total}, {_clock(now - self._start)}{left} {self._note}"
+        return f"<progress max='{self._total}' value='{self._done}'></progress> {escape(told.strip())}"
 
 
 class _Lines:

@@ -12,7 +12,7 @@ from scipy import integrate, optimize, stats
 from nas_proxy.ranking import surrogate
 from nas_proxy.ranking.calibration import features_of
 from nas_proxy.ranking.encoding import encode
-from nas_proxy.search.acquisition import (
+from nas_proxy.strategy.acquisition import (
     Action,
     Observed,
     Plan,
@@ -22,7 +22,7 @@ from nas_proxy.search.acquisition import (
     next_actions,
     pick,
 )
-from nas_proxy.search.saving import saving
+from nas_proxy.strategy.saving import saving
 
 CHOICES = [{"a": a, "b": b, "c": c, "d": d} for a in range(4) for b in range(4) for c in range(4) for d in range(4)]
 

@@ -13,7 +13,7 @@ from nas_proxy.condensation import distribution_matching as condensation
 from nas_proxy.condensation import embedding
 from nas_proxy.condensation.embedding import PRECISIONS, Embedding, open_engine
 from nas_proxy.condensation.matching import loss_and_gradient
-from nas_proxy.condensation.proxy_set import condense
+from nas_proxy.condensation.proxy_set import make_proxy
 from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data.images import ImageSet
 from nas_proxy.data.picture import write_grid
@@ -30,7 +30,7 @@ RECIPE = Condensation(images_per_class=2, steps=12, real_batch=8, width=8)
 def test_matching_brings_class_means_together(precision):
     real = blobs(per_class=40, size=16)
     recipe = Condensation(1, 60, learning_rate=0.03, real_batch=40, width=32, augmentation=(), precision=precision)
-    result = condense(real, recipe, 0).images
+    result = make_proxy(real, recipe, 0).images
     engine = open_engine(Embedding(real.shape, 32, 3), "cpu", real=120, synthetic=3, steps=1)
     start = random_subset(real, 1, torch_generator(0, "condense", "initial"))
 
@@ -53,18 +53,18 @@ def test_memory_does_not_grow_with_the_steps(images):
         gc.collect()
         alive.append(sum(type(thing) is torch.Tensor for thing in gc.get_objects()))
 
-    condense(images, dataclasses.replace(RECIPE, steps=50), 0, progress=count)
+    make_proxy(images, dataclasses.replace(RECIPE, steps=50), 0, progress=count)
     assert len(alive) == 5
     assert alive[-1] == alive[1]
 
 
 def test_the_same_seed_gives_the_same_images_with_8_bits(images):
-    one, two = (condense(images, RECIPE, 3).images for _ in range(2))
+    one, two = (make_proxy(images, RECIPE, 3).images for _ in range(2))
     assert one.fingerprint() == two.fingerprint()
     assert one.images.dtype == torch.uint8
     assert one.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert one.classes == images.classes
-    assert condense(images, RECIPE, 4).images.fingerprint() != one.fingerprint()
+    assert make_proxy(images, RECIPE, 4).images.fingerprint() != one.fingerprint()
 
 
 @pytest.mark.parametrize(
@@ -75,18 +75,18 @@ def test_a_condensation_that_is_cut_off_goes_on_bit_equal(images, tmp_path, monk
     monkeypatch.setattr(condensation, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(condensation, "CHECKPOINT_SHARE", 1e9)
     recipe = dataclasses.replace(RECIPE, steps=25)
-    whole = condense(images, recipe, 0)
+    whole = make_proxy(images, recipe, 0)
     checkpoint = tmp_path / "checkpoint.safetensors"
 
     condense_until(20, images, recipe, checkpoint)
     assert checkpoint.exists()
     reached = []
-    rest = condense(images, recipe, 0, checkpoint=checkpoint, progress=lambda step, loss: reached.append(step))
+    rest = make_proxy(images, recipe, 0, checkpoint=checkpoint, progress=lambda step, loss: reached.append(step))
     assert reached == [20, 25]
     assert rest.images.fingerprint() == whole.images.fingerprint()
     assert rest.losses == pytest.approx(whole.losses)
     del reached[:]
-    again = condense(images, recipe, 0, checkpoint=checkpoint, progress=lambda step, loss: reached.append(step))
+    again = make_proxy(images, recipe, 0, checkpoint=checkpoint, progress=lambda step, loss: reached.append(step))
     assert reached == []
     assert again.images.fingerprint() == whole.images.fingerprint()
 
@@ -129,14 +129,14 @@ def test_a_checkpoint_that_does_not_fit_is_ignored(images, tmp_path, monkeypatch
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        condense(images, RECIPE, 0, checkpoint=checkpoint, progress=cut_off)
+        make_proxy(images, RECIPE, 0, checkpoint=checkpoint, progress=cut_off)
     recipe = RECIPE
     if damage == "truncated":
         checkpoint.write_bytes(checkpoint.read_bytes()[:-50])
     else:
         recipe = dataclasses.replace(RECIPE, learning_rate=0.5)
-    found = condense(images, recipe, 0, checkpoint=checkpoint).images
-    assert found.fingerprint() == condense(images, recipe, 0).images.fingerprint()
+    found = make_proxy(images, recipe, 0, checkpoint=checkpoint).images
+    assert found.fingerprint() == make_proxy(images, recipe, 0).images.fingerprint()
 
 
 def test_a_loss_that_is_not_finite_stops_with_what_to_lower(images):
@@ -144,7 +144,7 @@ def test_a_loss_that_is_not_finite_stops_with_what_to_lower(images):
     with pytest.raises(
         RunFailedError, match=r"loss is (nan|inf) at step 1\d; lower the learning_rate .* \(now 1e\+30\)"
     ):
-        condense(images, recipe, 0)
+        make_proxy(images, recipe, 0)
 
 
 def test_what_is_kept_of_a_condensation_that_fails_is_finite(images, tmp_path, monkeypatch):
@@ -161,12 +161,12 @@ def test_what_is_kept_of_a_condensation_that_fails_is_finite(images, tmp_path, m
 
     monkeypatch.setattr(condensation, "take_step", runs_away)
     with pytest.raises(RunFailedError, match=r"loss is nan at step 6;"):
-        condense(images, recipe, 0, checkpoint=path)
+        make_proxy(images, recipe, 0, checkpoint=path)
     monkeypatch.setattr(condensation, "take_step", take_step)
     reached = []
-    rest = condense(images, recipe, 0, checkpoint=path, progress=lambda step, loss: reached.append(step))
+    rest = make_proxy(images, recipe, 0, checkpoint=path, progress=lambda step, loss: reached.append(step))
     assert reached == [10, 20, 25]
-    assert rest.images.fingerprint() == condense(images, recipe, 0).images.fingerprint()
+    assert rest.images.fingerprint() == make_proxy(images, recipe, 0).images.fingerprint()
     assert load_file(path)["images"].abs().max() < 1e3
 
 
@@ -180,7 +180,7 @@ def test_checkpoints_take_a_small_share_of_the_time(images, tmp_path, monkeypatc
 
     monkeypatch.setattr(condensation, "save", slow)
     start = time.monotonic()
-    condense(images, dataclasses.replace(RECIPE, steps=25), 0, checkpoint=tmp_path / "checkpoint.safetensors")
+    make_proxy(images, dataclasses.replace(RECIPE, steps=25), 0, checkpoint=tmp_path / "checkpoint.safetensors")
     # One at the first step, one at the last, and one in each 4 s.
     assert len(saves) <= 2 + (time.monotonic() - start) / 4
     assert saves[-1] == 25
@@ -193,7 +193,7 @@ def test_checkpoints_take_a_small_share_of_the_time(images, tmp_path, monkeypatc
 )
 def test_it_works_on(data, tmp_path):
     recipe = dataclasses.replace(RECIPE, steps=2, images_per_class=1)
-    found = condense(data, recipe, 0).images
+    found = make_proxy(data, recipe, 0).images
     assert found.shape == data.shape
     assert len(found) == len(data.classes)
     write_grid(found, data, tmp_path / "proxy.png")
@@ -204,5 +204,5 @@ def test_it_works_on(data, tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_condensation_on_a_gpu_agrees_with_the_cpu(images):
     recipe = dataclasses.replace(RECIPE, steps=3)
-    found, expected = (condense(images, recipe, 0, device=device).images for device in ("cuda", "cpu"))
+    found, expected = (make_proxy(images, recipe, 0, device=device).images for device in ("cuda", "cpu"))
     torch.testing.assert_close(found.decode(), expected.decode(), rtol=0, atol=0.05)

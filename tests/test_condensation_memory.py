@@ -10,7 +10,7 @@ from nas_proxy.condensation import distribution_matching as condensation
 from nas_proxy.condensation.distributed import ALONE
 from nas_proxy.condensation.matching import Network
 from nas_proxy.condensation.memory import classes_together, divided, few_networks, kept_bytes
-from nas_proxy.condensation.proxy_set import condense
+from nas_proxy.condensation.proxy_set import make_proxy
 from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.condensation.step import Networks, Task, initial, open_networks, take_step
 from nas_proxy.errors import ConfigError
@@ -81,12 +81,12 @@ def test_as_many_classes_as_fit():
 
 def test_too_little_memory_changes_nothing_but_the_rounding(monkeypatch, tmp_path):
     recipe = dataclasses.replace(RECIPE, precision="float32", steps=12)
-    whole, told = condense(REAL, recipe, 0), []
+    whole, told = make_proxy(REAL, recipe, 0), []
     monkeypatch.setattr(condensation, "free_bytes", lambda device: 0)
-    one = condense(REAL, recipe, 0, say=told.append)
+    one = make_proxy(REAL, recipe, 0, say=told.append)
     assert told == ["1 of 5 classes are in memory at a time."]
     assert int((one.images.images.int() - whole.images.images.int()).abs().max()) <= 1
-    two = condense(REAL, recipe, 0, classes_per_step=2, say=told.append)
+    two = make_proxy(REAL, recipe, 0, classes_per_step=2, say=told.append)
     assert told[1:] == ["2 of 5 classes are in memory at a time."]
     assert int((two.images.images.int() - whole.images.images.int()).abs().max()) <= 1
 
@@ -96,11 +96,11 @@ def test_a_condensation_goes_on_with_the_groups_that_it_began_with(monkeypatch, 
     monkeypatch.setattr(condensation, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(condensation, "CHECKPOINT_SHARE", 1e9)
     monkeypatch.setattr(condensation, "free_bytes", lambda device: 0)
-    whole, path, told = condense(REAL, recipe, 0), tmp_path / "state.safetensors", []
+    whole, path, told = make_proxy(REAL, recipe, 0), tmp_path / "state.safetensors", []
 
     condense_until(20, REAL, recipe, path)
     monkeypatch.setattr(condensation, "free_bytes", lambda device: 1 << 40)
-    found = condense(REAL, recipe, 0, checkpoint=path, say=told.append)
+    found = make_proxy(REAL, recipe, 0, checkpoint=path, say=told.append)
     assert told == ["1 of 5 classes are in memory at a time."]
     assert found.images.fingerprint() == whole.images.fingerprint()
 

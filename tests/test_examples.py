@@ -1,11 +1,13 @@
 """The scripts of examples/, each as a user starts it, with a tiny budget."""
 
+import copy
 import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,6 +80,32 @@ def test_continual_learning(tmp_path):
     other = start("continual_learning.py", tmp_path, f"{CONTINUAL} --seed 1")
     assert other.returncode == 1
     assert "scores of other settings" in other.stderr
+
+
+def shown(notebook: Any) -> list[list[str]]:
+    """The kinds of what each cell of code shows, without the bars, which depend on the machine."""
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not [
+        out for cell in cells for out in cell.outputs if out.output_type == "error" or out.get("name") == "stderr"
+    ]
+    outputs = [[out.data for out in cell.outputs if "data" in out] for cell in cells]
+    return [[min(data) for data in those if "<progress" not in data.get("text/html", "")] for those in outputs]
+
+
+def test_the_tour_runs_and_is_kept_as_it_was_executed(tmp_path, monkeypatch):
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    path = EXAMPLES / "tour.ipynb"
+    assert path.stat().st_size < 1_000_000
+    kept = nbformat.read(path, as_version=4)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    around = {"metadata": {"path": str(tmp_path)}}
+    executed = nbclient.NotebookClient(copy.deepcopy(kept), timeout=240, resources=around).execute()
+    assert shown(executed) == shown(kept)
+    assert "<img" in str(kept.cells[1].outputs)
+    assert "application/vnd.plotly.v1+json" in {kind for kinds in shown(kept) for kind in kinds}
+    assert (tmp_path / "runs" / "tour" / "final" / "model.safetensors").exists()
+    assert not [cell for cell in kept.cells if str(ROOT) in str(cell)]
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from nas_proxy.data.image_files import FIRST_FORMAT, FORMAT
 from nas_proxy.data.images import ImageSet
-from nas_proxy.data.splits import load_data
 from nas_proxy.errors import RunFolderError
+from nas_proxy.pipeline.api import load_data
 
 SCALE, OFFSET = torch.tensor([0.5]), torch.tensor([-1.0])
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nas_proxy.condensation import distribution_matching as condensation
-from nas_proxy.condensation.proxy_set import condense
+from nas_proxy.condensation.proxy_set import make_proxy
 from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data.images import ImageSet
 
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from nas_proxy.condensation.proxy_set import condense
+from nas_proxy.condensation.proxy_set import make_proxy
 from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data.images import ImageSet
 
@@ -34,9 +34,9 @@ def own():
 
 torch.set_num_threads(1)
 found = ImageSet.load(Path(sys.argv[1]))
-condense(found, Condensation(images_per_class=1, steps=1, real_batch=8, width=8), 0)
+make_proxy(found, Condensation(images_per_class=1, steps=1, real_batch=8, width=8), 0)
 before, most = own(), [0]
-condense(
+make_proxy(
     found, Condensation(images_per_class=1, steps=20, real_batch=8, width=8), 0,
     preview=lambda step, images: most.append(own()), preview_every=1,
 )
@@ -66,6 +66,6 @@ def test_a_set_in_a_file_is_never_copied_into_memory(tmp_path):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_set_that_does_not_fit_a_gpu_is_read_from_the_host(images, monkeypatch):
-    fits = condense(images, RECIPE, 0, device="cuda").images
+    fits = make_proxy(images, RECIPE, 0, device="cuda").images
     monkeypatch.setattr(condensation, "SHARE_OF_MEMORY", 0.0)
-    assert condense(images, RECIPE, 0, device="cuda").images.fingerprint() == fits.fingerprint()
+    assert make_proxy(images, RECIPE, 0, device="cuda").images.fingerprint() == fits.fingerprint()

@@ -12,11 +12,11 @@ from nas_proxy.data.images import DataShape
 from nas_proxy.errors import ConfigError, RunFolderError, SpaceError
 from nas_proxy.pipeline.stages import run_all
 from nas_proxy.runs.settings import resolve
-from nas_proxy.search.candidates import fruitless
-from nas_proxy.search.samplers import SAMPLERS, propose
 from nas_proxy.spaces.cost import Sizes, measure
 from nas_proxy.spaces.limits import small_part
 from nas_proxy.storage.records import Record
+from nas_proxy.strategy.candidates import fruitless
+from nas_proxy.strategy.samplers import SAMPLERS, propose
 
 SHAPE = DataShape(1, 2, 2, 3)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from nas_proxy.condensation.proxy_set import condense
+from nas_proxy.condensation.proxy_set import make_proxy
 from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data import folders
 from nas_proxy.data.sources import open_source
@@ -35,7 +35,7 @@ def own():
 def work(folder, together):
     found = development(open_source(f"folder:{folder}", image_size=16, cache=Path(sys.argv[1])), seed=0)
     recipe = Condensation(images_per_class=1, steps=3, real_batch=8, width=8, augmentation=("colour", "scale"))
-    condense(found.train, recipe, 0, classes_per_step=together)
+    make_proxy(found.train, recipe, 0, classes_per_step=together)
 
 
 def watched(folder, together):

@@ -5,7 +5,7 @@ import torch
 
 from conftest import blobs
 from nas_proxy.condensation.evaluation import evaluate, paper_recipe
-from nas_proxy.condensation.proxy_set import condense
+from nas_proxy.condensation.proxy_set import make_proxy
 from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data.images import ImageSet
 from nas_proxy.data.multi_formation import decoded, packed
@@ -58,11 +58,11 @@ def test_a_packed_set_survives_its_file_and_knows_itself(images, tmp_path):
 
 def test_condensing_learns_packed_images(images):
     recipe = Condensation(images_per_class=2, steps=12, real_batch=8, width=8, formation=2)
-    found = condense(images, recipe, 0).images
+    found = make_proxy(images, recipe, 0).images
     assert (len(found), found.formation) == (6, 2)
     start = random_subset(images, 8, torch_generator(0, "condense", "initial")).packed(2)
     assert not torch.allclose(found.decode(), start.decode(), atol=0.01)
-    other = condense(images, Condensation(images_per_class=2, steps=12, real_batch=8, width=8), 0).images
+    other = make_proxy(images, Condensation(images_per_class=2, steps=12, real_batch=8, width=8), 0).images
     assert other.unpacked().shape == found.unpacked().shape
     assert len(found.unpacked()) == 4 * len(other.unpacked())
 

@@ -30,10 +30,10 @@ def kept(path, images=None, recipe=DM, **changes):
 def test_the_public_function_reads_the_method(method):
     real = blobs()
     recipe = Condensation(images_per_class=2, method=method, width=8, formation=2)
-    chosen = nas_proxy.condense(real, recipe, 3).images
+    chosen = nas_proxy.make_proxy(real, recipe, 3).images
     expected = select(real, 8, method, 3, width=8, augmentation=recipe.augmentation).packed(2)
     assert chosen.fingerprint() == expected.fingerprint()
-    assert chosen.fingerprint() != nas_proxy.condense(real, DM, 3).images.fingerprint()
+    assert chosen.fingerprint() != nas_proxy.make_proxy(real, DM, 3).images.fingerprint()
 
 
 def test_a_kept_set_is_known_without_its_images(tmp_path):
@@ -124,7 +124,7 @@ def test_random_images_are_drawn_by_the_generator():
 
 
 def test_what_is_returned_prints_in_a_line():
-    condensed = nas_proxy.condense(blobs(), Condensation(images_per_class=1, steps=40, width=4, real_batch=4), 0)
+    condensed = nas_proxy.make_proxy(blobs(), Condensation(images_per_class=1, steps=40, width=4, real_batch=4), 0)
     assert len(condensed.losses) == 4
     assert "losses" not in repr(condensed)
     outcome = nas_proxy.train(

@@ -1,5 +1,6 @@
 """What the README shows works, and what it says is so."""
 
+import pytest
 import torch
 
 import nas_proxy
@@ -39,13 +40,25 @@ def test_the_space_of_the_readme_runs(tmp_path):
     assert run.ranking["n"] == 4
 
 
-def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+def short(monkeypatch):
+    """Let the steps have a tiny budget, whatever a page asks for."""
+    load, condense, search = nas_proxy.load_data, nas_proxy.condense, nas_proxy.search
+    given = {name: value for name, value in TINY.items() if name not in {"limit", "condense"}}
+    monkeypatch.setattr(nas_proxy, "load_data", lambda name: load(name, limit=TINY["limit"]))
+    monkeypatch.setattr(nas_proxy, "condense", lambda data, **told: condense(data, **{**told, **TINY["condense"]}))
+    monkeypatch.setattr(nas_proxy, "search", lambda *args, **told: search(*args, **{**told, **given}))
+
+
+@pytest.mark.parametrize(
+    ("page", "folder"), [("README.md", "runs/from-python"), ("docs/python.md", "runs/steps")], ids=["README", "python"]
+)
+def test_the_python_of_a_page_runs(page, folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    whole = nas_proxy.run
-    monkeypatch.setattr(nas_proxy, "run", lambda *args, **options: whole(*args, **options, **TINY))
-    exec(compile(block("README.md", "nas_proxy.run("), "README.md", "exec"), {})
-    assert "'depth'" in capsys.readouterr().out
-    assert (tmp_path / "runs" / "from-python" / "report.html").exists()
+    short(monkeypatch)
+    exec(compile(block(page, "nas_proxy.rank("), page, "exec"), {})
+    assert verdict(nas_proxy.open(folder).ranking) in capsys.readouterr().out
+    assert (tmp_path / folder / "report.html").exists()
+    assert (tmp_path / folder / "final" / "model.safetensors").exists()
 
 
 def test_the_table_is_that_of_the_reference_run():

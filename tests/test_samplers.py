@@ -23,11 +23,11 @@ from nas_proxy.pipeline.stages import run_all, run_stages
 from nas_proxy.ranking.truth_table import KnownPart
 from nas_proxy.runs.folder import open_run, prepare_run
 from nas_proxy.runs.settings import resolve
-from nas_proxy.search.enqueue import architectures, read_entries
-from nas_proxy.search.evolution import RegularisedEvolutionSampler
-from nas_proxy.search.samplers import GENERATION, SAMPLERS, grid, propose
 from nas_proxy.spaces.function_space import FunctionSpace
 from nas_proxy.storage.records import Record
+from nas_proxy.strategy.enqueue import architectures, read_entries
+from nas_proxy.strategy.evolution import RegularisedEvolutionSampler
+from nas_proxy.strategy.samplers import GENERATION, SAMPLERS, grid, propose
 
 CHOICES = (
     Choice("depth", (1, 2, 3))

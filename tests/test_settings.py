@@ -29,7 +29,7 @@ from nas_proxy.runs.settings import (
     to_dict,
     write_config,
 )
-from nas_proxy.search.samplers import SAMPLERS
+from nas_proxy.strategy.samplers import SAMPLERS
 from nas_proxy.training import execution
 from nas_proxy.training.pruning import PRUNERS
 from nas_proxy.validation import bounds, checked, choices, hints, kind

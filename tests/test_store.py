@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nas_proxy.condensation.proxy_set import condense
+from nas_proxy.condensation.proxy_set import make_proxy
 from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data import folders, store
 from nas_proxy.data.catalogue import default_cache
@@ -87,7 +87,7 @@ def test_a_store_holds_the_images_that_memory_would(large, monkeypatch):
         test = held_out_test(open_source(f"folder:{large}"), expected, seed=3)
     assert held_out_test(source, found, seed=3).fingerprint() == test.fingerprint()
     recipe = Condensation(images_per_class=1, steps=3, real_batch=4, width=4)
-    condensed = [condense(data.train, recipe, 0).images.fingerprint() for data in (found, expected)]
+    condensed = [make_proxy(data.train, recipe, 0).images.fingerprint() for data in (found, expected)]
     assert condensed[0] == condensed[1]
 
 

@@ -111,10 +111,6 @@ def make_proxy(
     return Condensed(chosen.packed(recipe.formation), time.perf_counter() - start)
 
 
-# What the package calls it.
-condense = make_proxy
-
-
 def draw_random(real: ImageSet, per_class: int, draws: torch.Generator, formation: int = 1) -> Condensed:
     """Return `per_class` stored images of each class, random real ones: a baseline is drawn anew for each draw."""
     start = time.perf_counter()

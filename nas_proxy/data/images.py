@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from nas_proxy import notebook
 from nas_proxy.data.image_files import FIRST_FORMAT, FORMAT, check_tensors, checksum, parsed, read_header
 from nas_proxy.data.multi_formation import decoded, packed
 from nas_proxy.data.shape import DataShape
@@ -55,6 +56,11 @@ class ImageSet:
         size = "×".join(map(str, self.images.shape[1:]))
         packed = f", {self.formation**2} in each" if self.formation > 1 else ""
         return f"ImageSet({len(self)} images of {size}, {len(self.classes)} classes{packed})"
+
+    def _repr_html_(self) -> str:
+        from nas_proxy.data.picture import sample_png
+
+        return notebook.page(notebook.line(repr(self)), notebook.pictures([("", *sample_png(self))]))
 
     @property
     def shape(self) -> DataShape:

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nas_proxy import notebook
 from nas_proxy.data.groups import grouped
 from nas_proxy.data.images import ImageSet, from_raw
-from nas_proxy.data.sources import Part, Source, open_source
+from nas_proxy.data.picture import sample_png
+from nas_proxy.data.sources import Part, Source
 from nas_proxy.data.store import Progress, StoredImages, taken
 from nas_proxy.errors import DataError
 from nas_proxy.seeds import torch_generator
@@ -28,15 +30,41 @@ TEST = 0.4
 # Where it keeps a test part but no validation part: the share of its train part, and the most of a class.
 VALIDATION_OF_TRAIN = 0.2
 MOST_VALIDATION = 500
+# Classes that a notebook shows.
+MOST_SHOWN = 10
 
 
 @dataclass(frozen=True)
 class Development:
-    """All that condensation and search may see; `fingerprint` is of both parts, 16 hexadecimal digits."""
+    """All that condensation and search may see; `fingerprint` is of both parts, 16 hexadecimal digits.
+
+    dataset, seed, limit, image_size: what it was read by, as in the settings of a run; "" where it was made otherwise.
+    """
 
     train: ImageSet
     validation: ImageSet
     fingerprint: str
+    dataset: str = ""
+    seed: int = 0
+    limit: int | None = None
+    image_size: int | None = None
+
+    def __repr__(self) -> str:
+        parts = f"{len(self.train):,} train and {len(self.validation):,} validation images"
+        return f"Development({self.dataset!r}: {parts} of {_by(self.train.images)}, {len(self.train.classes)} classes)"
+
+    def _repr_html_(self) -> str:
+        names = self.train.classes
+        each = [torch.bincount(part.labels, minlength=len(names)).tolist() for part in (self.train, self.validation)]
+        rows = [(name, *counts) for name, *counts in zip(names, *each, strict=True)]
+        if len(rows) > MOST_SHOWN:
+            rows = [*rows[:MOST_SHOWN], (f"and {len(names) - MOST_SHOWN} more", "", "")]
+        return notebook.page(
+            notebook.line(repr(self)),
+            notebook.pictures([("Train images, a row a class", *sample_png(self.train, rows=MOST_SHOWN))]),
+            notebook.table(rows, ("class", "train", "validation")),
+            notebook.line("Test images are opened by the full trainings alone."),
+        )
 
 
 @dataclass(frozen=True)
@@ -46,6 +74,16 @@ class Split:
     train: Tensor
     validation: Tensor
     test: Tensor
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Images of each part; smallest: train images of the class with the fewest."""
+
+    train: int
+    validation: int
+    test: int
+    smallest: int
 
 
 def split(
@@ -132,15 +170,6 @@ def development(
     return Development(train, validation, hashlib.sha256(text.encode()).hexdigest()[:16])
 
 
-def load_data(dataset: str, *, seed: int = 0, limit: int | None = None, image_size: int | None = None) -> Development:
-    """Return the train and validation images of a data set as a run with that seed sees them; never the test images.
-
-    dataset: as on the command line, for example "digits", "cifar10" or "folder:DIR". limit: at most so many images a
-    class. image_size: resize to a square of so many pixels. Raises DataError for data that cannot be used.
-    """
-    return development(open_source(dataset, image_size=image_size), seed=seed, limit=limit)
-
-
 def held_out_test(
     source: Source,
     development: Development,
@@ -154,6 +183,22 @@ def held_out_test(
         return _own_part(source, "test", development.train, seed=seed, limit=limit, progress=progress)
     images, labels = source.read("train", _split_of(source, seed, limit).test, progress=progress)
     return from_raw(images, labels, source.classes, like=development.train)
+
+
+def counted(source: Source, *, seed: int, limit: int | None = None) -> Counts:
+    """Return how many images the parts have, without reading one; unreadable files, if there are any, count."""
+    labels, classes, parts = source.labels("train"), len(source.classes), _split_of(source, seed, limit)
+
+    def own(part: Part) -> int:
+        each = torch.bincount(source.labels(part), minlength=classes)
+        return int((each if limit is None else each.clamp(max=limit)).sum())
+
+    return Counts(
+        train=len(parts.train),
+        validation=own("validation") if source.has_validation else len(parts.validation),
+        test=own("test") if source.has_test else len(parts.test),
+        smallest=int(torch.bincount(labels[parts.train], minlength=classes).min()),
+    )
 
 
 def few_classes(source: Source, *, seed: int, classes: int, per_class: int, limit: int | None = None) -> ImageSet:

@@ -10,6 +10,7 @@ are refused by name.
 import csv
 import hashlib
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,6 @@ from nas_proxy.errors import DataError, nearest
 PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img", "img_path")
 LABELS = ("label", "class", "category", "target", "y", "label_name", "class_name")
 SPLITS = ("split", "part", "subset", "set", "fold")
-GROUP = "group="
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,6 @@ class Listed:
     classes: tuple[str, ...]
     parts: Mapping[str, FolderPart]
     groups: Tensor | None
-
-
-def split_group(named: str) -> tuple[str, str | None]:
-    """Return the file and the column of groups: ("labels.csv", "patient") for "labels.csv:group=patient"."""
-    file, colon, given = named.rpartition(":")
-    return (file, given.removeprefix(GROUP)) if colon and given.startswith(GROUP) else (named, None)
 
 
 def open_table(
@@ -153,7 +147,8 @@ def _check_labels(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _check_files(path: Path, rows: Sequence[Row]) -> None:
-    absent = [row for row in rows if not row.path.is_file()]
+    # Not Path.is_file, which raises for a name that is too long.
+    absent = [row for row in rows if not os.path.isfile(row.path)]  # noqa: PTH113
     if absent:
         raise DataError(
             f"{path} lists {len(absent):,} of {len(rows):,} files that do not exist, the first {absent[0].path}; "

@@ -1,7 +1,7 @@
 """What is found wrong with a run before the long work: data, space and settings that do not go together.
 
-In: an opened problem. Out: nothing, or a UserError that says what would work. What a single setting may be is told in
-`settings.py`.
+In: a prospect: none of it needs all images. Out: nothing, or a UserError that says what would work. What a single
+setting may be is told in `settings.py`.
 """
 
 import math
@@ -9,16 +9,16 @@ import math
 from nas_proxy.condensation.memory import check_divisible
 from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.errors import ConfigError
-from nas_proxy.pipeline.problem import Problem
+from nas_proxy.pipeline.problem import Prospect
 from nas_proxy.ranking.intervals import LEAST
 from nas_proxy.runs.settings import RunConfig
-from nas_proxy.search.samplers import grid
 from nas_proxy.signals.signal import SmallSet, plan_of
 from nas_proxy.spaces.objectives import ACCURACY
+from nas_proxy.strategy.samplers import grid
 from nas_proxy.training.pruning import WILCOXON_LEAST
 
 
-def check(problem: Problem) -> None:
+def check(problem: Prospect) -> None:
     """Find the user's mistakes in data, space and recipe before the long work, not after it."""
     for signal in plan_of(problem.config).signals:
         if isinstance(signal.source, SmallSet):
@@ -30,18 +30,18 @@ def check(problem: Problem) -> None:
 
 def check_sample(config: RunConfig) -> None:
     """Raise ConfigError for a sample too small to be ranked."""
-    if config.truth < LEAST:
+    if config.sample < LEAST:
         raise ConfigError(
             [
-                f"the sample is of {config.truth} architectures, but a ranking needs at least {LEAST}; "
-                f"give --truth {LEAST} or more"
+                f"the sample is of {config.sample} architectures, but a ranking needs at least {LEAST}; "
+                f"give {'--truth' if config.truth < LEAST else '--judge'} {LEAST} or more"
             ]
         )
 
 
-def check_comparison_sample(problem: Problem) -> None:
+def check_comparison_sample(problem: Prospect) -> None:
     """Raise ConfigError where the sample is larger than what it is drawn from, or leaves nothing to embed with."""
-    wanted, size = problem.config.truth, problem.space.size
+    wanted, size = problem.config.sample, problem.space.size
     if size is not None and wanted > size:
         held = "the truth table holds" if problem.table is not None else "the space has"
         raise ConfigError([f"--sample is {wanted}, but {held} {size} architectures; give --sample {size} or less"])
@@ -57,11 +57,11 @@ def check_comparison_sample(problem: Problem) -> None:
         )
 
 
-def check_recipe(problem: Problem, recipe: Condensation) -> None:
+def check_recipe(problem: Prospect, recipe: Condensation) -> None:
     """Find the mistakes in how images are condensed or chosen."""
     shape = problem.shape
     wanted = recipe.images_per_class * recipe.formation**2
-    smallest = min(len(members) for members in problem.data.train.of_class())
+    smallest = problem.counts.smallest
     if wanted > smallest:
         packed = f" ({recipe.formation**2} in each stored one)" if recipe.formation > 1 else ""
         raise ConfigError(
@@ -80,7 +80,7 @@ def check_recipe(problem: Problem, recipe: Condensation) -> None:
     check_divisible(recipe, shape.classes, problem.config.classes_per_step)
 
 
-def check_proposals(problem: Problem) -> None:
+def check_proposals(problem: Prospect) -> None:
     """Find the mistakes in how architectures are proposed."""
     config, enqueued = problem.config, problem.enqueued
     if config.pruner == "wilcoxon" and config.seeds < 2:
@@ -93,13 +93,13 @@ def check_proposals(problem: Problem) -> None:
     check_objectives(config)
     if config.sampler == "grid":
         grid(problem.space)
-    room = max(0, config.trials - config.truth)
+    room = max(0, config.trials - config.sample)
     if len(enqueued) > room:
         raise ConfigError(
             [
                 f"--enqueue names {len(enqueued)} architectures, but --trials {config.trials} leaves room for "
-                f"{room} beside the sample of --truth {config.truth}; give --trials "
-                f"{config.truth + len(enqueued)} or more"
+                f"{room} beside the sample of {config.sample} (--judge); give --trials "
+                f"{config.sample + len(enqueued)} or more"
             ]
         )
 
@@ -117,7 +117,7 @@ def check_objectives(config: RunConfig) -> None:
         raise ConfigError([f"--score {config.score} ranks by losses alone, but {named}; leave one of them out"])
 
 
-def _fewer(problem: Problem, recipe: Condensation, smallest: int) -> str:
+def _fewer(problem: Prospect, recipe: Condensation, smallest: int) -> str:
     """Return what asks for no more than `smallest` images a class."""
     most = smallest // recipe.formation**2
     if most > 0 and recipe.source is not None:

@@ -22,12 +22,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas_proxy import notebook
 from nas_proxy.data.images import ImageSet
 from nas_proxy.data.store import together
 from nas_proxy.environment import environment
 from nas_proxy.errors import ConfigError, RunFailedError, RunFolderError
 from nas_proxy.files import atomic_path, write_json
+from nas_proxy.names import TRUTH
 from nas_proxy.pipeline import export
+from nas_proxy.pipeline.full_trainings import NAME as SEARCH
 from nas_proxy.pipeline.image_files import score_on_test
 from nas_proxy.pipeline.load_final import FORMAT, load_final, read_told
 from nas_proxy.pipeline.problem import Problem, open_problem
@@ -38,10 +41,12 @@ from nas_proxy.ranking.scores import best_first, pareto_front
 from nas_proxy.runs.folder import RunFolder
 from nas_proxy.seeds import derive
 from nas_proxy.spaces.cost import measure
-from nas_proxy.spaces.loading import space_digest
+from nas_proxy.spaces.loading import Given, space_digest
+from nas_proxy.spaces.space import SearchSpace
 from nas_proxy.storage.records import Record
 from nas_proxy.storage.trial_store import explained
 from nas_proxy.training.train import Fitted, Recipe, fit
+from nas_proxy.untrusted import in_a_line, read_json
 
 FOLDER = "final"
 NAMES = ("architecture.json", "model.safetensors", "model.pt2", "model.onnx", "load.py")
@@ -55,12 +60,13 @@ COMPARED = 16
 class Final:
     """A final network in `folder`; `told` is its `architecture.json`.
 
-    not_written: the files that could not be made, each with the reason in a sentence.
+    not_written: the files that could not be made, each with the reason in a sentence. space: where it was given itself.
     """
 
     folder: Path
     told: Mapping[str, Any]
     not_written: Mapping[str, str]
+    space: Given | None = None
 
     @property
     def accuracy(self) -> float:
@@ -69,7 +75,16 @@ class Final:
 
     def network(self) -> export.Deployed:
         """Return the trained network; see `load_final`."""
-        return load_final(self.folder)
+        return load_final(self.folder, self.space)
+
+    def __repr__(self) -> str:
+        return f"Final({str(self.folder)!r}: {self.told['key']}, final accuracy {self.accuracy:.1%})"
+
+    def _repr_html_(self) -> str:
+        told = [notebook.line(text) for text in told_as_text(self).splitlines()]
+        choices = notebook.table(self.told["architecture"].items(), ("choice", "option"))
+        left_out = [notebook.line(f"{name} was not written: {why}") for name, why in self.not_written.items()]
+        return notebook.page(*told, choices, *left_out)
 
 
 def told_as_text(final: Final) -> str:
@@ -79,7 +94,7 @@ def told_as_text(final: Final) -> str:
     return (
         f"{told['key']} (rank {told['rank']} of the search), trained on {images} images in {told['seconds']:.0f} s\n"
         f"Final accuracy: {final.accuracy:.1%} of {told['test_images']:,} test images, one seed; "
-        f"the search's score was {told['search_score']:.1%} of the validation images, after training on the proxy\n"
+        f"the search's score was {told['search_score']:.1%} of the validation images\n"
         f"Written: {final.folder}"
     )
 
@@ -94,22 +109,24 @@ def train_final(
     out: Path | None = None,
     overwrite: bool = False,
     progress: Progress = SILENT,
+    space: Given | None = None,
 ) -> Final:
     """Train an architecture of a searched run on all train and validation images, score it, export it.
 
     rank: 1 is the search's pick, the default. key: of any architecture that the search trained. front: place on the
         Pareto front of a run with several objectives, 1 is the cheapest.
-    recipe: the run's full training if not given. out: RUN/final if not given.
+    recipe: the run's full training if not given. out: RUN/final if not given. space: where it was given itself.
     Raises a UserError for a mistake, and RunFailedError when the training raises or diverges.
     """
     folder = out if out is not None else run / FOLDER
     with run.lock(), explained(run.place):
-        problem = open_problem(run.config, progress)
+        problem = open_problem(run.config, progress, space)
         proxy_images(run, problem.data.fingerprint)  # raises where the data are not those of the search
         with contextlib.closing(open_store(run, progress)) as store:
-            store.bind("proxy", "space", space_digest(run.config.space))
+            store.bind("proxy", "space", space_digest(problem.spec))
             records = store.records("proxy")
-        record, rank = _chosen(run, records, rank, key, front)
+            found = in_order(run, records, store.records(TRUTH) if store.has(TRUTH) else (), problem.space)
+        record, rank = _chosen(run, found, rank, key, front)
         wanted = _identity(problem, record, recipe or run.config.full_training)
         told = None if overwrite else _finished(folder, wanted)
         if told is None:
@@ -118,14 +135,31 @@ def train_final(
             told = {**told, "rank": rank}
             write_json(folder / "architecture.json", told)
         not_written = _export(problem, folder, told)
-    return Final(folder, told, not_written)
+    return Final(folder, told, not_written, space)
+
+
+def in_order(run: RunFolder, on_proxy: Sequence[Record], fully: Sequence[Record], space: SearchSpace) -> list[Record]:
+    """Return the architectures of the search, the pick first: by posterior mean, what is fully trained before the rest.
+
+    Those of the pool that were never trained are left out. Before there are full trainings to be seen, and in folders
+    of earlier versions, the order is by the score on the proxy.
+    """
+    best = best_first(on_proxy, run.config.score)
+    try:
+        order = [str(one["key"]) for one in read_json(run / SEARCH)["order"]]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return best
+    known = {r.key: r for r in best}
+    # Its score is that of the test images, which is no score of the search.
+    known |= {r.key: replace(r, score=r.validation) for r in fully if r.draw == 0 and r.key not in known and r.complete}
+    ordered = [known[key] for key in order if key in known]
+    return ordered + [r for r in best if r.key not in set(order)]
 
 
 def _chosen(
-    run: RunFolder, records: Sequence[Record], rank: int | None, key: str | None, front: int | None
+    run: RunFolder, found: Sequence[Record], rank: int | None, key: str | None, front: int | None
 ) -> tuple[Record, int]:
-    """Return the search's record of the wanted architecture, and its rank in the search."""
-    found = best_first(records, run.config.score)
+    """Return the search's record of the wanted architecture, and its rank in the search, which `found` is in."""
     given = [name for name, value in (("--rank", rank), ("--key", key), ("--front", front)) if value is not None]
     if len(given) > 1:
         raise ConfigError([f"{given[0]} and {given[1]} both name an architecture; give one of them"])
@@ -165,7 +199,7 @@ def _on_front(objectives: Sequence[str], found: Sequence[Record], place: int) ->
 def _identity(problem: Problem, record: Record, recipe: Recipe) -> dict[str, Any]:
     return {
         "key": record.key,
-        "space_digest": space_digest(problem.config.space),
+        "space_digest": space_digest(problem.spec),
         "data_fingerprint": problem.data.fingerprint,
         "recipe": json.loads(json.dumps(asdict(recipe))),
         "seed": problem.config.seed,
@@ -276,8 +310,7 @@ def _fitted(
         except Exception as error:
             if isinstance(error, MemoryError | OSError | torch.OutOfMemoryError):
                 raise
-            reason = f"{type(error).__name__}: {error}".removesuffix(": ")
-            raise RunFailedError(f"the final training of {record.key} failed: {reason}") from error
+            raise RunFailedError(f"the final training of {record.key} failed: {in_a_line(error)}") from error
     return fitted, time.perf_counter() - start
 
 
@@ -307,7 +340,7 @@ def _export(problem: Problem, folder: Path, told: Mapping[str, Any]) -> dict[str
     for name, write in (("model.pt2", export.write_program), ("model.onnx", export.write_onnx)):
         if (folder / name).exists():
             continue
-        network = network or load_final(folder)
+        network = network or load_final(folder, problem.spec)
         try:
             write(network, _looked_at(problem.data.train), folder / name)
         except export.ExportError as error:

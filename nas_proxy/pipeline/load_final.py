@@ -9,15 +9,16 @@ import torch
 from nas_proxy.data.images import DataShape
 from nas_proxy.errors import RunFolderError, SpaceError
 from nas_proxy.pipeline import export
-from nas_proxy.spaces.loading import load_space, space_digest
+from nas_proxy.spaces.loading import Given, load_space, space_digest
 
 FORMAT = "nas_proxy.final/1"
 
 
-def load_final(folder: str | Path) -> export.Deployed:
+def load_final(folder: str | Path, space: Given | None = None) -> export.Deployed:
     """Return the final network in `folder`, in evaluation mode: uint8 images (n, c, h, w) in, logits out.
 
-    Raises RunFolderError where there is none, and SpaceError where its search space is gone or has changed.
+    space: where it was given to the run itself. Raises RunFolderError where there is no final network, and SpaceError
+    where its search space is gone or has changed.
     """
     from safetensors.torch import load_model
 
@@ -26,14 +27,15 @@ def load_final(folder: str | Path) -> export.Deployed:
     if told is None or not (folder / "model.safetensors").exists():
         raise RunFolderError(f"{folder} holds no final network; make one with: nas-proxy final RUN")
     shape = DataShape(**told["shape"])
-    space = load_space(told["space"], shape)
-    if space_digest(told["space"]) != told["space_digest"]:
+    spec = told["space"] if space is None else space
+    searched = load_space(spec, shape)
+    if space_digest(spec) != told["space_digest"]:
         raise SpaceError(
             f"the search space {told['space']} has changed since {folder} was made; restore it, "
             "or use model.pt2, which needs no search space"
         )
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and replaced
-        network = space.build(told["architecture"], shape)
+        network = searched.build(told["architecture"], shape)
     load_model(network, folder / "model.safetensors")
     return export.Deployed(network, torch.tensor(told["scale"]), torch.tensor(told["offset"])).eval()
 

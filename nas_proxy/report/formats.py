@@ -12,6 +12,21 @@ def known(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
+def finite(cell: object) -> float | None:
+    """Return what stands in a cell of a table as a finite number; None where it is none."""
+    try:
+        value = float(str(cell))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def number(cell: object) -> str:
+    """Return a cell of a table, "12.34", with three significant digits."""
+    value = finite(cell)
+    return UNDEFINED if value is None else f"{value:.3g}"
+
+
 def decimal(value: float | None, digits: int = 2, *, sign: bool = False) -> str:
     """Return 0.914 as "0.91", −0.01 with a true minus sign."""
     if value is None or not math.isfinite(value):
@@ -80,13 +95,9 @@ def duration(seconds: float | None) -> str:
     return f"{seconds:.3g} s" if abs(seconds) >= 10 else f"{seconds:.2g} s"
 
 
-def speedup(factor: float | None) -> str:
-    """Return a speed-up, and say plainly when there is none."""
-    if factor is None or not known(factor):
-        return UNDEFINED
-    if 0 < factor < 1:
-        return f"{decimal(factor)}× (slower than full training)"
-    return f"{decimal(factor, 1)}×"
+def faster(factor: float) -> str:
+    """Return 3.6 as "3.6 times faster", 0.5 as "2.0 times slower"."""
+    return f"{decimal(max(factor, 1 / factor), 1)} times {'faster' if factor >= 1 else 'slower'}"
 
 
 def architectures(number: int | None) -> str:

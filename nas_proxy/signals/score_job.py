@@ -1,9 +1,11 @@
 """Scores of untrained networks as jobs for workers: many at once, and what goes wrong with one spoils no other.
 
-In: names, paths and a seed, as of every job. Out: a `Score`, and for AZ-NAS the traits of which a rank is made.
+In: names, paths and a seed, as of every job. Out: a `Score`, and for AZ-NAS the traits of which a rank is made. A score
+of the user's own is a function of an untrained network and a few training images.
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -11,11 +13,13 @@ from typing import Self
 from torch import Tensor
 
 from nas_proxy.data.images import DataShape, ImageSet
+from nas_proxy.names import SIZES
 from nas_proxy.seeds import derive
 from nas_proxy.signals import az_nas, zero_cost
+from nas_proxy.signals.own import function, is_own
 from nas_proxy.signals.zero_cost import Score
 from nas_proxy.spaces.cost import measure
-from nas_proxy.spaces.loading import load_space
+from nas_proxy.spaces.loading import Spec, load_space
 from nas_proxy.spaces.space import Architecture, SearchSpace
 
 AZ_NAS = "az_nas"
@@ -41,7 +45,7 @@ class ScoreJob:
     """
 
     name: str
-    space: str
+    space: Spec
     architecture: Architecture
     data: Path
     seed: int
@@ -65,6 +69,10 @@ def scored(
     """Return a score of an architecture; all scores of it start from the same initial weights."""
     build = functools.partial(space.build, architecture, shape)
     own = derive(seed, "signals", space.key(architecture))
+    if name in SIZES:
+        return Scored(zero_cost.attempted(lambda: float(getattr(measure(space, architecture, shape), name))))
+    if is_own(name):
+        return Scored(zero_cost.attempted(lambda: zero_cost.drawn(_function(name), build, images, own)))
     if name != AZ_NAS:
         return Scored(zero_cost.score(name, build, images, own))
     row: tuple[float, ...] = ()
@@ -77,6 +85,11 @@ def scored(
     return Scored(zero_cost.attempted(traits), row)
 
 
+def _function(name: str) -> Callable[..., float]:
+    score = function(name)
+    return lambda network, images: float(score(network, images))
+
+
 @functools.lru_cache(maxsize=2)
 def _images(path: Path, written: int, seed: int, device: str) -> tuple[Tensor, DataShape]:
     del written  # a file that is written again is another file
@@ -85,5 +98,5 @@ def _images(path: Path, written: int, seed: int, device: str) -> tuple[Tensor, D
 
 
 @functools.lru_cache(maxsize=2)
-def _space(spec: str, shape: DataShape) -> SearchSpace:
+def _space(spec: Spec, shape: DataShape) -> SearchSpace:
     return load_space(spec, shape)

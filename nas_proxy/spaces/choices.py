@@ -222,7 +222,7 @@ def told_apart(choices: Choices) -> Choices:
     Choices of one name in several branches keep it where their options are the same; else the branch is put before it.
     """
     known: dict[str, set[tuple[tuple[type, Scalar], ...]]] = {}
-    for branch in _branches(choices):
+    for branch in branches(choices):
         known.setdefault(branch.name, set()).add(tuple((type(option), option) for option in branch.branches))
     shared = {name for name, options in known.items() if len(options) > 1}
     return _told_apart(choices, shared, set(known), "") if shared else choices
@@ -245,18 +245,19 @@ def _told_apart(choices: Choices, shared: set[str], taken: set[str], path: str) 
     return replace(choices, name=name, branches=opened, called=choices.called or choices.name)
 
 
-def _branches(choices: Choices) -> Iterator[Branch]:
+def branches(choices: Choices) -> Iterator[Branch]:
+    """Yield every choice in `choices`, also those that other options open."""
     below = choices.parts if isinstance(choices, All) else ()
     if isinstance(choices, Branch):
         yield choices
         below = tuple(choices.branches.values())
     for part in below:
-        yield from _branches(part)
+        yield from branches(part)
 
 
 def all_plain(choices: Choices) -> bool:
     """Whether an outcome is what the user's functions are to see."""
-    return all(branch.plain and not branch.called for branch in _branches(choices))
+    return all(branch.plain and not branch.called for branch in branches(choices))
 
 
 def chosen(choices: Choices, architecture: Mapping[str, Any]) -> Iterator[tuple[Branch, Scalar]]:

@@ -5,26 +5,41 @@ are part of the space's identity. Their types are those of their defaults: whole
 and text.
 """
 
-import functools
-import hashlib
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import ModuleType
 from typing import Any, TypeAlias
 
+from nas_proxy import time_limit
 from nas_proxy.data.shape import DataShape
 from nas_proxy.errors import RAISED, SpaceError, nearest
 from nas_proxy.spaces import built_in, modules
-from nas_proxy.spaces.checking import reason_of, try_out
+from nas_proxy.spaces.apart import Complaint, apart, reason_of
+from nas_proxy.spaces.built_in import split_spec
+from nas_proxy.spaces.by_value import GIVEN, SpaceByValue, by_value, digest_of
+from nas_proxy.spaces.checking import try_out
 from nas_proxy.spaces.function_space import FunctionSpace
 from nas_proxy.spaces.space import SearchSpace, Space
 
-__all__ = ["as_space", "load_space", "space_digest", "split_spec", "try_out"]
+__all__ = ["Given", "Spec", "as_space", "load_space", "space_digest", "spec_of", "split_spec", "try_import", "try_out"]
 
-# A name or a path, or the space itself: a `Space`, or a function of a trial.
-Given: TypeAlias = str | Path | Space | FunctionSpace | Callable[..., Any]
+# What worker processes are sent: a name or a path, or the space itself.
+Spec: TypeAlias = str | SpaceByValue
+# What a user gives: a name or a path, or the space itself, a `Space` or a function of a trial.
+Given: TypeAlias = Spec | Path | Space | FunctionSpace | Callable[..., Any]
+
+
+def spec_of(space: Given) -> Spec:
+    """Return what names a space in settings and in jobs. Raises SpaceError for one that cannot be sent to workers."""
+    if isinstance(space, str | Path):
+        return str(space)
+    if isinstance(space, SpaceByValue):
+        return space
+    if not isinstance(space, Space | FunctionSpace):
+        _check_function(space, "the space")
+    return by_value(space)
 
 
 def load_space(spec: Given, shape: DataShape) -> SearchSpace:
@@ -35,6 +50,8 @@ def load_space(spec: Given, shape: DataShape) -> SearchSpace:
     then, after a colon, parameters of `space_for`. Or a `Space`, or such a function, itself.
     Raises SpaceError when there is no such space or it yields no network.
     """
+    if isinstance(spec, SpaceByValue):
+        return as_space(spec.unpacked(), spec.name.removeprefix(GIVEN), shape)
     if not isinstance(spec, str | Path):
         return as_space(spec, getattr(spec, "__name__", "space"), shape, "the space")
     named, given = split_spec(str(spec))
@@ -68,63 +85,53 @@ def _at_home(path: Path, space: SearchSpace) -> SearchSpace:
     return replace(space, **functions)  # type: ignore[arg-type]
 
 
+def try_import(spec: Spec, shape: DataShape | None = None) -> None:
+    """Import a space in a process apart, and make it where the `shape` is known.
+
+    Raises SpaceError with what goes wrong there: what the user's code does when it is imported, it does there first.
+    """
+    found = apart(lambda: _imported(spec, shape), time_limit.SECONDS)
+    if isinstance(found, Complaint):
+        named = spec if isinstance(spec, str) else spec.name.removeprefix(GIVEN)
+        raise SpaceError(found.text if found.own else f"the search space {named} {found.text} when it is imported")
+
+
+def _imported(spec: Spec, shape: DataShape | None) -> None:
+    space_digest(spec)
+    if shape is not None:
+        load_space(spec, shape)
+
+
 def as_space(found: object, name: str, shape: DataShape, called: str = "`space`") -> SearchSpace:
     """Return a space or a function `space(trial)` as a search space, a function under `name`. Raises SpaceError."""
     if isinstance(found, Space | FunctionSpace):
         return found
+    return FunctionSpace(name, _check_function(found, called), shape)
+
+
+def _check_function(found: object, called: str) -> Callable[..., Any]:
     if isinstance(found, type) or not callable(found):
         kind = "class" if isinstance(found, type) else type(found).__name__
         raise SpaceError(f"{called} is a {kind}; it must be a nas_proxy.Space or a function of a trial")
-    return FunctionSpace(name, found, shape)
+    return found
 
 
 def space_digest(spec: Given) -> str:
     """Return 16 hexadecimal digits that change with the code that defines the space and with its parameters.
 
     The code is the file and what it imports from beside it; of a space that is given itself, its choices and
-    functions.
+    functions, and what these use.
     """
+    if isinstance(spec, SpaceByValue):
+        return spec.digest
     if not isinstance(spec, str | Path):
-        return _digest_of(spec)
+        return digest_of(spec.function if isinstance(spec, FunctionSpace) else spec)
     named, given = split_spec(str(spec))
     module = _module(named)
     parameters = _parameters(named, module, given)
     text = "".join(f"\n{name}={parameters[name]!r}" for name in sorted(parameters))
     assert module.__file__ is not None
     return modules.code_digest(Path(module.__file__), text)
-
-
-def _digest_of(space: object) -> str:
-    functions: list[object]
-    if isinstance(space, Space):
-        functions = [space.own(name) for name in ("build", "valid", "name_of")]
-        text = f"{space.name}\n{space.choices!r}"
-    else:
-        functions = [space.function if isinstance(space, FunctionSpace) else space]
-        text = ""
-    return hashlib.sha256("\n".join([text, *map(_code, functions)]).encode()).hexdigest()[:16]
-
-
-def _code(function: object) -> str:
-    """Return the source of a function, or its compiled code where there is no source, as in a notebook's past."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    try:
-        return inspect.getsource(function)  # type: ignore[arg-type]
-    except (TypeError, OSError):
-        code = getattr(function, "__code__", None)
-        return "" if code is None else _compiled(code)
-
-
-def _compiled(code: CodeType) -> str:
-    parts = [_compiled(part) if isinstance(part, CodeType) else repr(part) for part in code.co_consts]
-    return "\n".join([code.co_code.hex(), *code.co_names, *parts])
-
-
-def split_spec(spec: str) -> tuple[str, str]:
-    """Return the name or path of a space and the text of its parameters: ("mine.py", "width=8,deep=true")."""
-    named, colon, given = spec.rpartition(":")
-    return (named, given) if colon and "=" in given and not Path(spec).exists() else (spec, "")
 
 
 def _parameters(named: str, module: ModuleType, given: str) -> dict[str, Any]:
@@ -170,19 +177,14 @@ def _own_path(named: str) -> Path | None:
 
 
 def _module(spec: str) -> ModuleType:
-    known = built_in.names()
-    if spec in known:
-        return built_in.module(spec)
-    path = Path(spec)
-    if path.suffix != ".py" and not path.exists():
-        raise SpaceError(f"unknown search space {spec!r}{nearest(spec, known)}, or the path of a Python file")
-    if not path.is_file():
+    if spec.startswith(GIVEN):
         raise SpaceError(
-            f"the search space file {spec} {'is a folder' if path.is_dir() else 'does not exist'}; "
-            f"give a Python file, or one of: {', '.join(known)}"
+            f"the space {spec.removeprefix(GIVEN)!r} was given as an object of Python, which no file holds; go on from "
+            "Python and give it again: nas_proxy.run(space=…, out=…)"
         )
-    if path.suffix != ".py":
-        raise SpaceError(f"the search space file {path} is not a Python file (its name must end in .py)")
+    path = built_in.file_of(spec)
+    if path is None:
+        return built_in.module(spec)
     return modules.imported(path.resolve())
 
 

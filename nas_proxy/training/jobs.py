@@ -14,8 +14,9 @@ import torch
 
 from nas_proxy.data.images import DataShape
 from nas_proxy.errors import RAISED
+from nas_proxy.process_state import restored
 from nas_proxy.spaces.latency import measure_latency
-from nas_proxy.spaces.loading import load_space
+from nas_proxy.spaces.loading import Spec, load_space
 from nas_proxy.spaces.measured import Latency
 from nas_proxy.spaces.space import Architecture, SearchSpace
 from nas_proxy.training.cuda_graph import RecordingError
@@ -24,6 +25,7 @@ from nas_proxy.training.pruning import Pruning
 from nas_proxy.training.seed_average import repeated
 from nas_proxy.training.set_cache import SetCache
 from nas_proxy.training.train import Outcome, Recipe, Watch, train
+from nas_proxy.untrusted import safe, said
 
 REASON_LENGTH = 500
 _SETS = SetCache()
@@ -44,6 +46,9 @@ class Failure:
     spoilt: bool = False
     recording: bool = False
     memory: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", safe(self.reason))  # it goes into files, databases and terminals
 
 
 @runtime_checkable
@@ -81,12 +86,13 @@ class Timed(Protocol):
 class Job:
     """Trainings of `architecture` of the space `space` on the images in `data`, scored on those in `evaluation`.
 
+    validation: other images on which a search sees it, where `evaluation` has those that only judge.
     seeds: trainings whose mean is wanted; their seeds derive from `seed`. pruning: what may end it early.
     unrecorded: why its steps must not be recorded on a GPU, see `train`.
     device, minutes, megabytes: as of any `Work`; with a limit on memory, the outcome tells how much was needed.
     """
 
-    space: str
+    space: Spec
     architecture: Architecture
     data: Path
     evaluation: Path
@@ -98,6 +104,7 @@ class Job:
     seeds: int = 1
     pruning: Pruning | None = None
     unrecorded: str = ""
+    validation: Path | None = None
 
     def on(self, device: str) -> Self:
         """Return the same trainings on another device."""
@@ -106,11 +113,14 @@ class Job:
     def perform(self) -> Outcome:
         """Train."""
         data, evaluation = _SETS.get(self.data, self.device), _SETS.get(self.evaluation, self.device)
+        validation = None if self.validation is None else _SETS.get(self.validation, self.device)
         space = _space(self.space, data.shape)
 
         def once(seed: int, watch: Watch | None) -> Outcome:
             build = lambda: space.build(self.architecture, data.shape)  # noqa: E731
-            return train(build, data, evaluation, self.recipe, seed, self.device, watch, unrecorded=self.unrecorded)
+            images = (data, evaluation)
+            more = {"unrecorded": self.unrecorded, "validation": validation}
+            return train(build, *images, self.recipe, seed, self.device, watch, **more)  # type: ignore[arg-type]
 
         if self.megabytes is None:
             return repeated(once, self.recipe, self.seed, self.seeds, self.pruning)
@@ -123,7 +133,7 @@ class Job:
 class Timing:
     """The latency of `architecture` of the space `space` for `batch` images of `shape`, as `measure_latency` has it."""
 
-    space: str
+    space: Spec
     architecture: Architecture
     shape: DataShape
     device: str
@@ -145,7 +155,12 @@ class Timing:
 
 
 def performed(job: Work[Result]) -> Result | Failure:
-    """Perform a job, and turn whatever the network raises into a reason."""
+    """Perform a job, turn whatever the network raises into a reason, and put back what it changes of the process."""
+    with restored():
+        return _performed(job)
+
+
+def _performed(job: Work[Result]) -> Result | Failure:
     try:
         if job.device.startswith("cuda:"):
             torch.cuda.set_device(job.device)  # nothing is left on another one by the way
@@ -157,10 +172,10 @@ def performed(job: Work[Result]) -> Result | Failure:
     except MemoryError:
         return Failure("out of memory")
     except RAISED as error:
-        if "can't allocate memory" in str(error):
+        text = " ".join(said(error).split())
+        if "can't allocate memory" in text:
             return Failure("out of memory")
-        said = " ".join(str(error).split())
-        reason = f"{type(error).__name__}: {said}".removesuffix(": ")[:REASON_LENGTH]
+        reason = f"{safe(type(error).__name__)}: {text}".removesuffix(": ")[:REASON_LENGTH]
         recording = isinstance(error, RecordingError)
         return Failure(reason, spoilt=recording or isinstance(error, torch.AcceleratorError), recording=recording)
 
@@ -178,5 +193,5 @@ def too_much(job: Work[Any]) -> str:
 
 
 @functools.lru_cache(maxsize=16)
-def _space(spec: str, shape: DataShape) -> SearchSpace:
+def _space(spec: Spec, shape: DataShape) -> SearchSpace:
     return load_space(spec, shape)

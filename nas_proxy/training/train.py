@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from nas_proxy.data import augment
 from nas_proxy.data.images import ImageSet
 from nas_proxy.hardware import reproducible
-from nas_proxy.seeds import derive, torch_generator
+from nas_proxy.seeds import derive, seeded, torch_generator
 from nas_proxy.training.cuda_graph import CudaGraphStep
 from nas_proxy.training.execution import PLAIN, ExecutionMode, attempt, choose, without_recording
 from nas_proxy.training.recipe import Recipe as Recipe  # noqa: PLC0414 (others import it from here as well)
@@ -34,6 +34,7 @@ class Outcome:
     """What a training gave.
 
     score: accuracy on the evaluation images, a fraction; chance (1 ÷ classes) after a divergence.
+    validation: the same on the validation images, where those are other ones and were given.
     losses: mean training loss of each pass over the data (of the last, possibly partial one too).
     diverged: whether a loss or a logit was not finite.
     seconds: wall time of training and evaluation.
@@ -58,6 +59,7 @@ class Outcome:
     memory: int | None = None
     reason: str = ""
     seconds_saved: float = 0.0
+    validation: float | None = None
 
     def shared(self, share: float) -> "Outcome":
         """Return the outcome with that share of the seconds, for a GPU that the training had with others."""
@@ -107,20 +109,25 @@ def train(
     watch: Watch | None = None,
     *,
     unrecorded: str = "",
+    validation: ImageSet | None = None,
 ) -> Outcome:
-    """Build a network, train it on `data` and score it on `evaluation`.
+    """Build a network, train it on `data` and score it on `evaluation`, and on `validation` where that is given.
 
-    All randomness (initial weights, dropout, order, augmentation) comes from `seed`; PyTorch's global generator
-    is left as it was. A training that `watch` ends has the score of that moment. unrecorded: why its steps must not be
-    recorded on a GPU; "" where they may. Raises what the network raises, TypeError when its output is no tensor,
-    ValueError when that has the wrong shape, and `cuda_graph.RecordingError` where a recording breaks off.
+    All randomness (initial weights, dropout, order, augmentation, what a network draws from PyTorch's, Python's or
+    NumPy's generators) comes from `seed`; the global generators are left as they were. A training that `watch` ends has
+    the score of that moment. unrecorded: why its steps must not be recorded on a GPU; "" where they may. Raises what
+    the network raises, TypeError when its output is no tensor, ValueError when that has the wrong shape, and
+    `cuda_graph.RecordingError` where a recording breaks off.
     """
     start = time.perf_counter()
     data, evaluation = data.to(device), evaluation.to(device)
+    validation = None if validation is None else validation.to(device)
     fastest, known = choose(recipe.precision, data.shape, torch.device(device)), ""
     if unrecorded:
         fastest, known = without_recording(fastest, unrecorded)
-    outcome, note = attempt(lambda mode: train_in(mode, build, data, evaluation, recipe, seed, watch), fastest)
+    outcome, note = attempt(
+        lambda mode: train_in(mode, build, data, evaluation, recipe, seed, watch, validation), fastest
+    )
     return replace(outcome, seconds=time.perf_counter() - start, note=note or known)
 
 
@@ -132,6 +139,7 @@ def train_in(
     recipe: Recipe,
     seed: int,
     watch: Watch | None = None,
+    validation: ImageSet | None = None,
 ) -> Outcome:
     """Do what `train` does in one mode, on the device where the images are."""
     start = time.perf_counter()
@@ -152,6 +160,9 @@ def train_in(
     fitted = fit_in(mode, build, data, recipe, seed, after)
     diverged = not all(math.isfinite(loss) for loss in fitted.losses)
     score = None if diverged else accuracy(fitted.network, evaluation, mode)
+    seen = None if score is None or validation is None else accuracy(fitted.network, validation, mode)
+    if validation is not None and seen is None:
+        seen = chance
     return Outcome(
         score=chance if score is None else score,
         losses=fitted.losses,
@@ -159,6 +170,7 @@ def train_in(
         seconds=time.perf_counter() - start,
         image_passes=fitted.image_passes,
         pruned_at=ended[0] if ended else None,
+        validation=seen,
     )
 
 
@@ -175,9 +187,7 @@ def fit_in(
     after: is given the network and the losses after each epoch, and says whether the training ends there.
     """
     device = data.images.device
-    forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-    with forked, reproducible(device):
-        torch.manual_seed(derive(seed, "network"))
+    with seeded(derive(seed, "network"), device), reproducible(device):
         network = mode.placed(network_to(build(), device))
         losses, passes = _fit(network, data, recipe, seed, mode, after)
     return Fitted(network, losses, passes)
@@ -297,8 +307,16 @@ def _check(logits: object, batch: int, classes: int) -> None:
 
 @torch.no_grad()
 def accuracy(network: nn.Module, evaluation: ImageSet, mode: ExecutionMode = PLAIN) -> float | None:
-    """Return the fraction of images classified correctly, or None when a logit is not finite. Waits for a GPU once."""
+    """Return the fraction of images classified correctly, or None when a logit is not finite. Waits for a GPU once.
+
+    A network that draws random numbers in evaluation draws the same ones each time, whenever it is looked at.
+    """
     network.eval()
+    with seeded(0, evaluation.labels.device):
+        return _accuracy(network, evaluation, mode)
+
+
+def _accuracy(network: nn.Module, evaluation: ImageSet, mode: ExecutionMode) -> float | None:
     right = torch.zeros((), device=evaluation.labels.device, dtype=torch.int64)
     finite = torch.ones((), device=evaluation.labels.device, dtype=torch.bool)
     for start in range(0, len(evaluation), EVALUATION_BATCH):

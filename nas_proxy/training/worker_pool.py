@@ -21,9 +21,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar, cast
 
-from nas_proxy.training.executor import run_all
+from nas_proxy.training.executor import here, run_all
 from nas_proxy.training.jobs import Failure, Result, Timed, Work, too_much, without_recording
 from nas_proxy.training.memory_limit import TOO_MUCH
+from nas_proxy.training.node import Node
 from nas_proxy.training.shared_gpu import SharedGpus
 
 KILLED = "the worker process was killed twice; the machine was probably out of memory"
@@ -46,6 +47,7 @@ class ProcessExecutor:
     def __init__(self, count: int, devices: Sequence[str] = ()) -> None:
         self.count = count
         self.devices = tuple(devices)
+        self._performed = 0
         self._workers: list[_Worker] = []
         self._idle: list[_Worker] = []
         self._done: queue.SimpleQueue[tuple[_Worker, Any, Any]] = queue.SimpleQueue()
@@ -67,6 +69,10 @@ class ProcessExecutor:
     def run(self, jobs: Iterable[tuple[_Tag, Work[Result]]]) -> Iterator[tuple[_Tag, Result | Failure]]:
         """Perform the jobs, taking the next from `jobs` only when a worker is free."""
         return run_all(self, jobs)
+
+    def nodes(self) -> tuple[Node, ...]:
+        """Return this machine."""
+        return here(self, self._performed)
 
     @property
     def free(self) -> int:
@@ -101,6 +107,7 @@ class ProcessExecutor:
         with contextlib.suppress(queue.Empty):
             worker, tag, result = self._done.get(timeout=timeout)
             self._idle.append(worker)
+            self._performed += 1
             yield tag, result
 
 
@@ -183,8 +190,9 @@ class _Worker:
         if answer is None or late.is_set():  # both, where the answer comes at the last moment
             code, fresh = process.wait(), self._served == 0
             failure = self._replaced(job, _too_long(job) if late.is_set() else None)
-            # A kill may have nothing to do with the job, and what earlier jobs left behind may be what was too much.
-            again = code == -signal.SIGKILL or (code == TOO_MUCH and not fresh)
+            # A kill may have nothing to do with the job, what earlier jobs left behind may be what was too much, and a
+            # process that something runs on in ends between two jobs, with 0.
+            again = code in {0, -signal.SIGKILL} or (code == TOO_MUCH and not fresh)
             return None if again and not (last or late.is_set() or self._ended) else failure
         self._served += 1
         if isinstance(answer, Failure) and answer.spoilt:

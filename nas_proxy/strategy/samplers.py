@@ -15,11 +15,11 @@ from optuna.trial import FixedTrial, TrialState, create_trial
 from nas_proxy.errors import ConfigError
 from nas_proxy.optuna_quiet import without_announcements
 from nas_proxy.ranking.scores import column
-from nas_proxy.search.evolution import RegularisedEvolutionSampler
 from nas_proxy.seeds import derive
 from nas_proxy.spaces.objectives import ACCURACY, directions
 from nas_proxy.spaces.space import Architecture, SearchSpace, Space
 from nas_proxy.storage.records import Record
+from nas_proxy.strategy.evolution import RegularisedEvolutionSampler
 
 SAMPLERS = ("tpe", "random", "grid", "nsga2", "evolution")
 # A sampler may propose what is known already; after so many tries the next unseen random architecture is taken.
