@@ -102,10 +102,7 @@ def engine_step(data: ImageSet, ipc: int, recipe: Condensation, engine: Engine) 
     """Return a step of `nas_proxy.make_proxy`."""
     task = condensation.Task(data, condensation.members_of(data), recipe, 0, data.images.device, ALONE)
     state = condensation.initial(task)
-    networks = condensation.Networks(
-        lambda step: engine.draw(torch_generator(0, "condense", "network", step)),
-        recipe.rate(engine.embedding.features),
-    )
+    networks = condensation.convnets(task, engine)
 
     def step(index: int) -> None:
         state.step = index

@@ -34,20 +34,20 @@ def main() -> None:
     for n in map(int, options.samples.split(",")):
         sample = table.scores[0].sample(n, random_state=options.seed).to_numpy()
         start = time.perf_counter()
-        estimate = repeated(sample, table.twins, options.seed)
+        estimate = repeated(sample, table.isomorphic, options.seed)
         found[n] = {
             **{name: getattr(estimate, name).as_json() for name in ("spearman", "better_half")},
             "seconds": round(time.perf_counter() - start, 2),
         }
         print(f"{n}: {found[n]}", flush=True)
-    pairs = np.array([group[:2] for group in table.twins])
+    pairs = np.array([group[:2] for group in table.isomorphic])
     result = {
         "benchmark": "repeatability",
         "space": "nas_bench_201",
         "truth": ",".join(table.columns),
         "cells": len(table.scores),
-        "groups": len(table.twins),
-        "groups_that_agree": sum(len(set(group)) == 1 for group in table.twins),
+        "groups": len(table.isomorphic),
+        "groups_that_agree": sum(len(set(group)) == 1 for group in table.isomorphic),
         "pairs_alone": round(float(spearmanr(pairs).statistic), 4),
         "samples": found,
         "settings": {"seed": options.seed},

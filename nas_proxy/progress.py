@@ -8,6 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING, Protocol
 
 from nas_proxy.notebook import in_notebook
+from nas_proxy.untrusted import safe
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,7 +80,7 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """Print a line, without interpreting markup; only a terminal has a width to wrap it at."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=not self._console.is_terminal)
+        self._console.print(safe(text), markup=False, highlight=False, soft_wrap=not self._console.is_terminal)
 
     @contextlib.contextmanager
     def stage(self, title: str, total: int) -> Iterator[Bar]:
@@ -98,7 +99,7 @@ class Notebook:
 
     def say(self, text: str) -> None:
         """Print a line."""
-        print(text)
+        print(safe(text))
 
     @contextlib.contextmanager
     def stage(self, title: str, total: int) -> Iterator[Bar]:
@@ -136,7 +137,7 @@ class _NotebookBar:
         rate = (self._done - begun) / (now - at) if now > at else 0.0
         left = f" ({_clock((self._total - self._done) / rate)} left)" if rate > 0 and self._done < self._total else ""
         told = f"{self._title}: {self._done}/{self._total}, {_clock(now - self._start)}{left} {self._note}"
-        return f"<progress max='{self._total}' value='{self._done}'></progress> {escape(told.strip())}"
+        return f"<progress max='{self._total}' value='{self._done}'></progress> {escape(safe(told.strip()))}"
 
 
 class _Lines:

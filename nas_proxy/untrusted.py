@@ -1,4 +1,4 @@
-"""Files that are not believed: JSON in, values of the types that they should have out.
+"""What comes from outside and is not believed: JSON and errors of a user's code in, values of known types out.
 
 Guarantees: numbers are finite, and None where the file has none; text can be written, and holds nothing that a terminal
 obeys. What is damaged is a ValueError whose text tells what and where.
@@ -17,6 +17,20 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 def safe(text: str) -> str:
     """Return text without lone surrogates, which cannot be written, and control characters, which terminals obey."""
     return _CONTROL.sub("�", text.encode("utf-8", "replace").decode("utf-8"))
+
+
+def said(error: BaseException) -> str:
+    """Return what an error of a user's code says, "" where saying it raises."""
+    try:
+        return safe(str(error)).strip()
+    except Exception:  # noqa: BLE001 (a user's exception may do anything)
+        return ""
+
+
+def in_a_line(error: BaseException) -> str:
+    """Return the kind of an error and the first line of what it says: "KeyError: 'no such layer'"."""
+    first = (said(error).splitlines() or [""])[0]
+    return f"{safe(type(error).__name__)}: {first}".removesuffix(": ")
 
 
 def read_json(path: Path) -> Any:

@@ -58,7 +58,8 @@ def canonical(cell: Architecture | str) -> str:
     Zeros vanish from sums, skip connections from paths, the order of summands does not matter, the mean of a sum is
     the sum of the means, and the mean of a constant is the constant. A convolution of zero is such a constant, which
     its batch norm learns, and not zero. Cells of one form can be trained once, and the spread of their published
-    accuracies is that of training again (see `twins`). They may differ in parameters, where some serve no output.
+    accuracies is that of training again (see `isomorphic_pairs`). They may differ in parameters, where some serve no
+    output.
     """
     architecture = parse(cell) if isinstance(cell, str) else cell
     terms: dict[int, list[str]] = {0: ["input"], 1: [], 2: [], 3: []}
@@ -67,12 +68,12 @@ def canonical(cell: Architecture | str) -> str:
     return "+".join(sorted(terms[3])) or "0"
 
 
-def twins(names: Iterable[str]) -> list[tuple[str, str]]:
+def isomorphic_pairs(names: Iterable[str]) -> list[tuple[str, str]]:
     """Return two cells of each function that several of `names` compute: the first two.
 
     The published accuracies of the first cells and of the second ones are then two full trainings of the same
     architectures, and their rank correlation an estimate of repeatability. It can be too high: all cells were
-    trained with the same seed, and some twins drew the same initial weights.
+    trained with the same seed, and some pairs drew the same initial weights.
     """
     found: dict[str, list[str]] = {}
     for name in names:

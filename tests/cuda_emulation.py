@@ -9,8 +9,9 @@ its storage. What a GPU refuses is refused: operations across devices, NumPy, an
 graph is recorded. What is counted: `syncs`, where the host waits for the device (PyTorch's `memcpy_and_sync` and
 `stream_synchronize`, which `torch.cuda.set_sync_debug_mode` knows too), and `blocking`, copies to the device that the
 host waits for: from memory that is not pinned, unless it asks for no waiting and copies 64 KiB or less (CUDA Driver
-API, "API synchronization behavior"). A recorded graph has the operations on the device of its capture stream, as
-PyTorch's has, and replays them in place. Kernels, their speed and their rounding are the CPU's.
+API, "API synchronization behavior"); and `launches`, operations outside a recorded graph that compute something. A
+recorded graph has the operations on the device of its capture stream, as PyTorch's has, and replays them in place.
+Kernels, their speed and their rounding are the CPU's.
 """
 
 import contextlib
@@ -92,7 +93,7 @@ class EmulatedCuda:
 
     def __init__(self, devices=1):
         self.devices, self.index = devices, 0
-        self.syncs, self.blocking, self.copies = [], [], []
+        self.syncs, self.blocking, self.copies, self.launches = [], [], [], []
         self.capturing = self.capture_stream = self.ambient = None
         self.sync_mode, self.dirty = 0, False
         self._off = 0
@@ -112,7 +113,7 @@ class EmulatedCuda:
 
     def reset(self):
         """Count from here on."""
-        for counted in (self.syncs, self.blocking, self.copies):
+        for counted in (self.syncs, self.blocking, self.copies, self.launches):
             counted.clear()
 
     @contextlib.contextmanager

@@ -166,6 +166,8 @@ class Operations(TorchDispatchMode):
             result = func(*args, **kwargs)
         if capture is not None:
             capture.graph.note(func, args, kwargs, result)
+        elif device is not None and device != CPU and not func.is_view and not name.startswith(("empty", "new_empty")):
+            gpu.launches.append(name)
         if device is not None and device != CPU:
             tree_map(lambda leaf: gpu.tag(leaf, device) if isinstance(leaf, torch.Tensor) else None, result)
         return result

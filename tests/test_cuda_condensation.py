@@ -1,6 +1,8 @@
 """Condensation and untrained scores on an emulated GPU: the same as on the CPU, and no step waits."""
 
 import contextlib
+import threading
+from collections import Counter
 
 import pytest
 import torch
@@ -8,7 +10,9 @@ import torch
 from conftest import blobs
 from cuda_emulation import EmulatedCuda
 from nas_proxy.condensation import distribution_matching
+from nas_proxy.condensation.ahead import ahead
 from nas_proxy.condensation.distributed import ALONE
+from nas_proxy.condensation.embedding import Embedding, open_engine
 from nas_proxy.condensation.proxy_set import make_proxy
 from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.condensation.step import Task, initial, members_of, open_networks, take_step
@@ -33,12 +37,11 @@ def condensed(real, device, **changes):
 @pytest.mark.parametrize("embed", ["convnet", "resnet18", "space"])
 @pytest.mark.parametrize("changes", [{}, {"formation": 2}], ids=str)
 def test_a_gpu_condenses_to_the_same_images(embed, changes):
-    real = problem()[0]
+    # In float32 six steps make a tenth of a deviation from a difference of the last digit.
+    real, recipe = problem()[0], {"embed": embed, "precision": "float64", **changes}
     with EmulatedCuda():
-        found = condensed(real, "cuda", embed=embed, precision="float32", **changes)
-    torch.testing.assert_close(
-        found, condensed(real, "cpu", embed=embed, precision="float32", **changes), atol=0.03, rtol=0
-    )
+        found = condensed(real, "cuda", **recipe)
+    torch.testing.assert_close(found, condensed(real, "cpu", **recipe), atol=0.03, rtol=0)
 
 
 @pytest.mark.parametrize("embed", ["convnet", "resnet18", "space"])
@@ -56,8 +59,43 @@ def test_a_step_does_not_wait(embed, on_host):
                 gpu.reset()  # each kind of part has been seen
             take_step(state, task, networks)
         assert (gpu.syncs, gpu.blocking) == ([], [])
-        most = 1 + len(data.classes) if on_host else 2
-        assert len(gpu.copies) <= most * 8
+        assert len(gpu.copies) <= 2 * 8
+
+
+def test_a_step_of_ten_classes_is_some_three_hundred_launches():
+    data = blobs(per_class=20, classes=10, channels=3, size=32)
+    with EmulatedCuda() as gpu:
+        real = data.to("cuda")
+        recipe = Condensation(images_per_class=10, steps=10, width=16, real_batch=16)
+        task = Task(real, members_of(real), recipe, 0, CUDA, ALONE)
+        state, networks = initial(task), open_networks(task, None, (), pytest.fail)
+        gpu.reset()
+        for _ in range(6):
+            take_step(state, task, networks)
+        # 340 and more with a gather for each class, or matrices of resampling that are made for each call.
+        assert len(gpu.launches) / 6 < 320, Counter(gpu.launches)
+
+
+def test_the_weights_of_a_step_are_drawn_ahead_on_another_thread(monkeypatch):
+    threads, drawn = [], Embedding.weights
+
+    def weights(self, generator):
+        threads.append(threading.current_thread())
+        return drawn(self, generator)
+
+    monkeypatch.setattr(Embedding, "weights", weights)
+    with EmulatedCuda():
+        condensed(problem()[0], "cuda", steps=4)
+    assert len(threads) >= 5
+    assert threading.main_thread() not in threads
+
+
+def test_what_is_done_ahead_is_what_would_be_done_then():
+    done = []
+    square = ahead(lambda step: done.append(step) or step**2, CUDA)
+    assert [square(step) for step in (3, 4, 4, 0)] == [9, 16, 16, 0]
+    assert done[:3] == [3, 4, 5]
+    assert ahead(square, torch.device("cpu")) is square
 
 
 def test_all_classes_at_a_time_or_some_give_the_same_on_a_gpu():
@@ -123,6 +161,14 @@ def test_too_little_memory_is_explained(monkeypatch):
     monkeypatch.setattr(distribution_matching, "take_step", out_of_memory)
     with EmulatedCuda(), pytest.raises(RunFailedError, match="more memory than is free on cuda; lower --real-batch"):
         condensed(problem()[0], "cuda")
+
+
+def test_parts_take_a_share_of_the_card():
+    embedding = Embedding(problem()[0].shape, 128, 3)
+    with EmulatedCuda():
+        engine = open_engine(embedding, "cuda", real=10, synthetic=10, steps=1)
+    card = 16 << 30
+    assert engine.rows == card // 64 // (16 * 16 * 128 * 4)
 
 
 def test_float32_is_float32_and_convolutions_have_one_order(monkeypatch):

@@ -1,30 +1,27 @@
 """--dry-run: what would be trained, an estimate that says how sure it is, and nothing written."""
 
 import json
-import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import t as student
 
 from conftest import blobs
 from nas_proxy.cli.app import main
-from nas_proxy.cli.estimate import estimate_text
-from nas_proxy.pipeline import work
-from nas_proxy.pipeline.dry_run import (
-    Estimate,
-    Span,
-    Speed,
-    estimate_run,
-    predicted,
-)
-from nas_proxy.pipeline.stages import STAGES, run_stages
+from nas_proxy.data.splits import Counts
+from nas_proxy.pipeline import dry_run
+from nas_proxy.pipeline.dry_run import Outlook, estimate_run, shortened
+from nas_proxy.pipeline.forecast import NOTHING, Done, Span, Speeds, forecast, within
+from nas_proxy.pipeline.forecast_text import told
+from nas_proxy.pipeline.speeds import across
+from nas_proxy.pipeline.stages import STAGES, run_all, run_stages
 from nas_proxy.runs.folder import open_run, prepare_run
 from nas_proxy.runs.settings import resolve
-from nas_proxy.spaces.measured import Latency
-from nas_proxy.training.jobs import Failure
+from nas_proxy.training import worker_pool
+from nas_proxy.training.executor import InlineExecutor
+from nas_proxy.training.probe import Pace, Probe
 
 SETTINGS = {
     "trials": 10,
@@ -36,6 +33,18 @@ SETTINGS = {
     "proxy_training": {"epochs": 3, "batch_size": 6},
     "full_training": {"epochs": 2, "batch_size": 12},
 }
+# Two bounds that are easy to follow through the arithmetic.
+SPEEDS = Speeds(
+    image=Span(0.01, 0.005, 0.02),
+    start=NOTHING,
+    embedded=Span(0.001, 0.001, 0.001),
+    condense_start=Span(1, 1, 1),
+    timing=Span(0.5, 0.5, 0.5),
+    read=Span(2, 1, 4),
+    judging=Span(10, 5, 20),
+    workers=2,
+)
+COUNTS = Counts(train=1000, validation=200, test=400, smallest=90)
 
 
 @pytest.fixture
@@ -45,25 +54,116 @@ def given(tmp_path, tiny_space) -> dict[str, object]:
     return {"dataset": f"npz:{tmp_path / 'blobs.npz'}", "space": str(tiny_space), **SETTINGS}
 
 
+@pytest.fixture
+def measuring(monkeypatch):
+    """Measure in this process, however short the run."""
+    monkeypatch.setattr(dry_run, "SHORT", 0.0)
+    monkeypatch.setattr(dry_run, "open_executor", lambda config, device: InlineExecutor())
+
+
 def files(folder: Path) -> dict[str, tuple[bytes, int]]:
     found = [path for path in folder.rglob("*") if path.is_file()]
     return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in found}
 
 
-def test_predictions_by_hand():
-    # Mean 3, standard deviation 1, 3 measured; 100 trainings on 2 workers.
-    found = predicted([2.0, 3.0, 4.0], 100, 2)
-    arm = student.ppf(0.975, 2) * math.sqrt(1 / 3 + 1 / 100)
-    assert found.value == pytest.approx(150)
-    assert found.high == pytest.approx(50 * (3 + arm))
-    assert found.low == pytest.approx(50 * max(0, 3 - arm))
-    assert predicted([2.0], 3, 8) == Span(2.0, None, None)  # three at once
-    assert Speed([0.5, 1.0], [0.1, 0.2], [1, 1]).seconds(10) == [1.5, 3.0]
+def test_the_arithmetic_by_hand():
+    config = resolve({"trials": 12, "truth": 8, "full_training": {"epochs": 3, "batch_size": 50}})
+    found = forecast(config, COUNTS, 10, None, SPEEDS, tuple(STAGES), Done({}))
+    # 3 epochs of 1,000 images and a third of a step for each of 400 test images; 2 × (8 + 3) trainings on 2 workers.
+    assert found.parts["truth"].trainings == 22
+    assert found.parts["truth"].seconds.value == pytest.approx(11 * 0.01 * (3000 + 400 / 3))
+    assert found.parts["truth"].seconds.low == pytest.approx(found.parts["truth"].seconds.value / 2)
+    assert {name: part.trainings for name, part in found.parts.items()} == {
+        **{"proxy": 12, "random": 24, "early_stop": 8, "truth": 22}
+    }
+    # 100 real images a class, since there are no more, and ten synthetic ones, there and back.
+    assert found.condense.trainings == 200
+    assert found.condense.seconds.value == pytest.approx(200 * 10 * (100 + 30) * 0.001 + 1)
+    stages = found.by_stage
+    assert sum(span.value for span in stages.values()) == pytest.approx(found.seconds.value)
+    assert sum(span.high for span in stages.values()) == pytest.approx(found.seconds.high)
 
 
-def test_a_run_that_is_new_is_counted_measured_and_not_made(given, tmp_path):
+def test_a_comparison_has_its_signals_and_draws():
+    given = {"truth": 8, "compare": {"signals": ("dm", "herding"), "draws": 2}}
+    found = forecast(resolve(given), COUNTS, 10, None, SPEEDS, tuple(STAGES), Done({}))
+    trainings = {name: part.trainings for name, part in found.parts.items()}
+    assert trainings == {"dm": 16, "random": 16, "herding": 16, "random_total": 16, "truth": 16}
+    assert found.condense.trainings == 2 * 200  # herding learns nothing
+    # Random images at the whole cost of the condensed ones take their making, shared over the sample, more.
+    extra = found.parts["random_total"].seconds.value - found.parts["random"].seconds.value
+    assert extra == pytest.approx(found.condense.seconds.value / 2 / 8 * 16 / 2)
+
+
+def test_what_is_done_does_not_count():
+    config = resolve({"trials": 12, "truth": 8})
+    done = Done({"proxy": 12, "random": 20, "truth": 99}, frozenset({"proxy"}))
+    found = forecast(config, COUNTS, 10, None, SPEEDS, tuple(STAGES), done)
+    assert found.condense is None
+    assert {name: part.trainings for name, part in found.parts.items()} == {"random": 4, "early_stop": 8}
+
+
+def test_a_small_space_has_no_more_trainings_than_architectures():
+    config = resolve({"trials": 48, "truth": 24})
+    found = forecast(config, COUNTS, 10, 12, SPEEDS, tuple(STAGES), Done({}))
+    trainings = {name: part.trainings for name, part in found.parts.items()}
+    assert trainings == {"proxy": 12, "random": 36, "early_stop": 12, "truth": 24}
+
+
+def test_condensing_that_costs_more_than_it_saves_is_told():
+    config = resolve({"full_training": {"epochs": 1}})
+    found = forecast(config, COUNTS, 10, None, SPEEDS, tuple(STAGES), Done({}))
+    assert not found.pays
+    text = told(found, {}, None)
+    assert "Condensing takes longer than the full training it saves" in text
+    assert "--method random" in text
+    longer = resolve({"full_training": {"epochs": 500}})
+    found = forecast(longer, COUNTS, 10, None, SPEEDS, tuple(STAGES), Done({}))
+    assert found.pays
+    assert "--method random" not in told(found, {}, None)
+
+
+def test_a_long_run_is_told_how_to_be_shorter():
+    config = resolve({"full_training": {"epochs": 100}, "condense": {"steps": 20_000}})
+
+    def estimate_of(config, counts):
+        return forecast(config, counts, 10, None, SPEEDS, tuple(STAGES), Done({}))
+
+    before = estimate_of(config, COUNTS)
+    assert before.seconds.value > 1800
+    changed, then = shortened(config, COUNTS, estimate_of)
+    assert then.seconds.value <= 1800
+    assert changed["full_training.epochs"] < 100
+    assert changed["condense.steps"] < 20_000
+    text = told(before, changed, then)
+    assert f"--truth-epochs {changed['full_training.epochs']:g}" in text
+    assert max(map(len, text.splitlines())) <= 80
+    # What the flags say is what the settings mean.
+    values = {"condense": {"steps": int(changed["condense.steps"])}, "full_training": {}, "proxy_training": {}}
+    for name, value in changed.items():
+        table, _, field = name.rpartition(".")
+        assert table or field in {"truth", "trials", "limit"}
+        if table:
+            values[table][field] = value
+        else:
+            values[field] = int(value)
+    if "limit" not in values:
+        again = estimate_of(resolve(values), COUNTS)
+        assert again.seconds.value == pytest.approx(then.seconds.value)
+
+
+def test_nothing_shortens_a_run_for_ever():
+    slow = replace(SPEEDS, image=Span(1e6, 1e6, 1e6))
+    changed, then = shortened(
+        resolve({}), COUNTS, lambda config, counts: forecast(config, counts, 10, None, slow, tuple(STAGES), Done({}))
+    )
+    assert changed["full_training.epochs"] >= 5
+    assert then.seconds.value > 1800
+
+
+def test_a_run_that_is_new_is_counted_measured_and_not_made(given, tmp_path, measuring):
     before = files(tmp_path)
-    found = estimate_run(resolve(given), tmp_path / "run", tuple(STAGES))
+    found = estimate_run(resolve(given), tmp_path / "run", tuple(STAGES)).estimate
     assert files(tmp_path) == before
     assert not (tmp_path / "run").exists()
     # Two seeds a candidate and a control; the truth has its own two, of the sample and of the search's best three.
@@ -74,45 +174,79 @@ def test_a_run_that_is_new_is_counted_measured_and_not_made(given, tmp_path):
     assert passes["proxy"] == 10 * 2 * 6 * 3
     assert passes["random"] == 18 * 2 * 6 * 3
     assert passes["truth"] == 18 * 2 * 36
-    assert found.condense["steps"] == 30
-    assert found.condense["seconds"] > found.condense["seconds_per_step"] * 28
-    total = found.condense["seconds"] + sum(part.seconds.value for part in found.parts.values())
-    assert found.seconds.value == pytest.approx(total)
-    assert found.seconds.low <= found.seconds.value <= found.seconds.high
-    assert 0 <= found.memory_mb.low <= found.memory_mb.value <= found.memory_mb.high < 500
-    assert (found.measured, found.workers, list(found.failed)) == (5, 2, [])
+    assert found.condense.trainings == 30
+    assert found.seconds.low < found.seconds.value < found.seconds.high
+    assert (found.speeds.measured, found.speeds.failed) == (4, ())
+    assert found.speeds.condense_mb > 0
 
 
-def test_latencies_are_measured_for_the_estimate_alone(given, tmp_path, monkeypatch):
-    def by_width(problem, executor, architecture):
-        width = architecture["width"]
-        return Failure("took longer than 1 minute") if width == 6 else Latency(width, width, width, 9)
-
-    monkeypatch.setattr(work, "timed", by_width)
-    limited = resolve({**given, "max_latency_ms": 8, "trials": 6})
-    before = files(tmp_path)
-    found = estimate_run(limited, tmp_path / "run", ("search",))
-    assert files(tmp_path) == before
-    assert not (tmp_path / "run").exists()
-    # Widths 1, 2, 4 and 8, and 6, which is not trained, with two activations each.
-    assert (found.measured, set(found.failed)) == (5, {"took longer than 1 minute"})
-    assert found.parts["proxy"].trainings == 6
+def test_without_time_to_measure_flops_do(given, tmp_path, monkeypatch):
+    monkeypatch.setattr(dry_run, "measured", lambda *_: pytest.fail("the run is short"))
+    found = estimate_run(resolve(given), tmp_path / "run", tuple(STAGES)).estimate
+    assert found.speeds.measured == 0
+    assert found.parts["proxy"].seconds.high > 10 * found.parts["proxy"].seconds.low
 
 
-def test_what_is_done_does_not_count_and_failures_are_told(given, tmp_path):
+def test_a_slow_network_is_measured_on_fewer_images(given, tmp_path, measuring, monkeypatch):
+    probed: list[int] = []
+
+    def perform(probe: Probe) -> Pace:
+        from nas_proxy.data.images import ImageSet
+
+        probed.append(len(ImageSet.load(probe.data)))
+        return Pace(1.0, 0.0, probed[-1])
+
+    monkeypatch.setattr(Probe, "perform", perform)
+    monkeypatch.setattr("nas_proxy.pipeline.speeds._rate", lambda device: 1.0)  # one FLOP a second
+    found = estimate_run(resolve(given), tmp_path / "run", ("search",)).estimate
+    assert probed == [2] * 4
+    assert found.speeds.image.value == pytest.approx(0.5)
+
+
+def test_a_network_that_hangs_leaves_the_coarse_estimate(given, tmp_path, measuring, monkeypatch):
+    from nas_proxy.training.jobs import Failure
+
+    monkeypatch.setattr(InlineExecutor, "_performed", lambda self, job: Failure("took longer than 0.3 minutes"))
+    found = estimate_run(resolve(given), tmp_path / "run", ("search",)).estimate
+    assert found.speeds.measured == 0
+    assert "FLOPs alone; 4 more failed: took longer" in told(found, {}, None)
+
+
+def test_only_a_few_images_are_read(given, tmp_path, monkeypatch):
+    monkeypatch.setattr("nas_proxy.pipeline.problem.read_data", lambda *_: pytest.fail("all images were read"))
+    estimate_run(resolve(given), tmp_path / "run", tuple(STAGES))
+
+
+def test_what_is_done_does_not_count_and_failures_are_told(given, tmp_path, measuring):
     space = tmp_path / "failing.py"
     space.write_text(Path(given["space"]).read_text().replace("(1, 2, 4, 6, 8, 12, 16)", "(2, 3, 4, 6)"))
     run = prepare_run(tmp_path / "run", resolve({**given, "space": str(space), "trials": 7, "truth": 5}))
     run_stages(run, ("condense", "search"))
     before = files(tmp_path)
     larger = resolve({"trials": 8}, run / "run.toml")
-    found = estimate_run(larger, run.path, tuple(STAGES))
+    found = estimate_run(larger, run.path, tuple(STAGES)).estimate
     assert files(tmp_path) == before
     assert found.condense is None
-    assert found.parts["truth"].trainings == 2 * (5 + 3)
+    assert found.parts["truth"].trainings == 2 * 8
     assert found.parts["random"].trainings == 15
-    assert set(found.failed) <= {"ValueError: three is not a width"}
+    assert set(found.speeds.failed) <= {"ValueError: three is not a width"}
     assert "proxy" not in found.parts or found.parts["proxy"].trainings <= 1
+
+
+def test_the_first_lines_of_a_run_tell_its_time(given, tmp_path, monkeypatch):
+    said: list[str] = []
+
+    class Told:
+        stage = staticmethod(dry_run.SILENT.stage)
+        say = staticmethod(said.append)
+
+    monkeypatch.setattr(worker_pool.ProcessExecutor, "submit", InlineExecutor.submit)
+    monkeypatch.setattr("nas_proxy.pipeline.work.ProcessExecutor", lambda *_: InlineExecutor())
+    small = {**given, "trials": 4, "truth": 4, "seeds": 1}
+    run_all(resolve(small), tmp_path / "run", progress=Told(), names=("condense", "search"))
+    assert said[0].startswith("It takes about ")
+    assert "Condensation" in said[0]
+    assert "4 trainings" in said[0]
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -123,23 +257,32 @@ def test_the_command(given, tmp_path, monkeypatch, capsys, as_json):
     monkeypatch.setattr(sys, "argv", ["nas-proxy", "search", str(run.path), "--dry-run", *["--json"] * as_json])
     with pytest.raises(SystemExit, match="0"):
         main()
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert files(tmp_path) == before
     assert open_run(run.path).config == run.config
     if as_json:
-        found = json.loads(told)
+        found = json.loads(printed)
         assert set(found["parts"]) == {"proxy"}
         assert found["parts"]["proxy"]["trainings"] == 10
         assert found["condense"] is None
+        assert found["stages"]["search"] == found["parts"]["proxy"]["seconds"]
     else:
-        assert told.startswith("Nothing is trained but for measuring. It would be:\n  Proxy ")
-        assert "10 trainings" in told
-        assert "Measured on 5 architectures of the sample, a few steps each." in told
+        assert printed.startswith("It takes about ")
+        assert "10 trainings" in printed
 
 
 def test_a_finished_command_has_nothing_to_do():
-    nothing = Estimate(None, {}, Span(0.0, 0.0, 0.0), None, 2, 0, ())
-    assert estimate_text(nothing).splitlines()[1:] == ["  nothing: all is done"]
+    done = Done({"proxy": 99, "random": 99, "early_stop": 99, "truth": 99}, frozenset({"proxy"}))
+    found = forecast(resolve({}), COUNTS, 10, None, SPEEDS, tuple(STAGES), done)
+    assert Outlook(found, {}, None).text() == ("Nothing is left to be trained; the rest takes about 10 s [5 s, 20 s].")
+
+
+def test_places_across_a_sample_have_its_mean():
+    assert across(3, 4) == [0, 1, 2]
+    places = across(24, 4)
+    assert places == [3, 9, 15, 21]
+    assert abs(sum(places) / 4 - 11.5) <= 0.5
+    assert within(6.0, 2.0) == Span(6.0, 3.0, 12.0)
 
 
 def test_mistakes_are_told_as_without(given, tmp_path, monkeypatch, capsys):

@@ -14,7 +14,6 @@ from nas_proxy.condensation import estimate as estimates
 from nas_proxy.condensation.estimate import estimate
 from nas_proxy.condensation.proxy_set import make_proxy
 from nas_proxy.condensation.recipe import Condensation
-from nas_proxy.errors import ConfigError
 
 RECIPE = Condensation(images_per_class=2, steps=40, real_batch=8, width=8)
 
@@ -82,12 +81,12 @@ def test_a_dry_run_tells_and_writes_nothing(tmp_path):
     options = ["condense", str(tmp_path / "run"), "--dataset", "digits", "--dry-run", "--device", "cpu", "--width", "8"]
     done = CliRunner().invoke(app, [*options, "--json"], catch_exceptions=False)
     found = json.loads(done.stdout)
-    assert found["estimate"] is True
-    assert (found["steps"], found["classes"], found["images"]) == (200, 10, 1797)
-    assert found["seconds"] >= 200 * found["seconds_per_step"] > 0
+    assert found["condense"]["trainings"] == 200
+    assert found["parts"] == {}
+    assert found["stages"]["condense"] == found["condense"]["seconds"]
     text = CliRunner().invoke(app, options, catch_exceptions=False).stdout
-    assert "Estimate from 3 steps on 10 of 10 classes; nothing was written." in text
-    assert "200 steps of" in text
+    assert "Condensation" in text
+    assert "200 steps" in text
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(ConfigError, match="--dry-run estimates the steps of --method dm; other methods take none"):
-        CliRunner().invoke(app, [*options, "--method", "random"], catch_exceptions=False)
+    text = CliRunner().invoke(app, [*options, "--method", "random"], catch_exceptions=False).stdout
+    assert text.startswith("Nothing is left to be trained")

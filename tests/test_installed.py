@@ -109,8 +109,11 @@ def test_a_wheel_claims_no_name_but_its_own_and_finds_its_spaces(built, tmp_path
 @pytest.mark.slow
 def test_a_clone_is_found_from_the_folder_above_it_once_it_is_installed_editable(built):
     site = built / "editable" / "site"
-    # As `site` does with what lies in site-packages.
-    code = f"import site; site.addsitedir({str(site)!r})\n{USED}"
+    # As `site` does with what lies in site-packages; the tests' own installation may be editable too, and is left out.
+    code = (
+        f"import site, sys\nsys.path[:] = [path for path in sys.path if path != {str(ROOT)!r}]\n"
+        f"site.addsitedir({str(site)!r})\n{USED}"
+    )
     file, *names = python(code, cwd=built / "above").split()
     assert Path(file) == built / "above" / "nas_proxy" / "nas_proxy" / "__init__.py"
     assert names[0] == "convnet"
@@ -129,9 +132,13 @@ def test_every_folder_of_the_package_is_packaged():
     assert named == {".".join(folder.parts) for folder in folders} | {"nas_proxy.search_spaces"}
 
 
-def test_a_mistake_in_an_option_is_told_before_pytorch_is_imported(tmp_path):
+@pytest.mark.parametrize(
+    "command",
+    ["run --ipc abc", "run --dataset cifar11", "run --space conv", "compare --dataset absent", "final runs/absent"],
+)
+def test_a_mistake_in_an_option_is_told_before_pytorch_is_imported(tmp_path, command):
     code = (
-        "import sys\nsys.argv = ['nas-proxy', 'run', '--ipc', 'abc']\nfrom nas_proxy.cli.app import main\n"
+        f"import sys\nsys.argv = ['nas-proxy', *{command.split()}]\nfrom nas_proxy.cli.app import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 2\n"
         "assert not {'torch', 'torchvision'} & set(sys.modules)"
     )

@@ -111,7 +111,7 @@ def test_folders_of_images_that_cannot_be_used(nas_proxy, tmp_path):
     write_images(tmp_path / "broken")
     (tmp_path / "broken" / "a" / "9.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
     for name, part in {"empty": "empty", "sizes": "--image-size", "broken": "9.png"}.items():
-        code, _, err = nas_proxy("run", "--dataset", f"folder:{name}", "--out", "out", *QUICK)
+        code, _, err = nas_proxy("run", "--dataset", f"folder:{name}", "--out", "out", *QUICK, "--ipc", "1")
         assert code == 2, err
         assert part in err
         assert "Traceback" not in err

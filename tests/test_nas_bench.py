@@ -135,15 +135,15 @@ def test_the_published_count_of_structures():
     assert len({published_structure(name) for name in names}) == 6_466
 
 
-def test_twins_are_two_trainings_of_one_function():
+def test_isomorphic_pairs_are_two_trainings_of_one_function():
     with published("nas_bench_201_public.csv").open() as file:
         rows = {row["arch_str"]: row for row in csv.DictReader(file)}
-    pairs = nas_bench_201.twins(rows)
+    pairs = nas_bench_201.isomorphic_pairs(rows)
     assert all(a != b and canonical(a) == canonical(b) for a, b in pairs)
     assert len(pairs) == len({canonical(a) for a, _ in pairs}) == 255
     accuracies = [[float(rows[name]["cifar10_valid_200ep"]) for name in pair] for pair in pairs]
     assert spearmanr(accuracies).statistic == pytest.approx(0.980, abs=0.001)
-    # So often the same to the last digit: such twins drew the same initial weights.
+    # So often the same to the last digit: such pairs drew the same initial weights.
     same = [rows[a]["cifar10_test_12ep"] == rows[b]["cifar10_test_12ep"] for a, b in pairs]
     assert sum(same) == 42
 

@@ -72,7 +72,7 @@ def test_the_seeds_of_all_architectures_are_read(folder, space, dataset):
         name: pytest.approx(accuracy(i, named, 777) / 100) for i, name in enumerate(CELLS)
     }
     # The second and the third cell are one function; the first, a convolution of zeros, another.
-    assert table.twins == (tuple(pytest.approx(accuracy(i, named, 777) / 100) for i in (1, 2)),)
+    assert table.isomorphic == (tuple(pytest.approx(accuracy(i, named, 777) / 100) for i in (1, 2)),)
 
 
 def test_named_seeds_leave_out_what_was_not_trained_with_them(folder, space):
@@ -81,7 +81,7 @@ def test_named_seeds_leave_out_what_was_not_trained_with_them(folder, space):
     assert list(table.scores.index) == [CELLS[0], CELLS[2]]
     assert table.scores.loc[CELLS[2]].tolist() == pytest.approx([accuracy(2, "cifar100", s) / 100 for s in (888, 777)])
     assert "1 rows without an accuracy are left out" in table.remarks
-    assert table.twins == ()
+    assert table.isomorphic == ()
 
 
 def test_the_one_file_is_read_as_far_as_it_goes(folder):

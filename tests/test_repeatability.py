@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 import nas_proxy
 from conftest import TINY_SPACE, blobs
 from nas_proxy import Choice, DataShape, Space, load_space
-from nas_proxy.ranking import repeatability as twins
+from nas_proxy.ranking import repeatability
 from nas_proxy.ranking.repeatability import LEAST_GROUPS, repeated
 from nas_proxy.ranking.truth_table import load_truth_table
 from nas_proxy.report.page import report_html
@@ -34,7 +34,7 @@ PAIRS = Space(
 def fewer_simulations():
     with pytest.MonkeyPatch.context() as patch:
         for name, number in (("SIMULATIONS", 60), ("OF_GROUPS", 50), ("WITH_EACH", 4), ("RESAMPLES", 20)):
-            patch.setattr(twins, name, number)
+            patch.setattr(repeatability, name, number)
         yield
 
 
@@ -137,9 +137,9 @@ def table(tmp_path, columns: int = 1) -> str:
 def test_a_table_tells_what_was_published_twice_even_where_the_space_leaves_it_out(tmp_path):
     found = load_truth_table(table(tmp_path), PAIRS, 10)
     assert len(found.scores) == 30
-    assert sorted(map(len, found.twins)) == [2] * 10 + [3] * 10
-    assert found.scores.loc["a1", 0] in found.twins[0] and min(found.twins[0]) > 0.55
-    assert load_truth_table(table(tmp_path, 2), PAIRS, 10).twins == ()
+    assert sorted(map(len, found.isomorphic)) == [2] * 10 + [3] * 10
+    assert found.scores.loc["a1", 0] in found.isomorphic[0] and min(found.isomorphic[0]) > 0.55
+    assert load_truth_table(table(tmp_path, 2), PAIRS, 10).isomorphic == ()
 
 
 def test_the_published_table():
@@ -147,9 +147,9 @@ def test_the_published_table():
         pytest.skip(f"{PUBLIC.name} is not here")
     space = load_space("nas_bench_201", DataShape(3, 32, 32, 10))
     found = load_truth_table(f"{PUBLIC}:cifar10_valid_200ep", space, 10)
-    assert len(found.twins) == 255
+    assert len(found.isomorphic) == 255
     sample = found.scores[0].sample(100, random_state=0).to_numpy()
-    estimate = repeated(sample, found.twins, 0)
+    estimate = repeated(sample, found.isomorphic, 0)
     assert estimate.spearman.value == pytest.approx(0.97, abs=0.02)
     assert estimate.note.startswith("from 255 architectures published twice or more, ")
 

@@ -1,7 +1,9 @@
 """Embedding networks drawn from a search space: features, batch statistics, the normalised loss, exclusion."""
 
 import dataclasses
+import os
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,8 +13,7 @@ from torch import nn
 
 import nas_proxy
 from conftest import blobs
-from nas_proxy import Choice, Space
-from nas_proxy.condensation import space_embedding
+from nas_proxy import Choice, Space, time_limit
 from nas_proxy.condensation.distributed import ALONE
 from nas_proxy.condensation.embedding import Embedding, open_engine
 from nas_proxy.condensation.matching import PAPER_SPREAD, Network, loss_and_gradient, parts
@@ -24,7 +25,7 @@ from nas_proxy.data.images import DataShape, ImageSet
 from nas_proxy.data.splits import random_subset
 from nas_proxy.errors import SpaceError
 from nas_proxy.seeds import torch_generator
-from nas_proxy.time_limit import deadline
+from nas_proxy.spaces import apart
 from search_spaces.convnet import build, space_for
 
 OPTIONS = {"steps": 8, "exclude": (), "seed": 0, "device": torch.device("cpu")}
@@ -122,20 +123,17 @@ def test_excluded_architectures_are_never_drawn(images):
 
 
 def test_architectures_that_raise_are_passed_over():
-    made = []
-
-    def sometimes():
-        made.append(len(made))
-        if len(made) % 3:
+    def sometimes(architecture, shape):
+        if architecture["x"] % 3:
             raise ValueError("no")
         return Residual(norm=True)
 
     shape = blobs(channels=2).shape
-    family = open_space_embedding(space_of(sometimes), shape, **OPTIONS)
+    family = open_space_embedding(Space("own", Choice("x", tuple(range(8))), sometimes), shape, **OPTIONS)
     assert family.network(0, 0).embed(torch.zeros(2, *shape[:3])).shape == (2, 64)
     broken = open_space_embedding(space_of(lambda: 1 / 0), shape, **OPTIONS)
     with pytest.raises(
-        SpaceError, match="20 architectures of the space 'own' in a row cannot embed: ZeroDivisionError"
+        SpaceError, match="20 architectures of the space 'own' in a row cannot embed; the last raises ZeroDivisionError"
     ):
         broken.network(0, 0)
 
@@ -193,7 +191,8 @@ class Hangs(nn.Module):
 
 
 def test_a_network_that_hangs_is_passed_over(monkeypatch):
-    monkeypatch.setattr(space_embedding, "deadline", lambda: deadline(1.0))
+    monkeypatch.setattr(time_limit, "SECONDS", 0.5)
+    monkeypatch.setattr(apart, "GRACE", 0.5)
     shape = blobs().shape
 
     def make(architecture, shape):
@@ -255,15 +254,15 @@ class Overwrites(nn.Module):
 )
 def test_a_network_without_gradient_is_passed_over(make, reason):
     shape = blobs(channels=2).shape
-    made = []
 
-    def sometimes():
-        made.append(len(made))
-        return make() if len(made) % 3 else Residual(norm=True)
+    def sometimes(architecture, shape):
+        return make() if architecture["x"] % 3 else Residual(norm=True)
 
-    family = open_space_embedding(space_of(sometimes), shape, **OPTIONS)
+    family = open_space_embedding(Space("own", Choice("x", tuple(range(8))), sometimes), shape, **OPTIONS)
     assert family.network(0, 0).embed(torch.zeros(2, *shape[:3])).shape == (2, 64)
-    with pytest.raises(SpaceError, match="20 architectures of the space 'own' in a row cannot embed: " + reason):
+    with pytest.raises(
+        SpaceError, match="20 architectures of the space 'own' in a row cannot embed; the last raises " + reason
+    ):
         open_space_embedding(space_of(make), shape, **OPTIONS).network(0, 0)
 
 
@@ -333,3 +332,38 @@ def test_many_unequal_classes_embed_in_parts_of_many_images(monkeypatch):
     assert together == [171, 171, 171, 170, 170, 200]
     assert loss.isfinite().all()
     assert gradient.isfinite().all()
+
+
+KINDS = {
+    "exit": lambda: os._exit(3),
+    "kill": lambda: os.kill(os.getpid(), 9),
+    "interrupt": lambda: exec("raise KeyboardInterrupt"),
+}
+
+
+@pytest.mark.skipif("sys.platform != 'linux'", reason="users' code embeds in this process there")
+@pytest.mark.parametrize("end", KINDS.values(), ids=KINDS)
+def test_an_embedding_network_that_ends_its_process_is_passed_over(end):
+    def make(architecture, shape):
+        return Residual(norm=True) if architecture["x"] % 3 else end()
+
+    shape = blobs(channels=2).shape
+    family = open_space_embedding(Space("own", Choice("x", tuple(range(8))), make), shape, **OPTIONS)
+    for step in range(8):
+        assert family.network(step, 0).embed(torch.zeros(2, *shape[:3])).shape == (2, 64)
+
+
+def test_what_an_embedding_network_does_to_the_process_is_undone():
+    class Changes(Residual):
+        def forward(self, images):
+            os.chdir("/")
+            torch.set_default_dtype(torch.float64)
+            found = super().forward(images)
+            torch.set_grad_enabled(False)
+            return found
+
+    before = Path.cwd()
+    shape = blobs(channels=2).shape
+    family = open_space_embedding(space_of(lambda: Changes(norm=True)), shape, **OPTIONS)
+    family.network(0, 0).embed(torch.zeros(2, *shape[:3]))
+    assert (Path.cwd(), torch.is_grad_enabled(), torch.get_default_dtype()) == (before, True, torch.float32)

@@ -5,10 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
+from nas_proxy.cli.options import given
+from nas_proxy.data.catalogue import recognised
 from nas_proxy.data.groups import grouped
-from nas_proxy.data.sources import open_source, recognised
+from nas_proxy.data.sources import open_source
 from nas_proxy.data.splits import development, held_out_test, split
-from nas_proxy.errors import DataError
+from nas_proxy.errors import ConfigError, DataError
 
 
 def save(folder, name, value=0):
@@ -117,6 +119,15 @@ def test_a_group_in_train_and_in_test_is_told(tmp_path):
         f"csv:{table(tmp_path, chr(10).join(['path,label,split,camera', *rows]))}:group=camera", say=said.append
     )
     assert said == [f"2 values of camera in {tmp_path / 'labels.csv'} are in train and in test, such as '0'"]
+
+
+def test_the_option_that_names_the_groups(tmp_path):
+    path = table(tmp_path, "path,label,patient")
+    for name in (f"csv:{path}", str(path)):
+        assert given({"dataset": name, "group_column": "patient"}) == {"dataset": f"{name}:group=patient"}
+    for name in ("digits", None):
+        with pytest.raises(ConfigError, match="--group-column names a column of a csv file"):
+            given({"dataset": name, "group_column": "patient"})
 
 
 def test_what_is_given_without_its_prefix_is_recognised(tmp_path):

@@ -17,7 +17,7 @@ from nas_proxy.cli import rank as cli_rank
 from nas_proxy.cli import watch as cli_watch
 from nas_proxy.cli import worker as cli_worker
 from nas_proxy.cli.exits import explained
-from nas_proxy.cli.options import examples, given, option_names, setting
+from nas_proxy.cli.options import check_names, examples, given, option_names, setting
 from nas_proxy.cli.printing import at_work, found_by_search, print_ranking, print_result, rows, tell
 from nas_proxy.errors import ConfigError
 
@@ -83,6 +83,7 @@ def run_command(
     truth_epochs: o.TruthEpochs = None,
     limit: o.Limit = None,
     image_size: o.ImageSize = None,
+    group_column: o.GroupColumn = None,
     method: o.Method = None,
     formation: o.Formation = None,
     match: o.Match = None,
@@ -96,7 +97,6 @@ def run_command(
 ) -> None:
     """Condense, search, train the ground truth, rank and report. Run it again to continue or to extend."""
     chosen = given(locals())
-    from nas_proxy.cli.estimate import estimate_text
     from nas_proxy.runs.settings import resolve
 
     # Mistakes are told before PyTorch is imported, which takes seconds.
@@ -107,6 +107,7 @@ def run_command(
     settings = resolve(chosen, config, options=option_names())
     if settings.compare is not None:
         raise ConfigError([f"{config} holds the settings of a comparison; give the run.toml of a run"])
+    check_names(settings)
     with at_work() as terminal:
         from nas_proxy.pipeline.dry_run import estimate_run
         from nas_proxy.pipeline.stages import STAGES, run_all
@@ -116,7 +117,7 @@ def run_command(
         else:
             found = estimate_run(settings, out, tuple(STAGES), overwrite=overwrite, progress=terminal)
     if dry_run:
-        print_result(found.as_json(), estimate_text(found), as_json=as_json)
+        print_result(found.as_json(), found.text(), as_json=as_json)
         return
     print_ranking(run.path, as_json=as_json)
     tell(f"Report: {run / 'report.html'}")
@@ -151,25 +152,26 @@ def search_command(
     as_json: o.Json = False,
 ) -> None:
     """Search on the condensed set of a run; how, can be changed until the first architecture is proposed."""
+    from nas_proxy.runs.folder import open_run
+    from nas_proxy.runs.settings import resolve
+
     chosen = given(locals())
-    with at_work() as terminal:
-        from nas_proxy.cli.estimate import estimate_text
-        from nas_proxy.pipeline.dry_run import estimate_run
-        from nas_proxy.pipeline.stages import run_all
-        from nas_proxy.runs.folder import open_run
-        from nas_proxy.runs.settings import resolve
+    folder = open_run(run, comparisons=False)
+    if enqueue is not None:
         from nas_proxy.strategy.enqueue import read_entries
 
-        folder = open_run(run, comparisons=False)
-        if enqueue is not None:
-            chosen["enqueue"] = read_entries(enqueue)
-        settings = resolve(chosen, folder / "run.toml", options=option_names())
+        chosen["enqueue"] = read_entries(enqueue)
+    settings = resolve(chosen, folder / "run.toml", options=option_names())
+    with at_work() as terminal:
+        from nas_proxy.pipeline.dry_run import estimate_run
+        from nas_proxy.pipeline.stages import run_all
+
         if not dry_run:
             run_all(settings, run, progress=terminal, names=("search",))
         else:
             found = estimate_run(settings, run, ("search",), progress=terminal)
     if dry_run:
-        print_result(found.as_json(), estimate_text(found), as_json=as_json)
+        print_result(found.as_json(), found.text(), as_json=as_json)
         return
     trials = rows(folder / "trials.csv")
     result, text = found_by_search(trials, settings.score)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from nas_proxy.cli import options as o
-from nas_proxy.cli.options import OF_COMPARISONS, RENAMED, given, option_names, setting
+from nas_proxy.cli.options import OF_COMPARISONS, RENAMED, check_names, given, option_names, setting
 from nas_proxy.cli.printing import at_work, print_ranking, tell
 
 
@@ -38,6 +38,7 @@ def compare_command(
     workers: o.Workers = None,
     limit: o.Limit = None,
     image_size: o.ImageSize = None,
+    group_column: o.GroupColumn = None,
     no_flip: o.NoFlip = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another comparison in the folder.")] = False,
     as_json: o.Json = False,
@@ -47,10 +48,10 @@ def compare_command(
     chosen = given(locals(), names)
     from nas_proxy.runs.settings import resolve
 
-    settings = resolve(chosen, options=option_names(names))  # tells mistakes before PyTorch is imported
+    settings = resolve(chosen, options=option_names(names))
+    check_names(settings)  # tells mistakes before PyTorch is imported
     with at_work() as terminal:
         from nas_proxy.pipeline.stages import run_all
-        from nas_proxy.runs.settings import resolve
 
         run = run_all(settings, folder, overwrite=overwrite, progress=terminal)
     print_ranking(run.path, as_json=as_json)

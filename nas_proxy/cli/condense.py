@@ -33,6 +33,7 @@ def condense_command(
     seed: o.Seed = None,
     limit: o.Limit = None,
     image_size: o.ImageSize = None,
+    group_column: o.GroupColumn = None,
     device: o.Device = None,
     preview_every: Annotated[int | None, setting("preview_every")] = None,
     classes_per_step: Annotated[int | None, setting("classes_per_step")] = None,
@@ -56,10 +57,10 @@ def condense_command(
         raise ConfigError([f"--evaluate-with is {evaluate_with!r}{nearest(evaluate_with, NAMES)}"])
     if dry_run:
         with at_work() as terminal:
-            from nas_proxy.pipeline.condense_estimate import foresee
+            from nas_proxy.pipeline.dry_run import estimate_run
 
-            foreseen = foresee(_settings(chosen, run), terminal)
-        print_result(foreseen.as_json(), foreseen.told(), as_json=as_json)
+            foreseen = estimate_run(_settings(chosen, run), run, ("condense",), progress=terminal)
+        print_result(foreseen.as_json(), foreseen.text(), as_json=as_json)
         return
     with at_work() as terminal:
         from dataclasses import replace

@@ -14,6 +14,7 @@ import typer
 
 from nas_proxy.errors import NasProxyError, UserError
 from nas_proxy.files import is_full
+from nas_proxy.untrusted import safe
 
 INTERRUPTED = 130
 
@@ -51,7 +52,7 @@ def end_if_interrupted() -> None:
 
 
 def _leave(code: int, text: str) -> None:
-    typer.echo(f"nas-proxy: {text}", err=True)
+    typer.echo(f"nas-proxy: {safe(text)}", err=True)
     sys.exit(code)
 
 

@@ -22,13 +22,14 @@ def final_command(
     as_json: Json = False,
 ) -> None:
     """Train the pick on all train and validation images, score it once on test, and export it."""
+    from nas_proxy.runs.folder import open_run
+
+    folder = open_run(run, comparisons=False)
     with at_work() as terminal:
         from nas_proxy.pipeline.final import told_as_text, train_final
         from nas_proxy.report.page import write_report
-        from nas_proxy.runs.folder import open_run
         from nas_proxy.runs.settings import resolve
 
-        folder = open_run(run, comparisons=False)
         given = {"full_training": {"epochs": epochs}}
         recipe = resolve(given, folder / "run.toml", options={"full_training.epochs": "--epochs"}).full_training
         wanted: dict[str, Any] = {"rank": rank, "key": key, "front": front}

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from nas_proxy.condensation.recipe import Condensation
+from nas_proxy.errors import ConfigError
 from nas_proxy.runs.settings import Comparison, RunConfig
 from nas_proxy.training.recipe import Recipe
 from nas_proxy.validation import described, kind
@@ -99,7 +100,19 @@ def given(parameters: Mapping[str, Any], renamed: Mapping[str, str] = RENAMED) -
         place[inner] = _value(path, value)
     if parameters.get("no_flip"):
         settings["flip"] = False
+    if parameters.get("group_column") is not None:
+        settings["dataset"] = _grouped(settings.get("dataset"), parameters["group_column"])
     return settings
+
+
+def _grouped(dataset: str | None, column: str) -> str:
+    """Return the name of a csv data set whose images of one value in `column` stay together."""
+    from nas_proxy.data.catalogue import GROUP, recognised
+
+    if dataset is None or (dataset.partition(":")[0] != "csv" and recognised(dataset) != "csv"):
+        given = "none was given" if dataset is None else f"--dataset is {dataset}"
+        raise ConfigError([f"--group-column names a column of a csv file, but {given}; give --dataset csv:FILE"])
+    return f"{dataset}:{GROUP}{column}"
 
 
 def _value(path: str, value: Any) -> Any:
@@ -110,6 +123,15 @@ def _value(path: str, value: Any) -> Any:
     if isinstance(value, str) and kind(*_field(path)) is tuple:
         return [name for name in map(str.strip, value.split(",")) if name]
     return value
+
+
+def check_names(config: RunConfig) -> None:
+    """Raise a UserError for a data set or a space of a name that nobody has, before PyTorch is imported."""
+    from nas_proxy.data.catalogue import kind_and_place
+    from nas_proxy.spaces.built_in import file_of, split_spec
+
+    kind_and_place(config.dataset)
+    file_of(split_spec(config.space)[0])
 
 
 def option_names(renamed: Mapping[str, str] = RENAMED) -> dict[str, str]:
@@ -148,6 +170,12 @@ Epochs = Annotated[float | None, setting("proxy_training.epochs", help="Epochs o
 TruthEpochs = Annotated[float | None, setting("full_training.epochs", help="Epochs of a full training.")]
 Signals = Annotated[str | None, setting("signals")]
 Combine = Annotated[str | None, setting("combine")]
+GroupColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Column of the csv file: images of one value (a patient, a camera) stay on one side of every split."
+    ),
+]
 NoFlip = Annotated[bool, typer.Option("--no-flip", help="Never mirror images.")]
 DryRun = Annotated[
     bool,

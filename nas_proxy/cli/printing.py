@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from nas_proxy.cli.exits import end_if_interrupted
+from nas_proxy.untrusted import safe
 
 if TYPE_CHECKING:
     from nas_proxy.progress import Terminal
@@ -37,26 +38,28 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def print_ranking(run: Path, *, as_json: bool) -> None:
-    """Print the ranking of a run or a comparison as a table, or `ranking.json` as it is."""
+    """Print the ranking of a run or a comparison as a table, or `ranking.json` and the decision that it comes to."""
+    from nas_proxy.ranking.ranking import Ranking
+
+    ranking = Ranking.read(run / "ranking.json")
     if as_json:
-        out((run / "ranking.json").read_text(encoding="utf-8"))
+        out(json.dumps(ranking.as_json(), indent=2, ensure_ascii=False) + "\n")
         return
     from rich.console import Console
 
-    from nas_proxy.ranking.ranking import Ranking
     from nas_proxy.report.terminal import ranking_table
 
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 100  # of the widest table; a pipe or a file has no width of its own
     with console.capture() as captured:
-        console.print(ranking_table(Ranking.read(run / "ranking.json")))
+        console.print(ranking_table(ranking))
     out(captured.get())
 
 
 def print_result(result: dict[str, Any], text: str, *, as_json: bool) -> None:
     """Print `result` as JSON, or `text`."""
-    out((json.dumps(result) if as_json else text) + "\n")
+    out((json.dumps(result) if as_json else safe(text)) + "\n")
 
 
 def found_by_search(trials: list[dict[str, Any]], by: str) -> tuple[dict[str, Any], str]:
@@ -93,4 +96,4 @@ def out(text: str) -> None:
 
 def tell(text: str) -> None:
     """Write a remark to stderr."""
-    typer.echo(text, err=True)
+    typer.echo(safe(text), err=True)

@@ -14,12 +14,13 @@ def truth_command(
 ) -> None:
     """Train the sampled architectures and the search's best fully, or look them up in the truth table."""
     chosen = given(locals())
+    from nas_proxy.runs.folder import open_run
+    from nas_proxy.runs.settings import resolve
+
+    folder = open_run(run, comparisons=False)
     with at_work() as terminal:
         from nas_proxy.pipeline.stages import run_all, run_stages
-        from nas_proxy.runs.folder import open_run
-        from nas_proxy.runs.settings import resolve
 
-        folder = open_run(run, comparisons=False)
         if all(value is None for value in chosen.values()):
             run_stages(folder, ("truth",), terminal)
         else:
@@ -44,11 +45,13 @@ def rank_command(
 ) -> None:
     """Train the controls, compute the others, and judge every signal by the ground truth. Its options stay chosen."""
     chosen = given(locals())
+    from nas_proxy.runs.folder import open_run
+    from nas_proxy.runs.settings import resolve
+
+    folder = open_run(run, comparisons=False)
     with at_work() as terminal:
         from nas_proxy.pipeline.stages import run_all
-        from nas_proxy.runs.folder import open_run
-        from nas_proxy.runs.settings import resolve
 
-        settings = resolve(chosen, open_run(run, comparisons=False) / "run.toml", options=option_names())
+        settings = resolve(chosen, folder / "run.toml", options=option_names())
         run_all(settings, run, progress=terminal, names=("rank",))
     print_ranking(run, as_json=as_json)

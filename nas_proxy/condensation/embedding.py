@@ -9,9 +9,11 @@ Whether that function is compiled depends on the work ahead alone, never on a cl
 with the same arithmetic. On a GPU nothing here waits for the device.
 """
 
+import contextlib
+import logging
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FunctionType
 
@@ -129,19 +131,24 @@ def open_engine(
     rounded = _rounded(embedding.precision)
     computed = rounded if rounded != torch.bfloat16 or has_bfloat16(device) else torch.float32
     largest = embedding.shape.height * embedding.shape.width * embedding.width * rounded.itemsize
-    room = PART_BYTES.get(device.type, PART_BYTES["cpu"])
+    map_bytes = PART_BYTES.get(device.type, PART_BYTES["cpu"])
     if device.type == "cuda":  # by what the card has, not by what is free, so that a resumed run has the same parts
-        room = min(room, int(SHARE_OF_CARD * torch.cuda.get_device_properties(device).total_memory))
+        map_bytes = min(map_bytes, int(SHARE_OF_CARD * torch.cuda.get_device_properties(device).total_memory))
     every_block = embedding.every_block
 
     def embed(images: Tensor, weights: Sequence[Tensor]) -> Tensor:
         return features(images, weights, rounded, computed, every_block)
 
-    eager = Engine(embedding, device, computed, max(1, room // largest), embed, compiled=False)
-    work = steps * (real + 3 * synthetic) * embedding.multiply_adds
-    if work < COMPILE_ABOVE.get(device.type, math.inf):
+    eager = Engine(embedding, device, computed, max(1, map_bytes // largest), embed, compiled=False)
+    if not compiles(embedding, device, real=real, synthetic=synthetic, steps=steps):
         return eager
     return _compiled(eager, [(real, synthetic), *others], say)
+
+
+def compiles(embedding: Embedding, device: torch.device, *, real: int, synthetic: int, steps: int) -> bool:
+    """Return whether so much work is worth a compilation, with arguments as of `open_engine`."""
+    work = steps * (real + 3 * synthetic) * embedding.multiply_adds
+    return work >= COMPILE_ABOVE.get(device.type, math.inf)
 
 
 def _compiled(eager: Engine, sizes: Sequence[tuple[int, int]], say: Say) -> Engine:
@@ -154,7 +161,7 @@ def _compiled(eager: Engine, sizes: Sequence[tuple[int, int]], say: Say) -> Engi
     try:
         # Compiled for one thread; see `matching.spread`.
         torch.set_num_threads(1)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _quiet_about_cuda():
             warnings.simplefilter("ignore")
             for real, synthetic in sizes:
                 blank = (torch.zeros(n, *shape[:3], device=eager.device) for n in (real, synthetic))
@@ -168,6 +175,18 @@ def _compiled(eager: Engine, sizes: Sequence[tuple[int, int]], say: Say) -> Engi
     finally:
         torch.set_num_threads(threads)
     return engine
+
+
+@contextlib.contextmanager
+def _quiet_about_cuda() -> Iterator[None]:
+    """A compilation looks for CUDA's compiler, and PyTorch logs that a machine without a GPU has it in vain."""
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def features(

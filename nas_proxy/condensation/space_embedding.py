@@ -9,22 +9,27 @@ measured later are never drawn.
 import contextlib
 import functools
 import itertools
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+import random
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nas_proxy import time_limit
 from nas_proxy.condensation.distributed import ALONE, JointBatchNorm, ProcessGroup
 from nas_proxy.condensation.feature_extraction import MORE, FeatureExtractor
 from nas_proxy.condensation.matching import Network
 from nas_proxy.data.images import DataShape
 from nas_proxy.errors import RAISED, SpaceError
 from nas_proxy.hardware import has_bfloat16
-from nas_proxy.seeds import derive
+from nas_proxy.process_state import restored
+from nas_proxy.seeds import derive, seeded
+from nas_proxy.spaces.apart import Complaint, apart
 from nas_proxy.spaces.space import Architecture, SearchSpace
-from nas_proxy.time_limit import deadline
 from nas_proxy.transfer import network_to
+from nas_proxy.untrusted import in_a_line
 
 # Images that go through a network together: enough for the statistics of batch norm, few enough for the memory.
 ROWS = 256
@@ -57,17 +62,39 @@ class SpaceEmbedding:
         """Return the network of a step with weights drawn from `seed`; one that raises is passed over for the next."""
         reason = ""
         for attempt in range(PATIENCE):
+            architecture = self.at(step + attempt)
+            complaint = self._complaint(architecture, seed)
+            if complaint is not None:
+                reason = complaint
+                continue
             try:
-                # Ranks take the same networks; the clock of one must not decide alone.
-                with deadline() if self.ranks.size == 1 else contextlib.nullcontext():
-                    return self._network(self.at(step + attempt), seed)
-            except RAISED as error:
-                first = (str(error).strip().splitlines() or ["no reason given"])[0]
-                reason = f"{type(error).__name__}: {first}"
-        raise SpaceError(f"{PATIENCE} architectures of the space {self.space.name!r} in a row cannot embed: {reason}")
+                with restored():
+                    return self._network(architecture, seed)
+            except RAISED as error:  # on this device alone
+                reason = f"raises {in_a_line(error)}"
+        raise SpaceError(
+            f"{PATIENCE} architectures of the space {self.space.name!r} in a row cannot embed; the last {reason}"
+        )
+
+    def _complaint(self, architecture: Architecture, seed: int) -> str | None:
+        """Return what goes wrong with a network where it is built and run first, in a process apart; None for nothing.
+
+        Processes that condense together pass over what goes wrong in any of them: clocks differ.
+        """
+        cpu = replace(self, device=torch.device("cpu"), ranks=ALONE)
+
+        def try_it() -> None:
+            cpu._network(architecture, seed).embed(torch.zeros(MORE, *self.shape[:3], dtype=cpu._dtype()))
+
+        found = apart(try_it, time_limit.SECONDS)
+        reasons = self.ranks.gathered(found.text if isinstance(found, Complaint) else None)
+        return next((reason for reason in reasons if reason is not None), None)
+
+    def _dtype(self) -> torch.dtype:
+        return torch.float64 if self.precision == "float64" else torch.float32
 
     def _network(self, architecture: Architecture, seed: int) -> Network:
-        dtype = torch.float64 if self.precision == "float64" else torch.float32
+        dtype = self._dtype()
         few = torch.zeros(MORE, *self.shape[:3])
         with seeded(derive(seed, "network"), self.device):
             module = self.space.build(architecture, self.shape)
@@ -89,10 +116,10 @@ class SpaceEmbedding:
             extractor = FeatureExtractor(
                 module, torch.zeros_like(few, device=self.device, dtype=dtype), every_block=self.every_block
             )
-            random = not torch.equal(before, random_state(self.device))
+            is_random = not torch.equal(before, random_state(self.device))
 
         def embed(images: Tensor) -> Tensor:
-            with seeded(draws, self.device) if random else contextlib.nullcontext(), autocast():
+            with restored(), seeded(draws, self.device) if is_random else contextlib.nullcontext(), autocast():
                 found = extractor.features(images)
             return found.to(dtype)
 
@@ -103,7 +130,7 @@ class SpaceEmbedding:
             normalised=True,
             total=self.ranks.total,
             # Threads share the generator that a random network draws from.
-            parallel=self.ranks.size == 1 and not random,
+            parallel=self.ranks.size == 1 and not is_random,
         )
 
 
@@ -134,17 +161,11 @@ def open_space_embedding(
     return SpaceEmbedding(space, shape, chosen, precision, every_block, device, ranks, joint)
 
 
-@contextlib.contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Let PyTorch draw from `seed` in the block, and go on afterwards as if nothing had been drawn."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
-
-
 def random_state(device: torch.device) -> Tensor:
-    """Return the state of PyTorch's generators, which changes when they are drawn from."""
-    states = [torch.get_rng_state()]
+    """Return the state of all generators, which changes when they are drawn from."""
+    numpy = np.random.get_state(legacy=False)["state"]
+    others = torch.tensor([hash(random.getstate()), hash((numpy["key"].tobytes(), numpy["pos"]))])
+    states = [torch.get_rng_state(), others.view(torch.uint8)]
     return torch.cat([*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states)
 
 

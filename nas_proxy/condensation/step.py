@@ -7,15 +7,18 @@ the statistics of all classes or the loss is divided by the spread of all, image
 `nas_proxy.condensation.matching`.
 """
 
+import functools
+import itertools
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from nas_proxy.condensation.ahead import ahead
 from nas_proxy.condensation.checkpoint import State
 from nas_proxy.condensation.distributed import ProcessGroup
-from nas_proxy.condensation.embedding import Embedding, open_engine
+from nas_proxy.condensation.embedding import Embedding, Engine, open_engine
 from nas_proxy.condensation.matching import Network, loss_and_gradient, spread
 from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.condensation.space_embedding import open_space_embedding
@@ -134,9 +137,16 @@ def open_networks(
         steps=recipe.steps * len(task.groups),
         say=say,
     )
+    return convnets(task, engine)
+
+
+def convnets(task: Task, engine: Engine) -> Networks:
+    """Return ConvNets that an engine computes, a fresh one for each step."""
+    weights = ahead(
+        lambda step: engine.embedding.weights(torch_generator(task.seed, "condense", "network", step)), task.device
+    )
     return Networks(
-        lambda step: engine.draw(torch_generator(task.seed, "condense", "network", step)),
-        recipe.rate(engine.embedding.features),
+        lambda step: engine.network(engine.place(weights(step))), task.recipe.rate(engine.embedding.features)
     )
 
 
@@ -152,7 +162,7 @@ def take_step(state: State, task: Task, networks: Networks) -> Tensor:
     draws = torch_generator(task.seed, "condense", state.step)
     # Every process draws for all classes, so that how many share them changes nothing.
     chosen = [_some(index, recipe.real_batch, draws) for index in task.members]
-    augmented = _Augmented(task, chosen, _placed(chosen, task), _augmentation(task, draws))
+    augmented = _Augmented(task, chosen, _augmentation(task, draws))
     network = networks.draw(state.step)
     if network.normalised:
         loss, gradient = _matched(network, augmented, task.own, state.images, lean=len(task.groups) > 1)
@@ -175,40 +185,32 @@ def take_step(state: State, task: Task, networks: Networks) -> Tensor:
 
 @dataclass(frozen=True)
 class _Augmented:
-    """The images of a step as a network sees them.
-
-    chosen, placed: the real ones of each class, as indices on the host, and where the real images are.
-    """
+    """The images of a step as a network sees them. chosen: the real ones of each class, as indices on the host."""
 
     task: Task
     chosen: list[Tensor]
-    placed: list[Tensor]
     change: Callable[[int, Tensor], Tensor]
 
-    def real(self, label: int, places: Tensor | slice = slice(None)) -> Tensor:
-        """Return the chosen real images of a class, or those of them at `places`."""
-        whole = isinstance(places, slice)
-        index = self.placed[label] if whole else _placed([self.chosen[label][places]], self.task)[0]
-        images = _on_device(self.task.real.select(index), self.task.device)
-        return self.change(label, images.decode().to(self.task.dtype))
+    def real(self, classes: range, rows: Tensor | slice = slice(None)) -> Tensor:
+        """Return the chosen real images of some classes, or of all of them in a row those at `rows`, in that order."""
+        index = torch.cat([self.chosen[label] for label in classes])[rows]
+        sizes = torch.tensor([len(self.chosen[label]) for label in classes])
+        counts = torch.bincount(torch.arange(len(sizes)).repeat_interleave(sizes)[rows], minlength=len(sizes))
+        place = to_device([index], self.task.real.labels.device)[0]
+        images = _on_device(self.task.real.select(place), self.task.device)
+        ends = itertools.pairwise([0, *counts.cumsum(0).tolist()])
+        blocks = [(label, slice(*both)) for label, both in zip(classes, ends, strict=True) if both[0] < both[1]]
+
+        def one(block: tuple[int, slice]) -> Tensor:
+            label, own = block
+            return self.change(label, images.decode(own).to(self.task.dtype))
+
+        return torch.cat(spread(one, blocks, self.task.device))
 
     def synthetic(self, classes: range, images: Tensor) -> Tensor:
         """Return the synthetic images of some classes: `images` decoded and augmented, differentiable."""
         blocks = torch.split(decoded(images, self.task.recipe.formation), self.task.per_class[1])
         return torch.cat([self.change(label, block) for label, block in zip(classes, blocks, strict=True)])
-
-    def fetch(self, classes: range) -> Callable[[slice | Tensor], Tensor]:
-        """Return what reads the real images of `classes` at some rows of all of them in a row."""
-        sizes = torch.tensor([len(self.chosen[label]) for label in classes])
-        owner = torch.arange(len(sizes)).repeat_interleave(sizes)
-        place = torch.cat([torch.arange(int(size)) for size in sizes])
-
-        def at(rows: slice | Tensor) -> Tensor:
-            counts = torch.bincount(owner[rows], minlength=len(sizes)).tolist()
-            places = torch.split(place[rows], counts)
-            return torch.cat([self.real(label, p) for label, p in zip(classes, places, strict=True) if len(p)])
-
-        return at
 
 
 def _matched(
@@ -220,7 +222,7 @@ def _matched(
     synthetic = augmented.synthetic(classes, images)
     loss, slope = loss_and_gradient(
         network,
-        augmented.fetch(classes) if lean else torch.cat(spread(augmented.real, classes, task.device)),
+        functools.partial(augmented.real, classes) if lean else augmented.real(classes),
         [len(augmented.chosen[label]) for label in classes],
         synthetic.detach(),
         [task.per_class[1]] * len(classes),
@@ -249,17 +251,13 @@ def _augmentation(task: Task, draws: torch.Generator) -> Callable[[int, Tensor],
     operations = augment.draw_operations(len(task.members), strategy, draws)
     rows = augment.draw(operations, strategy, task.real.shape.height, task.real.shape.width, draws)
     names = [strategy[operation] for operation in operations.tolist()]
-    return lambda label, images: augment.apply_same(images, names[label], rows, label)
+    matrices: dict[int, Tensor] = {}
+    return lambda label, images: augment.apply_same(images, names[label], rows, label, matrices)
 
 
 def _some(index: Tensor, at_most: int, draws: torch.Generator) -> Tensor:
     """Return up to `at_most` of the indices, without repetition."""
     return index[torch.randperm(len(index), generator=draws)[:at_most]]
-
-
-def _placed(chosen: list[Tensor], task: Task) -> list[Tensor]:
-    """Return indices where the real images are."""
-    return to_device(chosen, task.real.labels.device)
 
 
 def _on_device(images: ImageSet, device: torch.device) -> ImageSet:

@@ -103,7 +103,7 @@ def _figures(run: Run) -> "dict[str, Figure]":
     if len(objectives) > 1 and len(rows := pareto.comparable(run.trials, objectives)):
         found["pareto"] = ("Pareto front", pareto.pareto_figure(rows, objectives, across=True))
     if run.ranking is not None and run.ranking.signals:
-        found["signals"] = ("How well each signal ranks, 95 % intervals", signal_figures.spearman_bars(run.ranking))
+        found["signals"] = ("How well each signal ranks, 95 % intervals", signal_figures.spearman_dots(run.ranking))
         found["cost"] = (
             "How well each signal ranks, and what it costs",
             signal_figures.correlation_by_cost(run.ranking),

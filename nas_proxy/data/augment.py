@@ -25,6 +25,8 @@ BRIGHTNESS, SATURATION, CONTRAST = 1.0, 2.0, 0.5
 CROP_PAD, CUTOUT, SCALE, ROTATE = 0.125, 0.5, 1.2, 15.0
 # Of images that are resampled by a matrix on a GPU, which has as many numbers as their square.
 MOST_PIXELS = 64 * 64
+# Of the matrices that are kept for further images with the same parameters.
+MATRIX_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -180,12 +182,13 @@ def _colour(images: Tensor, draws: Draws) -> Tensor:
     return (images - mean) * column(draws.contrast) + mean
 
 
-def apply_same(images: Tensor, name: str, draws: Draws, row: int) -> Tensor:
+def apply_same(images: Tensor, name: str, draws: Draws, row: int, matrices: dict[int, Tensor] | None = None) -> Tensor:
     """Augment images (n, c, h, w) of one class by the operation `name` with one row of parameters.
 
-    draws: on the CPU. The same as `apply` to rounding, at a fraction of its cost, because only that one
-    operation touches the images and its parameters are known. On a GPU nothing is copied there and nothing here waits
-    for it, since kernels take those parameters as numbers; and the gradient is the same each time.
+    draws: on the CPU. matrices: by row, by which a GPU resamples: kept here for further images of that row.
+    The same as `apply` to rounding, at a fraction of its cost, because only that one operation touches the images and
+    its parameters are known. On a GPU nothing is copied there and nothing here waits for it, since kernels take those
+    parameters as numbers; and the gradient is the same each time.
     """
     if name == "crop":
         down, right = draws.shift[row].tolist()
@@ -196,7 +199,7 @@ def apply_same(images: Tensor, name: str, draws: Draws, row: int) -> Tensor:
         return _coloured(images, *(float(v[row]) for v in (draws.brightness, draws.saturation, draws.contrast)))
     if name == "flip":
         return images.flip(3) if draws.affine[row, 0, 0] < 0 else images
-    return _warp_same(images, draws.affine[row])
+    return _warp_same(images, draws.affine[row], row, {} if matrices is None else matrices)
 
 
 def _without_square(images: Tensor, hole: Tensor) -> Tensor:
@@ -213,32 +216,38 @@ def _without_square(images: Tensor, hole: Tensor) -> Tensor:
     return images * mask
 
 
-def _warp_same(images: Tensor, affine: Tensor) -> Tensor:
+def _warp_same(images: Tensor, affine: Tensor, row: int, matrices: dict[int, Tensor]) -> Tensor:
     """Return images sampled bilinearly where an affine map (2, 3) of the unit square leads, 0 outside."""
     _, _, height, width = images.shape
     if images.is_cuda and height * width <= MOST_PIXELS:
-        return _resampled(images, affine.tolist())
+        matrix = matrices[row] if row in matrices else _resampling(images, affine.tolist())
+        if (len(matrices) + 1) * matrix.nbytes <= MATRIX_BYTES:
+            matrices[row] = matrix
+        return (images.flatten(2) @ matrix.T).view(images.shape)
     grid = F.affine_grid(affine.unsqueeze(0).to(images.dtype), [1, 1, height, width], align_corners=False)
     grid = to_device([grid], images.device)[0]
     return F.grid_sample(images, grid.expand(len(images), -1, -1, -1), align_corners=False)
 
 
-def _resampled(images: Tensor, affine: list[list[float]]) -> Tensor:
-    """Do what `grid_sample` does with images (n, c, h, w), as one product (n·c, h·w) × (h·w, h·w).
+def _resampling(images: Tensor, affine: list[list[float]]) -> Tensor:
+    """Return the matrix (h·w, h·w), by output and input pixel, that does what `grid_sample` does with (n, c, h, w).
 
     The gradient of `grid_sample` adds up in another order each time on a GPU, so the same seed would not give the same
     images.
     """
     _, _, height, width = images.shape
+    (a, b, c), (d, e, f) = affine
+    x, y = 1 / width - 1, 1 / height - 1  # the first pixel's middle
     rows, columns = (torch.arange(size, device=images.device, dtype=images.dtype) for size in (height, width))
-    y = ((2 * rows + 1) / height - 1).view(-1, 1)
-    x = ((2 * columns + 1) / width - 1).view(1, -1)
-    sources = ((a * x + b * y + c).flatten() for a, b, c in affine)
-    source_x, source_y = (((place + 1) * size - 1) / 2 for place, size in zip(sources, (width, height), strict=True))
-    across = (1 - (source_x.view(-1, 1) - columns).abs()).clamp_min(0)
-    down = (1 - (source_y.view(-1, 1) - rows).abs()).clamp_min(0)
-    weights = (down.unsqueeze(2) * across.unsqueeze(1)).flatten(1)
-    return (images.flatten(2) @ weights.T).view(images.shape)
+
+    def weights(down: float, right: float, first: float, pixels: Tensor) -> Tensor:
+        """Return those of `pixels` for each output pixel, whose source is at down · row + right · column + first."""
+        places = torch.add((down * rows).view(-1, 1, 1), columns.view(-1, 1), alpha=right)
+        return F.relu(1 - (places - (pixels - first)).abs())
+
+    across = weights(b * width / height, a, ((a * x + b * y + c + 1) * width - 1) / 2, columns)
+    along = weights(e, d * height / width, ((d * x + e * y + f + 1) * height - 1) / 2, rows)
+    return (along.unsqueeze(3) * across.unsqueeze(2)).view(height * width, height * width)
 
 
 def _coloured(images: Tensor, brightness: float, saturation: float, contrast: float) -> Tensor:

@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from nas_proxy.errors import DataError, nearest
+
 
 @dataclass(frozen=True)
 class Published:
@@ -47,6 +49,10 @@ PUBLISHED = {
 FORMS = {"folder": "folder:DIR", "npz": "npz:FILE", "csv": "csv:FILE", "hf": "hf:DIR"}
 
 
+# What stands after a csv file and before the name of its column of groups.
+GROUP = "group="
+
+
 def default_cache() -> Path:
     """Return the folder for downloads and indexed folders: nas_proxy/data in the user's cache folder.
 
@@ -68,3 +74,32 @@ def list_datasets() -> list[tuple[str, str]]:
         ("csv:FILE", "a table with the columns path, label and, where there are parts, split"),
         ("hf:DIR", "a data set of Hugging Face's library, saved or in its cache; needs nas-proxy[hf]"),
     ]
+
+
+def split_group(named: str) -> tuple[str, str | None]:
+    """Return the file and the column of groups: ("labels.csv", "patient") for "labels.csv:group=patient"."""
+    file, colon, given = named.rpartition(":")
+    return (file, given.removeprefix(GROUP)) if colon and given.startswith(GROUP) else (named, None)
+
+
+def kind_and_place(dataset: str) -> tuple[str, str]:
+    """Return the form of a data set, or its name, and its place. Raises DataError for neither a form nor a name."""
+    kind, colon, place = dataset.partition(":")
+    if not colon:
+        place = dataset
+        kind = dataset if dataset == "digits" or dataset in PUBLISHED else recognised(dataset)
+    if kind in FORMS and not place:
+        raise DataError(f"{dataset!r} names no place; give {FORMS[kind]}")
+    if kind not in FORMS and dataset not in PUBLISHED and dataset != "digits":
+        raise DataError(f"unknown data set {dataset!r}{nearest(dataset, [name for name, _ in list_datasets()])}")
+    return kind, place
+
+
+def recognised(place: str) -> str:
+    """Return what a path without a prefix holds, "folder", "npz", "csv" or "hf"; "" for what is nothing of these."""
+    path = Path(split_group(place)[0]).expanduser()
+    if path.is_dir():
+        marks = ("dataset_dict.json", "dataset_info.json", "state.json")
+        return "hf" if any((path / mark).is_file() for mark in marks) else "folder"
+    kind = {".npz": "npz", ".csv": "csv", ".tsv": "csv"}.get(path.suffix.lower(), "")
+    return kind if path.is_file() else ""

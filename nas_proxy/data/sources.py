@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from nas_proxy.data.arrays import ArrayPart, open_npz
-from nas_proxy.data.catalogue import FORMS, PUBLISHED, default_cache, list_datasets
+from nas_proxy.data.catalogue import PUBLISHED, default_cache, kind_and_place, split_group
 from nas_proxy.data.folders import open_folder
 from nas_proxy.data.published import open_published
 from nas_proxy.data.store import Progress, Say, StoredImages
-from nas_proxy.data.tables import open_table, split_group
-from nas_proxy.errors import DataError, nearest
+from nas_proxy.data.tables import open_table
+from nas_proxy.errors import DataError
 
 Part = Literal["train", "validation", "test"]
 
@@ -94,14 +94,7 @@ def open_source(
     """
     if image_size is not None and image_size < 1:
         raise DataError(f"the image size {image_size} is not a number of pixels; give 1 or more, for example 32")
-    kind, colon, place = dataset.partition(":")
-    if not colon:
-        place = dataset
-        kind = dataset if dataset == "digits" or dataset in PUBLISHED else recognised(dataset)
-    if kind in FORMS and not place:
-        raise DataError(f"{dataset!r} names no place; give {FORMS[kind]}")
-    if kind not in FORMS and dataset not in PUBLISHED and dataset != "digits":
-        raise DataError(f"unknown data set {dataset!r}{nearest(dataset, [name for name, _ in list_datasets()])}")
+    kind, place = kind_and_place(dataset)
     return _told(_opened(kind, dataset, place, image_size, cache or default_cache(), say), say)
 
 
@@ -122,16 +115,6 @@ def _opened(kind: str, dataset: str, place: str, image_size: int | None, cache: 
     if kind == "npz":
         return Source(dataset, *open_npz(path, image_size, say))
     return Source(dataset, *open_folder(path, image_size, cache, say))
-
-
-def recognised(place: str) -> str:
-    """Return what a path without a prefix holds, "folder", "npz", "csv" or "hf"; "" for what is nothing of these."""
-    path = Path(split_group(place)[0]).expanduser()
-    if path.is_dir():
-        marks = ("dataset_dict.json", "dataset_info.json", "state.json")
-        return "hf" if any((path / mark).is_file() for mark in marks) else "folder"
-    kind = {".npz": "npz", ".csv": "csv", ".tsv": "csv"}.get(path.suffix.lower(), "")
-    return kind if path.is_file() else ""
 
 
 def _told(source: Source, say: Say) -> Source:

@@ -76,6 +76,16 @@ class Split:
     test: Tensor
 
 
+@dataclass(frozen=True)
+class Counts:
+    """Images of each part; smallest: train images of the class with the fewest."""
+
+    train: int
+    validation: int
+    test: int
+    smallest: int
+
+
 def split(
     labels: Tensor,
     classes: tuple[str, ...],
@@ -173,6 +183,22 @@ def held_out_test(
         return _own_part(source, "test", development.train, seed=seed, limit=limit, progress=progress)
     images, labels = source.read("train", _split_of(source, seed, limit).test, progress=progress)
     return from_raw(images, labels, source.classes, like=development.train)
+
+
+def counted(source: Source, *, seed: int, limit: int | None = None) -> Counts:
+    """Return how many images the parts have, without reading one; unreadable files, if there are any, count."""
+    labels, classes, parts = source.labels("train"), len(source.classes), _split_of(source, seed, limit)
+
+    def own(part: Part) -> int:
+        each = torch.bincount(source.labels(part), minlength=classes)
+        return int((each if limit is None else each.clamp(max=limit)).sum())
+
+    return Counts(
+        train=len(parts.train),
+        validation=own("validation") if source.has_validation else len(parts.validation),
+        test=own("test") if source.has_test else len(parts.test),
+        smallest=int(torch.bincount(labels[parts.train], minlength=classes).min()),
+    )
 
 
 def few_classes(source: Source, *, seed: int, classes: int, per_class: int, limit: int | None = None) -> ImageSet:

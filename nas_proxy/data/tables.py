@@ -26,7 +26,6 @@ from nas_proxy.errors import DataError, nearest
 PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img", "img_path")
 LABELS = ("label", "class", "category", "target", "y", "label_name", "class_name")
 SPLITS = ("split", "part", "subset", "set", "fold")
-GROUP = "group="
 
 
 @dataclass(frozen=True)
@@ -46,12 +45,6 @@ class Listed:
     classes: tuple[str, ...]
     parts: Mapping[str, FolderPart]
     groups: Tensor | None
-
-
-def split_group(named: str) -> tuple[str, str | None]:
-    """Return the file and the column of groups: ("labels.csv", "patient") for "labels.csv:group=patient"."""
-    file, colon, given = named.rpartition(":")
-    return (file, given.removeprefix(GROUP)) if colon and given.startswith(GROUP) else (named, None)
 
 
 def open_table(

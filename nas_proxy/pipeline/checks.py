@@ -1,7 +1,7 @@
 """What is found wrong with a run before the long work: data, space and settings that do not go together.
 
-In: an opened problem. Out: nothing, or a UserError that says what would work. What a single setting may be is told in
-`settings.py`.
+In: a prospect: none of it needs all images. Out: nothing, or a UserError that says what would work. What a single
+setting may be is told in `settings.py`.
 """
 
 import math
@@ -9,7 +9,7 @@ import math
 from nas_proxy.condensation.memory import check_divisible
 from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.errors import ConfigError
-from nas_proxy.pipeline.problem import Problem
+from nas_proxy.pipeline.problem import Prospect
 from nas_proxy.ranking.intervals import LEAST
 from nas_proxy.runs.settings import RunConfig
 from nas_proxy.signals.signal import SmallSet, plan_of
@@ -19,7 +19,7 @@ from nas_proxy.strategy.samplers import grid
 from nas_proxy.training.pruning import WILCOXON_LEAST
 
 
-def check(problem: Problem) -> None:
+def check(problem: Prospect) -> None:
     """Find the user's mistakes in data, space and recipe before the long work, not after it."""
     for signal in plan_of(problem.config).signals:
         if isinstance(signal.source, SmallSet):
@@ -44,7 +44,7 @@ def check_sample(config: RunConfig) -> None:
         )
 
 
-def check_comparison_sample(problem: Problem) -> None:
+def check_comparison_sample(problem: Prospect) -> None:
     """Raise ConfigError where the sample is larger than what it is drawn from, or leaves nothing to embed with."""
     wanted, size = problem.config.truth, problem.space.size
     if size is not None and wanted > size:
@@ -62,11 +62,11 @@ def check_comparison_sample(problem: Problem) -> None:
         )
 
 
-def check_recipe(problem: Problem, recipe: Condensation) -> None:
+def check_recipe(problem: Prospect, recipe: Condensation) -> None:
     """Find the mistakes in how images are condensed or chosen."""
     shape = problem.shape
     wanted = recipe.images_per_class * recipe.formation**2
-    smallest = min(len(members) for members in problem.data.train.of_class())
+    smallest = problem.counts.smallest
     if wanted > smallest:
         packed = f" ({recipe.formation**2} in each stored one)" if recipe.formation > 1 else ""
         raise ConfigError(
@@ -85,7 +85,7 @@ def check_recipe(problem: Problem, recipe: Condensation) -> None:
     check_divisible(recipe, shape.classes, problem.config.classes_per_step)
 
 
-def check_proposals(problem: Problem) -> None:
+def check_proposals(problem: Prospect) -> None:
     """Find the mistakes in how architectures are proposed."""
     config, enqueued = problem.config, problem.enqueued
     if config.pruner == "wilcoxon" and config.seeds < 2:
@@ -122,7 +122,7 @@ def check_objectives(config: RunConfig) -> None:
         raise ConfigError([f"--score {config.score} ranks by losses alone, but {named}; leave one of them out"])
 
 
-def _fewer(problem: Problem, recipe: Condensation, smallest: int) -> str:
+def _fewer(problem: Prospect, recipe: Condensation, smallest: int) -> str:
     """Return what asks for no more than `smallest` images a class."""
     most = smallest // recipe.formation**2
     if most > 0 and recipe.source is not None:

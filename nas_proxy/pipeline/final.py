@@ -43,6 +43,7 @@ from nas_proxy.spaces.loading import Given, space_digest
 from nas_proxy.storage.records import Record
 from nas_proxy.storage.trial_store import explained
 from nas_proxy.training.train import Fitted, Recipe, fit
+from nas_proxy.untrusted import in_a_line
 
 FOLDER = "final"
 NAMES = ("architecture.json", "model.safetensors", "model.pt2", "model.onnx", "load.py")
@@ -288,8 +289,7 @@ def _fitted(
         except Exception as error:
             if isinstance(error, MemoryError | OSError | torch.OutOfMemoryError):
                 raise
-            reason = f"{type(error).__name__}: {error}".removesuffix(": ")
-            raise RunFailedError(f"the final training of {record.key} failed: {reason}") from error
+            raise RunFailedError(f"the final training of {record.key} failed: {in_a_line(error)}") from error
     return fitted, time.perf_counter() - start
 
 

@@ -83,8 +83,8 @@ def judge(
     if truth_cost is not None:
         rows[REPEATABILITY]["cost"] = truth_cost.as_json()
     table = work.problem.table
-    if table is not None and truth.seeds == 1 and table.twins:
-        rows[REPEATABILITY] |= repeated(truth.scores.loc[used, 0].to_numpy(), table.twins, work.config.seed).row()
+    if table is not None and truth.seeds == 1 and table.isomorphic:
+        rows[REPEATABILITY] |= repeated(truth.scores.loc[used, 0].to_numpy(), table.isomorphic, work.config.seed).row()
     ranking: dict[str, Any] = {
         "n": len(used),
         "sample": len(keys),
@@ -272,7 +272,7 @@ def _said(work: Work, truth: Truth, sample: int, used: int) -> list[str]:
     _, parameters = split_spec(work.config.space)
     if work.problem.table is not None and parameters:
         said.append(f"the space has {parameters}; the truth table may be of networks that were built otherwise")
-    if truth.seeds == 1 and (work.problem.table is None or not work.problem.table.twins):
+    if truth.seeds == 1 and (work.problem.table is None or not work.problem.table.isomorphic):
         said.append("the truth has one seed, so its repeatability is not known")
     if used < sample:
         said.append(f"{sample - used} of the {sample} sampled architectures lack a score or a truth")

@@ -29,6 +29,7 @@ from nas_proxy.spaces.space import SearchSpace
 from nas_proxy.training.pruning import marks
 from nas_proxy.training.seed_average import repeated
 from nas_proxy.training.train import Outcome, Recipe, Watch, train
+from nas_proxy.untrusted import in_a_line, said
 
 # Epochs of a training on the proxy where neither a run nor the user says.
 EPOCHS = 200
@@ -115,8 +116,8 @@ class ProxyObjective:
         except optuna.TrialPruned:
             raise
         except RAISED as error:
-            trial.set_user_attr("reason", f"{type(error).__name__}: {error}")
-            raise optuna.TrialPruned(str(error)) from error
+            trial.set_user_attr("reason", in_a_line(error))
+            raise optuna.TrialPruned(said(error)) from error
         return self._known[key]
 
     def _check_size(self, trial: optuna.Trial, size: Size) -> None:

@@ -8,19 +8,25 @@ import pandas as pd
 from nas_proxy.data.images import ImageSet
 from nas_proxy.names import PROXY, SIZES, TRUTH
 from nas_proxy.pipeline.ground_truth import Truth
+from nas_proxy.pipeline.network import network_of
 from nas_proxy.pipeline.scoring import Scores
 from nas_proxy.pipeline.work import Work
 from nas_proxy.ranking.agreement import ELSEWHERE
 from nas_proxy.ranking.scores import best_first, pareto_front, values_of
 from nas_proxy.storage.records import Record
 
+MOST_CURVES = 10
+"""Architectures whose curves are kept for the page, the best by the proxy first."""
+
 
 def outcome(work: Work, scores: Scores, truth: Truth) -> dict[str, object]:
     """Return what a run has beside its table: the pick, the Pareto front, what all took and what was pruned."""
     records = work.store.records(PROXY)
     keys = scores.keys
+    best = best_first(records, work.plan.primary)
     return {
-        "pick": _pick(best_first(records, work.plan.primary)[0], truth.scores, set(keys)),
+        "pick": _pick(best[0], truth.scores, set(keys)) | _tested(work, truth) | network_of(work, best[0]),
+        "curves": [_curves(one, truth) for one in best[:MOST_CURVES]],
         **_pareto(work.config.objective, records, truth.scores),
         "cost": _run_cost(scores, records, truth, keys),
         "failures": {
@@ -32,6 +38,15 @@ def outcome(work: Work, scores: Scores, truth: Truth) -> dict[str, object]:
         },
         **_pruned(records),
     }
+
+
+def _tested(work: Work, truth: Truth) -> dict[str, object]:
+    return {"test_images": work.problem.counts.test} if truth.trained else {}
+
+
+def _curves(one: Record, truth: Truth) -> dict[str, object]:
+    full = next((r.losses for r in truth.records if r.key == one.key and truth.trained), ())
+    return {"key": one.key, "proxy": list(one.losses), "truth": list(full)}
 
 
 def _pruned(records: Sequence[Record]) -> dict[str, object]:

@@ -1,44 +1,49 @@
 """What is searched, on what: settings in; device, data, space and ground truth table out, opened before any work.
 
-Guarantees: the user's mistakes in data, space and table are raised here, before the run folder is touched; nothing is
-trained or timed. The space is imported before the data are read, which may take a while.
+It comes in two parts: a `Prospect`, for which a few images are read, and a `Problem`, for which all of them are, which
+may take a while. Guarantees: the user's mistakes in data, space and table are raised here, before the run folder is
+touched; nothing is trained or timed. The space is imported before the data are opened.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 
-from nas_proxy.data.images import DataShape
+from nas_proxy.data.images import DataShape, ImageSet
 from nas_proxy.data.sources import Source, open_source
-from nas_proxy.data.splits import Development, development
+from nas_proxy.data.splits import Counts, Development, counted, development, few_classes
 from nas_proxy.errors import DeviceError
 from nas_proxy.progress import SILENT, Progress
 from nas_proxy.ranking.truth_table import TruthTable, known_part, load_truth_table
 from nas_proxy.runs.settings import RunConfig
 from nas_proxy.spaces.cost import Sizes
 from nas_proxy.spaces.limits import small_part
-from nas_proxy.spaces.loading import Given, Spec, load_space, space_digest, spec_of, try_out
+from nas_proxy.spaces.loading import Given, Spec, load_space, spec_of, try_import, try_out
 from nas_proxy.spaces.space import Architecture, SearchSpace
 from nas_proxy.strategy.enqueue import architectures
 from nas_proxy.strategy.latencies import MINUTES
 
+# Classes of which a few images are read before all are, and images of each: as many as a step may take.
+CLASSES, PER_CLASS = 2, 32
+
 
 @dataclass(frozen=True)
-class Problem:
-    """What a run works on.
+class Prospect:
+    """What a run works on, as far as it is known from a few images.
 
-    device: "cpu" or "cuda:N", where sets and final networks are made. spec: what names the space, or holds it, in jobs
-    for workers. whole_space: tried out. table: published
-    accuracies that stand for full training, where the user gave some. space: the part of the whole space that the
-    table holds and that is within the limits on size. enqueued: architectures to be proposed first.
+    spec: what names the space, or holds it, in jobs for workers. device: "cpu" or "cuda:N", where sets and final
+    networks are made. counts: images of each part. few: train images of a few classes. whole_space: tried out. table:
+    published accuracies that stand for full training, where the user gave some. space: the part of the whole space that
+    the table holds and that is within the limits on size. enqueued: architectures to be proposed first.
     """
 
     config: RunConfig
     spec: Spec
     device: str
     source: Source
-    data: Development
+    counts: Counts
+    few: ImageSet
     whole_space: SearchSpace
     table: TruthTable | None
     sizes: Sizes
@@ -48,27 +53,54 @@ class Problem:
     @property
     def shape(self) -> DataShape:
         """The shape of the images and the number of classes."""
+        return self.few.shape._replace(classes=len(self.source.classes))
+
+
+@dataclass(frozen=True)
+class Problem(Prospect):
+    """What a run works on, with all its train and validation images."""
+
+    data: Development
+
+    @property
+    def shape(self) -> DataShape:
+        """The shape of the images and the number of classes."""
         return self.data.train.shape
 
 
 def open_problem(config: RunConfig, progress: Progress = SILENT, space: Given | None = None) -> Problem:
-    """Open data, space and table. Raises a UserError for what cannot be used.
+    """Open data, space and table, see `open_prospect`, and read all train and validation images."""
+    return opened(open_prospect(config, progress, space), progress)
+
+
+def open_prospect(config: RunConfig, progress: Progress = SILENT, space: Given | None = None) -> Prospect:
+    """Open data, space and table, and read a few images. Raises a UserError for what cannot be used.
 
     space: itself, where the settings do not name it but say that it was given.
     """
     spec = config.space if space is None else spec_of(space)
     device = choose_device(next(iter(config.devices), config.device))
-    space_digest(spec)  # finds and imports it, before the data, which may take a while
+    try_import(spec)  # before the data, which may take a while
     source = open_source(config.dataset, image_size=config.image_size, say=progress.say)
-    data = read_data(source, config, progress)
-    shape = data.train.shape
+    counts = counted(source, seed=config.seed, limit=config.limit)
+    classes = min(CLASSES, len(source.classes))
+    few = few_classes(source, seed=config.seed, limit=config.limit, classes=classes, per_class=PER_CLASS)
+    shape = few.shape._replace(classes=len(source.classes))
+    try_import(spec, shape)
     whole = load_space(spec, shape)  # of a space itself the copy that workers get as well
     try_out(whole, shape)
     table = _table(config, whole, shape.classes, progress)
     sizes = Sizes(whole, shape, 60 * (config.candidate_minutes or MINUTES))
     known = whole if table is None else known_part(whole, table)
     part = small_part(known, config.max_params, config.max_flops, sizes.of)
-    return Problem(config, spec, device, source, data, whole, table, sizes, part, architectures(part, config.enqueue))
+    enqueued = architectures(part, config.enqueue)
+    return Prospect(config, spec, device, source, counts, few, whole, table, sizes, part, enqueued)
+
+
+def opened(prospect: Prospect, progress: Progress = SILENT) -> Problem:
+    """Read all train and validation images."""
+    known = {field.name: getattr(prospect, field.name) for field in fields(Prospect)}
+    return Problem(**known, data=read_data(prospect.source, prospect.config, progress))
 
 
 def read_data(source: Source, config: RunConfig, progress: Progress = SILENT) -> Development:

@@ -29,6 +29,8 @@ from nas_proxy.strategy.trainer import Images
 from nas_proxy.training.train import Recipe
 
 COMPUTED = "computed.json"
+# How long a zero-cost score may take where the run sets candidates no limit; it takes a few passes.
+SCORE_MINUTES = 10.0
 
 
 @dataclass(frozen=True)
@@ -247,8 +249,7 @@ def compute(work: Work, names: Sequence[str], sample: Sequence[Record | Candidat
                     work.config.seed,
                     device=work.problem.device,
                     progress=bar.to,
-                    # A network that spoils a GPU must not spoil the one of this process.
-                    workers=None if work.problem.device == "cpu" else _workers(work),
+                    workers=_workers(work),
                 )[name]
             scores["images"] = column.images
             for one, score in zip(missing, column.scores, strict=True):
@@ -261,7 +262,8 @@ def compute(work: Work, names: Sequence[str], sample: Sequence[Record | Candidat
 
 
 def _workers(work: Work) -> Workers:
-    return Workers(work.executor, work.trainer.spec, work.files.train(), work.config.candidate_minutes)
+    minutes = work.config.candidate_minutes or SCORE_MINUTES
+    return Workers(work.executor, work.trainer.spec, work.files.train(), minutes)
 
 
 def computed_so_far(work: Work, sample: Sequence[Record | Candidate]) -> dict[str, list[float]]:

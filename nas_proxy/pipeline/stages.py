@@ -21,9 +21,10 @@ from nas_proxy.files import write_json
 from nas_proxy.names import PROXY, TRUTH
 from nas_proxy.pipeline import scoring
 from nas_proxy.pipeline.checks import check, check_sample
+from nas_proxy.pipeline.dry_run import announce
 from nas_proxy.pipeline.ground_truth import train_fully, truth_of
 from nas_proxy.pipeline.judgement import judge
-from nas_proxy.pipeline.problem import choose_device, open_problem, read_data
+from nas_proxy.pipeline.problem import choose_device, open_problem, open_prospect, opened, read_data
 from nas_proxy.pipeline.tables import write_tables
 from nas_proxy.pipeline.work import Work, make_sets, work_in
 from nas_proxy.progress import SILENT, Progress
@@ -174,8 +175,10 @@ def run_all(
         heartbeat.withdraw(run)
         if not overwrite:
             check_same(run)
-        problem = open_problem(config, progress, space)
-        check(problem)
+        prospect = open_prospect(config, progress, space)
+        check(prospect)
+        announce(run, prospect, names, progress, overwrite=overwrite)
+        problem = opened(prospect, progress)
         claim(run, overwrite=overwrite)
         with work_in(run, problem, progress, group) as work:
             do(work, names)

@@ -290,7 +290,7 @@ def _partial(draws: Draws, fixed: Floats, plan: Plan) -> Interval:
         return undefined("what is held fixed is constant", plan.n)
     whole = np.ones((1, plan.n))
     if any(math.isclose(abs(float(spearman(column, fixed, whole)[0])), 1.0) for column in columns):
-        return undefined("what is held fixed gives the same order, and nothing is left", plan.n)
+        return undefined("it gives the same order as what is held fixed, so nothing is left to compare", plan.n)
     return correlation_interval(draws, lambda x, y, counts: partial_spearman(x, y, fixed, counts), plan)
 
 

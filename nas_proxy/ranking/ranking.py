@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas_proxy.errors import RunFolderError
 from nas_proxy.names import PROXY
+from nas_proxy.ranking.decision import Decision, decide
 from nas_proxy.ranking.intervals import Interval
 from nas_proxy.untrusted import checked, cleaned, read_json
 
@@ -110,17 +112,49 @@ class Truth:
 
 
 @dataclass(frozen=True)
+class Block:
+    """A part of a network: its layers in words, the shape of what comes out for one image, trainable parameters.
+
+    skipped: how many blocks before it are not told of.
+    """
+
+    layers: tuple[str, ...] = ()
+    shape: tuple[int, ...] = ()
+    params: int | None = None
+    skipped: int = 0
+
+
+@dataclass(frozen=True)
 class Pick:
-    """The architecture that a run's proxy ranks first; truth: its accuracy after full training, by seed."""
+    """The architecture that a run hands out, by posterior mean; in older folders the one that its proxy ranked first.
+
+    truth: its accuracy on the test images after full training, by seed. validation: on the validation images, by which
+    the search saw it; None with published accuracies. posterior_mean, posterior_low, posterior_high: what the search
+    believes of its accuracy, with a 95 % interval.
+    """
 
     key: str
     architecture: Mapping[str, Any] = field(default_factory=dict)
     phase: str | None = None
+    validation: float | None = None
+    posterior_mean: float | None = None
+    posterior_low: float | None = None
+    posterior_high: float | None = None
     proxy_score: float | None = None
     proxy_loss_sum: float | None = None
     truth: tuple[float, ...] = ()
     truth_mean: float | None = None
     truth_reason: str | None = None
+    # How many images each accuracy is of. Of the network, untrained: its size, the time of `latency_batch` images on a
+    # `latency_device`, the shape (channels, height, width) of an image, and its blocks.
+    test_images: int | None = None
+    params: int | None = None
+    flops: int | None = None
+    latency_ms: float | None = None
+    latency_device: str | None = None
+    latency_batch: int | None = None
+    input: tuple[int, ...] = ()
+    blocks: tuple[Block, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -136,11 +170,47 @@ class RunCost:
 
 
 @dataclass(frozen=True)
+class Saving:
+    """What a run saved against random search: by how many times random search takes longer to find as good a pick.
+
+    ratio: random_hours / spent_hours, with a 95 % interval; below 1 the run saved nothing.
+    random_trainings: full trainings, one seed each, that random search would have needed on average, with the interval
+        of what the run believes of the pool. random_hours: what they take, with as many workers.
+    spent_hours: what the run took, all included; spent: the same by what it was for: "condensing", "scores" (of
+        untrained networks), "proxy", "full" and "judging" (the baselines and repeated trainings of the sample).
+    pool: architectures that the search chose among. estimated: whether full trainings were not timed here, as with
+        published accuracies. sentence: all that, for a reader. reason: why nothing can be told; then there is no ratio.
+    """
+
+    ratio: float | None = None
+    interval: tuple[float, ...] = ()
+    random_trainings: float | None = None
+    random_trainings_interval: tuple[float, ...] = ()
+    random_hours: float | None = None
+    random_hours_interval: tuple[float, ...] = ()
+    spent_hours: float | None = None
+    spent: Mapping[str, float] = field(default_factory=dict)
+    pool: int | None = None
+    estimated: bool = False
+    sentence: str = ""
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
 class EqualCost:
     """What random images at the whole cost of `target` train on, in words."""
 
     target: str = ""
     what: str = ""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Mean training losses of an architecture, epoch by epoch: on the proxy, and in full training."""
+
+    key: str = ""
+    proxy: tuple[float, ...] = ()
+    truth: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -156,7 +226,7 @@ class Ranking:
     """How far signals rank architectures as full training does.
 
     n: architectures ranked, of the `sample`. subset: what they are a sample of. score: what rows without a suffix rank
-    by. signals: by row; the last is full training against itself. pick, cost, pareto, pruning: of a run.
+    by. signals: by row; the last is full training against itself. pick, saving, cost, pareto, pruning: of a run.
     equal_cost: of random images at equal cost, by signal. failures: trainings that failed, by signal.
     """
 
@@ -168,12 +238,14 @@ class Ranking:
     score: str = "accuracy"
     remarks: tuple[str, ...] = ()
     pick: Pick | None = None
+    saving: Saving | None = None
     pareto: tuple[Mapping[str, Any], ...] = ()
     cost: RunCost = RunCost()
     equal_cost: Mapping[str, EqualCost] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     failures: Mapping[str, int] = field(default_factory=dict)
     pruning: Pruning | None = None
+    curves: tuple[Curves, ...] = ()  # of the best of a run
     environment: Mapping[str, Any] = field(default_factory=dict)
     json: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
@@ -217,9 +289,14 @@ class Ranking:
             yield name, row
             yield from ((other, of) for other, of in self.signals.items() if other.startswith(f"{name}:"))
 
+    @cached_property
+    def decision(self) -> Decision:
+        """What to rank by here. It follows from the numbers, so no file holds it."""
+        return decide(self)
+
     def as_json(self) -> dict[str, Any]:
-        """Return the object of `ranking.json`, as this version writes it."""
-        return dict(self.json)
+        """Return the object of `ranking.json`, as this version writes it, and the decision."""
+        return {**self.json, "decision": self.decision.as_json()}
 
     def __getitem__(self, name: str) -> Any:
         return self.json[name]

@@ -63,7 +63,7 @@ class Repeated:
         return found
 
 
-def twins_of(space: Space, published: Mapping[str, float]) -> tuple[tuple[float, ...], ...]:
+def isomorphic_of(space: Space, published: Mapping[str, float]) -> tuple[tuple[float, ...], ...]:
     """Return the accuracies of each function of the space that several keys of `published` compute."""
     found: dict[str, list[float]] = {}
     if space.function_of is not None:

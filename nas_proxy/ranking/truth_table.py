@@ -34,7 +34,7 @@ from nas_proxy.data.images import DataShape
 from nas_proxy.errors import DataError, SpaceError, nearest
 from nas_proxy.ranking.intervals import Floats
 from nas_proxy.ranking.nats_bench import PREFIX, read_nats
-from nas_proxy.ranking.repeatability import twins_of
+from nas_proxy.ranking.repeatability import isomorphic_of
 from nas_proxy.ranking.table_files import READABLE, read_table
 from nas_proxy.spaces.space import ENUMERABLE, Architecture, SearchSpace, Space
 
@@ -47,8 +47,8 @@ class TruthTable:
     scores: fractions; index: the architecture's key; columns 0, 1, …: a seed each.
     remarks: what was done to the file's numbers, for the user to read.
     fingerprint: changes with the architectures and their accuracies, and with nothing else.
-    twins: where the truth has one seed, the accuracies of each function that several rows of the file compute, those
-        that the space's `valid` leaves out included.
+    isomorphic: where the truth has one seed, the accuracies of each function that several rows of the file compute,
+        those that the space's `valid` leaves out included.
     """
 
     path: Path
@@ -56,7 +56,7 @@ class TruthTable:
     scores: pd.DataFrame
     remarks: tuple[str, ...]
     fingerprint: str
-    twins: tuple[tuple[float, ...], ...] = ()
+    isomorphic: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,8 +121,8 @@ def load_truth_table(spec: str, space: SearchSpace, classes: int, *, allow_pickl
     remarks = [f"{len(scores):,} architectures have a truth, {_named(columns)} of {path.name}"]
     remarks += ["its percentages are divided by 100"] if percent else []
     remarks += [f"{int(missing.sum()):,} rows without an accuracy are left out"] if missing.any() else []
-    twins = _twins(space, known / 100 if percent else known)
-    return TruthTable(path, columns, scores, tuple(remarks), _fingerprint(scores), twins)
+    isomorphic = _isomorphic(space, known / 100 if percent else known)
+    return TruthTable(path, columns, scores, tuple(remarks), _fingerprint(scores), isomorphic)
 
 
 def known_part(space: SearchSpace, table: TruthTable) -> KnownPart:
@@ -165,10 +165,10 @@ def _names(space: SearchSpace) -> dict[str, bool]:
     return {space.key(a): space.is_valid(a) for a in space.choices.outcomes()}
 
 
-def _twins(space: SearchSpace, scores: pd.DataFrame) -> tuple[tuple[float, ...], ...]:
+def _isomorphic(space: SearchSpace, scores: pd.DataFrame) -> tuple[tuple[float, ...], ...]:
     if not isinstance(space, Space) or len(scores.columns) > 1:
         return ()
-    return twins_of(space, dict(zip(scores.index, scores[0], strict=True)))
+    return isomorphic_of(space, dict(zip(scores.index, scores[0], strict=True)))
 
 
 def _check_keys(path: Path, keys: Sequence[str], names: Mapping[str, bool], space: str) -> None:

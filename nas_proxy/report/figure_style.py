@@ -8,7 +8,7 @@ to import.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
@@ -42,11 +42,15 @@ INK, GRID = "#454b54", "#e3e6ea"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 # Points of one kind that a figure draws: a page stays small with thousands of trials.
 MOST = 700
+SPARSE = 8
+"""So few points are all shown."""
+WIDE = 20
+"""What spans more than this factor has a logarithmic axis."""
 
 CONFIG: dict[str, Any] = {
     "responsive": True,
     "displaylogo": False,
-    "modeBarButtons": [["zoom2d", "resetScale2d", "toImage"]],
+    "modeBarButtons": [["zoom2d", "autoScale2d", "resetScale2d", "toImage"]],
     "toImageButtonOptions": {"format": "svg"},
 }
 
@@ -76,7 +80,9 @@ def blank(x: str, y: str | None, *, height: int) -> Figure:
             "font": {"family": FONT, "size": 13, "color": INK},
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
-            "margin": {"l": 8, "r": 16, "t": 12, "b": 8},
+            # The tool bar stands upright in the margin, where it covers nothing.
+            "margin": {"l": 8, "r": 40, "t": 12, "b": 8},
+            "modebar": {"orientation": "v"},
             "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 12}},
             "hoverlabel": {"align": "left", "namelength": -1},
             "hovermode": "closest",
@@ -96,6 +102,38 @@ def axis_title(text: str) -> dict[str, Any]:
 def evenly(count: int, most: int) -> list[int]:
     """Return at most `most` of the numbers below `count`, evenly spread, the first and the last among them."""
     return list(range(count)) if count <= most else [round(n * (count - 1) / (most - 1)) for n in range(most)]
+
+
+def view(values: Iterable[float]) -> list[float] | None:
+    """Return the range of an axis that shows where the points are; None without any.
+
+    What lies beyond Tukey's fences, 1.5 interquartile ranges outside the quartiles, is left out of it: one architecture
+    at chance would else press all others into a corner. `outside` tells of it.
+    """
+    import numpy as np
+
+    known = np.asarray([value for value in values if value is not None and np.isfinite(value)], dtype=np.float64)
+    if not len(known):
+        return None
+    first, third = np.quantile(known, [0.25, 0.75])
+    reach = 1.5 * (third - first)
+    inside = known[(known >= first - reach) & (known <= third + reach)]
+    low, high = (inside.min(), inside.max()) if len(known) > SPARSE else (known.min(), known.max())
+    edge = 0.06 * (high - low) or max(0.05 * abs(high), 1e-3)
+    return [float(low - edge), float(high + edge)]
+
+
+def outside(figure: Figure, *, x: Iterable[float] = (), y: Iterable[float] = ()) -> Figure:
+    """Say in a figure how many points its axes leave out, of those at x or y."""
+    left_out = 0
+    for values, axis in ((x, figure.layout.xaxis), (y, figure.layout.yaxis)):
+        if axis.range is not None:
+            left_out = max(left_out, sum(not axis.range[0] <= value <= axis.range[1] for value in values))
+    if left_out:
+        text = f"{left_out} more outside; autoscale shows {'it' if left_out == 1 else 'them'}"
+        place = {"x": 0.01, "y": 0.01, "xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
+        figure.add_annotation(text=text, showarrow=False, font={"size": 11}, **place)
+    return figure
 
 
 def add_markers(

@@ -89,6 +89,11 @@ def speedup(factor: float | None) -> str:
     return f"{decimal(factor, 1)}×"
 
 
+def faster(factor: float) -> str:
+    """Return 3.6 as "3.6 times faster", 0.5 as "2.0 times slower"."""
+    return f"{decimal(max(factor, 1 / factor), 1)} times {'faster' if factor >= 1 else 'slower'}"
+
+
 def architectures(number: int | None) -> str:
     """Return "24 architectures", "1 architecture"."""
     if number is None:

@@ -7,7 +7,6 @@ it; only a folder without readable settings is refused.
 """
 
 import json
-import re
 import shlex
 from collections.abc import Mapping
 from importlib.resources import files as resources
@@ -16,18 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 import pandas as pd
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from nas_proxy.files import write_text
 from nas_proxy.names import PROXY, REPEATABILITY
 from nas_proxy.ranking.baseline import ITSELF
 from nas_proxy.ranking.ranking import Ranking, Row
-from nas_proxy.report import figure_style, formats, pareto, signal_figures, table, trial_figures
+from nas_proxy.report import best_figures, figure_style, formats, pareto, signal_figures, table, trial_figures
 from nas_proxy.report.importance import importances
 from nas_proxy.report.pictures import shown
 from nas_proxy.report.rank_figure import ranks_against_truth
 from nas_proxy.report.run_contents import FinalNetwork, Run, read_run, seed_columns, usable
-from nas_proxy.report.verdict import remarks, truth_source, verdict_parts
+from nas_proxy.report.signal_table import breakable, signal_table
+from nas_proxy.report.summary import accuracy_of, drawn, parts_of, saved, size_of
+from nas_proxy.report.verdict import remarks, truth_source, verdict_of
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -58,32 +59,55 @@ def report_html(run: Run) -> str:
     template = environment.from_string(
         resources("nas_proxy.report").joinpath("report.html.j2").read_text(encoding="utf-8")
     )
+    ranking = Ranking({}) if run.ranking is None else run.ranking
     return template.render(
         run=run,
         folder=shlex.quote(run.name),
-        verdict=verdict_parts(run.ranking),
+        **_first_screen(run, ranking),
+        verdict=verdict_of(run.ranking),
         settings=[(name, _entries(value)) for name, value in _tables(run.config).items()],
         figures={name: json.loads(figure.to_json()) for name, figure in _figures(run).items()},
         figure_config=figure_style.CONFIG,
         # The one text that is not escaped: the library's own script.
         plotly=Markup(figure_style.plotly_script()),
         final=_final(run.final),
-        **_of_ranking(run.ranking or Ranking({})),
+        **_of_ranking(ranking),
         **({} if run.comparison else _of_trials(run)),
     )
+
+
+def _first_screen(run: Run, ranking: Ranking) -> dict[str, Any]:
+    """Return which network, how good it is, and what it saved."""
+    pick, final = ranking.pick, run.final
+    known: dict[str, Any] = {}
+    if pick is not None:
+        rows = run.trials[run.trials["key"] == pick.key].to_dict("records")
+        known = {str(name): value for name, value in rows[0].items()} if rows else {}
+    blocks = [] if pick is None else drawn(pick)
+    gain = saved(ranking, () if run.comparison else parts_of(run))
+    total = sum(seconds for _, seconds in gain.parts) if gain is not None else 0.0
+    return {
+        "pick": None if pick is None else {"told": pick, "choices": _entries(pick.architecture)},
+        "size": [] if pick is None else size_of(pick, known),
+        "image": next(iter(blocks), None),
+        "blocks": blocks[1:],
+        "accuracy_of": accuracy_of(ranking, final),
+        "gain": gain,
+        "parts": [] if gain is None else [(name, seconds, seconds / total) for name, seconds in gain.parts],
+    }
 
 
 def _of_ranking(ranking: Ranking) -> dict[str, Any]:
     """Return what the page shows of the ranking."""
     proxy, repeated = ranking.row(PROXY), ranking.row(REPEATABILITY).spearman.value
-    pick, notes = ranking.pick, table.notes(ranking)
+    notes = table.notes(ranking)
     return {
         "ranking": ranking,
-        "pick": None if pick is None else {"told": pick, "choices": _entries(pick.architecture)},
         "proxy": proxy,
         "regret_words": _regret_words(ranking),
         "accuracy": "Published accuracy" if ranking.truth.published else "Test accuracy",
         "truth_source": truth_source(ranking),
+        "signal_table": signal_table(ranking) if ranking.signals else None,
         "tables": {group: _table(ranking, group, list(notes)) for group in ("ranks", "random", "cost")},
         "notes": notes,
         "remarks": remarks(ranking),
@@ -101,6 +125,7 @@ def _of_trials(run: Run) -> dict[str, Any]:
     return {
         "seeds": seed_columns(run.truth),
         "pictures": shown(run.image, run.real),
+        "best": _best(run),
         "architectures": _architectures(run),
         "trained": run.truth["key"].nunique(),
         "importances": importances(run.trials),
@@ -134,13 +159,19 @@ def _figures(run: Run) -> dict[str, "Figure"]:
             run.by,
         )
     if ranking is not None and ranking.signals:
-        found["figure-spearman-all"] = signal_figures.spearman_bars(ranking, "spearman")
-        found["figure-spearman-top-half"] = signal_figures.spearman_bars(ranking, "spearman_top_half")
+        found["figure-spearman-all"] = signal_figures.spearman_dots(ranking, "spearman")
+        found["figure-spearman-top-half"] = signal_figures.spearman_dots(ranking, "spearman_top_half")
         found["figure-cost-seconds"] = signal_figures.correlation_by_cost(ranking, "seconds")
         found["figure-cost-passes"] = signal_figures.correlation_by_cost(ranking, "passes")
     objectives = pareto.objectives_of(run.config)
     if len(objectives) > 1 and len(rows := pareto.comparable(run.trials, objectives)):
         found["figure-pareto"] = pareto.pareto_figure(rows, objectives)
+    pick = None if ranking is None or ranking.pick is None else ranking.pick.key
+    if usable(run.trials).any() and run.trials["params"].notna().any():
+        found["figure-best"] = best_figures.accuracy_by_size(run.trials, pick, run.by)
+    for of in ("proxy", "truth"):
+        if ranking is not None and any(getattr(one, of) for one in ranking.curves):
+            found[f"figure-curves-{of}"] = best_figures.learning_curves(ranking.curves, of, pick)
     if len(run.trials):
         found["figure-history"] = trial_figures.history(run.trials, run.by)
     return found
@@ -177,7 +208,7 @@ def _cell(column: table.Column, row: Row, notes: list[str]) -> tuple[str, str, l
 
 def _breakable(name: str) -> Markup:
     """Return a name that may be broken where it has a mark; what stands under another name is small."""
-    text = re.sub(r"([:+@_])", r"\1<wbr>", str(escape(name.strip())))
+    text = breakable(name.strip())
     return Markup(f"<small>{text}</small>" if name.startswith(" ") else text)
 
 
@@ -217,6 +248,22 @@ def _architectures(run: Run) -> list[dict[str, Any]]:
     others = run.scores.drop_duplicates("key")[["key", "random", "early_stop"]]
     joined = rows.merge(scored, on="key", how="left").merge(others, on="key", how="left")
     return [{str(name): value for name, value in row.items()} for row in joined.to_dict("records")]
+
+
+def _best(run: Run) -> list[dict[str, Any]]:
+    """Return a row for each of the ten best architectures, with its choices and what is known of its truth."""
+    pick = None if run.ranking is None or run.ranking.pick is None else run.ranking.pick.key
+    truth = run.truth.drop_duplicates("key")[["key", "accuracy"]].rename(columns={"accuracy": "truth"})
+    rows = best_figures.best_of(run.trials, pick).merge(truth, on="key", how="left").to_dict("records")
+    latencies = "latency_ms" in run.trials
+    return [
+        {
+            **{str(name): row[name] for name in ("place", "key", "score", "truth", "params")},
+            "latency_ms": row["latency_ms"] if latencies else None,
+            "pick": row["key"] == pick,
+        }
+        for row in rows
+    ]
 
 
 def _failures(run: Run) -> list[tuple[str, int, str]]:

@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from nas_proxy.report.figure_style import GRID, OTHER, SEARCH, add_markers, axis_title, blank, evenly, hover_text
+from nas_proxy.report.figure_style import (
+    GRID,
+    OTHER,
+    SEARCH,
+    WIDE,
+    add_markers,
+    axis_title,
+    blank,
+    evenly,
+    hover_text,
+    outside,
+    view,
+)
 from nas_proxy.report.formats import UNDEFINED, count, known, percent
 from nas_proxy.report.run_contents import usable
 from nas_proxy.spaces.objectives import ACCURACY, METRICS, OBJECTIVES, WORDS, front
@@ -20,10 +32,10 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 COLUMNS = {ACCURACY: "score", "params": "params", "flops": "flops", "latency": "latency_ms"}
+MOST_NAMED = 30
+"""A front of more points bears no places; a finger or a mouse on a point tells its own."""
 MOST = 250
 """Points that are drawn of the front, and of what is beaten: each stands in several plots."""
-WIDE = 20
-"""A cost that spans more than this factor has a logarithmic axis."""
 
 
 def objectives_of(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -69,9 +81,13 @@ def pareto_figure(rows: pd.DataFrame, objectives: Sequence[str], *, across: bool
             (rows[~on], "beaten by another", OTHER, "circle", 6),
             (rows[on], "on the Pareto front", SEARCH, "diamond", 10),
         ):
-            front_line = {"mode": "lines+markers", "line": {"shape": "hv", "color": SEARCH, "width": 1.5}}
-            joined = front_line if color == SEARCH and not several else {}
             part = found.iloc[evenly(len(found), MOST)]
+            front = color == SEARCH
+            joined = {"line": {"shape": "hv", "color": SEARCH, "width": 1.5}} if front and not several else {}
+            if front:
+                modes = ["lines"] * (not several) + ["markers"] + ["text"] * (len(part) <= MOST_NAMED)
+                joined |= {"mode": "+".join(modes), "textposition": "top left", "textfont": {"size": 11}}
+                joined |= {"text": [f"{place:.0f}" for place in part["place"]], "cliponaxis": False}
             hover = [_told(row, objectives) for row in part.to_dict("records")]
             add_markers(
                 figure,
@@ -84,7 +100,9 @@ def pareto_figure(rows: pd.DataFrame, objectives: Sequence[str], *, across: bool
                 size=size,
                 **{**axes, **joined, "legendgroup": name, "showlegend": number == 0},
             )
-    return figure
+        known = 100 * rows[ACCURACY]
+        figure.update_layout({f"yaxis{'' if number == 0 else number + 1}_range": view(known)})
+    return outside(figure, y=100 * rows[ACCURACY])
 
 
 def _axes(

@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
-from nas_proxy.names import LOSS_SUM, REPEATABILITY, label
-from nas_proxy.report.figure_style import INK, OTHER, blank, escaped, hover_text, signal_colour, whiskers
+from nas_proxy.names import BY, LOSS_SUM, REPEATABILITY, label
+from nas_proxy.report.figure_style import OTHER, blank, escaped, hover_text, signal_colour, whiskers
 from nas_proxy.report.formats import count, decimal, duration, interval
+from nas_proxy.report.signal_table import signals_of
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -29,46 +30,56 @@ class Point(NamedTuple):
     value: float
 
 
-def spearman_bars(ranking: Ranking, measure: str = "spearman") -> Figure:
-    """Return a bar with its interval for each signal, and the repeatability of full training as a line.
+def spearman_dots(ranking: Ranking, measure: str = "spearman") -> Figure:
+    """Return a point with its interval for each score of each signal, and the repeatability of full training as a line.
 
-    measure: "spearman" over all architectures ranked, or "spearman_top_half" over the better half of them.
+    measure: "spearman" over all architectures ranked, or "spearman_top_half" over the better half of them. A disc
+    scores by accuracy or is computed, a square scores by the sum of losses; both of a signal stand in one line.
     """
     import plotly.graph_objects as go
 
-    estimates: dict[str, Interval] = {name: getattr(row, measure) for name, row in ranking.rows()}
-    repeated = estimates.pop(REPEATABILITY, None)
-    figure = blank("Spearman", None, height=max(290, 36 * len(estimates)))
-    for name, estimate in estimates.items():
-        if estimate.value is None:
-            figure.add_annotation(
-                x=0, y=escaped(label(name)), text="undefined", showarrow=False, xanchor="left", xshift=6
+    found = [signal for signal in signals_of(ranking) if signal.name != REPEATABILITY]
+    lines = {signal.name: number for number, signal in enumerate(reversed(found))}
+    figure = blank("Spearman", None, height=max(290, 30 * len(found) + 90))
+    ends: list[float | None] = []
+    for signal in found:
+        for score, row in signal.rows.items():
+            estimate: Interval = getattr(row, measure)
+            off = 0.0 if len(signal.rows) == 1 else -0.16 if score == "loss_sum" else 0.16
+            if estimate.value is None:
+                place = {"xref": "paper", "x": 0, "y": lines[signal.name] + off, "xanchor": "left"}
+                figure.add_annotation(text="undefined", showarrow=False, font={"size": 11}, **place)
+            ends += [estimate.value, estimate.low, estimate.high]
+            name = label(signal.name) + (f", {BY[score]}" if score in BY else "")
+            colour = signal_colour(signal.name)
+            figure.add_trace(
+                go.Scatter(
+                    x=[estimate.value],
+                    y=[lines[signal.name] + off],
+                    mode="markers",
+                    marker={"color": colour, "size": 10, "symbol": "square" if score == "loss_sum" else "circle"},
+                    error_x=whiskers(estimate, colour),
+                    name=escaped(name),
+                    hovertext=[hover_text(name, f"Spearman {interval(estimate)}", estimate.reason or "")],
+                    hoverinfo="text",
+                    showlegend=False,
+                )
             )
-        bar = go.Bar(
-            x=[estimate.value],
-            y=[escaped(label(name))],
-            orientation="h",
-            marker={"color": signal_colour(name), "opacity": 0.45 if ":" in name else 0.85},
-            error_x=whiskers(estimate, INK),
-            hovertext=[hover_text(label(name), f"Spearman {interval(estimate)}", estimate.reason or "")],
-            hoverinfo="text",
-            showlegend=False,
-        )
-        figure.add_trace(bar)
-    if repeated is not None:
+    repeated: Interval = getattr(ranking.row(REPEATABILITY), measure)
+    if REPEATABILITY in ranking.signals:
         _add_repeatability(figure, repeated)
-    ends = [end for one in (*estimates.values(), repeated) if one is not None for end in (one.value, one.low)]
-    lowest = min([0.0, *(end for end in ends if end is not None)])
-    zero = {"zeroline": True, "zerolinecolor": OTHER, "zerolinewidth": 1}
-    figure.update_xaxes(range=[lowest - (0.06 if lowest < 0 else 0), 1.02], **zero)
+        ends += [repeated.value, repeated.low]
+    known = [end for end in ends if end is not None]
+    lowest, highest = min(known, default=0.0), max(known, default=1.0)
+    edge = 0.04 * (highest - lowest or 1.0)
+    figure.update_xaxes(range=[lowest - edge, highest + edge], zeroline=True, zerolinecolor=OTHER, zerolinewidth=1)
     figure.update_yaxes(
-        categoryorder="array",
-        categoryarray=[escaped(label(name)) for name in reversed(estimates)],
-        range=[-0.5, max(len(estimates), 1) - 0.5],
-        showgrid=False,
+        tickvals=list(lines.values()),
+        ticktext=[escaped(label(name)) for name in lines],
+        range=[-0.6, max(len(found), 1) - 0.4],
         ticklabelstandoff=6,
     )
-    return figure.update_layout(bargap=0.42, margin={"t": 34})
+    return figure.update_layout(margin={"t": 34})
 
 
 def _add_repeatability(figure: Figure, repeated: Interval) -> None:
@@ -136,7 +147,10 @@ def correlation_by_cost(ranking: Ranking, cost: str = "seconds") -> Figure:
             go.Scatter(
                 x=[point.cost or left],
                 y=[point.value],
-                mode="markers",
+                mode="markers+text" if point in line else "markers",
+                text=[escaped(label(point.name))] if point in line else None,
+                textposition="bottom right",
+                textfont={"size": 11},
                 name=escaped(label(point.name)),
                 marker={"color": colour, "size": 11, "symbol": _symbol(point.name)},
                 error_y=whiskers(row.spearman, colour),

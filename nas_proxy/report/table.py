@@ -71,7 +71,7 @@ COLUMNS = (
     Column("Passes", "cost", "image_passes", lambda row: count(row.cost.passes), main=True),
     Column("Images", "cost", "stored_images", lambda row: count(row.cost.stored_images)),
     Column("Stored", "cost", "stored_bytes", lambda row: size(row.cost.stored_bytes)),
-    Column("Pays from", "cost", "pays_from", lambda row: count(row.pays_from)),
+    Column("Pays from", "cost", "pays_from", lambda row: count(row.pays_from), page_only=True),
 )
 
 
@@ -111,21 +111,24 @@ def notes_on(row: Row, column: Column) -> list[str]:
 
 
 def notes(ranking: Ranking, *, undefined_only: bool = False) -> dict[str, list[str]]:
-    """Return every note on the table and where it applies, for example {"equal scores": ["Proxy: Kendall, Regret"]}.
+    """Return every note on the table and where it applies, for example {"equal scores": ["Kendall, Regret of Proxy"]}.
 
-    That the baseline has no difference to itself needs no note.
+    That the baseline has no difference to itself, and FLOPs no order of their own, needs no note; from when on a set
+    pays is among the remarks.
     """
     found: dict[str, list[str]] = {}
     for name, row in ranking.signals.items():
         of_note: dict[str, list[str]] = {}
         for column in COLUMNS:
+            if column.measure == "pays_from" or (name, column.measure) == ("flops", "partial_spearman"):
+                continue
             estimate = column.estimate(row)
             defined = estimate.bounded if estimate is not None else column.text(row) != UNDEFINED
             for note in notes_on(row, column) if not (undefined_only and defined) else ():
                 of_note.setdefault(note, []).append(column.title)
         for note, where in of_note.items():
             if note != ITSELF:
-                found.setdefault(note, []).append(f"{label(name)}: {', '.join(where)}")
+                found.setdefault(note, []).append(f"{', '.join(where)} of {label(name)}")
     return found
 
 

@@ -11,22 +11,58 @@ from rich.table import Table
 from rich.text import Text
 
 from nas_proxy.ranking.ranking import Ranking
-from nas_proxy.report.formats import UNDEFINED, architectures, duration, percent, speedup
+from nas_proxy.report.formats import architectures, duration
+from nas_proxy.report.summary import Accuracy, accuracy_of, saved, size_of
 from nas_proxy.report.table import MEANING, Column, columns, heading, names, notes
-from nas_proxy.report.verdict import remarks, truth_source, verdict
+from nas_proxy.report.verdict import remarks, verdict_of
 
 # Characters of the column of signals, and between columns.
 WIDEST, GAP = 26, 1
+MOST_REASONS = 2
+"""Reasons why something is undefined that are told; the page has them all."""
 
 
 def ranking_table(ranking: Ranking) -> Group:
-    """Return the table of signals, what it rests on, what is undefined and why, the pick, and the verdict last."""
+    """Return the table of signals, what it rests on, what is undefined; last the answers of the page's first screen."""
     lines: list[RenderableType] = [_Tables(ranking)] if ranking.signals else []
-    undefined = notes(ranking, undefined_only=True).items()
-    dim = [*remarks(ranking), *(f"{_several(where)} – {note}" for note, where in undefined)]
-    lines += [Text(line, style="dim") for line in [*dim, *([] if ranking.searched else [MEANING])]]
-    lines += [Text(line) for line in (_pick(ranking), _front(ranking), _pruned(ranking)) if line]
-    return Group(*lines, Text(verdict(ranking), style="bold"))
+    dim = [*remarks(ranking), *_undefined(ranking), *([] if ranking.searched else [MEANING])]
+    lines += [Text(line, style="dim") for line in dim]
+    lines += [Text(line) for line in (_front(ranking), _pruned(ranking)) if line]
+    return Group(*lines, Text(""), _answers(ranking))
+
+
+def _answers(ranking: Ranking) -> Table:
+    """Return which network, how good it is, what was saved, and whether all that can be trusted: the decision."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="dim")
+    table.add_column()
+    pick, accuracy, gain = ranking.pick, accuracy_of(ranking), saved(ranking)
+    if pick is not None:
+        size = ", ".join(f"{text} {name}" for name, text in size_of(pick))
+        table.add_row("Network", Text(pick.key + (f"; {size}" if size else "")))
+    if accuracy is not None:
+        table.add_row("Accuracy", Text(f"{accuracy.text}, {accuracy.words}" if known(accuracy) else accuracy.words))
+    if gain is not None:
+        table.add_row("Saved", Text(f"{gain.head}: {gain.words}"))
+    told = verdict_of(ranking)
+    table.add_row("Decision", Text.assemble((f"{told.head}:", "bold"), f" {told.because}"))
+    shown = [text for name, text in told.evidence if name != "Saving" or gain is None]
+    if shown:
+        table.add_row("", Text("; ".join(shown), style="dim"))
+    return table
+
+
+def known(accuracy: Accuracy) -> bool:
+    """Return whether there is an accuracy."""
+    return accuracy.estimate.value is not None
+
+
+def _undefined(ranking: Ranking) -> list[str]:
+    """Return in one line what is undefined, and why."""
+    told = [f"{_several(where)} ({note})" for note, where in notes(ranking, undefined_only=True).items()]
+    others = len(told) - MOST_REASONS
+    more = [f"and for {others} other reason{'' if others == 1 else 's'}"] if others > 0 else []
+    return [f"Undefined: {'; '.join([*told[:MOST_REASONS], *more])}"] if told else []
 
 
 class _Tables:
@@ -73,8 +109,8 @@ class _Tables:
 
 def _several(places: list[str]) -> str:
     """Return the first of several places, and how many others there are."""
-    others = len(places) - 2
-    return "; ".join(places[:2]) + (f" and {others} other{'' if others == 1 else 's'}" if others > 0 else "")
+    others = len(places) - 1
+    return places[0] + (f" and {others} other{'' if others == 1 else 's'}" if others > 0 else "")
 
 
 def _aligned(intervals: list[str]) -> list[str]:
@@ -83,19 +119,6 @@ def _aligned(intervals: list[str]) -> list[str]:
         return intervals
     width = max(len(text.partition(" ")[0]) for text in intervals)
     return [f"{value:>{width}}{space}{rest}" for value, space, rest in (text.partition(" ") for text in intervals)]
-
-
-def _pick(ranking: Ranking) -> str:
-    pick = ranking.pick
-    if pick is None:
-        return ""
-    told = [f"Pick: {pick.key}"]
-    if pick.truth_mean is not None:
-        accuracy = "published accuracy" if truth_source(ranking) else "test accuracy"
-        told.append(f"{accuracy} {percent(pick.truth_mean)}")
-    if (factor := speedup(ranking.cost.speedup)) != UNDEFINED:
-        told.append(f"speed-up {factor}")
-    return "; ".join(told)
 
 
 def _pruned(ranking: Ranking) -> str:

@@ -7,7 +7,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nas_proxy.report.figure_style import FAILED, OTHER, PICK, SAMPLE, SEARCH, add_markers, blank, hover_text
+from nas_proxy.report.figure_style import (
+    FAILED,
+    OTHER,
+    PICK,
+    SAMPLE,
+    SEARCH,
+    add_markers,
+    blank,
+    hover_text,
+    outside,
+    view,
+)
 from nas_proxy.report.formats import count, known, percent, score
 from nas_proxy.report.run_contents import seed_columns, usable
 
@@ -42,7 +53,9 @@ def score_against_truth(
     _add_points(figure, rows[searched & ~diverged], by, "found by the search", color=SEARCH, symbol="diamond", size=10)
     _add_points(figure, rows[diverged], by, "diverged on the proxy", color=FAILED, symbol="x", size=9)
     _add_points(figure, rows[rows["key"] == pick], by, "pick", color=PICK, symbol="star", size=17)
-    return figure
+    x, y = AXES[by][1] * rows["score"], 100 * rows["accuracy"]
+    figure.update_xaxes(range=view(x)).update_yaxes(range=view(y))
+    return outside(figure, x=x, y=y)
 
 
 def history(trials: pd.DataFrame, by: str = "accuracy") -> Figure:
@@ -77,16 +90,17 @@ def history(trials: pd.DataFrame, by: str = "accuracy") -> Figure:
         both = zip(rows["key"], rows["score"], strict=True)
         hover = [hover_text(key, f"score {score(value, by)}") for key, value in both]
         add_markers(figure, rows["number"], factor * rows["score"], hover, name=name, color=color, symbol=symbol)
-    lowest, highest = (scored["score"].min(), scored["score"].max()) if len(scored) else (0.0, 1.0)
-    floor = lowest - 0.08 * ((highest - lowest) or 0.1)
+    lowest, highest = view(scored["score"]) or (0.0, 1.0)
+    floor = lowest - 0.04 * ((highest - lowest) or 0.1)
     for state, color in (("failed", FAILED), ("pruned", OTHER)):
         rows = failed[(failed["state"] == "pruned") == (state == "pruned")]
         hover = [hover_text(key, why or "no score") for key, why in zip(rows["key"], rows["reason"], strict=True)]
         bottom = [factor * floor] * len(rows)
         add_markers(figure, rows["number"], bottom, hover, name=state, color=color, symbol="triangle-up-open")
-    if not len(scored):
-        figure.update_yaxes(showticklabels=False, showgrid=False, title="", range=[factor * floor - 5, 100])
-    return figure
+    if len(scored):
+        figure.update_yaxes(range=[factor * (floor - 0.04 * (highest - lowest)), factor * highest])
+        return outside(figure, y=(factor * scored["score"]).tolist())
+    return figure.update_yaxes(showticklabels=False, showgrid=False, title="", range=[factor * floor - 5, 100])
 
 
 def _add_points(figure: Figure, rows: pd.DataFrame, by: str, name: str, *, color: str, symbol: str, size: int) -> None:

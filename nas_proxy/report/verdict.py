@@ -1,104 +1,184 @@
-"""A ranking in words: a `Ranking` in; the sentence that says how far its signals can be trusted, and its remarks out.
+"""A ranking in words: a `Ranking` in; the decision that follows from it, why, the numbers under it and remarks out.
 
-The words are the same on the terminal, in the page and in the dashboard: plain text, which may hold any character.
+What is decided is `nas_proxy.ranking.decision`'s. The words are the same on the terminal, in the page and in the
+dashboard: plain text, which may hold any character.
 """
 
-from nas_proxy.names import PROXY, REPEATABILITY, SIZES, ZERO_COST, label
+from dataclasses import dataclass
+
+from nas_proxy.names import BY, PROXY, RANDOM, REPEATABILITY, SIZES, ZERO_COST, label
+from nas_proxy.ranking.decision import TRUSTED, Action, Decision, Reason, candidates, seconds_of
 from nas_proxy.ranking.intervals import Interval
 from nas_proxy.ranking.ranking import Ranking, Row
-from nas_proxy.report.formats import UNDEFINED, architectures, count, decimal, interval, one_line
+from nas_proxy.report.formats import UNDEFINED, architectures, count, decimal, duration, faster, interval, one_line
 
-# Conventions of this report, for the lower end of the interval, so that few architectures earn no praise.
-LIKE, MUCH_LIKE = 0.8, 0.5
+NOTHING = Ranking({})
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A decision in words: what to do, why, and the numbers under it: for each its name and what there is to say."""
+
+    head: str
+    because: str
+    evidence: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        """Return two sentences."""
+        numbers = "; ".join(text for _, text in self.evidence)
+        return f"{self.head}: {self.because}." + (f" {numbers[0].upper()}{numbers[1:]}." if numbers else "")
 
 
 def verdict(ranking: Ranking | None) -> str:
-    """Return one sentence: how far the signals rank like full training, and what that is compared with."""
-    head, rest = verdict_parts(ranking)
-    return f"{head}: {rest}."
+    """Return the decision, why, and the numbers under it, as text."""
+    return str(verdict_of(ranking))
 
 
-def verdict_parts(ranking: Ranking | None) -> tuple[str, str]:
-    """Return the judgement and its evidence: of the proxy that searched, or of all that a comparison compares."""
-    if ranking is not None and ranking.signals and not ranking.searched:
-        return _best_of(ranking)
-    if ranking is None or PROXY not in ranking.signals:
-        return "Not judged yet", "no ranking has been compared with full training"
-    spearman = ranking.row(PROXY).spearman
-    over = f"over {architectures(ranking.n)}"
-    if spearman.value is None:
-        return "Cannot be judged", f"Spearman is undefined {over}{_because(spearman)}"
-    evidence = [_spearman(spearman, over), _repeatability(ranking), _against_random(ranking), _untrained(ranking)]
-    return _judgement(spearman, ranking.row(PROXY).minus_random), "; ".join(filter(None, evidence))
+def verdict_of(ranking: Ranking | None) -> Verdict:
+    """Return the decision in words."""
+    of = NOTHING if ranking is None else ranking
+    found = of.decision
+    told = [] if found.lead is None else _evidence(of, found.lead)
+    if found.reason is Reason.NO_SAVING:
+        told = [(name, text) for name, text in told if name != "Saving"]  # why says so already
+    return Verdict(_head(found), _because(found, of), tuple(told))
 
 
-def _best_of(ranking: Ranking) -> tuple[str, str]:
-    """Return the signal of a comparison that ranks best, and which of them are told to beat random images."""
-    signals = {name: row for name, row in ranking.signals.items() if name != REPEATABILITY}
-    values = {name: row.spearman.value for name, row in signals.items() if row.spearman.value is not None}
-    if not values:
-        return "Nothing can be ranked", f"Spearman is undefined over {architectures(ranking.n)}"
-    best = max(values, key=lambda name: values[name])
-    beaten = ", ".join(label(name) for name, row in signals.items() if row.beats_random == "yes")
-    random = f"better than random images: {beaten}" if beaten else "no signal is told to beat random images"
-    spearman = _spearman(signals[best].spearman, f"over {architectures(ranking.n)}")
-    return f"{label(best)} ranks best here", "; ".join([spearman, random, _repeatability(ranking)])
+def _head(found: Decision) -> str:
+    match found.action:
+        case Action.NONE:
+            return "Not judged yet" if found.reason is Reason.ABSENT else "Cannot be judged"
+        case Action.MEASURE:
+            return f"Measure about {architectures(found.more).replace(' ', ' more ', 1)}"
+        case Action.DIRECT:
+            return "Train directly"
+    return f"Use {_called(found.signal or '')}"
 
 
-def _because(estimate: Interval) -> str:
-    reason = (estimate.reason or "").strip().rstrip(".")
+def _called(name: str) -> str:
+    """Return what a row is called inside a sentence."""
+    base, _, score = name.partition(":")
+    by = f" ({BY[score]})" if score in BY else ""
+    if base in {PROXY, "dm"}:
+        return f"the condensed set{by}"
+    if base.startswith("dm"):
+        return f"the condensed set ({base}){by}"
+    known = {RANDOM: "random images", "calibrated": "the calibrated ranking", "early_stop": "early stopping"}
+    known |= {"params": "the number of parameters", "flops": "the number of FLOPs", REPEATABILITY: "full training"}
+    known |= {"herding": "the set by herding", "kcenter": "the set by k-centre"}
+    return known.get(base, label(base)) + by
+
+
+# Why, in words. {lead}: the row that was judged; {signal}: the row that it is about; {they rank}: "it ranks" of one.
+WHY = {
+    Reason.ABSENT: "no ranking has been compared with full training",
+    Reason.UNREPEATABLE: "the architectures differ less than full training differs from itself, so any will do",
+    Reason.RANKS_BADLY: "nothing that is cheaper is told to rank like full training",
+    Reason.BLIND: "what is cheaper tells bad architectures from good ones, but not the good ones from each other",
+    Reason.WIDE: "the interval of {signal} is too wide to trust the ranking",
+    Reason.GAIN_OPEN: "{lead} is ahead of random images, but not for certain",
+    Reason.BETTER: "{they rank} like full training, and better than random images",
+    Reason.NOT_BETTER: "{they rank} like full training, and {lead} is not told to rank better",
+    Reason.WORSE: "{they rank} like full training, and better than {lead}",
+    Reason.DEAR: "{they rank} like full training, and making {lead} costs more time than it saves",
+    Reason.ALONE: "{they rank} like full training, and nothing else that is cheaper does",
+    Reason.UNCOMPARED: "{they rank} like full training; there are no random images to compare it with",
+}
+
+
+def _because(found: Decision, of: Ranking) -> str:
+    if found.reason is Reason.UNDEFINED:
+        first = next((row.spearman for name, row in of.signals.items() if name != REPEATABILITY), Interval())
+        return f"Spearman is undefined over {architectures(of.n)}{_reason(first)}"
+    if found.reason is Reason.NO_SAVING:
+        return _no_saving(of, found)
+    lead, signal = _called(found.lead or ""), _called(found.signal or "")
+    several = signal.startswith("random images")
+    words = {"lead": lead, "signal": signal, "they rank": "they rank" if several else "it ranks"}
+    return WHY[found.reason].format(**words)
+
+
+def _no_saving(of: Ranking, found: Decision) -> str:
+    if of.saving is not None and of.saving.ratio is not None and max(of.saving.interval, default=1.0) < 1:
+        return "random search with full training would have found as good a network in less time"
+    lead = found.lead or ""
+    spent, full, number = seconds_of(of, lead), seconds_of(of, REPEATABILITY), candidates(of)
+    if spent is None or full is None:
+        return f"making {_called(lead)} pays from {count(of.row(lead).pays_from)} candidates on, and there are {number}"
+    control = of.row(lead).control or RANDOM
+    other = seconds_of(of, control) if control != lead else None
+    instead = "" if other is None else f", {duration(other)} with random images"
+    cheap = f"{duration(spent)} with {_called(lead)}{instead}"
+    return f"ranking {number} candidates takes {cheap}, and {duration(full)} in full"
+
+
+def _evidence(of: Ranking, lead: str) -> list[tuple[str, str]]:
+    """Return the numbers under a decision about the row `lead`."""
+    row = of.row(lead)
+    who = "" if lead == PROXY else f" of {_called(lead)}"
+    told = [("Spearman", f"{_spearman(row.spearman)}{who} over {architectures(of.n)}{_reason(row.spearman)}")]
+    told.append(("Better half", _better_half(of, row)))
+    told.append(("Full training", _repeatability(of)))
+    told.append(("Random images", "" if lead.startswith(RANDOM) else _against_random(row)))
+    told.append(("Saving", _saving(of, lead)))
+    told.append(("Untrained", _untrained(of, row.spearman.value) if lead.partition(":")[0] not in ZERO_COST else ""))
+    return [(name, text) for name, text in told if text]
+
+
+def _reason(estimate: Interval) -> str:
+    reason = (estimate.reason or "").strip().rstrip(".") if not estimate.bounded else ""
     return f" ({reason})" if reason else ""
 
 
-def _judgement(spearman: Interval, gain: Interval) -> str:
-    low, high = spearman.low, spearman.high
-    if low is None or high is None:
-        return "Too little to judge"
-    good = low > 0
-    if high < 0:
-        head = "Ranks against full training"
-    elif not good:
-        head = "Cannot tell whether it ranks like full training"
-    elif low >= LIKE:
-        head = "Ranks like full training"
-    else:
-        head = "Ranks much like full training" if low >= MUCH_LIKE else "Ranks only loosely like full training"
-    if gain.high is not None and gain.high < 0:
-        head += f", {'but' if good else 'and'} worse than random images"
-    return head
+def _spearman(spearman: Interval) -> str:
+    bounds = "" if spearman.bounded else ", without an interval,"
+    return f"Spearman {interval(spearman) if spearman.bounded else decimal(spearman.value)}{bounds}"
 
 
-def _spearman(spearman: Interval, over: str) -> str:
-    if not spearman.bounded:
-        return f"Spearman {decimal(spearman.value)} {over}, without an interval{_because(spearman)}"
-    return f"Spearman {interval(spearman)} {over}"
+def _better_half(of: Ranking, row: Row) -> str:
+    half, full = row.spearman_top_half, of.row(REPEATABILITY).spearman_top_half
+    if half.value is None:
+        return ""
+    itself = "" if full.value is None else f", full training itself {interval(full)}"
+    return f"in the better half {interval(half)}{itself}"
 
 
 def _repeatability(ranking: Ranking) -> str:
     row = ranking.row(REPEATABILITY)
     value = row.spearman.value
     if value is None:
-        return f"how well full training repeats itself is not known{_because(row.spearman)}"
+        return f"how well full training repeats itself is not known{_reason(row.spearman)}"
     note = row.notes.get("spearman")
     estimated = f" (estimated {one_line(note)})" if note else ""
-    if value < MUCH_LIKE:
+    if value < TRUSTED:
         return f"full training repeats itself at only {decimal(value)}{estimated}, so no signal can be judged well"
     return f"full training repeats itself at {decimal(value)}{estimated}"
 
 
-def _against_random(ranking: Ranking) -> str:
-    gain = ranking.row(PROXY).minus_random
+def _against_random(row: Row) -> str:
+    gain = row.minus_random
     if gain.value is None:
-        return f"no comparison with random images{_because(gain)}"
+        return f"no comparison with random images{_reason(gain)}"
     if gain.low is None or gain.high is None:
-        return f"against random images {decimal(gain.value, sign=True)}, without an interval{_because(gain)}"
+        return f"against random images {decimal(gain.value, sign=True)}, without an interval{_reason(gain)}"
     outcome = "better" if gain.low > 0 else "worse" if gain.high < 0 else "cannot tell"
     return f"against random images {interval(gain, sign=True)}: {outcome}"
 
 
-def _untrained(ranking: Ranking) -> str:
+def _saving(of: Ranking, lead: str) -> str:
+    """Return what the search saved against random search; where that is not told, what ranking saved."""
+    told = of.saving
+    if told is not None and told.ratio is not None:
+        bounds = "" if len(told.interval) != 2 else f" [{decimal(told.interval[0])}, {decimal(told.interval[1])}]"
+        return f"{decimal(told.ratio)}{bounds} times as fast as random search with full training"
+    spent, full, number = seconds_of(of, lead), seconds_of(of, REPEATABILITY), candidates(of)
+    if not spent or full is None:
+        return ""
+    return f"{count(number)} candidates take {duration(spent)}, {faster(full / spent)} than full training"
+
+
+def _untrained(ranking: Ranking, proxy: float | None) -> str:
     """Counting parameters costs nothing: a proxy that does no better has earned nothing, and this says so."""
-    proxy = ranking.row(PROXY).spearman.value
     free = {name: ranking.row(name).spearman.value for name in ZERO_COST}
     best, value = max(free.items(), key=lambda item: -2.0 if item[1] is None else item[1])
     if value is None or proxy is None or value < proxy:

@@ -344,8 +344,8 @@ def write_config(config: RunConfig, path: Path) -> None:
 
 def default_folder(config: RunConfig) -> Path:
     """Return runs/<dataset>-<space>, with the space's parameters where it has some; a comparison's is told apart."""
+    from nas_proxy.spaces.built_in import split_spec
     from nas_proxy.spaces.by_value import GIVEN
-    from nas_proxy.spaces.loading import split_spec
 
     space, parameters = split_spec(config.space.removeprefix(GIVEN))
     names = [Path(name).stem or "data" for name in (config.dataset.split(":", 1)[-1], space)]

@@ -21,7 +21,8 @@ from nas_proxy.names import SIZES
 from nas_proxy.signals import az_nas, zero_cost
 from nas_proxy.signals.score_job import AZ_NAS, Scored, ScoreJob, scored
 from nas_proxy.signals.zero_cost import Score
-from nas_proxy.spaces.cost import measure
+from nas_proxy.spaces.apart import Complaint
+from nas_proxy.spaces.cost import measured_apart
 from nas_proxy.spaces.loading import Spec
 from nas_proxy.spaces.space import Architecture, SearchSpace
 from nas_proxy.training.executor import Executor
@@ -95,8 +96,8 @@ def computed(
 
     data: training images, of which the scores see a few drawn by the seed. All scores of an architecture start from
     the same initial weights. progress: told how many scores are done. workers: what computes them elsewhere, several at
-    a time, so that a network that spoils its GPU spoils that of a worker; None for this process. Sizes are counted
-    here.
+    a time, so that what a network does to its process is done to a worker's; None for this process, for networks that
+    are known. Sizes are counted in processes apart.
     """
     columns: dict[str, Column] = {}
     images = zero_cost.some_images(data, seed, device) if workers is None else None
@@ -164,7 +165,10 @@ def _ranked(found: Sequence[Scored]) -> list[Score]:
 
 
 def _size(name: str, space: SearchSpace, architecture: Architecture, shape: DataShape) -> float:
-    return float(getattr(measure(space, architecture, shape), name))
+    found = measured_apart(space, architecture, shape)
+    if isinstance(found, Complaint):
+        raise zero_cost.NoScoreError(found.text)
+    return float(getattr(found, name))
 
 
 def _told(progress: Callable[[int], None], before: int, done: int) -> None:

@@ -17,7 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import RAISED
-from nas_proxy.seeds import derive, torch_generator
+from nas_proxy.seeds import derive, seeded, torch_generator
+from nas_proxy.untrusted import in_a_line
 
 IMAGES = 64
 """Training images that a score sees, as in Abdelfattah et al., ICLR 2021."""
@@ -53,7 +54,7 @@ def attempted(compute: Callable[[], float]) -> Score:
     except NoScoreError as error:
         reason = str(error)
     except RAISED as error:
-        reason = f"{type(error).__name__}: {str(error).strip()}".split("\n", 1)[0]
+        reason = in_a_line(error)
     if reason is None and not math.isfinite(value):
         value, reason = math.nan, "it leaves the range of float64"
     return Score(value, time.perf_counter() - start, reason)
@@ -69,10 +70,8 @@ def score(name: str, build: Callable[[], nn.Module], images: Tensor, seed: int) 
 
 def drawn(use: Callable[[nn.Module, Tensor], T], build: Callable[[], nn.Module], images: Tensor, seed: int) -> T:
     """Build a network on the device of `images` and use it with them; all that is random comes from `seed`."""
-    device = images.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(derive(seed, "network"))
-        return use(build().to(device), images)
+    with seeded(derive(seed, "network"), images.device):
+        return use(build().to(images.device), images)
 
 
 def some_images(data: ImageSet, seed: int, device: torch.device | str = "cpu") -> Tensor:

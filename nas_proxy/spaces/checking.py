@@ -5,9 +5,10 @@ are drawn, suggested, named and stored as a study would store them, for `SECONDS
 run, in a process of their own, until one holds. A single architecture that fails is a failed candidate.
 """
 
+import functools
 import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from nas_proxy import time_limit
 from nas_proxy.data.shape import DataShape
 from nas_proxy.errors import RAISED, SpaceError
 from nas_proxy.seeds import seeded
-from nas_proxy.spaces.apart import apart
+from nas_proxy.spaces.apart import Complaint, apart, reason_of
 from nas_proxy.spaces.function_space import FunctionSpace
 from nas_proxy.spaces.space import Architecture, SearchSpace, default_key
 
@@ -41,18 +42,19 @@ COMPARED = 4
 def try_out(space: SearchSpace, shape: DataShape) -> None:
     """Draw and store architectures, and build them until one can be used. Raises SpaceError where that fails."""
     reason, wrong = "it has no architectures", None
+    drawn = apart(functools.partial(check_draws, space), time_limit.SECONDS)
+    if isinstance(drawn, Complaint):
+        raise SpaceError(drawn.text if drawn.own else f"the space {space.name!r} cannot be drawn from: it {drawn.text}")
     try:
-        check_draws(space)
         for architecture in _drawn(space, TRIED):
-            complaint = apart(lambda a=architecture: _try(space, a, shape), time_limit.SECONDS, reason_of)  # type: ignore[misc]
-            if complaint is None:
+            found = apart(functools.partial(_try, space, architecture, shape), time_limit.SECONDS)
+            if not isinstance(found, Complaint):
+                _check_shared(space, architecture, shape)
                 return
-            if complaint.own:
-                wrong = SpaceError(complaint.text)
-                if "share" in complaint.text:
-                    break
+            if found.own:
+                wrong = SpaceError(found.text)
             else:
-                reason = f"{space.key(architecture) or 'it'} {complaint.text}"
+                reason = f"{space.key(architecture) or 'it'} {found.text}"
     except SpaceError:
         raise
     except RAISED as error:
@@ -72,6 +74,11 @@ def check_draws(space: SearchSpace) -> None:
         key = space.key(architecture)
         if not isinstance(key, str):
             raise SpaceError(f"the space {space.name!r} names an architecture {key!r}; a name must be text")
+        if odd := [text for text in (key, *architecture) if not text.isprintable()]:
+            raise SpaceError(
+                f"the space {space.name!r} has the name {odd[0][:80]!r}; names must be printable, since they stand in "
+                "files and on terminals"
+            )
         if default_key(architecture) == key and keys.setdefault(key, architecture) != architecture:
             raise SpaceError(
                 f"the space {space.name!r} has two architectures with the key {key!r}; give its choices other names"
@@ -140,7 +147,6 @@ def _try(space: SearchSpace, architecture: Architecture, shape: DataShape) -> No
         network.eval()
         with torch.inference_mode():
             network(torch.rand(1, *shape[:3]))
-        _check_shared(space, architecture, network, shape)
 
 
 def _check_logits(
@@ -158,12 +164,27 @@ def _check_logits(
         )
 
 
-def _check_shared(space: SearchSpace, architecture: Architecture, network: nn.Module, shape: DataShape) -> None:
+def _check_shared(space: SearchSpace, architecture: Architecture, shape: DataShape) -> None:
+    """Raise SpaceError where two networks have a parameter or a buffer in common; what else goes wrong is passed over.
+
+    An architecture that ends its process ends the comparison of that order, so two orders are compared.
+    """
+    others = list(_drawn(space, COMPARED))
+    for order in (others, others[::-1]):
+        with_own = functools.partial(_compare, space, [architecture, architecture, *order], shape)
+        found = apart(with_own, time_limit.SECONDS)
+        if isinstance(found, Complaint) and found.own:
+            raise SpaceError(found.text)
+        if not isinstance(found, Complaint):
+            return
+
+
+def _compare(space: SearchSpace, architectures: Sequence[Architecture], shape: DataShape) -> None:
     """Raise where two networks have a parameter or a buffer in common: training one would change the other."""
     until = time.monotonic() + SECONDS
-    networks = [network]
-    for number, other in enumerate([architecture, *_drawn(space, COMPARED)]):
-        if number and time.monotonic() > until:
+    networks: list[nn.Module] = []
+    for number, other in enumerate(architectures):
+        if number > 1 and time.monotonic() > until:
             return
         try:
             built = space.build(other, shape)
@@ -193,16 +214,6 @@ def _places(network: nn.Module) -> list[tuple[str, int]]:
 def _for(space: SearchSpace, architecture: Architecture) -> str:
     key = space.key(architecture)
     return f" ({key})" if key else ""
-
-
-def reason_of(error: BaseException) -> str:
-    """Return the first line of what a user's code raised; nas_proxy's own sentences as they are."""
-    try:
-        said = str(error)
-    except Exception:  # noqa: BLE001 (a user's exception may have none)
-        said = ""
-    first = (said.strip().splitlines() or [""])[0]
-    return first if isinstance(error, SpaceError) else f"{type(error).__name__}: {first}".removesuffix(": ")
 
 
 def _size(shape: DataShape) -> str:

@@ -1,4 +1,7 @@
-"""What a network costs before it is trained: parameters and floating point operations."""
+"""What a network costs before it is trained: parameters and floating point operations.
+
+`measure` runs the network in this process; `Sizes`, for what a user's code may do to it, in one apart.
+"""
 
 import torch
 from torch import nn
@@ -6,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas_proxy.data.shape import DataShape
 from nas_proxy.errors import RAISED
+from nas_proxy.spaces.apart import Complaint, apart
 from nas_proxy.spaces.measured import Size
 from nas_proxy.spaces.space import Architecture, SearchSpace
 from nas_proxy.time_limit import SECONDS, deadline
@@ -26,32 +30,44 @@ def measure(space: SearchSpace, architecture: Architecture, shape: DataShape, se
             return _measured(space.build(architecture, shape), shape, torch.device("cpu"))
 
 
+def measured_apart(
+    space: SearchSpace, architecture: Architecture, shape: DataShape, seconds: float = SECONDS
+) -> Size | Complaint:
+    """Return what `measure` does in a process of its own, or what went wrong there."""
+
+    def count() -> tuple[int, int]:
+        size = measure(space, architecture, shape, seconds)
+        return size.params, size.flops
+
+    found = apart(count, seconds)
+    return found if isinstance(found, Complaint) else Size(*found)
+
+
 class Sizes:
-    """The sizes of the architectures of `space`, each measured once, for at most `seconds`."""
+    """The sizes of the architectures of `space`, each measured once, apart, for at most `seconds`."""
 
     def __init__(self, space: SearchSpace, shape: DataShape, seconds: float = SECONDS) -> None:
         self._space = space
         self._shape = shape
         self._seconds = seconds
-        self._known: dict[str, Size | None] = {}
-        self._hanging: dict[str, str] = {}
+        self._known: dict[str, Size | Complaint] = {}
 
     def of(self, architecture: Architecture) -> Size | None:
         """Return the size of an architecture, None where its network cannot be built or run."""
+        found = self.found(architecture)
+        return None if isinstance(found, Complaint) else found
+
+    def found(self, architecture: Architecture) -> Size | Complaint:
+        """Return the size of an architecture, or why it has none."""
         key = self._space.key(architecture)
         if key not in self._known:
-            try:
-                self._known[key] = measure(self._space, architecture, self._shape, self._seconds)
-            except RAISED as error:
-                self._known[key] = None
-                if isinstance(error, TimeoutError):
-                    self._hanging[key] = str(error)
+            self._known[key] = measured_apart(self._space, architecture, self._shape, self._seconds)
         return self._known[key]
 
     def hanging(self, architecture: Architecture) -> str | None:
         """Return in words that an architecture has no size because it took too long; it would when it is trained."""
-        self.of(architecture)
-        return self._hanging.get(self._space.key(architecture))
+        found = self.found(architecture)
+        return found.text if isinstance(found, Complaint) and found.late else None
 
 
 def _measured(network: nn.Module, shape: DataShape, device: torch.device) -> Size:

@@ -1,11 +1,11 @@
 """A define-by-run function `space(trial) -> nn.Module` as a search space.
 
-The function may take the data's shape as second argument: `space(trial, shape)`. To learn what it suggests it is run
-on PyTorch's meta device, where building a network allocates nothing, and on the CPU where that fails, as where a value
-of a tensor is read. What is stored of its suggestions are labels, see `nas_proxy.spaces.labels`.
+The function may take the data's shape as second argument: `space(trial, shape)`. To learn what it suggests it is run,
+in a process apart, on PyTorch's meta device, where building a network allocates nothing, and on the CPU where that
+fails, as where a value of a tensor is read. What is stored of its suggestions are labels, see
+`nas_proxy.spaces.labels`.
 """
 
-import contextlib
 import inspect
 import math
 import random
@@ -15,19 +15,18 @@ from functools import cached_property
 from typing import Any
 
 import optuna
-import torch
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
     FloatDistribution,
     IntDistribution,
 )
-from optuna.trial import FixedTrial
+from optuna.trial import BaseTrial, FixedTrial
 from torch import nn
 
 from nas_proxy.data.shape import DataShape
-from nas_proxy.errors import RAISED
-from nas_proxy.seeds import derive, drawn_alike, seeded
+from nas_proxy.seeds import derive, drawn_alike
+from nas_proxy.spaces.function_apart import Ended, FunctionApart
 from nas_proxy.spaces.networks import ready
 from nas_proxy.spaces.space import PATIENCE, Architecture, default_key, distinct
 from nas_proxy.spaces.suggesting import SuggestingTrial
@@ -152,32 +151,31 @@ class FunctionSpace:
         """Run the function again with the architecture's values."""
         trial = SuggestingTrial(FixedTrial(dict(architecture)), architecture=architecture)
         with drawn_alike():
-            network: nn.Module = ready(self._call(trial, shape), shape)
+            network: nn.Module = ready(_called(self.function, trial, shape), shape)
         return network
 
     def _run(self, trial: SuggestingTrial) -> bool:
         """Let the function suggest; return whether it prunes nothing of it.
 
-        What it suggested before it raised is an architecture that fails when it is trained, and says why. What the
-        trial raised, as where a parameter is missing, is raised.
+        What it suggested before it raised, or ended its process, is an architecture that fails when it is trained, and
+        says why. What the trial raised, as where a parameter is missing, is raised.
         """
-        for device in (torch.device("meta"), contextlib.nullcontext()):
+        for device in ("meta", ""):
             trial.kinds.clear()
-            try:
-                with seeded(0), device:
-                    self._call(trial, self.shape)
-            except optuna.TrialPruned:
+            ended = self._apart.ended(trial, device)
+            if ended is Ended.PRUNED:
                 return False
-            except RAISED:
-                if trial.raised is None:
-                    continue  # not on the meta device, which has no values; or the network cannot be built
             if trial.raised is not None:  # the function may have caught it
                 raise trial.raised
-            return True
+            if ended is Ended.ALLOWED:
+                return True
+            # not on the meta device, which has no values; or the network cannot be built
         return True
 
-    def _call(self, trial: SuggestingTrial, shape: DataShape) -> nn.Module:
-        return self.function(trial, shape) if _takes_shape(self.function) else self.function(trial)
+    @cached_property
+    def _apart(self) -> FunctionApart:
+        function, shape = self.function, self.shape  # and not this object, which would never be let go of
+        return FunctionApart(self.name, lambda trial: _called(function, trial, shape))
 
 
 @dataclass(frozen=True)
@@ -187,6 +185,10 @@ class _Path:
     architecture: Architecture
     options: float
     pruned: bool
+
+
+def _called(function: Callable[..., nn.Module], trial: BaseTrial, shape: DataShape) -> nn.Module:
+    return function(trial, shape) if _takes_shape(function) else function(trial)
 
 
 def _takes_shape(function: Callable[..., nn.Module]) -> bool:

@@ -51,7 +51,8 @@ def label(option: object) -> Scalar:
     if isinstance(option, np.generic):
         value = option.item()
         return str(option) if isinstance(value, np.generic) else label(value)
-    return _short(_text(option))
+    text = _text(option)
+    return _short(text if text.isprintable() else text.encode("unicode_escape").decode())
 
 
 def _line(text: str) -> str:

@@ -12,15 +12,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
 
+from nas_proxy import time_limit
 from nas_proxy.data.shape import DataShape
 from nas_proxy.errors import RAISED, SpaceError, nearest
 from nas_proxy.spaces import built_in, modules
+from nas_proxy.spaces.apart import Complaint, apart, reason_of
+from nas_proxy.spaces.built_in import split_spec
 from nas_proxy.spaces.by_value import GIVEN, SpaceByValue, by_value, digest_of
-from nas_proxy.spaces.checking import reason_of, try_out
+from nas_proxy.spaces.checking import try_out
 from nas_proxy.spaces.function_space import FunctionSpace
 from nas_proxy.spaces.space import SearchSpace, Space
 
-__all__ = ["Given", "Spec", "as_space", "load_space", "space_digest", "spec_of", "split_spec", "try_out"]
+__all__ = ["Given", "Spec", "as_space", "load_space", "space_digest", "spec_of", "split_spec", "try_import", "try_out"]
 
 # What worker processes are sent: a name or a path, or the space itself.
 Spec: TypeAlias = str | SpaceByValue
@@ -82,6 +85,23 @@ def _at_home(path: Path, space: SearchSpace) -> SearchSpace:
     return replace(space, **functions)  # type: ignore[arg-type]
 
 
+def try_import(spec: Spec, shape: DataShape | None = None) -> None:
+    """Import a space in a process apart, and make it where the `shape` is known.
+
+    Raises SpaceError with what goes wrong there: what the user's code does when it is imported, it does there first.
+    """
+    found = apart(lambda: _imported(spec, shape), time_limit.SECONDS)
+    if isinstance(found, Complaint):
+        named = spec if isinstance(spec, str) else spec.name.removeprefix(GIVEN)
+        raise SpaceError(found.text if found.own else f"the search space {named} {found.text} when it is imported")
+
+
+def _imported(spec: Spec, shape: DataShape | None) -> None:
+    space_digest(spec)
+    if shape is not None:
+        load_space(spec, shape)
+
+
 def as_space(found: object, name: str, shape: DataShape, called: str = "`space`") -> SearchSpace:
     """Return a space or a function `space(trial)` as a search space, a function under `name`. Raises SpaceError."""
     if isinstance(found, Space | FunctionSpace):
@@ -112,12 +132,6 @@ def space_digest(spec: Given) -> str:
     text = "".join(f"\n{name}={parameters[name]!r}" for name in sorted(parameters))
     assert module.__file__ is not None
     return modules.code_digest(Path(module.__file__), text)
-
-
-def split_spec(spec: str) -> tuple[str, str]:
-    """Return the name or path of a space and the text of its parameters: ("mine.py", "width=8,deep=true")."""
-    named, colon, given = spec.rpartition(":")
-    return (named, given) if colon and "=" in given and not Path(spec).exists() else (spec, "")
 
 
 def _parameters(named: str, module: ModuleType, given: str) -> dict[str, Any]:
@@ -168,19 +182,9 @@ def _module(spec: str) -> ModuleType:
             f"the space {spec.removeprefix(GIVEN)!r} was given as an object of Python, which no file holds; go on from "
             "Python and give it again: nas_proxy.run(space=…, out=…)"
         )
-    known = built_in.names()
-    if spec in known:
+    path = built_in.file_of(spec)
+    if path is None:
         return built_in.module(spec)
-    path = Path(spec)
-    if path.suffix != ".py" and not path.exists():
-        raise SpaceError(f"unknown search space {spec!r}{nearest(spec, known)}, or the path of a Python file")
-    if not path.is_file():
-        raise SpaceError(
-            f"the search space file {spec} {'is a folder' if path.is_dir() else 'does not exist'}; "
-            f"give a Python file, or one of: {', '.join(known)}"
-        )
-    if path.suffix != ".py":
-        raise SpaceError(f"the search space file {path} is not a Python file (its name must end in .py)")
     return modules.imported(path.resolve())
 
 

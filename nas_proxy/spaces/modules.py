@@ -20,6 +20,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from nas_proxy.errors import RAISED, SpaceError
+from nas_proxy.untrusted import in_a_line
 
 
 class _SourceLoader(importlib.machinery.SourceFileLoader):
@@ -127,9 +128,7 @@ def imported(path: Path) -> ModuleType:
         raise
     except RAISED as error:
         _forget(path, name)
-        first = (str(error).strip().splitlines() or [""])[0]
-        reason = f"{type(error).__name__}: {first}".removesuffix(": ")
-        raise SpaceError(f"the search space file {path} does not import: {reason}") from None
+        raise SpaceError(f"the search space file {path} does not import: {in_a_line(error)}") from None
     except BaseException:
         _forget(path, name)
         raise

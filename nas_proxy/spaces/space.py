@@ -134,6 +134,8 @@ class Space:
     _plain: bool = field(default=True, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name or not self.name.isprintable():
+            raise SpaceError(f"a space is called {self.name!r}; its name must be printable text, such as 'mine'")
         if not isinstance(self.choices, Choices):
             raise SpaceError(
                 f"the choices of the space {self.name!r} are a {type(self.choices).__name__}; "

@@ -36,7 +36,7 @@ class SuggestingTrial(BaseTrial):
         self.inner = inner
         self.raised: BaseException | None = None
         self.kinds: list[tuple[str, str]] = []
-        self._known = {} if known is None else known
+        self.known = {} if known is None else known
         self._architecture = architecture
         self._values: dict[str, Any] = {}
 
@@ -45,7 +45,7 @@ class SuggestingTrial(BaseTrial):
         behind = f"{name}[{kind}]"
         if self._architecture is not None:
             return behind if behind in self._architecture else name
-        return name if self._known.get(name) == kind else behind
+        return name if self.known.get(name) == kind else behind
 
     def _asked(self, name: str, ask: Callable[[], Any]) -> Any:
         try:

@@ -66,7 +66,8 @@ class Record:
     draw: which random images, or which seed of full training; 0 for other signals.
     score: accuracy, a fraction. loss_sum: the sum of the epochs' mean training losses. Of several seeds both are
         means, and score_std and loss_sum_std the standard deviations (n - 1).
-    curve: (step, score so far), where a pruner looked, see `nas_proxy.training.pruning`.
+    losses: mean training loss of each epoch. curve: (step, score so far), where a pruner looked, see
+        `nas_proxy.training.pruning`.
     """
 
     key: str
@@ -84,6 +85,7 @@ class Record:
     reason: str | None = None
     score_std: float | None = None
     loss_sum_std: float | None = None
+    losses: tuple[float, ...] = ()
     curve: tuple[tuple[int, float], ...] = ()
     pruned_at: int | None = None
     seconds_saved: float = 0.0
@@ -142,6 +144,7 @@ def _record(trial: FrozenTrial) -> Record:
         seconds=told.get("seconds", 0.0),
         image_passes=told.get("image_passes", 0),
         reason=told.get("reason"),
+        losses=tuple(losses),
         score_std=told.get("score_std"),
         loss_sum_std=told.get("loss_sum_std"),
         curve=tuple(sorted(trial.intermediate_values.items())),

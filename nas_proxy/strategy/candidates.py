@@ -101,9 +101,14 @@ def search(trainer: Trainer, wanted: Search) -> None:
     Raises RunFailedError when everything fails, ConfigError and SpaceError for a limit on latency that leaves out an
     enqueued architecture or all.
     """
-    _check_latencies(trainer, wanted)
-    total, by, progress = wanted.sample + wanted.proposals, wanted.score, trainer.progress
+    by, progress = wanted.score, trainer.progress
+    total, size = wanted.sample + wanted.proposals, wanted.stream.space.size
+    total = total if size is None else min(total, size)
     with progress.stage("Search" if wanted.proposals else f"Train: {wanted.signal}", total) as bar:
+        if trainer.latencies is not None:  # hundreds may be measured before the first training
+            trainer.latencies.tell = lambda count: bar.to(min(trained, total), f"{count} latencies measured")
+        trained = 0
+        _check_latencies(trainer, wanted)
         records = _first_draws(trainer, wanted)
         trained, best = len(records), max((v for v in column(records, by) if not math.isnan(v)), default=None)
 

@@ -45,6 +45,8 @@ class Latencies:
         self._device = device
         self._batch = batch
         self._limit = limit
+        # Told how many have been measured, whenever one more has.
+        self.tell: Callable[[int], None] = lambda count: None
 
     def of(self, architecture: Architecture) -> Latency | None:
         """Return the latency of an architecture, None where its network cannot be built or run.
@@ -63,6 +65,7 @@ class Latencies:
         key = self._space.key(architecture)
         if key not in self._known:
             self._known[key] = self._measured(key, architecture)
+            self.tell(len(self._known))
         return self._known[key]
 
     @functools.cached_property

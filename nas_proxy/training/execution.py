@@ -20,6 +20,7 @@ from nas_proxy.data.images import DataShape
 from nas_proxy.hardware import has_bfloat16
 from nas_proxy.training.channels_last import ChannelsLast
 from nas_proxy.training.cuda_graph import NotRecordableError, RecordingError
+from nas_proxy.untrusted import safe, said
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 # Pixels of an image below which a step's time is calls rather than arithmetic.
@@ -98,7 +99,7 @@ def attempt(work: Callable[[ExecutionMode], _Result], mode: ExecutionMode) -> tu
             # What a step does when it must not wait says nothing about its arithmetic.
             unrecorded = unrecorded or isinstance(error, NotRecordableError)
             if not reason:
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                reason = (said(error) or safe(type(error).__name__)).splitlines()[0]
     raise AssertionError("the plain mode returns or raises")
 
 

@@ -14,6 +14,7 @@ import torch
 
 from nas_proxy.data.images import DataShape
 from nas_proxy.errors import RAISED
+from nas_proxy.process_state import restored
 from nas_proxy.spaces.latency import measure_latency
 from nas_proxy.spaces.loading import Spec, load_space
 from nas_proxy.spaces.measured import Latency
@@ -24,6 +25,7 @@ from nas_proxy.training.pruning import Pruning
 from nas_proxy.training.seed_average import repeated
 from nas_proxy.training.set_cache import SetCache
 from nas_proxy.training.train import Outcome, Recipe, Watch, train
+from nas_proxy.untrusted import safe, said
 
 REASON_LENGTH = 500
 _SETS = SetCache()
@@ -42,6 +44,9 @@ class Failure:
     reason: str
     spoilt: bool = False
     recording: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", safe(self.reason))  # it goes into files, databases and terminals
 
 
 @runtime_checkable
@@ -135,7 +140,12 @@ class Timing:
 
 
 def performed(job: Work[Result]) -> Result | Failure:
-    """Perform a job, and turn whatever the network raises into a reason."""
+    """Perform a job, turn whatever the network raises into a reason, and put back what it changes of the process."""
+    with restored():
+        return _performed(job)
+
+
+def _performed(job: Work[Result]) -> Result | Failure:
     try:
         if job.device.startswith("cuda:"):
             torch.cuda.set_device(job.device)  # nothing is left on another one by the way
@@ -145,10 +155,10 @@ def performed(job: Work[Result]) -> Result | Failure:
     except MemoryError:
         return Failure("out of memory")
     except RAISED as error:
-        if "can't allocate memory" in str(error):
+        text = " ".join(said(error).split())
+        if "can't allocate memory" in text:
             return Failure("out of memory")
-        said = " ".join(str(error).split())
-        reason = f"{type(error).__name__}: {said}".removesuffix(": ")[:REASON_LENGTH]
+        reason = f"{safe(type(error).__name__)}: {text}".removesuffix(": ")[:REASON_LENGTH]
         recording = isinstance(error, RecordingError)
         return Failure(reason, spoilt=recording or isinstance(error, torch.AcceleratorError), recording=recording)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from nas_proxy.data import augment
 from nas_proxy.data.images import ImageSet
 from nas_proxy.hardware import reproducible
-from nas_proxy.seeds import derive, torch_generator
+from nas_proxy.seeds import derive, seeded, torch_generator
 from nas_proxy.training.cuda_graph import CudaGraphStep
 from nas_proxy.training.execution import PLAIN, ExecutionMode, attempt, choose, without_recording
 from nas_proxy.training.recipe import Recipe as Recipe  # noqa: PLC0414 (others import it from here as well)
@@ -105,10 +105,11 @@ def train(
 ) -> Outcome:
     """Build a network, train it on `data` and score it on `evaluation`.
 
-    All randomness (initial weights, dropout, order, augmentation) comes from `seed`; PyTorch's global generator
-    is left as it was. A training that `watch` ends has the score of that moment. unrecorded: why its steps must not be
-    recorded on a GPU; "" where they may. Raises what the network raises, TypeError when its output is no tensor,
-    ValueError when that has the wrong shape, and `cuda_graph.RecordingError` where a recording breaks off.
+    All randomness (initial weights, dropout, order, augmentation, what a network draws from PyTorch's, Python's or
+    NumPy's generators) comes from `seed`; the global generators are left as they were. A training that `watch` ends has
+    the score of that moment. unrecorded: why its steps must not be recorded on a GPU; "" where they may. Raises what
+    the network raises, TypeError when its output is no tensor, ValueError when that has the wrong shape, and
+    `cuda_graph.RecordingError` where a recording breaks off.
     """
     start = time.perf_counter()
     data, evaluation = data.to(device), evaluation.to(device)
@@ -170,9 +171,7 @@ def fit_in(
     after: is given the network and the losses after each epoch, and says whether the training ends there.
     """
     device = data.images.device
-    forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-    with forked, reproducible(device):
-        torch.manual_seed(derive(seed, "network"))
+    with seeded(derive(seed, "network"), device), reproducible(device):
         network = mode.placed(network_to(build(), device))
         losses, passes = _fit(network, data, recipe, seed, mode, after)
     return Fitted(network, losses, passes)
@@ -292,8 +291,16 @@ def _check(logits: object, batch: int, classes: int) -> None:
 
 @torch.no_grad()
 def accuracy(network: nn.Module, evaluation: ImageSet, mode: ExecutionMode = PLAIN) -> float | None:
-    """Return the fraction of images classified correctly, or None when a logit is not finite. Waits for a GPU once."""
+    """Return the fraction of images classified correctly, or None when a logit is not finite. Waits for a GPU once.
+
+    A network that draws random numbers in evaluation draws the same ones each time, whenever it is looked at.
+    """
     network.eval()
+    with seeded(0, evaluation.labels.device):
+        return _accuracy(network, evaluation, mode)
+
+
+def _accuracy(network: nn.Module, evaluation: ImageSet, mode: ExecutionMode) -> float | None:
     right = torch.zeros((), device=evaluation.labels.device, dtype=torch.int64)
     finite = torch.ones((), device=evaluation.labels.device, dtype=torch.bool)
     for start in range(0, len(evaluation), EVALUATION_BATCH):

@@ -170,8 +170,9 @@ class _Worker:
         if answer is None or late.is_set():  # both, where the answer comes at the last moment
             code, fresh = process.wait(), self._served == 0
             failure = self._replaced(job, _too_long(job) if late.is_set() else None)
-            # A kill may have nothing to do with the job, and what earlier jobs left behind may be what was too much.
-            again = code == -signal.SIGKILL or (code == TOO_MUCH and not fresh)
+            # A kill may have nothing to do with the job, what earlier jobs left behind may be what was too much, and a
+            # process that something runs on in ends between two jobs, with 0.
+            again = code in {0, -signal.SIGKILL} or (code == TOO_MUCH and not fresh)
             return None if again and not (last or late.is_set() or self._ended) else failure
         self._served += 1
         if isinstance(answer, Failure) and answer.spoilt:

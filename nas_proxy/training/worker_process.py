@@ -11,6 +11,7 @@ import time
 
 import torch
 
+from nas_proxy.process_state import ProcessState
 from nas_proxy.training import memory_limit as memory
 from nas_proxy.training.jobs import Work, performed
 from nas_proxy.training.worker_pool import PREPARE, read_message, write_message
@@ -26,18 +27,22 @@ def main() -> None:
     torch.set_num_threads(1)
     # What a candidate prints must not get between the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    jobs = os.fdopen(os.dup(sys.stdin.fileno()), "rb")  # and what it closes is not where jobs come from
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     write_message(answers, "ready")
     while True:
         try:
-            job = read_message(sys.stdin.buffer)
+            job = read_message(jobs)
         except EOFError:
             return
         if job == PREPARE:
             write_message(answers, memory.base())
             continue
         assert isinstance(job, Work)
+        before = ProcessState.now()
         write_message(answers, performed(job))
+        if before.left_behind():  # threads that nothing ends
+            return
 
 
 def _end_with(parent: int) -> None:
@@ -49,3 +54,4 @@ def _end_with(parent: int) -> None:
 
 if __name__ == "__main__":
     main()
+    os._exit(0)  # whatever is left running in it

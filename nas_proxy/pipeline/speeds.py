@@ -1,0 +1,251 @@
+"""How fast this machine does what a run does: a prospect in, `Speeds` out, at once or within half a minute.
+
+`coarse` counts FLOPs and divides them by what one convolution does a second. `measured` takes a few steps on one batch
+with a few architectures, chosen across the FLOPs of a sample so that their mean is the sample's, and scales them; and
+two steps of condensing on two classes with few images. Bounds are wide on purpose: `benchmarks/estimate.py` compares
+them with whole runs.
+"""
+
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from torch import nn
+
+from nas_proxy.condensation.distributed import ALONE
+from nas_proxy.condensation.embedding import Embedding, compiles
+from nas_proxy.condensation.estimate import timed_steps
+from nas_proxy.condensation.memory import bytes_of_a_class, few_networks, fitting
+from nas_proxy.condensation.recipe import Condensation
+from nas_proxy.condensation.step import Task, members_of, open_networks
+from nas_proxy.data.images import ImageSet
+from nas_proxy.data.splits import few_classes
+from nas_proxy.errors import RunFailedError
+from nas_proxy.hardware import free_bytes
+from nas_proxy.pipeline.forecast import THERE_AND_BACK, Span, Speeds, timed, within
+from nas_proxy.pipeline.problem import Prospect
+from nas_proxy.progress import Progress
+from nas_proxy.runs.settings import RunConfig
+from nas_proxy.signals.signal import SmallSet, plan_of
+from nas_proxy.spaces.convnet import deepest
+from nas_proxy.spaces.cost import measured_apart
+from nas_proxy.spaces.measured import Size
+from nas_proxy.spaces.space import Architecture
+from nas_proxy.strategy.candidates import Stream
+from nas_proxy.threads import one_thread
+from nas_proxy.training.executor import Executor
+from nas_proxy.training.jobs import Failure, Timing
+from nas_proxy.training.memory_limit import MB
+from nas_proxy.training.probe import Pace, Probe
+
+# By how much an estimate may be off, from FLOPs alone and from measurements.
+COARSE, MEASURED = 6.0, 1.6
+# Architectures whose FLOPs are counted, and seconds for all and for one; of those, how many are timed.
+COUNTED, COUNTING, ONE_COUNT = 24, 5.0, 2.0
+PROBED, TRIED = 4, 12
+# What is in the reason of a job that was ended for its time.
+LATE = "took longer"
+# Seconds of a probe's steps, of its one step by the coarse estimate, and after which it is ended.
+STEPPING, ONE_STEP, ENDED = 1.5, 1.0, 20.0
+# Real and synthetic images of a class in the measured steps of condensing.
+REAL, SYNTHETIC = 64, 4
+# Seconds of a training beside its steps, of a compilation, of timing a latency, and of starting workers, judging and
+# reporting.
+STARTING, COMPILING, TIMING, JUDGING = 0.05, 30.0, 0.5, 8.0
+# What a step takes beside its arithmetic, and what reading an image takes.
+OVERHEAD, READING = 0.003, 2e-4
+
+# Architectures with the FLOPs of an image's forward pass.
+Sample: TypeAlias = Sequence[tuple[Architecture, int]]
+
+
+def coarse(prospect: Prospect, workers: int, sample: Sample) -> Speeds:
+    """Return speeds by FLOPs alone, at once."""
+    config = prospect.config
+    rate = _rate(prospect.device)
+    batch = config.proxy_training.batch_size
+    flops = statistics.fmean(flops for _, flops in sample) if sample else 1e7
+    embedding = Embedding(prospect.shape, config.condense.width, deepest(prospect.shape, config.condense.depth))
+    return Speeds(
+        image=within(3 * flops / rate + OVERHEAD / batch, COARSE),
+        start=within(STARTING, COARSE),
+        embedded=within(2 * embedding.multiply_adds / rate + OVERHEAD / 100, COARSE),
+        condense_start=_compiling(prospect, config.condense),
+        timing=within(TIMING, COARSE),
+        read=within(READING * (prospect.counts.train + prospect.counts.validation), COARSE),
+        judging=within(JUDGING, 3),
+        workers=workers,
+    )
+
+
+def measured(prospect: Prospect, executor: Executor, rough: Speeds, sample: Sample, progress: Progress) -> Speeds:
+    """Return speeds from a few small measurements, in the executor's workers.
+
+    sample: as of `sized`; empty where nothing is to be trained. Raises RunFailedError where all architectures fail.
+    """
+    condenses = next(iter(_recipes(prospect.config)), None)
+    with progress.stage("Estimate", PROBED + 2) as bar, tempfile.TemporaryDirectory() as folder:
+        read = _reading(prospect)
+        bar.to(1)
+        embedded, condense_mb = rough.embedded, None
+        if condenses is not None:
+            embedded, condense_mb = _embedded(prospect, condenses)
+        bar.to(2)
+        found: tuple[list[Pace], list[float], list[str]] = ([], [], [])
+        if sample:
+            found = _paces(prospect, executor, rough, sample, Path(folder), lambda n: bar.to(2 + n))
+        bar.to(PROBED + 2)
+    paces, timings, failed = found
+    if not paces:
+        if failed and not any(LATE in reason for reason in failed):
+            raise RunFailedError(f"all {len(failed)} sampled architectures failed; the last with: {failed[-1]}")
+        return replace(rough, embedded=embedded, read=read, condense_mb=condense_mb, failed=tuple(failed))
+    steps = [pace.step / pace.images for pace in paces]
+    spread = statistics.stdev(steps) / statistics.fmean(steps) if len(steps) > 1 else 1.0
+    factor = MEASURED * (1 + spread / math.sqrt(len(steps)))
+    memory = [pace.memory / MB for pace in paces if pace.memory is not None]
+    return replace(
+        rough,
+        image=within(statistics.fmean(steps), factor),
+        start=within(STARTING + statistics.fmean(pace.start for pace in paces), factor),
+        embedded=embedded,
+        timing=within(statistics.fmean(timings), factor) if timings else rough.timing,
+        read=read,
+        memory_mb=Span(statistics.fmean(memory), min(memory), max(memory)) if memory else None,
+        condense_mb=condense_mb,
+        measured=len(paces),
+        failed=tuple(failed),
+    )
+
+
+def sized(prospect: Prospect) -> Sample:
+    """Return architectures of the sample with their FLOPs, as many as can be counted in time, the smallest first."""
+    until, found = time.monotonic() + COUNTING, []
+    for architecture in islice(Stream(prospect.space, prospect.config.seed), COUNTED):
+        size = measured_apart(prospect.space, architecture, prospect.shape, ONE_COUNT)
+        if isinstance(size, Size):  # what cannot be measured fails when it is trained, and is told there
+            found.append((architecture, size.flops))
+        if time.monotonic() > until:
+            break
+    return sorted(found, key=lambda one: one[1])
+
+
+def _rate(device: str) -> float:
+    """Return the FLOPs a second of a convolution, there and back, on one thread or on the GPU."""
+    with one_thread(), torch.random.fork_rng(devices=[]):
+        layer = nn.Conv2d(32, 32, 3, padding=1).to(device)
+        images = torch.zeros(16, 32, 16, 16, device=device, requires_grad=True)
+        flops, taken = 3 * 2 * 9 * 32 * 32 * 16 * 16 * 16, []
+        for _ in range(5):
+            began = time.perf_counter()
+            float(torch.autograd.grad(layer(images).sum(), [images, layer.weight])[1].sum())  # waits for a GPU
+            taken.append(time.perf_counter() - began)
+    return flops / min(taken)
+
+
+def _recipes(config: RunConfig) -> Iterator[Condensation]:
+    for signal in plan_of(config).trained:
+        if isinstance(signal.source, SmallSet):
+            recipe = signal.source.recipe
+            if recipe.method == "dm" and recipe.source is None:
+                yield recipe
+
+
+def _compiling(prospect: Prospect, recipe: Condensation) -> Span:
+    """Return the seconds of a compilation, none where there will be none."""
+    shape, classes = prospect.shape, prospect.shape.classes
+    if recipe.embed != "convnet":
+        return within(1.0, COARSE)
+    embedding = Embedding(shape, recipe.width, deepest(shape, recipe.depth), recipe.precision, recipe.match == "all")
+    real = int(min(recipe.real_batch, prospect.counts.train / classes)) * classes
+    synthetic = recipe.images_per_class * recipe.formation**2 * classes
+    device = torch.device(prospect.device)
+    compiled = compiles(embedding, device, real=real, synthetic=synthetic, steps=recipe.steps)
+    return within(COMPILING if compiled else 0.1, 3)
+
+
+def _embedded(prospect: Prospect, recipe: Condensation) -> tuple[Span, float]:
+    """Return the seconds of an image in a step of condensing, and the MB that the whole needs."""
+    config, device, few = prospect.config, torch.device(prospect.device), prospect.few
+    smallest = min(map(len, few.of_class()))
+    several = max(1, min(SYNTHETIC, smallest) // recipe.formation**2) if smallest >= recipe.formation**2 else 1
+    small = replace(recipe, images_per_class=several, real_batch=REAL, steps=1)
+    if smallest < recipe.formation**2:
+        small = replace(small, formation=1)
+    task = Task(few.to(device), members_of(few), small, config.seed, device, ALONE)
+    space = prospect.whole_space if recipe.embed == "space" else None
+    seconds = min(timed_steps(task, open_networks(task, space, (), lambda text: None), 2))
+    images = sum(min(REAL, len(members)) for members in task.members)
+    images += THERE_AND_BACK * len(few.classes) * several * small.formation**2
+    whole = replace(task, recipe=recipe)
+    classes, looked_at = prospect.shape.classes, few_networks(task, space, ())
+    together = min(classes, config.classes_per_step or fitting(whole, looked_at, free_bytes(device)))
+    return within(seconds / images, MEASURED * 1.2), together * bytes_of_a_class(whole, looked_at) / MB
+
+
+def _reading(prospect: Prospect) -> Span:
+    """Read a few images once more, which are now in the system's cache, and scale that to all."""
+    began = time.perf_counter()
+    classes = len(prospect.few.classes)
+    few_classes(prospect.source, seed=prospect.config.seed, classes=classes, per_class=1)
+    fixed = time.perf_counter() - began
+    began = time.perf_counter()
+    each = len(prospect.few) // classes
+    few_classes(prospect.source, seed=prospect.config.seed, classes=classes, per_class=each)
+    one = max(0.0, time.perf_counter() - began - fixed) / max(1, len(prospect.few) - classes)
+    return within(fixed + one * (prospect.counts.train + prospect.counts.validation), 3)
+
+
+def _paces(
+    prospect: Prospect, executor: Executor, rough: Speeds, sample: Sample, folder: Path, done: Callable[[int], None]
+) -> tuple[list[Pace], list[float], list[str]]:
+    """Return the paces of architectures, what timing their latencies takes where that is wanted, reasons of failure."""
+    config = prospect.config
+    chosen = [sample[place][0] for place in across(len(sample), PROBED)]
+    chosen += [a for a in islice(Stream(prospect.space, config.seed), TRIED) if a not in chosen]
+    _batch(prospect, rough, sample).save(folder / "images")
+    paces: list[Pace] = []
+    failed: list[str] = []
+    limits = {"minutes": ENDED / 60, "megabytes": math.inf}
+    while len(paces) < PROBED and chosen and not any(LATE in reason for reason in failed):
+        now, chosen = chosen[: PROBED - len(paces)], chosen[PROBED - len(paces) :]
+        probe = Probe(prospect.spec, {}, folder / "images", config.proxy_training, STEPPING, prospect.device, **limits)
+        for _, result in executor.run((None, replace(probe, architecture=dict(a))) for a in now):
+            if isinstance(result, Failure):
+                failed.append(result.reason)
+            else:
+                paces.append(result)
+            done(len(paces))
+    timings: list[float] = []
+    if paces and timed(config):
+        for architecture, _ in sample[len(sample) // 2 :][:2]:
+            began = time.perf_counter()
+            job = Timing(
+                prospect.spec, dict(architecture), prospect.shape, prospect.device, config.latency_batch, ENDED / 60
+            )
+            executor.run_apart(job)
+            timings.append(time.perf_counter() - began)
+    return paces, timings, failed
+
+
+def _batch(prospect: Prospect, rough: Speeds, sample: Sample) -> ImageSet:
+    """Return the images of a step, fewer than the recipe's where the largest network would take long for them."""
+    flops = [each for _, each in sample if each] or [1]
+    slowest = rough.image.value * max(flops) / statistics.fmean(flops)
+    number = max(2, min(prospect.config.proxy_training.batch_size, len(prospect.few), int(ONE_STEP / slowest)))
+    places = torch.linspace(0, len(prospect.few) - 1, number).round().long()
+    return replace(prospect.few, classes=prospect.source.classes).select(places)
+
+
+def across(count: int, wanted: int) -> list[int]:
+    """Return `wanted` places spread over a sorted sequence of `count`, each in the middle of its share."""
+    if count <= wanted:
+        return list(range(count))
+    return [int(count * (2 * share + 1) / (2 * wanted)) for share in range(wanted)]

@@ -1,0 +1,112 @@
+"""What a user's code may change of the whole process, put back after it, so that the next candidate finds none of it.
+
+In: a process before the code. Out: the same process as it was: working directory, environment, signal handlers, open
+standard streams, PyTorch's defaults. A copy of the process that the code has made, and let return, ends here, since two
+processes would answer for one. Threads that are left cannot be ended; `left_behind` tells of them.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+
+
+@dataclass(frozen=True)
+class ProcessState:
+    """The state of this process at a moment."""
+
+    pid: int
+    folder: str | None
+    environment: dict[str, str]
+    handlers: dict[int, Any]
+    streams: tuple[Any, Any, Any]
+    threads: frozenset[int | None]
+    dtype: torch.dtype
+    device: torch.device
+    gradients: bool
+    deterministic: bool
+    precision: str
+    cores: int
+
+    @classmethod
+    def now(cls) -> "ProcessState":
+        """Return the state."""
+        return cls(
+            pid=os.getpid(),
+            folder=_folder(),
+            environment=dict(os.environ),
+            handlers={number: signal.getsignal(number) for number in SIGNALS},
+            streams=(sys.stdin, sys.stdout, sys.stderr),
+            threads=frozenset(thread.ident for thread in threading.enumerate()),
+            dtype=torch.get_default_dtype(),
+            device=torch.get_default_device(),
+            gradients=torch.is_grad_enabled(),
+            deterministic=torch.are_deterministic_algorithms_enabled(),
+            precision=torch.get_float32_matmul_precision(),
+            cores=torch.get_num_threads(),
+        )
+
+    def restore(self) -> None:
+        """Make the process what it was then; end it where it is a copy of that one."""
+        if os.getpid() != self.pid:
+            os._exit(0)
+        self._restore_torch()
+        if self.folder is not None and _folder() != self.folder:
+            with contextlib.suppress(OSError):
+                os.chdir(self.folder)
+        if dict(os.environ) != self.environment:
+            os.environ.clear()
+            os.environ.update(self.environment)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in self.handlers.items():
+                if handler is not None and signal.getsignal(number) != handler:
+                    signal.signal(number, handler)
+        self._restore_streams()
+
+    def _restore_torch(self) -> None:
+        torch.set_default_dtype(self.dtype)
+        if torch.get_default_device() != self.device:
+            torch.set_default_device(None if self.device.type == "cpu" else self.device)
+        torch.set_grad_enabled(self.gradients)
+        torch.use_deterministic_algorithms(self.deterministic)
+        torch.set_float32_matmul_precision(self.precision)
+        if torch.get_num_threads() != self.cores:
+            torch.set_num_threads(self.cores)
+
+    def _restore_streams(self) -> None:
+        for number, (name, stream) in enumerate(zip(("stdin", "stdout", "stderr"), self.streams, strict=True)):
+            try:
+                os.fstat(number)
+            except OSError:  # closed: the next file that is opened would be taken for it
+                os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            closed = stream is not None and stream.closed
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False) if closed else stream)
+
+    def left_behind(self) -> list[str]:
+        """Return the names of threads that have begun since and would keep the process from ending."""
+        return [t.name for t in threading.enumerate() if t.ident not in self.threads and not t.daemon]
+
+
+@contextlib.contextmanager
+def restored() -> Iterator[ProcessState]:
+    """Put back afterwards what is changed in the block."""
+    state = ProcessState.now()
+    try:
+        yield state
+    finally:
+        state.restore()
+
+
+def _folder() -> str | None:
+    try:
+        return os.getcwd()  # noqa: PTH109 (a path of text, also where it is gone)
+    except OSError:
+        return None
