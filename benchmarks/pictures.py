@@ -4,13 +4,20 @@
     python benchmarks/pictures.py images_per_class benchmarks/results/images-per-class-cpu.json
     python benchmarks/pictures.py rank_per_class benchmarks/results/rank-per-class-cpu.json
 
-Writes the PNG beside the JSON. Needs Playwright and Chromium.
+Writes the PNG beside the JSON. And the pictures of the README, of a run with its study, into its parent folder:
+
+    python benchmarks/pictures.py run runs/digits-convnet
+
+Needs Playwright and Chromium.
 """
 
 import argparse
+import contextlib
 import json
 import shutil
 import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,23 +78,46 @@ def rank_per_class(result: dict[str, Any]) -> go.Figure:
     return figure.update_yaxes(title=f"Spearman (n = {result['n']})", col=1)
 
 
-def photograph(figure: go.Figure, path: Path) -> None:
-    """Write a PNG of the figure."""
+@contextlib.contextmanager
+def browser_page(width: int, height: int) -> Iterator[Any]:
+    """Yield a page of a headless Chromium."""
     from playwright.sync_api import sync_playwright
 
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        yield browser.new_page(viewport={"width": width, "height": height})
+        browser.close()
+
+
+def photograph_run(run: Path) -> list[Path]:
+    """Write the first screen of a run's report, and of its main study in the dashboard; return where."""
+    from nas_proxy.dashboard.server import application, serving
+
+    report, dashboard = (run.resolve().parent / name for name in ("report.png", "dashboard.png"))
+    with browser_page(1200, 900) as page, serving(application(run), "127.0.0.1", 0) as server:
+        threading.Thread(target=server.run, daemon=True).start()
+        page.goto((run / "report.html").resolve().as_uri())
+        page.wait_for_selector(".figure .main-svg")
+        page.screenshot(path=report)
+        page.goto(f"http://127.0.0.1:{server.port}/dashboard/studies/1")
+        page.wait_for_selector("[id='user-defined-plot:signals'] .main-svg")
+        page.wait_for_timeout(1000)  # figures come one by one
+        page.screenshot(path=dashboard)
+    return [report, dashboard]
+
+
+def photograph(figure: go.Figure, path: Path) -> None:
+    """Write a PNG of the figure."""
     figure.update_layout(
         width=WIDTH, height=HEIGHT, template="plotly_white", margin={"t": 40, "b": 50, "l": 60, "r": 20}
     )
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory() as folder, browser_page(WIDTH + 16, HEIGHT + 16) as page:
         page_path = Path(folder) / "figure.html"
         figure.write_html(page_path, include_plotlyjs=True, config={"displayModeBar": False})
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": WIDTH + 16, "height": HEIGHT + 16})
         page.goto(page_path.as_uri())
         page.wait_for_selector(".main-svg")
         page.screenshot(path=path)
-        browser.close()
 
 
 FIGURES = {"scaling": scaling, "images_per_class": images_per_class, "rank_per_class": rank_per_class}
@@ -95,9 +125,13 @@ FIGURES = {"scaling": scaling, "images_per_class": images_per_class, "rank_per_c
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("figure", choices=FIGURES)
+    parser.add_argument("figure", choices=[*FIGURES, "run"])
     parser.add_argument("result", type=Path)
     options = parser.parse_args()
+    if options.figure == "run":
+        paths = [path.name for path in photograph_run(options.result)]
+        print(json.dumps({"benchmark": "pictures", "figure": "run", "paths": paths}))
+        return
     result = json.loads(options.result.read_text(encoding="utf-8"))
     path = options.result.with_suffix(".png")
     photograph(FIGURES[options.figure](result), path)

@@ -14,12 +14,17 @@ NasProxyError
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
+from nas_proxy.untrusted import safe, shortened
+
 # What a user's code may raise: everything but an interruption; `sys.exit` in a network is no reason to exit.
 RAISED = (Exception, SystemExit)
 
 
 class NasProxyError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base of all errors raised on purpose. What it says can be written and printed, whatever it quotes."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(safe(shortened(text)))
 
 
 class UserError(NasProxyError):
@@ -30,7 +35,7 @@ class ConfigError(UserError):
     """Wrong settings. `mistakes` holds one sentence for each."""
 
     def __init__(self, mistakes: Sequence[str]) -> None:
-        self.mistakes = tuple(mistakes)
+        self.mistakes = tuple(safe(shortened(mistake)) for mistake in mistakes)
         super().__init__("\n".join(self.mistakes))
 
 

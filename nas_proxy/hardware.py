@@ -5,11 +5,15 @@ is read here, since psutil tells that of the machine.
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import torch
+
+# Of a GPU, for each of several trainings at a time.
+MULTIPROCESSORS_EACH, BYTES_EACH, MOST_ON_A_GPU = 16, 4 << 30, 4
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -33,6 +37,19 @@ def free_bytes(device: torch.device) -> int:
     except (OSError, ValueError):  # no container, or one without a limit
         return available
     return min(available, limit - used)
+
+
+def jobs_at_once(device: str, gpus: int = 1) -> int:
+    """Return how many trainings suit a device at a time: one a core, which on GPUs are divided among `gpus`.
+
+    A small network's kernels fill a few multiprocessors of a GPU, and each process holds some memory of its own there.
+    """
+    cores = os.cpu_count() or 1
+    if device == "cpu":
+        return cores
+    card = torch.cuda.get_device_properties(device)
+    room = min(card.multi_processor_count // MULTIPROCESSORS_EACH, card.total_memory // BYTES_EACH)
+    return max(1, min(MOST_ON_A_GPU, cores // gpus, room))
 
 
 def held_bytes() -> int:

@@ -1,4 +1,4 @@
-"""What comes from outside and is not believed: JSON and errors of a user's code in, values of known types out.
+"""What comes from outside and is not believed: JSON, TOML and errors of a user's code in, values of known types out.
 
 Guarantees: numbers are finite, and None where the file has none; text can be written, and holds nothing that a terminal
 obeys. What is damaged is a ValueError whose text tells what and where.
@@ -7,16 +7,26 @@ obeys. What is damaged is a ValueError whose text tells what and where.
 import json
 import math
 import re
+import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
+# Parts of a key of a TOML file; those of settings have three.
+DEEPEST = 50
+_STRING = re.compile(r"""'[^'\n]*'|"(?:[^"\\\n]|\\.)*\"""")
+_ENDLESS = re.compile(r"(\S{150})\S{300,}?(\S{20})(?!\S)")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def safe(text: str) -> str:
     """Return text without lone surrogates, which cannot be written, and control characters, which terminals obey."""
     return _CONTROL.sub("�", text.encode("utf-8", "replace").decode("utf-8"))
+
+
+def shortened(text: str) -> str:
+    """Return text in which what has no blank for hundreds of characters, such as a damaged name, has its ends alone."""
+    return _ENDLESS.sub(r"\1…\2", text)
 
 
 def said(error: BaseException) -> str:
@@ -41,6 +51,21 @@ def read_json(path: Path) -> Any:
         raise
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return what a TOML file holds. Raises OSError, and ValueError for what cannot be read.
+
+    Python's reader recurses into brackets, and takes the square of the number of parts of a key for it.
+    """
+    text = path.read_text(encoding="utf-8")
+    bare = re.sub(r"[ \t]*\.[ \t]*", ".", _STRING.sub("", text))
+    if any(part.count(".") > DEEPEST for part in re.split(r"[\s=,{}\[\]]+", bare)):
+        raise ValueError(f"a key in it has more than {DEEPEST} parts")
+    try:
+        return tomllib.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

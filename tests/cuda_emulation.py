@@ -96,6 +96,7 @@ class EmulatedCuda:
         self.syncs, self.blocking, self.copies, self.launches = [], [], [], []
         self.capturing = self.capture_stream = self.ambient = None
         self.sync_mode, self.dirty = 0, False
+        self.card = {"total_memory": 16 << 30, "multi_processor_count": 40}
         self._off = 0
 
     def __enter__(self):
@@ -204,7 +205,7 @@ class EmulatedCuda:
             "max_memory_allocated": lambda device=None: 0,
             "reset_peak_memory_stats": lambda device=None: None,
             "set_per_process_memory_fraction": lambda share, device=None: None,
-            "get_device_properties": lambda device=None: SimpleNamespace(total_memory=16 << 30, name="emulated"),
+            "get_device_properties": lambda device=None: SimpleNamespace(name="emulated", **self.card),
             "get_rng_state": lambda device="cuda": state.clone(),
             "set_rng_state": lambda new, device="cuda": None,
             "manual_seed_all": lambda seed: None,

@@ -11,7 +11,8 @@ import pytest
 import nas_proxy
 from conftest import blobs, write_space
 from nas_proxy.dashboard.server import application, serving
-from nas_proxy.report.verdict import verdict
+from nas_proxy.report.verdict import verdict, verdict_of
+from test_report import unfold
 
 pytestmark = pytest.mark.browser
 Keep = Callable[[Any, str], Path]
@@ -63,11 +64,18 @@ def test_the_list_of_studies(page: Any, screenshot: Keep) -> None:
     page.goto("/")
     for name in ("Proxy", "Random images", "Early stop", "Full training"):
         page.get_by_text(f"{name} · blobs-tiny").wait_for()
+    first = page.locator("a[href^='/dashboard/studies/']").first
+    assert "Proxy · blobs-tiny" in first.inner_text()
+    assert page.get_by_role("button", name="Reload").is_visible()
+    for name in ("Create", "rename study", "delete study"):
+        assert page.get_by_role("button", name=name).count() == 0  # hidden ones have no role
     screenshot(page, "dashboard-studies")
     assert page.wrong == []
 
 
-def test_the_page_of_the_proxy_shows_figures_and_images(page: Any, screenshot: Keep) -> None:
+def test_the_page_of_the_proxy_shows_figures_and_images(
+    page: Any, finished: nas_proxy.FinishedRun, screenshot: Keep
+) -> None:
     page.goto("/dashboard/studies/1")
     rank, signals = (page.locator(f'[id="user-defined-plot:{name}"]') for name in ("rank", "signals"))
     rank.locator(".points path").first.wait_for()
@@ -79,7 +87,14 @@ def test_the_page_of_the_proxy_shows_figures_and_images(page: Any, screenshot: K
     rank.locator(".hoverlayer text").filter(has_text="full training: rank").first.wait_for()
     page.mouse.move(0, 0)
     page.get_by_text("validation accuracy").first.wait_for()
+    page.locator('[id="graph-intermediate-values"] .scatterlayer .trace').first.wait_for()
+    assert not page.get_by_text("Upload a New File").is_visible()
+    told = verdict_of(finished.ranking)
+    assert page.locator("#nas-proxy").inner_text().startswith(f"{told.head}: {told.because}.")
     screenshot(page, "dashboard-proxy")
+    page.get_by_role("link", name="Report", exact=True).click()
+    page.wait_for_url("**/report.html")
+    assert page.locator(".decision .answer").inner_text() == told.head
     assert page.wrong == []
 
 
@@ -134,11 +149,13 @@ def test_the_report(
     page.on("console", lambda message: wrong.append(message.text))
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.goto(finished.report.as_uri())
-    figures = page.locator(".figure")
-    assert figures.count() >= 5
-    for number in range(figures.count()):
-        figures.nth(number).locator(".subplot.xy").wait_for()
-    page.get_by_text("ValueError: three is not a width").first.wait_for()
+    page.locator("#figure-curves-proxy .subplot.xy").wait_for()
+    told = verdict_of(finished.ranking)
+    assert page.locator(".decision .answer").inner_text() == told.head
+    assert page.locator(".network .volume").count() >= 3  # the image, and two blocks at least
     screenshot(page, f"report-{name}")
+    unfold(page)
+    page.get_by_text("ValueError: three is not a width").first.wait_for()
+    screenshot(page, f"report-{name}-unfolded")
     assert wrong == []
     page.close()

@@ -283,6 +283,7 @@ def test_the_page_in_a_browser(finished, browser, screenshot):
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.goto((finished[0] / "compare.html").as_uri())
     known = [row for row in finished[1]["signals"].values() if row["spearman"]["value"] is not None]
+    page.get_by_text("Every number of every signal").click()
     page.wait_for_selector("#figure-cost-passes .main-svg")
     assert page.locator("#figure-cost-seconds .trace.scatter").count() == len(known) + 1
     assert wrong == []

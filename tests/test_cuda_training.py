@@ -15,6 +15,7 @@ from nas_proxy.training.cuda_graph import RecordingError
 from nas_proxy.training.execution import PLAIN, ExecutionMode, attempt
 from nas_proxy.training.jobs import Failure, Job, performed
 from nas_proxy.training.set_cache import SetCache
+from nas_proxy.training.shared_gpu import SharedGpus
 from nas_proxy.training.train import Outcome, Recipe, accuracy, train, train_in
 
 RECIPE = Recipe(epochs=3, batch_size=9)
@@ -189,7 +190,7 @@ def test_a_recording_that_breaks_off_is_done_again_elsewhere_without(job, monkey
 def test_the_worker_is_replaced_after_such_a_recording(job, monkeypatch):
     given, fresh = [], []
     worker = object.__new__(worker_pool._Worker)
-    worker._device = None
+    worker._device, worker._gpus = None, SharedGpus()
 
     def answer(job, *, last):
         given.append(job.unrecorded)
@@ -199,6 +200,23 @@ def test_the_worker_is_replaced_after_such_a_recording(job, monkeypatch):
     monkeypatch.setattr(worker, "_relaunch", lambda: fresh.append(True))
     assert worker._answer(job) == "done"
     assert given == ["", "it broke off"]
+
+
+def out_of_memory(x):
+    if torch.cuda.is_current_stream_capturing():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    return x
+
+
+def test_lack_of_memory_in_a_recording_is_told_and_costs_the_process(job, monkeypatch):
+    class Built:
+        @staticmethod
+        def build(architecture, shape):
+            return Awkward(out_of_memory)
+
+    monkeypatch.setattr(jobs, "_space", lambda spec, shape: Built)
+    with EmulatedCuda():
+        assert performed(job) == Failure("out of memory on cuda:0", spoilt=True, memory=True)
 
 
 def test_a_recording_that_breaks_off_is_raised_to_who_trains_in_this_process():

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
-from nas_proxy.errors import ConfigError, RunFolderError, StorageError
+from nas_proxy.errors import ConfigError, StorageError
 from nas_proxy.pipeline.work import open_store
-from nas_proxy.pipeline.worker import Here, work
 from nas_proxy.progress import SILENT
 from nas_proxy.runs.folder import prepare_run
 from nas_proxy.runs.settings import resolve, to_dict, write_config
@@ -96,19 +95,9 @@ def test_the_name_in_the_database_stays_with_the_folder(tmp_path):
     assert existing(tmp_path / "renamed") == place
 
 
-def test_a_run_in_a_file_takes_no_workers(tmp_path):
-    prepare_run(tmp_path / "run", resolve({}))
-    with pytest.raises(RunFolderError) as error:
-        work(str(tmp_path / "run"), None, Here())
-    assert str(error.value) == (
-        f"{tmp_path / 'run'} keeps its trainings in a SQLite file, which one command owns; for workers elsewhere, "
-        "begin the run with --storage postgresql+psycopg://USER@HOST/DATABASE"
-    )
-
-
-def test_a_database_that_is_not_there(tmp_path):
+def test_a_database_that_is_not_there():
     with pytest.raises(StorageError, match=r"the database postgresql\+psycopg://me@127.0.0.1:1/nas cannot be reached"):
-        work("postgresql+psycopg://me:geheim@127.0.0.1:1/nas", None, Here())
+        connect(Database(without_password("postgresql+psycopg://me:geheim@127.0.0.1:1/nas"), "run"))
 
 
 def test_without_the_driver(monkeypatch):

@@ -64,7 +64,8 @@ def test_the_figure_of_two_objectives_joins_the_front() -> None:
     beaten, front = figure.data
     assert (list(beaten.x), list(beaten.y)) == ([100, 200], [70, 60])
     assert (list(front.x), list(front.y)) == ([10, 50, 1000], [50, 80, 90])
-    assert (beaten.mode, front.mode, front.line.shape) == ("markers", "lines+markers", "hv")
+    assert (beaten.mode, front.mode, front.line.shape) == ("markers", "lines+markers+text", "hv")
+    assert front.text == ("1", "2", "3")
     assert figure.layout.xaxis.type == "log"
     assert front.hovertext[1] == ("<b>e</b><br>place 2 on the front<br>validation accuracy: 80.00 %<br>parameters: 50")
     assert "place" not in beaten.hovertext[0]
@@ -79,7 +80,7 @@ def test_three_objectives_have_a_plot_a_cost() -> None:
         ("beaten by another", "x2", False),
         ("on the Pareto front", "x2", False),
     ]
-    assert {trace.mode for trace in figure.data} == {"markers"}
+    assert {trace.mode for trace in figure.data} == {"markers", "markers+text"}
     assert figure.layout.xaxis2.title.text == "latency, ms"
     assert figure.layout.yaxis.domain[0] > figure.layout.yaxis2.domain[1]
     # d is the fastest; c is beaten by e in everything.
@@ -112,8 +113,8 @@ def test_every_section_of_a_whole_report(tmp_path: Path) -> None:
     page = page_of(tmp_path)
     sections = [attrs["id"] for tag, attrs in page.elements if tag == "section"]
     assert sections == [
-        *("truth", "signals", "random", "cost", "notes", "pareto", "history", "choices"),
-        *("images", "failures", "reading", "run"),
+        *("best", "pareto", "images", "truth", "signals", "choices"),
+        *("scores", "numbers", "random", "cost", "notes", "history", "failures", "reading", "run"),
     ]
     assert "nas-proxy run --config run.toml" in page.text
     assert {"figure-ranks", "figure-cost-seconds", "figure-pareto"} <= set(page.figures)

@@ -1,34 +1,23 @@
-"""A run in a PostgreSQL database: the same results as in a file, and workers that are not the run's are sent away."""
+"""A run in a PostgreSQL database: the same results as in a file, beside other runs, after earlier versions."""
 
 import csv
-import io
 import json
-import threading
 from dataclasses import replace
 
 import optuna
 import pytest
-from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.exceptions import StorageInternalError
-from typer.testing import CliRunner
+from sqlalchemy import text
 
 from conftest import write_space
-from nas_proxy.cli.app import app
 from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.dashboard.notes import shown_names
 from nas_proxy.dashboard.server import application
-from nas_proxy.dashboard.status import Watcher
-from nas_proxy.dashboard.status_text import status_text
-from nas_proxy.data.images import ImageSet
-from nas_proxy.errors import RunFolderError, StorageError
-from nas_proxy.pipeline import worker
-from nas_proxy.pipeline.coordinator import RUN
+from nas_proxy.errors import RunFolderError
 from nas_proxy.pipeline.stages import run_all
-from nas_proxy.pipeline.worker import Here, work
+from nas_proxy.progress import SILENT
 from nas_proxy.runs.folder import open_run
 from nas_proxy.runs.settings import RunConfig
-from nas_proxy.storage.artifacts import DatabaseStore
-from nas_proxy.storage.job_queue import Jobs
 from nas_proxy.storage.location import Database, existing
 from nas_proxy.storage.read_only import open_studies
 from nas_proxy.storage.retry import connect
@@ -63,18 +52,7 @@ def url(postgres):
 
 @pytest.fixture(scope="module")
 def run(config, url, tmp_path_factory):
-    """A whole run, trained by its own process and a worker that was there first."""
-    folder = tmp_path_factory.mktemp("shared") / "shared"
-    told: list[worker.Tally] = []
-    here = Here(device="cpu", workers=1, idle_minutes=2)
-    joined = threading.Thread(target=lambda: told.append(work(url, None, here)))
-    joined.start()
-    found = run_all(replace(config, storage=url), folder)
-    joined.join(timeout=120)
-    (tally,) = told
-    assert tally.ended == "the run is done"
-    assert tally.trained > 0
-    return found
+    return run_all(replace(config, storage=url), tmp_path_factory.mktemp("shared") / "shared")
 
 
 @pytest.fixture(scope="module")
@@ -135,140 +113,6 @@ def test_the_dashboard_shows_this_run_alone_and_refuses_to_write(run):
 
 
 @pytest.mark.slow
-def test_status_shows_who_is_alive(run):
-    place = existing(run.path)
-    engine = connect(place)
-    ours, theirs = Jobs(engine, place.name), Jobs(engine, place.name)
-    ours.join("cuda:0, cuda:1", coordinates=True)
-    theirs.join("1 × cpu")
-    status = Watcher(run.path).look()
-    assert status.at_work
-    assert [(w.devices, w.coordinates) for w in status.workers] == [("cuda:0, cuda:1", True), ("1 × cpu", False)]
-    assert "Workers alive: 2\n" in status_text(status)
-    assert "cuda:0, cuda:1: 0 trainings, coordinates" in status_text(status)
-    ours.leave()
-    theirs.leave()
-    engine.dispose()
-    after = Watcher(run.path).look()
-    assert (after.at_work, after.workers) == (False, ())
-
-
-def published(run, changes):
-    """Change what the run says of itself; return what it said."""
-    ledger = TrialStore(existing(run.path))
-    study = ledger.study("proxy")
-    before = study._storage.get_study_system_attrs(study._study_id)[RUN]
-    study._storage.set_study_system_attr(study._study_id, RUN, {**before, **changes})
-    ledger.close()
-    return before
-
-
-def other_proxy(run, tmp_path):
-    images = ImageSet.load(run / "proxy.safetensors")
-    path = tmp_path / "other.safetensors"
-    replace(images, images=255 - images.images).save(path)
-    return path
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        (
-            {"nas_proxy": "0.0.1"},
-            "this version of nas_proxy is not the run's (here 0.1.0, in the run 0.0.1); "
-            "install the run's on this machine",
-        ),
-        ({"data": "0123"}, "in the run 0123); give the same data with --dataset"),
-        ({"space": "0123"}, "in the run 0123); give the run's with --space"),
-        ({"condensed set": "0123"}, "in the run 0123); give the run's proxy.safetensors with --proxy"),
-        ({"keys": ["width=7"]}, "use the run's versions of Python and Optuna"),
-    ],
-)
-def test_a_worker_that_does_not_fit_is_sent_away(run, changes, sentence):
-    before = published(run, changes)
-    try:
-        with pytest.raises(StorageError) as error:
-            work(str(run.path), None, Here(device="cpu", idle_minutes=0.5))
-        assert sentence in str(error.value)
-    finally:
-        published(run, before)
-
-
-@pytest.mark.slow
-def test_another_proxy_is_refused_and_the_right_one_taken(run, tmp_path):
-    with pytest.raises(StorageError, match="the condensed set is not the run's"):
-        work(str(run.path), None, Here(device="cpu", proxy=other_proxy(run, tmp_path)))
-    tally = work(str(run.path), None, Here(device="cpu", proxy=run / "proxy.safetensors", idle_minutes=1))
-    assert (tally.trained, tally.ended) == (0, "the run is done")
-
-
-@pytest.mark.slow
-def test_data_and_space_that_are_not_here(run, tmp_path):
-    with pytest.raises(Exception, match=r"--dataset gives its place on this machine"):
-        work(str(run.path), None, Here(device="cpu", dataset=f"folder:{tmp_path / 'absent'}"))
-    with pytest.raises(Exception, match=r"--space gives its place on this machine"):
-        work(str(run.path), None, Here(device="cpu", space=str(tmp_path / "absent.py")))
-
-
-@pytest.mark.slow
-def test_another_version_of_torch_is_told(run, capsys):
-    told: list[str] = []
-
-    class Told:
-        stage = staticmethod(worker.SILENT.stage)
-        say = staticmethod(told.append)
-
-    before = published(run, {"torch": "1.13.0", "device": "cuda"})
-    try:
-        work(str(run.path), None, Here(device="cpu"), Told())
-    finally:
-        published(run, before)
-    assert any(line.startswith("Warning: PyTorch is ") and "1.13.0 in the run" in line for line in told)
-    assert any("this worker trains on cpu and the run's coordinator on cuda" in line for line in told)
-
-
-@pytest.mark.slow
-def test_several_runs_in_one_database(run, url):
-    published(run, {})
-    second = TrialStore(Database(url, "second"))
-    study = second.study("proxy")
-    study._storage.set_study_system_attr(study._study_id, RUN, {})
-    first = existing(run.path).name
-    with pytest.raises(StorageError) as error:
-        work(url, None, Here(device="cpu", idle_minutes=0.5))
-    assert str(error.value) == f"{url} holds 2 runs; choose one with --run: second, {first}"
-    optuna.delete_study(study_name="second/proxy", storage=second._storage)
-    second.close()
-
-
-def test_a_run_that_does_not_come(postgres):
-    tally = work(postgres.url(), "none", Here(device="cpu", idle_minutes=0.01))
-    assert tally.ended == "no run came in 0.01 minutes"
-
-
-def test_the_command(run):
-    result = CliRunner().invoke(app, ["worker", str(run.path), "--device", "cpu", "--workers", "1", "--json"])
-    assert json.loads(result.stdout) == {"trained": 0, "failed": 0, "ended": "the run is done"}
-
-
-@pytest.mark.slow
-def test_two_coordinators_do_not_get_on(run, config, monkeypatch):
-    place = existing(run.path)
-    engine = connect(place)
-    monkeypatch.setattr("platform.node", lambda: "elsewhere")
-    other = Jobs(engine, place.name)
-    other.join("cpu", coordinates=True)
-    monkeypatch.undo()
-    try:
-        with pytest.raises(StorageError, match=r"a nas-proxy on elsewhere \(process \d+\) is working on this run"):
-            run_all(replace(config, storage=run.config.storage, trials=13), run.path, names=("search",))
-    finally:
-        other.leave()
-        engine.dispose()
-
-
-@pytest.mark.slow
 def test_the_storage_of_trainings_does_not_change(run, alone, config, url):
     with pytest.raises(RunFolderError, match=r"storage: None → 'postgresql"):
         run_all(replace(config, storage=url), alone.path, names=("search",))
@@ -290,14 +134,33 @@ def test_overwriting_removes_the_run_from_the_database(config, url, tmp_path):
     ledger.close()
 
 
-def test_artifacts_of_the_database(url):
+OF_THE_PAST = """
+CREATE TABLE nas_proxy_jobs (run TEXT, signal TEXT, digest TEXT, draw INTEGER, state TEXT);
+CREATE TABLE nas_proxy_workers (id TEXT PRIMARY KEY, run TEXT);
+CREATE TABLE nas_proxy_artifacts (id TEXT PRIMARY KEY, content BYTEA);
+INSERT INTO nas_proxy_jobs VALUES ('shared', 'proxy', '0', 0, 'waiting');
+"""
+
+
+def test_a_database_of_an_earlier_version_goes_on_with_a_sentence(config, alone, postgres, tmp_path):
+    url, said = postgres.url(), list[str]()
     engine = connect(Database(url, "any"))
-    store = DatabaseStore(engine)
-    store.write("one", io.BytesIO(b"\0\1"))
-    store.write("one", io.BytesIO(b"\0\1"))  # as after an answer that was lost
-    assert store.open_reader("one").read() == b"\0\1"
-    store.remove("one")
-    store.remove("one")
-    with pytest.raises(ArtifactNotFound):
-        store.open_reader("one")
+    with engine.begin() as connection:
+        connection.execute(text(OF_THE_PAST))
     engine.dispose()
+
+    class Told:
+        stage = staticmethod(SILENT.stage)
+        say = staticmethod(said.append)
+
+    found = run_all(replace(config, storage=url), tmp_path / "run", progress=Told(), names=NAMES)
+    assert without_time((found / "trials.csv").read_text()) == without_time((alone / "trials.csv").read_text())
+    sentence = "has tables of an earlier version's workers, which nothing reads any more: DROP TABLE nas_proxy_"
+    assert sum(sentence in line for line in said) == 1
+    # The condensed set was an artifact for workers; the dashboard does not offer what it cannot show.
+    proxy = existing(found.path).study("proxy")
+    study = optuna.load_study(study_name=proxy, storage=open_studies(found.path, writable=True))
+    study._storage.set_study_system_attr(study._study_id, "artifacts:1", '{"filename": "proxy.safetensors"}')
+    studies = open_studies(found.path, told=lambda: {proxy: {}})
+    shown = [one for one in studies.get_all_studies() if one.study_name == proxy]
+    assert [name for name in shown[0].system_attrs if name.startswith("artifacts:")] == []

@@ -22,12 +22,12 @@ from made_up_runs import (
     without,
 )
 from nas_proxy.errors import RunFolderError
-from nas_proxy.ranking.ranking import Ranking
-from nas_proxy.report import signal_figures, trial_figures
+from nas_proxy.ranking.ranking import Curves, Ranking
+from nas_proxy.report import best_figures, signal_figures, trial_figures
 from nas_proxy.report.page import report_html, write_report
 from nas_proxy.report.rank_figure import ranks_against_truth
 from nas_proxy.report.run_contents import read_run
-from nas_proxy.report.verdict import verdict_parts
+from nas_proxy.report.verdict import verdict_of
 
 
 class Page(HTMLParser):
@@ -68,9 +68,10 @@ def test_an_odd_run_has_a_report(build: Builder, tmp_path: Path) -> None:
     assert len(first) < 6_000_000
     page = Page(first.decode("utf-8"))
     run = read_run(tmp_path)
-    head, evidence = (" ".join(text.split()) for text in verdict_parts(run.ranking))
-    assert head in page.text
-    assert evidence in page.text
+    told = verdict_of(run.ranking)
+    assert f"{told.head} {told.because[0].upper()}{told.because[1:]}." in page.text
+    for name, text in told.evidence:
+        assert name == "Saving" or " ".join(text.split()) in page.text
     assert page.count("script") == (3 if page.figures else 0)
     assert page.count("img") == (run.image is not None) * (1 + (run.real is not None))
     assert not re.search(r"\b(nan|NaN|inf|None|Undefined)\b", page.text)
@@ -97,7 +98,7 @@ def test_what_is_missing_is_named_with_its_command(name: str, words: str, stage:
     assert f"{words}: nas-proxy {stage} 'a run'" in text
     (folder / name).write_bytes(b'{"a": "\xff')
     text = page_of(folder).text
-    assert words not in text.partition("Proxy score against truth")[0]
+    assert f"{words}:" not in text
     assert re.search(rf"{re.escape(name)} cannot be read \([^)]+\)+; delete it, then nas-proxy {stage} 'a run'", text)
 
 
@@ -116,10 +117,12 @@ def test_the_page_shows_the_numbers(tmp_path: Path) -> None:
     ordinary(tmp_path)
     text = page_of(tmp_path).text
     for expected in (
-        "Test accuracy of the pick 97.90 % 98.10 %, 97.70 % by seed of full training",
-        "Regret 0.40 pp below the best of all architectures trained in full",
-        "Speed-up over full training 12.4× full training of every trial, against the proxy",
+        "How good it is 97.90 % Test accuracy, mean of 2 full trainings. 98.10 %, 97.70 % by seed of full training",
+        "regret 0.40 pp: below the best of all architectures trained in full",
+        "What it saved 32 min saved 24 candidates take 12.3 s, their full training 32 min.",
+        "condensing 1.6 min search 1.0 min full training 19 min random images and other controls 1.3 min",
         "P@5 chance 0.21 Regret",
+        "Proxy 0.91 [0.85, 0.94] 0.71 [0.41, 0.86] +0.06 [−0.02, 0.10] 0.40 pp 12.3 s 240k",
         "Proxy 0.91 [0.85, 0.94] 0.71 [0.41, 0.86] 0.81 [0.75, 0.84] 0.60 0.40 pp",
         "Proxy +0.06 [−0.02, 0.10]",
         "Proxy 12.3 s 240k 6.4 kB",
@@ -138,24 +141,26 @@ def test_the_page_shows_the_numbers(tmp_path: Path) -> None:
 def test_a_slow_proxy_and_an_untrained_pick_are_said_plainly(tmp_path: Path) -> None:
     ordinary(tmp_path)
     ranking = get_ranking(tmp_path)
-    ranking["cost"] |= {"speedup": 0.62, "speedup_note": "condensing dominates"}
+    ranking["signals"]["proxy"]["seconds"] = 3000
     ranking["pick"] |= {"truth": None, "truth_mean": None}
     ranking["signals"]["proxy"] |= {"regret": None, "regret_reason": "the pick has no full training"}
     put_ranking(tmp_path, ranking)
     text = page_of(tmp_path).text
-    assert "Speed-up over full training 0.62× slower than full training; condensing dominates" in text
-    assert "Test accuracy of the pick – not trained in full yet" in text
-    assert "Regret – the pick has no full training" in text
-    assert "the pick has no full training : Proxy: Regret" in text
+    assert "What it saved Nothing (18 min lost) 24 candidates take 50 min, their full training 32 min." in text
+    assert "How good it is – Not trained in full yet." in text
+    assert "regret –: the pick has no full training" in text
+    assert "the pick has no full training : Regret of Proxy" in text
     ranking["signals"]["proxy"] |= {"regret": -0.0041, "regret_reason": None}
     put_ranking(tmp_path, ranking)
-    assert "Regret −0.41 pp no loss against the architecture that the other seed" in page_of(tmp_path).text
+    assert "regret −0.41 pp: no loss against the architecture that the other seed" in page_of(tmp_path).text
 
 
 def test_names_are_never_markup(tmp_path: Path) -> None:
     next(param.values[0] for param in ODD_RUNS if param.id == "hostile_names")(tmp_path)
     page = page_of(tmp_path)
-    assert page.count("b") == 1  # the one value of the pick
+    ordinary(tmp_path / "ordinary")
+    plain = page_of(tmp_path / "ordinary")
+    assert page.count("b") == plain.count("b") - 2  # of the one choice of the pick instead of three
     assert page.text.count(" ".join(HOSTILE.split())) >= 6
     hover = json.dumps(page.figures["figure-history"], ensure_ascii=False)
     assert "&lt;/script&gt;" in hover
@@ -176,6 +181,77 @@ def test_keys_that_look_like_missing_values_stay(tmp_path: Path) -> None:
     truth = read_run(tmp_path).truth
     assert truth["key"].tolist() == ["NA", "null"]
     assert truth["accuracy"].isna().tolist() == [False, True]
+
+
+def test_the_first_screen_draws_the_network_and_says_how_good_it_is(tmp_path: Path) -> None:
+    ordinary(tmp_path)
+    ranking = get_ranking(tmp_path)
+    conv = {"layers": ["conv 3×3", "ReLU"], "shape": [32, 4, 4], "params": 9312}
+    ranking["pick"] |= {
+        **{"test_images": 719, "params": 10_986, "flops": 334_336, "latency_ms": 0.0966, "latency_device": "cpu"},
+        **{"latency_batch": 1, "input": [1, 8, 8]},
+        "blocks": [conv, conv, {"layers": ["linear"], "shape": [10], "params": 1290, "skipped": 3}],
+    }
+    put_ranking(tmp_path, ranking)
+    text = page_of(tmp_path).text
+    assert "1×8×8 image → 2× 32×4×4 conv 3×3 , ReLU 9.3k parameters each → 10 after 3 more: linear 1.3k" in text
+    assert "11k parameters 334k FLOPs 0.097 ms for an image on cpu" in text
+    assert (
+        "97.90 % [96.6, 98.7] Test accuracy, mean of 2 full trainings; in brackets the 95 % interval over 719" in text
+    )
+
+
+def test_the_search_says_what_it_saved_and_where_its_time_went(tmp_path: Path) -> None:
+    ordinary(tmp_path)
+    told = {"ratio": 2.5, "interval": [1.5, 4.0], "random_hours": 5.0, "spent_hours": 2.0, "sentence": "It took 2 h."}
+    put_ranking(tmp_path, get_ranking(tmp_path) | {"saving": told | {"spent": {"condensing": 0.5, "full": 1.5}}})
+    text = page_of(tmp_path).text
+    assert "What it saved 3.0 h saved It took 2 h. condensing 30 min full training 1.5 h" in text
+    put_ranking(tmp_path, get_ranking(tmp_path) | {"saving": {"reason": "nothing was fully trained"}})
+    assert "What it saved Not known Nothing was fully trained." in page_of(tmp_path).text
+
+
+def test_the_ten_best_bear_their_places_and_the_axis_shows_them(tmp_path: Path) -> None:
+    trials, _ = ordinary(tmp_path)
+    frame = read_run(tmp_path).trials
+    frame.loc[0, "score"] = 0.01
+    best = best_figures.best_of(frame, read_run(tmp_path).truth.head(3), pick=str(trials["key"][7]))
+    assert best.ten["place"].tolist() == list(range(1, 11))
+    assert best.ten["key"][0] == trials["key"][7]
+    assert best.ten["score"][1:].is_monotonic_decreasing
+    figure = best_figures.accuracy_by_size(best)
+    named = {trace.name: trace.text for trace in figure.data}
+    assert named["pick"] == ("1",)
+    assert sorted(map(int, named["the ten best"])) == list(range(2, 11))
+    low, high = figure.layout.yaxis.range
+    assert 1 < low < 100 * best.ten["score"].min()
+    assert 100 * best.ten["score"].max() < high
+    outside = sum(100 * frame["score"].dropna() < low)
+    assert figure.layout.annotations[0].text.startswith(f"{outside} more outside")
+
+
+def test_the_ten_best_of_a_run_that_trains_them_in_full_are_compared_by_that(tmp_path: Path) -> None:
+    _, truth = ordinary(tmp_path)
+    run = read_run(tmp_path)
+    order = list(truth["key"][:6])
+    unscored = run.trials[run.trials["key"] != order[0]]
+    best = best_figures.best_of(unscored, run.truth, order, order[0])
+    assert best.ten["key"].tolist() == order
+    assert np.isnan(best.ten["score"][0])
+    assert best.ten["params"].notna().all()
+    figure = best_figures.accuracy_by_size(best)
+    assert figure.layout.yaxis.title.text == "test accuracy after full training, %"
+    (pick,) = (trace for trace in figure.data if trace.name == "pick")
+    assert pick.y == pytest.approx((100 * truth["accuracy"][truth.index[0]],))
+
+
+def test_curves_are_drawn_epoch_by_epoch() -> None:
+    curves = (Curves("a", (2.0, 1.0, 0.5), (1.5, 0.2)), Curves("b", (3.0, 0.1, 0.001), ()))
+    *_, pick = best_figures.learning_curves(curves, "proxy", "a").data
+    assert (pick.name, list(pick.x), list(pick.y)) == ("pick", [1, 2, 3], [2.0, 1.0, 0.5])
+    figure = best_figures.learning_curves(curves, "truth", "a")
+    assert [list(trace.y) for trace in figure.data] == [[1.5, 0.2]]
+    assert figure.layout.yaxis.type == "log"
 
 
 def two_rows() -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -237,7 +313,7 @@ def test_the_history_of_four_trials() -> None:
     assert failed.y[0] < 50
 
 
-def test_bars_with_an_undefined_interval() -> None:
+def test_dots_with_an_undefined_interval() -> None:
     ranking = ranking_of(trials_of())
     ranking["signals"]["params"]["spearman"] = {
         "value": None,
@@ -246,15 +322,20 @@ def test_bars_with_an_undefined_interval() -> None:
         "reason": "constant",
     }
     ranking["signals"]["flops"]["spearman"] = {"value": -0.25, "low": None, "high": None, "reason": "few"}
-    figure = signal_figures.spearman_bars(Ranking.of(ranking))
-    bars = {bar.y[0]: bar for bar in figure.data}
-    assert list(bars) == ["Proxy", "Random images", "Early stop", "Parameters", "FLOPs"]
-    assert bars["Proxy"].error_x.arrayminus == pytest.approx((0.06,))
-    assert bars["Parameters"].x == (None,)
-    assert bars["FLOPs"].error_x.array == (0.0,)
-    assert figure.layout.xaxis.range[0] < -0.25
+    ranking["signals"]["proxy:loss_sum"] = {"spearman": {"value": 0.8, "low": 0.7, "high": 0.9}}
+    figure = signal_figures.spearman_dots(Ranking.of(ranking))
+    dots = {dot.name: dot for dot in figure.data}
+    both = ["Proxy, by accuracy", "Proxy, by loss sum"]
+    assert list(dots) == [*both, "Random images", "Early stop", "Parameters", "FLOPs"]
+    assert dots[both[0]].error_x.arrayminus == pytest.approx((0.06,))
+    assert [dots[name].marker.symbol for name in both] == ["circle", "square"]
+    assert round(dots[both[0]].y[0]) == round(dots[both[1]].y[0]) == 4  # one line, the uppermost
+    assert dots["Parameters"].x == (None,)
+    assert dots["FLOPs"].error_x.array == (0.0,)
+    assert -0.4 < figure.layout.xaxis.range[0] < -0.25
+    assert figure.layout.yaxis.ticktext[::-1] == ("Proxy", "Random images", "Early stop", "Parameters", "FLOPs")
     notes = {note.text: note for note in figure.layout.annotations}
-    assert notes["undefined"].y == "Parameters"
+    assert notes["undefined"].y == dots["Parameters"].y[0]
     assert "full training repeats itself: 0.97" in notes
 
 
@@ -278,6 +359,14 @@ def opened(browser: Any, path: Path, **context: Any) -> tuple[Any, list[str]]:
     return page, wrong
 
 
+def unfold(page: Any) -> None:
+    """Open all that is folded, which draws its figures."""
+    page.evaluate("document.querySelectorAll('details').forEach(fold => { fold.open = true })")
+    page.wait_for_function(
+        "document.querySelectorAll('.figure').length == document.querySelectorAll('.subplot.xy').length"
+    )
+
+
 IN_BROWSER = {"one_trial", "all_failed", "constant_scores", "hostile_names", "thousands", "no_intervals"}
 IN_BROWSER |= {"several_objectives", "thousands_for_several", "objectives_not_finite"}
 IN_BROWSER |= {"not_finite", "only_config"}  # the others lack files, and draw what these draw or less
@@ -289,7 +378,7 @@ IN_BROWSER |= {"not_finite", "only_config"}  # the others lack files, and draw w
 def test_an_odd_run_in_a_browser(build: Builder, tmp_path: Path, browser: Any) -> None:
     build(tmp_path)
     page, wrong = opened(browser, write_report(tmp_path), viewport={"width": 390, "height": 844})
-    assert page.locator(".figure .subplot.xy").count() == page.locator(".figure").count()
+    unfold(page)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert wrong == []
     page.close()
@@ -299,8 +388,10 @@ def test_an_odd_run_in_a_browser(build: Builder, tmp_path: Path, browser: Any) -
 def test_figures_answer_the_mouse_and_follow_the_theme(tmp_path: Path, browser: Any) -> None:
     ordinary(tmp_path)
     page, wrong = opened(browser, write_report(tmp_path), viewport={"width": 1200, "height": 900})
-    assert page.locator(".figure").count() == 7
-    for number in range(7):
+    shown = page.locator(".figure:visible").count()
+    unfold(page)
+    assert (shown, page.locator(".figure").count()) == (4, 8)
+    for number in range(8):
         assert page.locator(".figure").nth(number).locator(".points path").first.is_visible()
     page.locator("#figure-score-against-truth .points path").first.hover(force=True)
     hover = page.locator("#figure-score-against-truth .hoverlayer text").first
@@ -315,5 +406,36 @@ def test_figures_answer_the_mouse_and_follow_the_theme(tmp_path: Path, browser: 
     assert colours == [("rgb(31, 36, 43)", "rgb(251, 251, 249)"), ("rgb(230, 232, 235)", "rgb(20, 23, 27)")]
     page.emulate_media(media="print")
     assert page.evaluate(ink) == "rgb(31, 36, 43)"
+    assert wrong == []
+    page.close()
+
+
+TOUCHES = """figure => {
+    const box = element => element.getBoundingClientRect(), bar = box(figure.querySelector('.modebar'));
+    return [...figure.querySelectorAll('.points path, .legend, .xtick, .annotation')].map(box).some(
+        one => one.right > bar.left + 1 && one.left < bar.right - 1 && one.top < bar.bottom && one.bottom > bar.top);
+}"""
+"""Whether the tool bar of a figure lies over anything of it."""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1200, 390])
+def test_the_first_screen_fits_and_the_tool_bar_covers_nothing(width: int, tmp_path: Path, browser: Any) -> None:
+    ordinary(tmp_path)
+    page, wrong = opened(browser, write_report(tmp_path), viewport={"width": width, "height": 900})
+    if width == 1200:
+        answers = page.locator(".first .answer")
+        assert answers.count() == 3
+        assert page.locator(".first").bounding_box()["height"] + page.locator(".first").bounding_box()["y"] < 900
+    unfold(page)
+    figures = page.locator(".figure")
+    for number in range(figures.count()):
+        figures.nth(number).hover()
+        assert not figures.nth(number).evaluate(TOUCHES), figures.nth(number).get_attribute("id")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    if width == 390:
+        wide = page.locator("#signals .scroll").first
+        assert wide.evaluate("box => box.scrollWidth > box.clientWidth")
+        assert "gradient" in wide.evaluate("box => getComputedStyle(box).backgroundImage")  # the shadow of what is more
     assert wrong == []
     page.close()

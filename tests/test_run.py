@@ -30,7 +30,9 @@ from nas_proxy.runs.settings import resolve
 
 SETTINGS = {
     "trials": 12,
-    "truth": 6,
+    "truth": 9,
+    "judge": 6,
+    "signals": ["params", "flops"],
     "workers": 1,
     "device": "cpu",
     "condense": {"images_per_class": 2, "steps": 10, "width": 8},
@@ -83,7 +85,7 @@ def trained(folder: Path) -> pd.DataFrame:
 def test_a_run_writes_what_it_promises(go):
     run = go()
     names = "run.toml proxy.safetensors proxy.png real.png study.db "
-    names += "trials.csv truth.csv scores.csv ranking.json report.html computed.json sets"
+    names += "trials.csv truth.csv scores.csv ranking.json report.html computed.jsonl pool.json search.json sets"
     assert set(names.split()) | {".lock"} == {path.name for path in run.folder.iterdir()}
     ranking = run.ranking
     assert list(ranking["signals"]) == [
@@ -97,9 +99,18 @@ def test_a_run_writes_what_it_promises(go):
     assert (trials["phase"] == "sample").sum() == 6
     assert trials["score"].between(0, 1).all()
     assert truth["accuracy"].between(0, 1).all()
-    best_three = trials.sort_values(["score", "loss_sum"], ascending=[False, True]).head(3)["key"]
-    assert set(truth["key"]) == set(trials[trials["phase"] == "sample"]["key"]) | set(best_three)
-    assert ranking["pick"]["key"] == best_three.iloc[0]
+    assert len(truth) == 9
+    assert set(truth["key"]) > set(trials[trials["phase"] == "sample"]["key"])
+    assert ranking["pick"]["key"] in set(truth["key"])
+    assert ranking["saving"]["sentence"].startswith("Saved")
+    assert [len(ranking["curves"][0][of]) for of in ("proxy", "truth")] == [4, 2]  # epochs
+    told = ranking["pick"]
+    assert sum(block["params"] for block in told["blocks"]) == told["params"] > 0
+    assert told["blocks"][-1]["shape"] == [3]
+    assert told["latency_ms"] > 0
+    assert all(
+        value * told["test_images"] == pytest.approx(round(value * told["test_images"])) for value in told["truth"]
+    )
     # The ranking can be recomputed from the tables.
     both = scores.merge(truth, on="key")
     expected = np.mean([spearmanr(both["proxy"], both[f"accuracy_{seed}"]).statistic for seed in (0, 1)])
@@ -143,14 +154,14 @@ def test_a_finished_run_is_left_alone_and_a_larger_one_extends_it(go):
     before = trained(first.folder)
     assert comparable(go().ranking) == comparable(first.ranking)
     assert trained(first.folder).equals(before)
-    larger = go(trials=14, truth=8)
+    larger = go(trials=14, truth=11, judge=8)
     after = trained(first.folder)
     assert not after.duplicated(["signal", "key", "draw"]).any()
     assert (after["state"] == "COMPLETE").all()
     assert larger.ranking["n"] == 8
     kept = before.merge(after, on=["signal", "key", "draw"])
     assert len(kept) == len(before)
-    with pytest.raises(RunFolderError, match=r"holds another run .*truth: 8 → 6.*--overwrite"):
+    with pytest.raises(RunFolderError, match=r"holds another run .*judge: 8 → 6.*--overwrite"):
         go()
 
 
@@ -167,7 +178,7 @@ def test_the_truth_alone_opens_the_test_images(go, monkeypatch, tmp_path):
 
 def test_failures_are_counted_and_the_next_sampled_architecture_takes_their_place(go, tmp_path):
     space = write_space(tmp_path / "failing.py", (1, 3, 4, 6, 8))
-    run = go(space=str(space), trials=9, truth=7)
+    run = go(space=str(space), trials=9, truth=7, judge=7)
     trials = pd.read_csv(run.folder / "trials.csv")
     failed = trials[trials["state"] == "failed"]
     assert set(failed["key"]) == {"width=3,act=relu", "width=3,act=tanh"}
@@ -196,18 +207,18 @@ class Unlucky(nn.Linear):
     with pytest.raises(
         RunFailedError, match=r"all 2 candidates failed; the last one, .*, with: RuntimeError: out of luck"
     ):
-        go(space=str(space), trials=4, truth=4)
+        go(space=str(space), trials=4, truth=4, judge=4)
 
 
 def test_a_sample_too_small_to_be_ranked_is_refused_at_the_start(go, tmp_path):
     with pytest.raises(
         ConfigError, match="sample is of 3 architectures, but a ranking needs at least 4; give --truth 4"
     ):
-        go(trials=8, truth=3)
+        go(trials=8, truth=3, judge=3)
 
 
 def test_a_space_smaller_than_the_budget_is_trained_whole_once(go):
-    run = go(trials=40, truth=14)
+    run = go(trials=40, truth=14, judge=14)
     assert run.ranking["n"] == 14
     assert len(pd.read_csv(run.folder / "trials.csv")) == 14
     assert run.ranking["pick"]["phase"] == "sample"

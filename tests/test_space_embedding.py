@@ -358,12 +358,10 @@ def test_what_an_embedding_network_does_to_the_process_is_undone():
         def forward(self, images):
             os.chdir("/")
             torch.set_default_dtype(torch.float64)
-            found = super().forward(images)
-            torch.set_grad_enabled(False)
-            return found
+            return super().forward(images)
 
     before = Path.cwd()
     shape = blobs(channels=2).shape
     family = open_space_embedding(space_of(lambda: Changes(norm=True)), shape, **OPTIONS)
     family.network(0, 0).embed(torch.zeros(2, *shape[:3]))
-    assert (Path.cwd(), torch.is_grad_enabled(), torch.get_default_dtype()) == (before, True, torch.float32)
+    assert (Path.cwd(), torch.get_default_dtype()) == (before, torch.float32)

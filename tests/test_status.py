@@ -1,5 +1,6 @@
 """How a run stands: what is counted, what is estimated, and that looking disturbs no search."""
 
+import itertools
 import json
 import os
 import platform
@@ -21,14 +22,15 @@ from nas_proxy.dashboard.status import Stage, Status, Watcher
 from nas_proxy.dashboard.status_text import status_text
 from nas_proxy.errors import RunFolderError
 from nas_proxy.pipeline.stages import run_stages
-from nas_proxy.runs import heartbeat as attendance
+from nas_proxy.runs import heartbeat
 from nas_proxy.runs.folder import RunFolder, is_held, prepare_run
+from nas_proxy.runs.heartbeat import Command
 from nas_proxy.runs.settings import resolve
 from nas_proxy.spaces.measured import Size
-from nas_proxy.storage.job_queue import Worker
 from nas_proxy.storage.records import Candidate
 from nas_proxy.storage.trial_store import TrialStore
 from nas_proxy.training.jobs import Failure
+from nas_proxy.training.node import Node
 from nas_proxy.training.train import Outcome
 
 WIDTH = {"width": optuna.distributions.IntDistribution(1, 99)}
@@ -155,28 +157,56 @@ def test_looking_never_takes_the_folder(run: RunFolder) -> None:
     assert not (run / ".lock").exists()
 
 
-def test_the_command_at_work_and_what_it_trains_on(run: RunFolder) -> None:
-    record(run, "proxy", 0, 0.5, phase="sample")
-    record(run, "proxy", 1, None, phase="sample")
+def test_the_command_at_work_and_its_machines(run: RunFolder) -> None:
+    nodes = (Node("one", "4 CPU", 1), Node("two", "4 CPU, 1 GPU", 12))
+    here = Command(platform.node(), os.getpid(), nodes)
     with run.lock():
-        assert look(run).workers == ()  # it trains nothing yet
-        attendance.announce(run, "3 × cpu")
-        here = Worker(platform.node(), os.getpid(), "3 × cpu", coordinates=True, jobs=1)
-        status = look(run)
-        assert status.workers == (here,)
-        assert json.loads(json.dumps(status.as_json()))["workers"] == [asdict(here)]
-        line = f"  {here.host}, process {here.pid}, 3 × cpu: 1 training, coordinates\n"
-        assert f"Workers alive: 1\n{line}" in status_text(status)
-        for change in ({"host": "elsewhere"}, {"pid": ended_process()}, {"pid": None}, {"more": 1}):
-            (run.work / attendance.NAME).write_text(json.dumps({**asdict(here), **change}))
-            assert look(run).workers == ()
-        (run.work / attendance.NAME).write_text("{")
-        assert look(run).workers == ()
-        attendance.announce(run, "3 × cpu")
-        assert look(run).workers == (here,)
-    assert look(run).workers == ()  # as after a kill, which leaves the file
+        assert look(run).command is None  # it trains nothing yet
+        with heartbeat.beating(run, lambda: nodes):
+            status = look(run)
+            assert status.command == here
+            told = json.loads(json.dumps(status.as_json()))["command"]
+            assert told == json.loads(json.dumps(asdict(here)))
+            lines = "  one, 4 CPU: 1 job done\n  two, 4 CPU, 1 GPU: 12 jobs done"
+            assert f"Command: process {here.pid} on {here.host}\nNodes at work: 2\n{lines}" in status_text(status)
+            for change in ({"pid": ended_process()}, {"pid": None}, {"nodes": 1}):
+                (run.work / heartbeat.NAME).write_text(json.dumps({**told, **change}))
+                assert look(run).command is None
+            (run.work / heartbeat.NAME).write_text("{")
+            assert look(run).command is None
+            # As earlier versions left it.
+            (run.work / heartbeat.NAME).write_text('{"host": "here", "pid": 1, "devices": "cpu", "jobs": 0}')
+            assert look(run).command is None
+        (run.work / heartbeat.NAME).write_text(json.dumps(told))
+        assert look(run).command == here
+    assert look(run).command is None  # as after a kill, which leaves the file
     run_stages(run, ())  # the next command knows better
     assert not run.work.exists()
+
+
+def test_a_heart_goes_on_beating(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "BEAT", 0.01)
+    done = itertools.count()
+    with run.lock(), heartbeat.beating(run, lambda: (Node("one", "1 CPU", next(done)),)):
+        deadline = time.monotonic() + 20
+        while (command := look(run).command) is None or command.nodes[0].done < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_a_command_on_another_machine_has_the_folder(run: RunFolder) -> None:
+    run.work.mkdir(exist_ok=True)
+    (run.work / heartbeat.NAME).write_text(json.dumps(asdict(Command("elsewhere", 7, ()))))
+    status = look(run)
+    assert status.at_work
+    assert status.command == Command("elsewhere", 7, ())
+    with pytest.raises(RunFolderError, match=r"a nas-proxy on elsewhere \(process 7\) is working in .*; end it there"):
+        run_stages(run, ())
+    past = time.time() - heartbeat.GRACE - 1
+    os.utime(run.work / heartbeat.NAME, (past, past))
+    assert not look(run).at_work
+    run_stages(run, ())
+    assert not (run.work / heartbeat.NAME).exists()
 
 
 def ended_process() -> int:
@@ -232,12 +262,12 @@ def test_watching_a_search_from_outside_disturbs_nothing(tmp_path: Path) -> None
     assert (looked.exit_code, looked.stderr) == (0, "")
     seen = [json.loads(line) for line in looked.stdout.splitlines()]
     assert any(status["at_work"] for status in seen)
-    workers = [worker for status in seen for worker in status["workers"]]
-    assert {(worker["host"], worker["pid"]) for worker in workers} == {(platform.node(), search.pid)}
-    assert {(worker["devices"], worker["coordinates"]) for worker in workers} == {("1 × cpu", True)}
-    assert {worker["jobs"] for worker in workers} <= {0, 1}
+    commands = [status["command"] for status in seen if status["command"]]
+    assert {(command["host"], command["pid"]) for command in commands} == {(platform.node(), search.pid)}
+    nodes = [node for command in commands for node in command["nodes"]]
+    assert {(node["host"], node["workers"]) for node in nodes} == {(platform.node(), "1 at once")}
     last = seen[-1]
-    assert last["workers"] == []
+    assert last["command"] is None
     assert (last["complete"], last["at_work"], last["open_trainings"], last["seconds_left"]) == (True, False, 0, None)
     assert [stage["done"] == stage["total"] for stage in last["stages"]] == [True] * 5
     assert last["best"]["key"] == json.loads(out)["pick"]["key"]

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from made_up_runs import HOSTILE, interval, ranking_of, trials_of
+from nas_proxy.ranking.decision import Action, Decision, Reason
 from nas_proxy.ranking.intervals import Interval
 from nas_proxy.ranking.ranking import Ranking, Row
 from nas_proxy.report import formats
 from nas_proxy.report.table import notes
 from nas_proxy.report.terminal import ranking_table
-from nas_proxy.report.verdict import answer, verdict, verdict_parts
+from nas_proxy.report.verdict import Verdict, answer, verdict, verdict_of
 
 UNKNOWN = {"value": None, "low": None, "high": None, "reason": "all scores are equal"}
 
@@ -43,39 +44,98 @@ GOOD = estimate(0.91, 0.84, 0.95)
 
 
 def test_the_verdict_of_the_design() -> None:
-    assert said(ranking(spearman=GOOD, minus_random=estimate(0.06, -0.01, 0.14))) == (
-        "Ranks like full training: Spearman 0.91 [0.84, 0.95] over 24 architectures; full training repeats "
-        "itself at 0.97; against random images +0.06 [−0.01, 0.14]: cannot tell."
+    of = ranking(spearman=GOOD, minus_random=estimate(0.06, 0.01, 0.14))
+    assert verdict_of(Ranking.of(of)) == Verdict(
+        "Use the condensed set",
+        "it ranks like full training, and better than random images",
+        (
+            ("Spearman", "Spearman 0.91 [0.84, 0.95] over 24 architectures"),
+            ("Better half", "in the better half 0.71 [0.41, 0.86], full training itself 0.77 [0.47, 0.92]"),
+            ("Full training", "full training repeats itself at 0.97"),
+            ("Random images", "against random images +0.06 [0.01, 0.14]: better"),
+            ("Saving", "24 candidates take 12.3 s, 156.9 times faster than full training"),
+        ),
+    )
+    assert said(of).startswith(
+        "Use the condensed set: it ranks like full training, and better than random images. Spearman 0.91 [0.84, 0.95] "
+        "over 24 architectures; in the better half "
     )
 
 
 @pytest.mark.parametrize(
-    ("spearman", "gain", "head"),
+    ("found", "head", "because"),
     [
-        (GOOD, estimate(0.1, 0.02, 0.2), "Ranks like full training"),
-        (estimate(0.9, 0.8, 0.95), estimate(0, -0.1, 0.1), "Ranks like full training"),
-        (estimate(0.9, 0.79, 0.95), estimate(0, -0.1, 0.1), "Ranks much like full training"),
-        (estimate(0.7, 0.5, 0.8), UNKNOWN, "Ranks much like full training"),
-        (estimate(0.7, 0.49, 0.8), UNKNOWN, "Ranks only loosely like full training"),
-        (estimate(0.2, 0.0, 0.4), UNKNOWN, "Cannot tell whether it ranks like full training"),
         (
-            estimate(0.2, -0.3, 0.6),
-            estimate(-0.3, -0.5, 0),
-            "Cannot tell whether it ranks like full training",
+            Decision(Action.MEASURE, Reason.GAIN_OPEN, "proxy", 14, "proxy"),
+            "Measure about 14 more architectures",
+            "the condensed set is ahead of random images, but not for certain",
         ),
-        (estimate(-0.5, -0.8, -0.1), UNKNOWN, "Ranks against full training"),
-        (GOOD, estimate(-0.04, -0.07, -0.01), "Ranks like full training, but worse than random images"),
         (
-            estimate(-0.5, -0.8, -0.1),
-            estimate(-1.2, -1.5, -0.9),
-            "Ranks against full training, and worse than random images",
+            Decision(Action.MEASURE, Reason.WIDE, "repeatability", 1, "proxy"),
+            "Measure about 1 more architecture",
+            "the interval of full training is too wide to trust the ranking",
         ),
-        ({**UNKNOWN, "value": 0.9}, UNKNOWN, "Too little to judge"),
-        (UNKNOWN, UNKNOWN, "Cannot be judged"),
+        (
+            Decision(Action.RANDOM, Reason.NOT_BETTER, "random:loss_sum", None, "dm+space:loss_sum"),
+            "Use random images (by loss sum)",
+            "they rank like full training, and the condensed set (dm+space) (by loss sum) is not told to rank better",
+        ),
+        (
+            Decision(Action.RANDOM, Reason.WORSE, "random", None, "herding"),
+            "Use random images",
+            "they rank like full training, and better than the set by herding",
+        ),
+        (
+            Decision(Action.RANDOM, Reason.DEAR, "random", None, "dm"),
+            "Use random images",
+            "they rank like full training, and making the condensed set costs more time than it saves",
+        ),
+        (
+            Decision(Action.CALIBRATED, Reason.ALONE, "calibrated", None, "proxy"),
+            "Use the calibrated ranking",
+            "it ranks like full training, and nothing else that is cheaper does",
+        ),
+        (
+            Decision(Action.OTHER, Reason.UNCOMPARED, "early_stop", None, "early_stop"),
+            "Use early stopping",
+            "it ranks like full training; there are no random images to compare it with",
+        ),
+        (
+            Decision(Action.DIRECT, Reason.NO_SAVING, None, None, "proxy"),
+            "Train directly",
+            "ranking 24 candidates takes 12.3 s with the condensed set, 11.9 s with random images, and 32 min in full",
+        ),
+        (
+            Decision(Action.DIRECT, Reason.UNREPEATABLE, None, None, "proxy"),
+            "Train directly",
+            "the architectures differ less than full training differs from itself, so any will do",
+        ),
+        (
+            Decision(Action.DIRECT, Reason.RANKS_BADLY, None, None, "proxy"),
+            "Train directly",
+            "nothing that is cheaper is told to rank like full training",
+        ),
+        (
+            Decision(Action.DIRECT, Reason.BLIND, None, None, "proxy"),
+            "Train directly",
+            "what is cheaper tells bad architectures from good ones, but not the good ones from each other",
+        ),
+        (Decision(Action.NONE, Reason.UNDEFINED), "Cannot be judged", "Spearman is undefined over 24 architectures"),
     ],
 )
-def test_the_judgement_follows_the_lower_end(spearman: Any, gain: Any, head: str) -> None:
-    assert verdict_parts(Ranking.of(ranking(spearman=spearman, minus_random=gain)))[0] == head
+def test_a_decision_in_words(found: Decision, head: str, because: str) -> None:
+    of = Ranking.of(ranking())
+    vars(of)["decision"] = found
+    assert (verdict_of(of).head, verdict_of(of).because) == (head, because)
+
+
+def test_what_a_search_saved_is_told_before_what_ranking_did() -> None:
+    of = ranking(minus_random=estimate(0.06, 0.01, 0.14)) | {"saving": {"ratio": 2.04, "interval": [1.2, 3.3]}}
+    assert said(of).endswith("; 2.04 [1.20, 3.30] times as fast as random search with full training.")
+    of["saving"] = {"ratio": 0.5, "interval": [0.3, 0.9]}
+    assert said(of).startswith(
+        "Train directly: random search with full training would have found as good a network in less time. "
+    )
 
 
 @pytest.mark.parametrize(
@@ -92,7 +152,7 @@ def test_the_judgement_follows_the_lower_end(spearman: Any, gain: Any, head: str
     ],
 )
 def test_the_comparison_with_random_images(gain: Any, words_of_it: str) -> None:
-    assert said(ranking(minus_random=gain)).endswith(f"; {words_of_it}.")
+    assert words_of_it in [text for _, text in verdict_of(Ranking.of(ranking(minus_random=gain))).evidence]
 
 
 def test_a_signal_that_costs_nothing_and_does_as_well_is_named() -> None:
@@ -115,13 +175,14 @@ def test_the_repeatability_limits_what_can_be_said() -> None:
 
 
 def test_what_is_not_there_is_said_to_be_missing() -> None:
-    expected = "Not judged yet: no ranking has been compared with full training."
-    assert verdict(None) == said({"signals": {"proxy": None}}) == expected
+    assert verdict(None) == said({"signals": {}}) == "Not judged yet: no ranking has been compared with full training."
     assert said({"n": 1, "signals": {"proxy": {"spearman": UNKNOWN}}}) == (
         "Cannot be judged: Spearman is undefined over 1 architecture (all scores are equal)."
     )
-    assert said(ranking(spearman={**UNKNOWN, "value": 0.9})).startswith(
-        "Too little to judge: Spearman 0.90 over 24 architectures, without an interval (all scores are equal)"
+    alone = {"n": 24, "signals": {"proxy": {"spearman": {**UNKNOWN, "value": 0.9}}}}
+    assert said(alone).startswith(
+        "Measure about 24 more architectures: the interval of the condensed set is too wide to trust the ranking. "
+        "Spearman 0.90, without an interval, over 24 architectures (all scores are equal); "
     )
 
 
@@ -157,9 +218,11 @@ def test_what_is_not_there_is_said_to_be_missing() -> None:
         (formats.duration, 9000, "2.5 h"),
         (formats.duration, 86400 * 12, "12 d"),
         (formats.duration, float("inf"), "–"),
-        (formats.speedup, 12.44, "12.4×"),
-        (formats.speedup, 0.62, "0.62× (slower than full training)"),
-        (formats.speedup, None, "–"),
+        (formats.faster, 3.6, "3.6 times faster"),
+        (formats.faster, 0.5, "2.0 times slower"),
+        (formats.number, "0.25", "0.25"),
+        (formats.number, "1e400", "–"),
+        (formats.number, "text", "–"),
         (formats.architectures, 1, "1 architecture"),
         (formats.architectures, 24, "24 architectures"),
     ],
@@ -174,9 +237,9 @@ def test_notes_gather_every_reason_once() -> None:
         "random": {"minus_random": {"reason": "this is the control itself"}, "regret": 0.1, "regret_note": "one seed"},
         "own": {"kendall": UNKNOWN},
     }
-    undefined = {"all scores are equal": ["Proxy: Kendall, Regret", "own: Kendall"]}
+    undefined = {"all scores are equal": ["Kendall, Regret of Proxy", "Kendall of own"]}
     assert notes(Ranking.of({"signals": signals}), undefined_only=True) == undefined
-    assert notes(Ranking.of({"signals": signals})) == undefined | {"one seed": ["Random images: Regret"]}
+    assert notes(Ranking.of({"signals": signals})) == undefined | {"one seed": ["Regret of Random images"]}
 
 
 def test_the_wording_of_an_answer() -> None:
@@ -192,18 +255,20 @@ def test_the_wording_of_an_answer() -> None:
     assert answer(Row()) == "–"
 
 
-def test_a_comparison_is_judged_by_the_signal_that_ranks_best() -> None:
+def test_a_comparison_is_judged_by_the_set_that_ranks_best() -> None:
     signals = {
-        "dm:loss_sum": {"spearman": estimate(0.8, 0.5, 0.9), "beats_random": "yes"},
-        "params": {"spearman": estimate(0.3, 0.0, 0.6), "beats_random": "no"},
-        "repeatability": {"spearman": GOOD, "beats_random": "yes"},
+        "dm": {"spearman": estimate(0.7, 0.5, 0.8), "minus_random": estimate(0.0, -0.1, 0.1)},
+        "dm:loss_sum": {"spearman": estimate(0.8, 0.5, 0.9), "minus_random": estimate(0.2, 0.1, 0.3)},
+        "params": {"spearman": estimate(0.3, 0.0, 0.6)},
+        "repeatability": {"spearman": GOOD},
     }
     assert said({"n": 24, "signals": signals}) == (
-        "Condensed, by loss sum ranks best here: Spearman 0.80 [0.50, 0.90] over 24 architectures; "
-        "better than random images: Condensed, by loss sum; full training repeats itself at 0.91."
+        "Use the condensed set (by loss sum): it ranks like full training, and better than random images. "
+        "Spearman 0.80 [0.50, 0.90] of the condensed set (by loss sum) over 24 architectures; full training repeats "
+        "itself at 0.91; against random images +0.20 [0.10, 0.30]: better."
     )
     nothing = {name: {"spearman": UNKNOWN} for name in signals}
-    assert said({"n": 24, "signals": nothing}).startswith("Nothing can be ranked: ")
+    assert said({"n": 24, "signals": nothing}).startswith("Cannot be judged: Spearman is undefined over 24 ")
 
 
 def test_the_terminal_shows_the_numbers_of_the_verdict() -> None:
@@ -215,9 +280,36 @@ def test_the_terminal_shows_the_numbers_of_the_verdict() -> None:
     assert lines[6].startswith("Full training")
     text = " ".join(" ".join(lines).split())
     assert "n = 24: uniform sample of the space (24 of 540 architectures)" in text
-    assert "test accuracy 97.90 %; speed-up 12.4×" in text
     assert "Failed: proxy 1" in text
-    assert text.endswith(said(of))
+
+
+def test_the_last_ten_lines_on_the_terminal_are_the_first_screen_of_the_page() -> None:
+    of = ranking(spearman=GOOD, minus_random=estimate(0.06, 0.01, 0.14))
+    of["pick"] |= {"key": "depth=3", "test_images": 1000, "params": 12_000, "flops": 5_000_000, "latency_ms": 0.25}
+    lines = [line.rstrip() for line in printed(of).splitlines()]
+    assert lines[-8:] == [
+        "",
+        "Network   depth=3; 12k parameters, 5M FLOPs, 0.25 ms for an image",
+        "Accuracy  97.90 % [96.8, 98.6], test accuracy, mean of 2 full trainings",
+        "Saved     32 min saved: 24 candidates take 12.3 s, their full training 32 min",
+        "Decision  Use the condensed set: it ranks like full training, and better than random images",
+        "          Spearman 0.91 [0.84, 0.95] over 24 architectures; in the better half 0.71 [0.41, 0.86],",
+        "          full training itself 0.77 [0.47, 0.92]; full training repeats itself at 0.97; against",
+        "          random images +0.06 [0.01, 0.14]: better",
+    ]
+
+
+def test_what_is_undefined_is_one_line_and_what_needs_no_word_has_none() -> None:
+    of = ranking(pays_from=None, pays_from_reason="a training on the set takes as long as full training here")
+    of["signals"]["flops"]["partial_spearman"] = {**UNKNOWN, "reason": "it gives the same order"}
+    of["signals"]["random"]["spearman_top_20"] = {**UNKNOWN, "reason": "too few"}
+    of["signals"]["early_stop"]["spearman_top_20"] = {**UNKNOWN, "reason": "too few"}
+    lines = printed(of, width=300).splitlines()
+    told = "Minus random of Random images (compared with itself); Top 20 % of Random images and 1 other (too few)"
+    assert [line for line in lines if "Undefined" in line] == [f"Undefined: {told}"]
+    text = "\n".join(lines)
+    assert text.count("a training on the set takes as long as full training here") == 1
+    assert "it gives the same order" not in text
 
 
 @given(
@@ -248,5 +340,5 @@ def test_markup_in_names_is_printed_and_not_obeyed() -> None:
     of["subset"] = HOSTILE
     text = " ".join(printed(of, width=400).split())
     assert "[bold]key[/bold] [/]" in text
-    assert "Proxy: Kendall – [red]why[/red]" in text
+    assert "Undefined: Kendall of Proxy ([red]why[/red])" in text
     assert " ".join(HOSTILE.split()) in text

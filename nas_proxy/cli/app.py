@@ -15,7 +15,6 @@ from nas_proxy.cli import lists as cli_lists
 from nas_proxy.cli import options as o
 from nas_proxy.cli import rank as cli_rank
 from nas_proxy.cli import watch as cli_watch
-from nas_proxy.cli import worker as cli_worker
 from nas_proxy.cli.exits import explained
 from nas_proxy.cli.options import check_names, examples, given, option_names, setting
 from nas_proxy.cli.printing import at_work, found_by_search, print_ranking, print_result, rows, tell
@@ -203,13 +202,6 @@ def report_command(run: o.Run, as_json: o.Json = False) -> None:
     print_result({"path": str(path)}, str(path), as_json=as_json)
 
 
-app.command(
-    "worker",
-    epilog=examples(
-        "nas-proxy worker runs/shared --workers 4",
-        "nas-proxy worker postgresql+psycopg://me@db.example.org/nas --dataset folder:photos --devices cuda:0,cuda:1",
-    ),
-)(cli_worker.worker_command)
 app.command(
     "status", epilog=examples("nas-proxy status runs/digits-convnet", "nas-proxy status runs/digits-convnet --watch")
 )(cli_watch.status_command)

@@ -4,32 +4,19 @@ A command may be at work in the folder meanwhile: nothing of it is held, and wha
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_proxy.names import TRUTH
 from nas_proxy.runs.folder import RunFolder
+from nas_proxy.runs.heartbeat import Command
+from nas_proxy.signals.score_file import ScoreFile
 from nas_proxy.signals.signal import Plan, plan_of
 from nas_proxy.signals.stored_names import study_of
-from nas_proxy.storage.job_queue import Worker
 from nas_proxy.storage.location import Location, study_name
 from nas_proxy.storage.records import LATENCY, Record, finished
-from nas_proxy.untrusted import checked, read_json
-
-
-@dataclass(frozen=True)
-class _Column:
-    of: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Computed:
-    """What `computed.json` tells: value, seconds and reason of failure of each score, by signal and architecture."""
-
-    scores: Mapping[str, _Column] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -37,7 +24,8 @@ class Look:
     """What a folder holds at one moment.
 
     studies: the number of each study that is there, by signal; full training and latencies have one, too. plans: what
-    a study of random images at equal cost trains on. at_work: whether a command holds the folder, or coordinates.
+    a study of random images at equal cost trains on. at_work: whether a command holds the folder. command: it, once it
+    trains.
     """
 
     run: RunFolder
@@ -45,7 +33,7 @@ class Look:
     trials: Mapping[str, Sequence[FrozenTrial]]
     plans: Mapping[str, Mapping[str, int]]
     at_work: bool
-    workers: tuple[Worker, ...] = ()
+    command: Command | None = None
 
     @cached_property
     def plan(self) -> Plan:
@@ -71,19 +59,16 @@ class Look:
         """The architectures of the uniform sample that are found so far, by the lead signal."""
         lead = self.of(self.plan.lead) if self.plan.lead is not None else ()
         found = [r.key for r in lead if r.complete and r.draw == 0 and r.phase == "sample"]
-        return found[: self.run.config.truth]
+        return found[: self.run.config.sample]
 
     @cached_property
     def computed(self) -> Mapping[str, Sequence[str | None]]:
         """The reason of failure, or None, of each score of the sample that is computed, by signal."""
-        try:
-            told = checked(_Computed, read_json(self.run / "computed.json"))
-        except (FileNotFoundError, ValueError):
-            told = _Computed()
-        scores = {signal.name: told.scores.get(signal.name, _Column()).of for signal in self.plan.computed}
-        # Those of the sample come first; an earlier comparison may have had a larger one.
-        kept = {name: list(of.values())[: self.run.config.truth] for name, of in scores.items()}
-        return {name: [str(row[2]) if len(row) > 2 and row[2] else None for row in of] for name, of in kept.items()}
+        kept, sample = ScoreFile(self.run.path), set(self.sample)
+        found = {signal.name: kept.of(signal.name).values() for signal in self.plan.computed}
+        # Where nothing is trained, those of the sample come first; an earlier comparison may have had a larger one.
+        of = {name: [s for s in scores if not sample or s.key in sample] for name, scores in found.items()}
+        return {name: [score.reason for score in scores][: self.run.config.sample] for name, scores in of.items()}
 
 
 def study_names(run: RunFolder, place: Location) -> dict[str, str]:

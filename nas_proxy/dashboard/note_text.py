@@ -19,6 +19,8 @@ from nas_proxy.spaces.objectives import METRICS
 from nas_proxy.storage.read_only import OURS
 from nas_proxy.storage.records import LATENCY, Record
 
+REPORT = "/report.html"
+"""Where the dashboard serves the report of the folder."""
 WHAT = {
     PROXY: "Every candidate of the search, trained on the condensed images and scored on the validation images.",
     "dm": "The sampled architectures on condensed images (distribution matching).",
@@ -42,7 +44,10 @@ MEANINGS = (
     ("params, flops", "trainable parameters; floating-point operations for one image"),
     ("latency_ms, latency_quartiles_ms", "how long it takes to answer, where that was measured; half lie between"),
     ("seconds, image_passes", "what the training cost"),
-    ("losses", "mean training loss of each epoch"),
+    (
+        "losses",
+        "mean training loss of each epoch; its curve is the intermediate values, but where a pruner kept others",
+    ),
     ("diverged, reason", "the loss became infinite; why the training failed or was pruned"),
     ("seeds, scores, loss_sums, …_std", "of several seeds: each one's accuracy and sum of losses, and their spread"),
     ("pruned_at, seconds_saved", "the step after which a pruner ended it, and about what that saved"),
@@ -76,7 +81,7 @@ def note(signal: str, look: Look, run: Run) -> str:
         *(f"- **{name}**: {markdown(value)}" for name, value in _trainings(signal, look, records)),
         "",
         *_failed_with(records),
-        f"Other studies: {others or 'none yet'}. In the folder: {'compare.html' if run.comparison else 'report.html'}.",
+        f"Other studies: {others or 'none yet'}. [The report]({REPORT}).",
         "",
         OURS,
         "",
@@ -124,7 +129,7 @@ def _settings(signal: str, of: Signal | None, look: Look) -> list[tuple[str, obj
     config = look.run.config
     rows: list[tuple[str, object]] = [("folder", look.run.path.resolve().name), ("dataset", config.dataset)]
     rows += [("space", config.space), ("seed", config.seed)]
-    rows.append(("sample", f"{config.truth} architectures drawn uniformly"))
+    rows.append(("sample", f"{config.sample} architectures drawn uniformly"))
     if config.truth_table:
         rows.append(("truth", config.truth_table))
     if config.compare is not None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import optuna
+from optuna.artifacts import FileSystemArtifactStore
 from optuna.trial import TrialState
 
 from nas_proxy.dashboard import note_text
@@ -33,7 +34,6 @@ from nas_proxy.storage.location import FILE, existing
 from nas_proxy.storage.records import LATENCY, metric_names
 
 if TYPE_CHECKING:
-    from optuna.artifacts._protocol import ArtifactStore
     from plotly.graph_objects import Figure
 
 # Seconds after which the folder is looked at anew; the dashboard asks every ten.
@@ -56,6 +56,7 @@ class Notes:
     def __init__(self, folder: Path) -> None:
         self._watcher, self._lock = Watcher(folder), threading.Lock()
         self._looked, self._seen, self._found = -FRESH, None, dict[str, dict[str, Any]]()
+        self._signals: dict[int, str] = {}
 
     def __call__(self) -> Attributes:
         """Return the attributes of each study; the last ones while the folder cannot be read."""
@@ -67,12 +68,18 @@ class Notes:
                 self._looked = time.monotonic()
             return self._found
 
+    def signals(self) -> dict[int, str]:
+        """Return the signal of each study by the study's number, in the order of the table: the main study first."""
+        self()
+        return self._signals
+
     def _renew(self, look: Look) -> None:
         trials = {name: [trial.state for trial in found] for name, found in look.trials.items()}
         files = [path.stat().st_mtime_ns for name in FILES if (path := look.run / name).exists()]
         seen: Any = (look.run.config, trials, files)
         if seen != self._seen:
             self._found, self._seen = notes_of(look, read_run(look.run.path)), seen
+            self._signals = {number: signal for signal, number in look.studies.items()}
 
 
 def notes_of(look: Look, run: Run) -> dict[str, dict[str, Any]]:
@@ -145,22 +152,20 @@ def _digest(path: Path) -> str:
     return sha256(path.read_bytes()).hexdigest()[:32]
 
 
-class WithImage:
-    """The artifacts of a folder's studies, and beside those in their store the picture of the condensed images."""
+class Artifacts(FileSystemArtifactStore):
+    """The artifacts of a run's studies, in a folder that is made with the first, and the condensed images' picture."""
 
-    def __init__(self, folder: Path, store: "ArtifactStore") -> None:
-        self._image, self._store = folder / IMAGE, store
+    def __init__(self, run: Path) -> None:
+        self._image, self._folder = run / IMAGE, run / "artifacts"
+        super().__init__(self._folder)
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
-        """Return the bytes of an artifact."""
+        """Return the bytes of an artifact. Raises Optuna's ArtifactNotFound."""
         if self._image.is_file() and artifact_id == _digest(self._image):
             return self._image.open("rb")
-        return self._store.open_reader(artifact_id)
+        return super().open_reader(artifact_id)
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
         """Keep the bytes of an artifact."""
-        self._store.write(artifact_id, content_body)
-
-    def remove(self, artifact_id: str) -> None:
-        """Remove an artifact."""
-        self._store.remove(artifact_id)
+        self._folder.mkdir(exist_ok=True)
+        super().write(artifact_id, content_body)

@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas_proxy.dashboard.notes import Notes, WithImage, shown_names
+from nas_proxy.dashboard.frame import Frame
+from nas_proxy.dashboard.notes import Artifacts, Notes, shown_names
 from nas_proxy.errors import UserError
 from nas_proxy.runs.folder import open_run
-from nas_proxy.storage.artifacts import artifact_store
 from nas_proxy.storage.location import FILE, existing
 from nas_proxy.storage.read_only import open_studies, readable
 
@@ -47,11 +47,13 @@ def application(run: Path, *, writable: bool = False) -> "WSGIApplication":
     """
     from optuna_dashboard import wsgi
 
-    storage = open_studies(run, writable=writable, names=shown_names(open_run(run)), told=Notes(run))
+    told = Notes(run)
+    storage = open_studies(run, writable=writable, names=shown_names(open_run(run)), told=told)
     place = existing(run) or run / FILE
     with readable(place):
-        app = within(wsgi(storage, WithImage(run, artifact_store(run, place))))
-    return app if writable else read_only(app)
+        app = within(wsgi(storage, Artifacts(run)))
+    framed = Frame(app, run, storage, told.signals, writable=writable)
+    return framed if writable else read_only(framed)
 
 
 def _refusing(

@@ -9,23 +9,21 @@ times those to be made. Computed signals take seconds; their time is not told.
 import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial
-
-from nas_proxy.dashboard.folder import Look, running, study_names
+from nas_proxy.dashboard.folder import Look, study_names
 from nas_proxy.errors import RunFolderError
 from nas_proxy.names import COMBINED, PROXY, RANDOM, TRUTH
 from nas_proxy.ranking.ranking import Ranking
 from nas_proxy.ranking.scores import best_first
 from nas_proxy.runs import heartbeat
-from nas_proxy.runs.folder import RunFolder, is_held, open_run
-from nas_proxy.signals.signal import TRUTH_BEST, TRUTH_SEEDS, EqualCost, Signal, SmallSet
+from nas_proxy.runs.folder import is_held, open_run
+from nas_proxy.runs.heartbeat import Command
+from nas_proxy.signals.signal import TRUTH_SEEDS, EqualCost, Signal, SmallSet
 from nas_proxy.signals.stored_names import checkpoint_path, equal_cost_name, set_path
-from nas_proxy.storage.job_queue import Worker
-from nas_proxy.storage.location import Database, existing
+from nas_proxy.storage.location import existing
 from nas_proxy.storage.read_only import Reader
 from nas_proxy.storage.records import Record
 
@@ -54,8 +52,7 @@ class Status:
         its losses where the run ranks by it. failures: the reasons and how often, by signal.
     at_work: whether a command holds the folder. open_trainings: begun and not finished; left by a command that was
         killed where nothing is at work.
-    workers: the commands that train: the one that holds the folder, and whoever has joined it, where a database knows
-        whose hearts beat; the first coordinates the others.
+    command: the one that holds the folder, and the machines that it has at work; None where it trains nothing yet.
     seconds_left: to the end; None where nothing is at work or a stage's time is not known.
     pruned, seconds_saved: candidates that a pruner ended, and about how long the rest of them would have taken.
     """
@@ -67,7 +64,7 @@ class Status:
     at_work: bool
     open_trainings: int
     seconds_left: float | None
-    workers: tuple[Worker, ...] = ()
+    command: Command | None = None
     pruned: int = 0
     seconds_saved: float = 0.0
 
@@ -96,25 +93,19 @@ class Watcher:
         studies = {signal: there[name] for signal, name in names.items() if name in there}
         trials = {signal: self._reader.trials(study) for signal, study in studies.items()}
         plans = {name: study.user_attrs["plan"] for name, study in studies.items() if "plan" in study.user_attrs}
-        workers = self._workers(run, trials)
+        command = heartbeat.alive(run)
         return Look(
             run,
             {signal: study._study_id for signal, study in studies.items()},
             trials,
             plans,
-            at_work or any(worker.coordinates for worker in workers),
-            workers,
+            at_work or command is not None,
+            command,
         )
 
     def look(self) -> Status:
         """Return how it stands now. Raises RunFolderError where its files cannot be read."""
         return status_of(self.see())
-
-    def _workers(self, run: RunFolder, trials: Mapping[str, Sequence[FrozenTrial]]) -> tuple[Worker, ...]:
-        if isinstance(existing(self._path), Database):
-            return self._reader.workers()
-        command = heartbeat.alive(run)
-        return () if command is None else (replace(command, jobs=running(trials)),)
 
 
 def status_of(look: Look) -> Status:
@@ -133,7 +124,7 @@ def status_of(look: Look) -> Status:
         at_work=look.at_work,
         open_trainings=look.open_trainings,
         seconds_left=sum(known) if look.at_work and missing and len(known) == len(missing) else None,
-        workers=look.workers,
+        command=look.command,
         pruned=sum(r.pruned_at is not None for r in look.of(PROXY)),
         seconds_saved=sum(r.seconds_saved for r in look.of(PROXY)),
     )
@@ -142,14 +133,11 @@ def status_of(look: Look) -> Status:
 def _run_stages(look: Look, at_once: int | None) -> list[Stage]:
     """at_once: how many trainings run now; None where no command is at work."""
     run, plan, proxy, sample = look.run, look.plan, look.of(PROXY), look.sample
-    total = max(run.config.trials, run.config.truth)
+    total = max(run.config.trials, run.config.sample)
     done = min(len(sample) + sum(r.phase == "search" for r in proxy), total)
     searched = done == total or _went_on(look)
-    best = [r.key for r in best_first(proxy, plan.primary)[:TRUTH_BEST] if r.key not in sample]
-    fully_wanted = {*sample, *best}
-    least = 0 if searched else run.config.truth
-    full = 0 if run.config.truth_table else TRUTH_SEEDS * max(len(fully_wanted), least)
-    fully = _counted(look.of(TRUTH), fully_wanted, TRUTH_SEEDS)
+    least = 0 if searched else run.config.sample
+    fully, full = _fully(look, max(len(sample), least))
     others = [(s, _counted(look.of(s.name), sample, s.draws)) for s in plan.trained if s.name != PROXY]
     wanted = max(len(sample), least)
     trained, to_train = sum(there for _, there in others), sum(signal.draws * wanted for signal, _ in others)
@@ -165,6 +153,21 @@ def _run_stages(look: Look, at_once: int | None) -> list[Stage]:
     ]
 
 
+def _fully(look: Look, sample: int) -> tuple[int, int]:
+    """Return how many full trainings have ended, and how many there are to be: second seeds of what judges too."""
+    config, done = look.run.config, len(look.of(TRUTH))
+    if config.truth_table:
+        return 0, 0
+    total = max(config.truth, sample) + (TRUTH_SEEDS - 1) * sample
+    with contextlib.suppress(FileNotFoundError):  # written when they are done, fewer in a small space
+        asked = (look.run / "run.toml").stat().st_mtime
+        if (look.run / "search.json").stat().st_mtime >= asked:
+            return done, done
+    if (look.run / "ranking.json").exists() and not (look.run / "search.json").exists():
+        return done, min(done, total)  # of an earlier version
+    return min(done, total), total
+
+
 def _signal_stages(look: Look, at_once: int | None) -> list[Stage]:
     run, stages = look.run, list[Stage]()
     for signal in look.plan.signals:
@@ -172,16 +175,16 @@ def _signal_stages(look: Look, at_once: int | None) -> list[Stage]:
             stages.append(_trained(look, signal, at_once))
         else:
             done = len(look.computed[signal.name])
-            stages.append(Stage(signal.name, done, run.config.truth, done >= run.config.truth, 0.0))
+            stages.append(Stage(signal.name, done, run.config.sample, done >= run.config.sample, 0.0))
     if not run.config.truth_table:
-        total = TRUTH_SEEDS * run.config.truth
+        total = TRUTH_SEEDS * run.config.sample
         done = _counted(look.of(TRUTH), look.sample or None, TRUTH_SEEDS)
         stages.append(Stage(TRUTH, done, total, done >= total, _left(look, None, total - done, at_once)))
     return [*stages, _page(look, "compare.html", ready=all(s.complete for s in stages) and _ranks_all(look))]
 
 
 def _trained(look: Look, signal: Signal, at_once: int | None) -> Stage:
-    total = signal.draws * look.run.config.truth
+    total = signal.draws * look.run.config.sample
     done = _counted(look.of(signal.name), look.sample, signal.draws)
     sets = _sets(look, signal)
     made = sum(path.exists() for path in sets)
@@ -329,4 +332,4 @@ def _ranks_all(look: Look) -> bool:
     draws = None if config.compare is None else config.compare.draws
     settings = {"draws": draws, "candidates": plan.sharing}
     same = all(ranking.settings.get(name) == value for name, value in settings.items())
-    return same and ranking.sample == config.truth and wanted <= set(ranking.signals)
+    return same and ranking.sample == config.sample and wanted <= set(ranking.signals)

@@ -8,7 +8,7 @@ from nas_proxy.report.formats import decimal, duration, one_line, percent
 from nas_proxy.untrusted import safe
 
 BAR = 20
-MOST_WORKERS = 8
+MOST_NODES = 8
 MOST_REASONS, REASON_LENGTH = 5, 80
 
 
@@ -20,13 +20,13 @@ def status_text(status: Status) -> str:
 def _lines(status: Status) -> Iterator[str]:
     yield f"{status.folder}: {_state(status)}"
     yield from _stages(status)
-    if status.workers:
-        yield f"Workers alive: {len(status.workers)}"
-        for worker in status.workers[:MOST_WORKERS]:
-            role = ", coordinates" if worker.coordinates else ""
-            yield f"  {worker.host}, process {worker.pid}, {worker.devices}: {_trainings(worker.jobs)}{role}"
-        if len(status.workers) > MOST_WORKERS:
-            yield f"  and {len(status.workers) - MOST_WORKERS} others"
+    if (command := status.command) is not None:
+        yield f"Command: process {command.pid} on {command.host}"
+        yield f"Nodes at work: {len(command.nodes)}"
+        for node in command.nodes[:MOST_NODES]:
+            yield f"  {node.host}, {node.workers}: {node.done} job{'' if node.done == 1 else 's'} done"
+        if len(command.nodes) > MOST_NODES:
+            yield f"  and {len(command.nodes) - MOST_NODES} others"
     if status.best is not None:
         full = status.best["test_accuracy"]
         trained = "" if full is None else f", {percent(full)} test accuracy after full training"

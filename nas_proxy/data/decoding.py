@@ -8,6 +8,7 @@ out, and an image is turned upright where the note can be read; pixels of more t
 import struct
 import threading
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from nas_proxy.data.levels import Levels, levels_of
 from nas_proxy.errors import DataError
@@ -149,6 +150,23 @@ def opened(file: Path | Encoded) -> Iterator[Image.Image]:
         raise DataError(f"the image {file} cannot be read ({reason}); mend or remove it") from None
 
 
+def _check_png(file: IO[bytes]) -> None:
+    """Raise ValueError where a PNG file's pixels are not those that were written; Pillow does not look there.
+
+    Of what is beside the pixels the checksums do not count.
+    """
+    place = file.tell()
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        length, name = struct.unpack(">I4s", head)
+        content, checksum = file.read(length), file.read(4)
+        if name[:1].isupper() and checksum != zlib.crc32(name + content).to_bytes(4, "big"):
+            raise ValueError(f"the checksum of its part {name.decode('ascii', 'replace')} is wrong")
+        if name == b"IEND":
+            break
+    file.seek(place)
+
+
 def _is_grey(file: Path | Encoded) -> bool:
     with opened(file) as image:
         return image.mode in _GREY
@@ -177,6 +195,8 @@ def upright(image: Image.Image) -> Image.Image:
 def pixels(file: Path | Encoded, frame: Frame) -> np.ndarray:
     """Return one image: uint8, (c, h, w). Raises DataError with the path."""
     with opened(file) as image:
+        if isinstance(image, ImageFile.ImageFile) and image.format == "PNG" and image.fp is not None:
+            _check_png(image.fp)
         if frame.image_size is not None:
             # A JPEG decodes faster at a fraction of its size; twice the target keeps the antialiasing ours.
             image.draft(None, (2 * frame.image_size, 2 * frame.image_size))

@@ -13,7 +13,6 @@ from nas_proxy.pipeline.problem import Prospect
 from nas_proxy.ranking.intervals import LEAST
 from nas_proxy.runs.settings import RunConfig
 from nas_proxy.signals.signal import SmallSet, plan_of
-from nas_proxy.spaces.by_value import SpaceByValue
 from nas_proxy.spaces.objectives import ACCURACY
 from nas_proxy.strategy.samplers import grid
 from nas_proxy.training.pruning import WILCOXON_LEAST
@@ -24,10 +23,6 @@ def check(problem: Prospect) -> None:
     for signal in plan_of(problem.config).signals:
         if isinstance(signal.source, SmallSet):
             check_recipe(problem, signal.source.recipe)
-    if problem.config.storage is not None and isinstance(problem.spec, SpaceByValue):
-        raise ConfigError(
-            ["workers elsewhere cannot be sent a space that is given as an object; write it into a Python file"]
-        )
     if problem.config.compare is not None:
         check_comparison_sample(problem)
     check_proposals(problem)
@@ -35,18 +30,18 @@ def check(problem: Prospect) -> None:
 
 def check_sample(config: RunConfig) -> None:
     """Raise ConfigError for a sample too small to be ranked."""
-    if config.truth < LEAST:
+    if config.sample < LEAST:
         raise ConfigError(
             [
-                f"the sample is of {config.truth} architectures, but a ranking needs at least {LEAST}; "
-                f"give --truth {LEAST} or more"
+                f"the sample is of {config.sample} architectures, but a ranking needs at least {LEAST}; "
+                f"give {'--truth' if config.truth < LEAST else '--judge'} {LEAST} or more"
             ]
         )
 
 
 def check_comparison_sample(problem: Prospect) -> None:
     """Raise ConfigError where the sample is larger than what it is drawn from, or leaves nothing to embed with."""
-    wanted, size = problem.config.truth, problem.space.size
+    wanted, size = problem.config.sample, problem.space.size
     if size is not None and wanted > size:
         held = "the truth table holds" if problem.table is not None else "the space has"
         raise ConfigError([f"--sample is {wanted}, but {held} {size} architectures; give --sample {size} or less"])
@@ -98,13 +93,13 @@ def check_proposals(problem: Prospect) -> None:
     check_objectives(config)
     if config.sampler == "grid":
         grid(problem.space)
-    room = max(0, config.trials - config.truth)
+    room = max(0, config.trials - config.sample)
     if len(enqueued) > room:
         raise ConfigError(
             [
                 f"--enqueue names {len(enqueued)} architectures, but --trials {config.trials} leaves room for "
-                f"{room} beside the sample of --truth {config.truth}; give --trials "
-                f"{config.truth + len(enqueued)} or more"
+                f"{room} beside the sample of {config.sample} (--judge); give --trials "
+                f"{config.sample + len(enqueued)} or more"
             ]
         )
 

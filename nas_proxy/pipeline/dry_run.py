@@ -12,6 +12,7 @@ from typing import Any
 
 from nas_proxy.data.splits import Counts
 from nas_proxy.names import TRUTH
+from nas_proxy.pipeline.budget import Plan, kept_plan, plan_for, spent_in
 from nas_proxy.pipeline.checks import check
 from nas_proxy.pipeline.forecast import Done, Estimate, Speeds, forecast
 from nas_proxy.pipeline.forecast_text import first_sight, told
@@ -21,6 +22,7 @@ from nas_proxy.pipeline.work import open_executor
 from nas_proxy.progress import SILENT, Progress
 from nas_proxy.runs.folder import RunFolder, check_same
 from nas_proxy.runs.settings import RunConfig, default_folder
+from nas_proxy.runs.settings_checks import seconds_of
 from nas_proxy.signals.signal import SmallSet, plan_of
 from nas_proxy.signals.stored_names import set_path, study_of
 from nas_proxy.storage.location import existing, study_name
@@ -49,63 +51,127 @@ class Outlook:
     estimate: Estimate
     shorter: Mapping[str, float]
     then: Estimate | None
+    plan: Plan | None = None
 
     def text(self) -> str:
-        """Return it in lines for a reader."""
-        return told(self.estimate, self.shorter, self.then)
+        """Return it in lines for a reader; the plan of a budget first."""
+        lines = told(self.estimate, self.shorter, self.then)
+        return lines if self.plan is None else f"{self.plan.sentence()}\n{lines}"
 
     def as_json(self) -> dict[str, object]:
         """Return the object that `--dry-run --json` prints."""
         then = None if self.then is None else asdict(self.then.seconds)
-        return {**self.estimate.as_json(), "shorter": {"settings": dict(self.shorter), "seconds": then}}
+        plan = {} if self.plan is None else {"plan": asdict(self.plan)}
+        return {**self.estimate.as_json(), "shorter": {"settings": dict(self.shorter), "seconds": then}, **plan}
 
 
 def estimate_run(
     config: RunConfig, out: Path | None, stages: Sequence[str], *, overwrite: bool = False, progress: Progress = SILENT
 ) -> Outlook:
     """Return what the same command without `--dry-run` has to do; its mistakes are raised here as there."""
-    run = RunFolder(out or default_folder(config), config)
+    run = RunFolder(out or default_folder(config), with_plan(config, out or default_folder(config)))
     if not overwrite:
         check_same(run)
-    prospect = open_prospect(config, progress)
+    prospect = open_prospect(run.config, progress)
     check(prospect)
-    return foresee(run, prospect, stages, progress, overwrite=overwrite)
+    run, plan, speeds = planned(run, prospect, stages, progress, overwrite=overwrite)
+    found = foresee(run, prospect, stages, progress, overwrite=overwrite, speeds=speeds)
+    return found if plan is None else replace(found, plan=plan)
+
+
+def with_plan(config: RunConfig, folder: Path) -> RunConfig:
+    """Return the settings with the numbers of the plan that a folder keeps, where they have a budget."""
+    plan = kept_plan(folder)
+    return config if config.budget is None or plan is None else plan.settings(config)
+
+
+def planned(
+    run: RunFolder, prospect: Prospect, stages: Sequence[str], progress: Progress, *, overwrite: bool = False
+) -> tuple[RunFolder, Plan | None, Speeds | None]:
+    """Return the run with the numbers that its budget leaves room for, the plan, and the speeds that it is made with.
+
+    Without a budget, or for stages that do not search, the run as it is. A plan that the folder keeps of the same
+    budget is not made again.
+    """
+    config = run.config
+    if config.budget is None or not {"search", "truth"} <= set(stages):
+        return run, None, None
+    before = None if overwrite else kept_plan(run.path)
+    if before is not None and seconds_of(before.budget) >= seconds_of(config.budget):
+        return run, before, None
+    done = Done({}) if overwrite else done_in(run)
+    spent = 0.0 if overwrite else spent_in(run.path)
+    speeds = _speeds(prospect, progress, lambda found: found.seconds.high > SHORT, run, stages, done)
+
+    def seconds(config: RunConfig) -> tuple[float, float]:
+        found = forecast(config, prospect.counts, prospect.shape.classes, prospect.space.size, speeds, stages, done)
+        return found.by_stage["condense"].value, found.seconds.value
+
+    plan = plan_for(config, seconds, prospect.space.size, spent, before)
+    return replace(run, config=plan.settings(config)), plan, speeds
 
 
 def announce(
-    run: RunFolder, prospect: Prospect, stages: Sequence[str], progress: Progress, *, overwrite: bool = False
+    run: RunFolder,
+    prospect: Prospect,
+    stages: Sequence[str],
+    progress: Progress,
+    *,
+    overwrite: bool = False,
+    speeds: Speeds | None = None,
+    plan: Plan | None = None,
 ) -> None:
     """Say what a command is about to do and how long that takes, before it does."""
     if progress is SILENT or not set(stages) & {"condense", "search", "truth", "rank"}:
         return
-    found = foresee(run, prospect, stages, progress, overwrite=overwrite)
-    progress.say(found.text())
+    found = foresee(run, prospect, stages, progress, overwrite=overwrite, speeds=speeds)
+    progress.say((found if plan is None else replace(found, plan=plan)).text())
 
 
 def foresee(
-    run: RunFolder, prospect: Prospect, stages: Sequence[str], progress: Progress, *, overwrite: bool = False
+    run: RunFolder,
+    prospect: Prospect,
+    stages: Sequence[str],
+    progress: Progress,
+    *,
+    overwrite: bool = False,
+    speeds: Speeds | None = None,
 ) -> Outlook:
     """Estimate what is left to be done in `stages`, and find how to shorten it where it is long.
 
-    overwrite: nothing that is there counts.
+    overwrite: nothing that is there counts. speeds: where they are known already.
     """
     config, done = run.config, Done({}) if overwrite else done_in(run)
 
     def estimate_of(speeds: Speeds, config: RunConfig = config, counts: Counts = prospect.counts) -> Estimate:
         return forecast(config, counts, prospect.shape.classes, prospect.space.size, speeds, stages, done)
 
-    sample = sized(prospect)
-    with open_executor(config, prospect.device) as executor:
-        speeds = coarse(prospect, executor.count, sample)
-        found = estimate_of(speeds)
-        if found.seconds.high > SHORT:
-            progress.say(first_sight(found))
-            speeds = measured(prospect, executor, speeds, sample if found.parts else (), progress)
-            found = estimate_of(speeds)
-    if found.seconds.value <= LONG or config.compare is not None:
+    known = speeds or _speeds(prospect, progress, lambda found: found.seconds.high > SHORT, run, stages, done)
+    found = estimate_of(known)
+    if found.seconds.value <= LONG or config.compare is not None or config.budget is not None:
         return Outlook(found, {}, None)
-    shorter, then = shortened(config, prospect.counts, lambda config, counts: estimate_of(speeds, config, counts))
+    shorter, then = shortened(config, prospect.counts, lambda config, counts: estimate_of(known, config, counts))
     return Outlook(found, shorter, then)
+
+
+def _speeds(
+    prospect: Prospect,
+    progress: Progress,
+    long: Callable[[Estimate], bool],
+    run: RunFolder,
+    stages: Sequence[str],
+    done: Done,
+) -> Speeds:
+    """Return speeds by FLOPs, or by measurements where the estimate that comes of these is `long`."""
+    sample = sized(prospect)
+    with open_executor(run.config, prospect.device) as executor:
+        speeds = coarse(prospect, executor.count, sample)
+        counts, classes, size = prospect.counts, prospect.shape.classes, prospect.space.size
+        found = forecast(run.config, counts, classes, size, speeds, stages, done)
+        if not long(found):
+            return speeds
+        progress.say(first_sight(found))
+        return measured(prospect, executor, speeds, sample if found.parts else (), progress)
 
 
 def done_in(run: RunFolder) -> Done:
@@ -166,7 +232,7 @@ def _halved(config: RunConfig, name: str, limit: int) -> float | None:
     table, _, field = name.rpartition(".")
     value = getattr(getattr(config, table) if table else config, field)
     half = value // 2 if value >= 8 else value / 2
-    return half if half >= LEAST[name] and (name != "trials" or half >= config.truth) else None
+    return half if half >= LEAST[name] and (name != "trials" or half >= config.sample) else None
 
 
 def _with(config: RunConfig, name: str, value: float) -> RunConfig:

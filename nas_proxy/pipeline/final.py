@@ -28,7 +28,9 @@ from nas_proxy.data.store import together
 from nas_proxy.environment import environment
 from nas_proxy.errors import ConfigError, RunFailedError, RunFolderError
 from nas_proxy.files import atomic_path, write_json
+from nas_proxy.names import TRUTH
 from nas_proxy.pipeline import export
+from nas_proxy.pipeline.full_trainings import NAME as SEARCH
 from nas_proxy.pipeline.image_files import score_on_test
 from nas_proxy.pipeline.load_final import FORMAT, load_final, read_told
 from nas_proxy.pipeline.problem import Problem, open_problem
@@ -40,10 +42,11 @@ from nas_proxy.runs.folder import RunFolder
 from nas_proxy.seeds import derive
 from nas_proxy.spaces.cost import measure
 from nas_proxy.spaces.loading import Given, space_digest
+from nas_proxy.spaces.space import SearchSpace
 from nas_proxy.storage.records import Record
 from nas_proxy.storage.trial_store import explained
 from nas_proxy.training.train import Fitted, Recipe, fit
-from nas_proxy.untrusted import in_a_line
+from nas_proxy.untrusted import in_a_line, read_json
 
 FOLDER = "final"
 NAMES = ("architecture.json", "model.safetensors", "model.pt2", "model.onnx", "load.py")
@@ -91,7 +94,7 @@ def told_as_text(final: Final) -> str:
     return (
         f"{told['key']} (rank {told['rank']} of the search), trained on {images} images in {told['seconds']:.0f} s\n"
         f"Final accuracy: {final.accuracy:.1%} of {told['test_images']:,} test images, one seed; "
-        f"the search's score was {told['search_score']:.1%} of the validation images, after training on the proxy\n"
+        f"the search's score was {told['search_score']:.1%} of the validation images\n"
         f"Written: {final.folder}"
     )
 
@@ -122,7 +125,8 @@ def train_final(
         with contextlib.closing(open_store(run, progress)) as store:
             store.bind("proxy", "space", space_digest(problem.spec))
             records = store.records("proxy")
-        record, rank = _chosen(run, records, rank, key, front)
+            found = in_order(run, records, store.records(TRUTH) if store.has(TRUTH) else (), problem.space)
+        record, rank = _chosen(run, found, rank, key, front)
         wanted = _identity(problem, record, recipe or run.config.full_training)
         told = None if overwrite else _finished(folder, wanted)
         if told is None:
@@ -134,11 +138,28 @@ def train_final(
     return Final(folder, told, not_written, space)
 
 
+def in_order(run: RunFolder, on_proxy: Sequence[Record], fully: Sequence[Record], space: SearchSpace) -> list[Record]:
+    """Return the architectures of the search, the pick first: by posterior mean, what is fully trained before the rest.
+
+    Those of the pool that were never trained are left out. Before there are full trainings to be seen, and in folders
+    of earlier versions, the order is by the score on the proxy.
+    """
+    best = best_first(on_proxy, run.config.score)
+    try:
+        order = [str(one["key"]) for one in read_json(run / SEARCH)["order"]]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return best
+    known = {r.key: r for r in best}
+    # Its score is that of the test images, which is no score of the search.
+    known |= {r.key: replace(r, score=r.validation) for r in fully if r.draw == 0 and r.key not in known and r.complete}
+    ordered = [known[key] for key in order if key in known]
+    return ordered + [r for r in best if r.key not in set(order)]
+
+
 def _chosen(
-    run: RunFolder, records: Sequence[Record], rank: int | None, key: str | None, front: int | None
+    run: RunFolder, found: Sequence[Record], rank: int | None, key: str | None, front: int | None
 ) -> tuple[Record, int]:
-    """Return the search's record of the wanted architecture, and its rank in the search."""
-    found = best_first(records, run.config.score)
+    """Return the search's record of the wanted architecture, and its rank in the search, which `found` is in."""
     given = [name for name, value in (("--rank", rank), ("--key", key), ("--front", front)) if value is not None]
     if len(given) > 1:
         raise ConfigError([f"{given[0]} and {given[1]} both name an architecture; give one of them"])

@@ -10,11 +10,13 @@ from dataclasses import asdict, dataclass
 from nas_proxy.data.splits import Counts
 from nas_proxy.names import PROXY, TRUTH
 from nas_proxy.runs.settings import RunConfig
-from nas_proxy.signals.signal import TRUTH_BEST, TRUTH_SEEDS, EqualCost, Plan, Signal, SmallSet, plan_of
+from nas_proxy.signals.signal import TRUTH_SEEDS, EqualCost, Plan, Signal, SmallSet, plan_of
 from nas_proxy.storage.records import LATENCY
 
 # A forward pass, in parts of a training step of the same images; and a synthetic image's step, in forward passes.
 FORWARD, THERE_AND_BACK = 1 / 3, 3
+# Images of a score without training, in training steps; and its seconds beside them.
+SCORED, SCORING = 24, 0.005
 
 
 @dataclass(frozen=True)
@@ -145,15 +147,24 @@ def forecast(
         if number:
             parts[name] = _trainings(config, plan, name, number, counts, classes, speeds)
     latencies = None
-    untimed = max(config.trials, config.truth) - done.timed if timed(config) and "search" in stages else 0
+    untimed = max(config.trials, config.sample) - done.timed if timed(config) and "search" in stages else 0
     if untimed > 0:
         latencies = Part(untimed, 0, speeds.timing.times(untimed))
     other = speeds.read if condense or parts else NOTHING
+    if config.compare is None and "search" in stages:
+        other += _scores(config, plan, size, speeds)
     if "rank" in stages:
         other += speeds.judging
     spans = [part.seconds for part in (condense, latencies, *parts.values()) if part is not None]
     saves = _saved(config, plan, size, counts, classes, speeds)
     return Estimate(condense, latencies, parts, other, sum(spans, other), saves, speeds)
+
+
+def _scores(config: RunConfig, plan: Plan, size: int | None, speeds: Speeds) -> Span:
+    """Return the seconds of the pool's scores by untrained networks; those that are kept count again, for little."""
+    number = config.pool_size if size is None else min(config.pool_size, size)
+    each = speeds.image.times(SCORED) + within(SCORING, 3.0)
+    return each.times(number * len(plan.computed) / speeds.workers)
 
 
 def timed(config: RunConfig) -> bool:
@@ -166,17 +177,17 @@ def _left(config: RunConfig, plan: Plan, size: int | None, stages: Sequence[str]
     wanted: dict[str, int] = {}
     for signal in plan.trained:
         leads = signal.name == plan.lead
-        number = max(config.trials, config.truth) if leads and config.compare is None else config.truth
+        number = max(config.trials, config.sample) if leads and config.compare is None else config.sample
         if size is not None:
             number = min(number, size)
-        rest = config.truth if size is None else min(config.truth, size)
+        rest = config.sample if size is None else min(config.sample, size)
         wanted[signal.name] = (number if leads else rest) + (signal.draws - 1) * rest
         if ("search" if leads else "rank") not in stages:
             wanted[signal.name] = 0
-    found = min(TRUTH_BEST, max(0, config.trials - config.truth))
-    sample = config.truth if size is None else min(config.truth + found, size) - found
-    trained = "truth" in stages and config.truth_table is None
-    wanted[TRUTH] = TRUTH_SEEDS * (sample + found) if trained else 0
+    if "truth" in stages and config.truth_table is None:
+        fully, judged = (number if size is None else min(number, size) for number in (config.truth, config.sample))
+        # Second seeds of what judges, and of the pick where that is not among it.
+        wanted[TRUTH] = fully + (TRUTH_SEEDS - 1) * min(fully, judged + (fully > judged))
     return {name: max(0, number - done.trainings.get(name, 0)) for name, number in wanted.items()}
 
 
@@ -235,7 +246,7 @@ def _training(speeds: Speeds, passes: int, scored: int) -> Span:
 
 
 def _saved(config: RunConfig, plan: Plan, size: int | None, counts: Counts, classes: int, speeds: Speeds) -> float:
-    number = max(config.trials, config.truth)
+    number = max(config.trials, config.sample)
     number = number if size is None else min(number, size)
     on_set = _training(speeds, passes_on_set(config, plan, classes), counts.validation).value
     fully = _training(speeds, config.full_training.image_passes(counts.train), counts.validation).value

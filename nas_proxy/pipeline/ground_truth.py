@@ -1,6 +1,8 @@
-"""Ground truth: full training of architectures with two seeds, scored on test, or the accuracies of a table.
+"""Ground truth: full training of architectures, scored on test, or the accuracies of a table.
 
-With a table nothing is trained, and its cost is not known.
+What judges is trained with two seeds, what a search chooses with the first of them. A training is scored on the
+validation images as well, which are all that a search sees of it. With a table nothing is trained, its cost is not
+known, and its accuracies are both what a search sees and what judges.
 """
 
 from collections.abc import Iterable, Sequence
@@ -57,7 +59,18 @@ def truth_of(store: TrialStore, table: TruthTable | None, scored: Sequence[Recor
     return Truth(table.scores.loc[keys], [r for r in known if isinstance(r, Record)], trained=False) if keys else None
 
 
-def train_fully(trainer: Trainer, files: ImageFiles, recipe: Recipe, chosen: Sequence[Record | Candidate]) -> None:
-    """Train architectures on all training images, with two seeds, and score them on test."""
-    images = Images(lambda _: files.train(), files.test)
-    trainer.train_draws("Ground truth", TRUTH, chosen, range(TRUTH_SEEDS), images, recipe)
+def images_of_truth(files: ImageFiles) -> Images:
+    """Return what full trainings train on, what judges them, and what a search sees of them."""
+    return Images(lambda _: files.train(), files.test, files.validation)
+
+
+def train_fully(
+    trainer: Trainer,
+    files: ImageFiles,
+    recipe: Recipe,
+    chosen: Sequence[Record | Candidate],
+    title: str = "Ground truth",
+    seeds: int = TRUTH_SEEDS,
+) -> None:
+    """Train architectures on all training images, with so many seeds, and score them on test and validation."""
+    trainer.train_draws(title, TRUTH, chosen, range(seeds), images_of_truth(files), recipe)

@@ -13,17 +13,18 @@ from typing import Any
 import pandas as pd
 
 from nas_proxy.errors import UserError
-from nas_proxy.names import CALIBRATED, COMBINED, EARLY_STOP, PROXY, RANDOM, REPEATABILITY, SIZES, TOTAL, TRUTH
+from nas_proxy.names import CALIBRATED, COMBINED, EARLY_STOP, RANDOM, REPEATABILITY, SIZES, TOTAL, TRUTH
 from nas_proxy.pipeline.calibrated import Calibrated, calibrated
+from nas_proxy.pipeline.choosing import Standing
 from nas_proxy.pipeline.ground_truth import Truth, by_draw
 from nas_proxy.pipeline.outcome import outcome
+from nas_proxy.pipeline.saved import saved
 from nas_proxy.pipeline.scoring import Scores, passes_of
 from nas_proxy.pipeline.work import Work
 from nas_proxy.ranking.agreement import Row, ScoredSignal, difference, mean_rank, rank, ranked
 from nas_proxy.ranking.baseline import beats
 from nas_proxy.ranking.intervals import LEAST
 from nas_proxy.ranking.repeatability import repeated
-from nas_proxy.ranking.scores import best_first
 from nas_proxy.signals.equal_cost import Cost, cost_of, pays_from, seconds_a_pass, together
 from nas_proxy.signals.signal import AllImages, EqualCost, Signal
 from nas_proxy.spaces.limits import limits_text
@@ -34,11 +35,11 @@ TOPS = (5, 10)
 
 
 def judge(
-    work: Work, scores: Scores, truth: Truth, environment: dict[str, object]
+    work: Work, scores: Scores, truth: Truth, environment: dict[str, object], found: Standing | None = None
 ) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
     """Return the object of `ranking.json`, and the scores of the rows that are made of other rows.
 
-    Raises UserError for too few architectures.
+    found: how the search of a run stands. Raises UserError for too few architectures.
     """
     keys, plan = scores.keys, work.plan
     records = {name: _of(work.store.records(study), keys) for name, study in scores.studies.items()}
@@ -58,7 +59,8 @@ def judge(
         spent = [costs[name] for name in dict.fromkeys(names)] + ([truth_cost] if truth_cost is not None else [])
         costs[CALIBRATED] = together(spent)
         baseline = plan.row(RANDOM, plan.shown[0])
-        signals.append(replace(_with_cost(made.signal, costs[CALIBRATED]), baseline=baseline))
+        pick = None if found is None or found.pick is None else found.pick.key
+        signals.append(replace(_with_cost(made.signal, costs[CALIBRATED]), baseline=baseline, pick=pick))
         used = list(made.judged)
     rows = rank(
         signals,
@@ -96,7 +98,8 @@ def judge(
         "equal_cost": {name: {**asdict(one), "what": one.sentence()} for name, one in scores.equal_cost.items()},
         "settings": _settings(work),
         "failures": _failures(work, scores, truth),
-        **(outcome(work, scores, truth) if work.config.compare is None else {}),
+        **(outcome(work, scores, truth, found) if found is not None else {}),
+        **({"saving": saved(work, scores, found, full)} if found is not None else {}),
         "environment": environment,
     }
     return ranking, {s.name: s.scores for s in signals if s.name in {COMBINED, CALIBRATED}}
@@ -127,8 +130,7 @@ def scored_signals(
     work: Work, scores: Scores, records: Mapping[str, Sequence[Record]], costs: Mapping[str, Cost]
 ) -> list[ScoredSignal]:
     """Return the rows of the table, each with its scores of the sample: by their first score first, in a run."""
-    plan, proxy = work.plan, work.store.records(PROXY) if work.plan.lead == PROXY else ()
-    pick = best_first(proxy, plan.primary)[:1]
+    plan = work.plan
     rows: list[ScoredSignal] = []
     for signal in plan.signals:
         for row, by in plan.rows(signal).items():
@@ -140,8 +142,6 @@ def scored_signals(
                 frame = by_draw(records[signal.name], signal.draws, by)
                 note, baseline = _diverged(records[signal.name], by), plan.row(signal.baseline, by)
             found = ScoredSignal(row, frame, 0.0, 0, 0, note=note, baseline=baseline)
-            if signal.name == PROXY and by == plan.primary and pick:
-                found = replace(found, pick=pick[0].key)
             rows.append(_with_cost(found, costs[signal.name]))
     # Rows by the score that a run is not decided by come last.
     return sorted(rows, key=lambda row: work.config.compare is None and ":" in row.name)

@@ -112,8 +112,8 @@ class FolderRanking(Ranking, notebook.Shown):
         """
         kinds: dict[str, Callable[[], Figure]] = {
             "ranks": self._ranks,
-            "spearman": lambda: signal_figures.spearman_bars(self, "spearman"),
-            "better_half": lambda: signal_figures.spearman_bars(self, "spearman_top_half"),
+            "spearman": lambda: signal_figures.spearman_dots(self, "spearman"),
+            "better_half": lambda: signal_figures.spearman_dots(self, "spearman_top_half"),
             "seconds": lambda: signal_figures.correlation_by_cost(self, "seconds"),
             "passes": lambda: signal_figures.correlation_by_cost(self, "passes"),
         }

@@ -1,12 +1,12 @@
 """What a run found beside its table: the pick, the Pareto front, what all of it took, what failed and was pruned."""
 
-import math
 from collections.abc import Sequence
 
 import pandas as pd
 
 from nas_proxy.data.images import ImageSet
 from nas_proxy.names import PROXY, SIZES, TRUTH
+from nas_proxy.pipeline.choosing import Believed, Standing
 from nas_proxy.pipeline.ground_truth import Truth
 from nas_proxy.pipeline.network import network_of
 from nas_proxy.pipeline.scoring import Scores
@@ -19,14 +19,20 @@ MOST_CURVES = 10
 """Architectures whose curves are kept for the page, the best by the proxy first."""
 
 
-def outcome(work: Work, scores: Scores, truth: Truth) -> dict[str, object]:
+def outcome(work: Work, scores: Scores, truth: Truth, found: Standing) -> dict[str, object]:
     """Return what a run has beside its table: the pick, the Pareto front, what all took and what was pruned."""
     records = work.store.records(PROXY)
     keys = scores.keys
-    best = best_first(records, work.plan.primary)
+    known = {r.key: r for r in (*work.store.records(TRUTH), *records)}
+    believed = [b for b in found.order if b.validation is not None][:MOST_CURVES]
+    # Where a search may see nothing of any full training, as in folders of earlier versions, the proxy chooses.
+    best = [known.get(b.key) or _unrecorded(work, found, b.key) for b in believed] or best_first(records)[:MOST_CURVES]
+    on_proxy = next((r for r in records if r.key == best[0].key), None)
+    pick = _pick(best[0], on_proxy, truth.scores, set(keys))
+    pick |= _belief(believed[0], trained=truth.trained) if believed else {}
     return {
-        "pick": _pick(best[0], truth.scores, set(keys)) | _tested(work, truth) | network_of(work, best[0]),
-        "curves": [_curves(one, truth) for one in best[:MOST_CURVES]],
+        "pick": pick | _tested(work, truth) | network_of(work, best[0]),
+        "curves": [_curves(one, truth, records) for one in best],
         **_pareto(work.config.objective, records, truth.scores),
         "cost": _run_cost(scores, records, truth, keys),
         "failures": {
@@ -44,9 +50,25 @@ def _tested(work: Work, truth: Truth) -> dict[str, object]:
     return {"test_images": work.problem.counts.test} if truth.trained else {}
 
 
-def _curves(one: Record, truth: Truth) -> dict[str, object]:
+def _curves(one: Record, truth: Truth, on_proxy: Sequence[Record]) -> dict[str, object]:
     full = next((r.losses for r in truth.records if r.key == one.key and truth.trained), ())
-    return {"key": one.key, "proxy": list(one.losses), "truth": list(full)}
+    proxy = next((r.losses for r in on_proxy if r.key == one.key), ())
+    return {"key": one.key, "proxy": list(proxy), "truth": list(full)}
+
+
+def _belief(believed: Believed, *, trained: bool) -> dict[str, object]:
+    return {
+        "validation": believed.validation if trained else None,
+        "posterior_mean": believed.mean,
+        "posterior_low": believed.low,
+        "posterior_high": believed.high,
+    }
+
+
+def _unrecorded(work: Work, found: Standing, key: str) -> Record:
+    """Return an architecture that was chosen by published accuracies alone, as a record of no training."""
+    one = work.trainer.candidate(found.pool.architectures[key], "search", 0)
+    return Record(key, one.architecture, "search", 0, 0, one.size.params, one.size.flops, latency=one.latency)
 
 
 def _pruned(records: Sequence[Record]) -> dict[str, object]:
@@ -55,15 +77,15 @@ def _pruned(records: Sequence[Record]) -> dict[str, object]:
     return {"pruning": {"pruned": len(saved), "seconds_saved": sum(saved)}} if saved else {}
 
 
-def _pick(pick: Record, truth: pd.DataFrame, sample: set[str]) -> dict[str, object]:
-    seeds = list(truth.loc[pick.key]) if pick.key in truth.index else []
-    known = bool(seeds) and not any(math.isnan(value) for value in seeds)
+def _pick(pick: Record, on_proxy: Record | None, truth: pd.DataFrame, sample: set[str]) -> dict[str, object]:
+    seeds = list(truth.loc[pick.key].dropna()) if pick.key in truth.index else []
+    known = bool(seeds)
     return {
         "key": pick.key,
         "architecture": dict(pick.architecture),
         "phase": "sample" if pick.key in sample else "search",
-        "proxy_score": pick.score,
-        "proxy_loss_sum": pick.loss_sum,
+        "proxy_score": None if on_proxy is None else on_proxy.score,
+        "proxy_loss_sum": None if on_proxy is None else on_proxy.loss_sum,
         "truth": seeds if known else None,
         "truth_mean": sum(seeds) / len(seeds) if known else None,
         **({} if known else {"truth_reason": "its full training failed"}),
@@ -74,7 +96,7 @@ def _pareto(objectives: Sequence[str], records: Sequence[Record], truth: pd.Data
     """Return the Pareto front, the cheapest first; nothing where accuracy is the only objective."""
     if len(objectives) == 1:
         return {}
-    means = truth.mean(axis=1, skipna=False)
+    means = truth.mean(axis=1)  # of the seeds that there are: what a search chooses has one
     rows = [
         {
             "key": r.key,

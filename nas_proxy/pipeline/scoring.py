@@ -1,36 +1,28 @@
 """Scores of the sample by every signal: sets made, networks trained, zero-cost scores computed, each once.
 
 Trainings are Optuna studies in the run's trial store, one a signal, a trial an architecture and a draw; computed scores
-are kept in `computed.json`. Whatever is there already is not done again, so a command that was killed goes on.
+are kept by `nas_proxy.pipeline.untrained`. Whatever is there already is not done again, so a command that was killed
+goes on.
 """
 
 import itertools
-import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
 
 from nas_proxy.condensation.proxy_set import ProxySet
 from nas_proxy.errors import RunFolderError
-from nas_proxy.files import write_json
 from nas_proxy.names import PROXY, RANDOM
+from nas_proxy.pipeline import untrained
 from nas_proxy.pipeline.work import Work
 from nas_proxy.runs.settings import RunConfig
-from nas_proxy.signals.computed import Column, Workers, computed
+from nas_proxy.signals.computed import Column
 from nas_proxy.signals.equal_cost import EqualCostPlan, plan_total
-from nas_proxy.signals.signal import AllImages, EqualCost, Signal, SmallSet, ZeroCost
-from nas_proxy.signals.zero_cost import Score
+from nas_proxy.signals.signal import AllImages, EqualCost, Signal, SmallSet
 from nas_proxy.spaces.loading import space_digest
 from nas_proxy.storage.records import Candidate, Record
-from nas_proxy.strategy.candidates import Search, sampled
+from nas_proxy.strategy.candidates import Propose, Search, sampled
 from nas_proxy.strategy.trainer import Images
 from nas_proxy.training.train import Recipe
-
-COMPUTED = "computed.json"
-# How long a zero-cost score may take where the run sets candidates no limit; it takes a few passes.
-SCORE_MINUTES = 10.0
 
 
 @dataclass(frozen=True)
@@ -78,7 +70,7 @@ def to_be_ranked(work: Work) -> frozenset[str]:
     """Return the keys of the uniform sample, before anything is trained; several processes agree about them."""
     keys, space = None, work.trainer.space
     if work.sets.group.rank == 0:  # latencies, which may limit the sample, are measured by one process
-        keys = frozenset(space.key(a) for a in itertools.islice(work.stream(), work.config.truth))
+        keys = frozenset(space.key(a) for a in itertools.islice(work.stream(), work.config.sample))
     found: frozenset[str] = work.sets.group.gathered(keys)[0]
     return found
 
@@ -113,8 +105,11 @@ def images_of(work: Work, signal: Signal, sets: Sequence[ProxySet]) -> Images:
     return Images(lambda draw: sets[draw].path, work.files.validation)
 
 
-def lead_search(work: Work) -> Search | None:
-    """Return the search by the lead signal: the sample and, in a run, proposals; None where nothing is trained."""
+def lead_search(work: Work, propose: Propose | None = None, opening: int = 0) -> Search | None:
+    """Return the search by the lead signal: the sample and, in a run, proposals; None where nothing is trained.
+
+    propose, opening: as `Search` has them.
+    """
     config, plan = work.config, work.plan
     if plan.lead is None:
         return None
@@ -125,10 +120,10 @@ def lead_search(work: Work) -> Search | None:
     return Search(
         signal.name,
         work.stream(),
-        config.truth,
+        config.sample,
         images_of(work, signal, sets),
         recipe_on(work, images),
-        proposals=max(0, config.trials - config.truth),
+        proposals=max(0, config.trials - config.sample),
         seeds=signal.seeds,
         score=plan.primary,
         sampler=config.sampler,
@@ -139,6 +134,9 @@ def lead_search(work: Work) -> Search | None:
         hours=config.hours,
         minutes=config.candidate_minutes,
         megabytes=config.candidate_memory,
+        propose=propose,
+        opening=opening,
+        round=config.round_size,
     )
 
 
@@ -149,17 +147,17 @@ def sample_of(work: Work) -> tuple[Record | Candidate, ...]:
     """
     config, plan, stream = work.config, work.plan, work.stream()
     if plan.lead is None:
-        drawn = itertools.islice(stream, config.truth)
+        drawn = itertools.islice(stream, config.sample)
         return tuple(work.trainer.candidate(a, "sample", index) for index, a in enumerate(drawn))
     records = work.store.records(plan.lead)
-    found = sampled(stream, records, config.truth)
+    found = sampled(stream, records, config.sample)
     exhausted = work.trainer.space.size is not None and len(found) >= work.trainer.space.size
     tried = {r.key for r in records}
     if not found or (
-        len(found) < config.truth and not exhausted and not all(stream.space.key(a) in tried for a in stream)
+        len(found) < config.sample and not exhausted and not all(stream.space.key(a) in tried for a in stream)
     ):
         raise RunFolderError(
-            f"only {len(found)} of the {config.truth} sampled architectures are trained on the proxy; "
+            f"only {len(found)} of the {config.sample} sampled architectures are trained on the proxy; "
             f"first run: nas-proxy search {work.run.path}"
         )
     return tuple(found)
@@ -168,7 +166,7 @@ def sample_of(work: Work) -> tuple[Record | Candidate, ...]:
 def score_sample(work: Work) -> Scores:
     """Train and compute what is missing of the sample, cheap signals first, and return all of it."""
     sample, plan = sample_of(work), work.plan
-    columns = compute(work, [signal.name for signal in plan.computed], sample)
+    columns = untrained.columns_of(work, plan.computed, {one.key: one.architecture for one in sample})
     sets = {s.name: sets_of(work, s) for s in plan.signals if isinstance(s.source, SmallSet)}
     studies: dict[str, str] = {}
     for signal in sorted((s for s in plan.trained if not isinstance(s.source, EqualCost)), key=lambda s: s.made):
@@ -224,69 +222,3 @@ def _equal_cost(work: Work, target: str, sets: Mapping[str, Sequence[ProxySet]])
         return EqualCostPlan(**before)
     study.set_user_attr("plan", asdict(plan))
     return plan
-
-
-def compute(work: Work, names: Sequence[str], sample: Sequence[Record | Candidate]) -> dict[str, Column]:
-    """Return the columns of the zero-cost signals; scores of another command are read, the others computed and kept."""
-    path, data = work.run / COMPUTED, work.problem.data
-    stamp = {"data": data.fingerprint, "space": space_digest(work.problem.spec)}
-    known = _kept(path, stamp)
-    columns: dict[str, Column] = {}
-    for name in names:
-        source = work.plan[name].source
-        assert isinstance(source, ZeroCost)
-        scores = known["scores"].setdefault(name, {"images": 0, "of": {}})
-        if source.relative and set(scores["of"]) != {one.key for one in sample}:
-            scores["of"] = {}  # ranks among those scored before are not ranks among these
-        missing = [one for one in sample if one.key not in scores["of"]]
-        if missing:
-            with work.progress.stage(f"Compute: {name}", len(missing)) as bar:
-                column = computed(
-                    [name],
-                    work.trainer.space,
-                    [one.architecture for one in missing],
-                    data.train,
-                    work.config.seed,
-                    device=work.problem.device,
-                    progress=bar.to,
-                    workers=_workers(work),
-                )[name]
-            scores["images"] = column.images
-            for one, score in zip(missing, column.scores, strict=True):
-                value = None if score.reason is not None else score.value
-                scores["of"][one.key] = [value, score.seconds, score.reason]
-            write_json(path, known)
-        kept = tuple(_score(*scores["of"][one.key]) for one in sample)
-        columns[name] = Column(kept, scores["images"], source.relative)
-    return columns
-
-
-def _workers(work: Work) -> Workers:
-    minutes = work.config.candidate_minutes or SCORE_MINUTES
-    return Workers(work.executor, work.trainer.spec, work.files.train(), minutes)
-
-
-def computed_so_far(work: Work, sample: Sequence[Record | Candidate]) -> dict[str, list[float]]:
-    """Return the zero-cost scores that are kept, NaN for what is not computed yet."""
-    stamp = {"data": work.problem.data.fingerprint, "space": space_digest(work.problem.spec)}
-    kept = _kept(work.run / COMPUTED, stamp)["scores"]
-
-    def value(name: str, key: str) -> float:
-        found = kept.get(name, {}).get("of", {}).get(key, [None])[0]
-        return math.nan if found is None else float(found)
-
-    return {signal.name: [value(signal.name, one.key) for one in sample] for signal in work.plan.computed}
-
-
-def _kept(path: Path, stamp: Mapping[str, str]) -> dict[str, Any]:
-    """Return the scores in a file that are of the same data and space; none where there are no such."""
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        known = {}
-    same = isinstance(known, dict) and all(known.get(name) == value for name, value in stamp.items())
-    return known if same else {**stamp, "scores": {}}
-
-
-def _score(value: float | None, seconds: float, reason: str | None) -> Score:
-    return Score(math.nan if value is None else value, seconds, reason)

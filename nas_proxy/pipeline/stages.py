@@ -1,9 +1,19 @@
 """The stages of a run or a comparison, one by one and in a row; each does only what the folder does not hold yet.
 
-A comparison has the stages of a run: its plan has other signals and no proposals.
+    condense   the proxy
+    search     on the proxy: the uniform sample, which judges; then of the pool what its scores and these trainings
+               favour (`pool`, `choosing`)
+    truth      full trainings, a round after another, each chosen by all that is known; the sample spread among them
+               (`full_trainings`); the best by posterior mean is the pick
+    rank       every signal judged on the sample, and what the search saved
+    report     the page
+
+A comparison has the stages of a run: its plan has other signals, and everything in it is the sample.
 """
 
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from nas_proxy.condensation.checkpoint import remove
@@ -20,25 +30,29 @@ from nas_proxy.errors import RunFolderError
 from nas_proxy.files import write_json
 from nas_proxy.names import PROXY, TRUTH
 from nas_proxy.pipeline import scoring
+from nas_proxy.pipeline.budget import keep_plan
 from nas_proxy.pipeline.checks import check, check_sample
-from nas_proxy.pipeline.dry_run import announce
+from nas_proxy.pipeline.choosing import choosing_of_pool
+from nas_proxy.pipeline.dry_run import announce, planned, with_plan
+from nas_proxy.pipeline.full_trainings import chosen_of, full_trainings, how_it_stands
 from nas_proxy.pipeline.ground_truth import train_fully, truth_of
 from nas_proxy.pipeline.judgement import judge
 from nas_proxy.pipeline.problem import choose_device, open_problem, open_prospect, opened, read_data
 from nas_proxy.pipeline.tables import write_tables
 from nas_proxy.pipeline.work import Work, make_sets, work_in
 from nas_proxy.progress import SILENT, Progress
-from nas_proxy.ranking.scores import best_first
 from nas_proxy.report.page import write_report
 from nas_proxy.runs import heartbeat
 from nas_proxy.runs.folder import RunFolder, check_same, claim
 from nas_proxy.runs.settings import RunConfig, default_folder
-from nas_proxy.signals.signal import TRUTH_BEST, SmallSet, plan_of
+from nas_proxy.signals.signal import SmallSet, plan_of
 from nas_proxy.signals.stored_names import checkpoint_path, set_path
 from nas_proxy.spaces.limits import Limited
 from nas_proxy.spaces.loading import Given
+from nas_proxy.storage.records import Candidate, Record
 from nas_proxy.storage.trial_store import explained
 from nas_proxy.strategy.candidates import search
+from nas_proxy.threads import one_thread_in_numpy
 from nas_proxy.training.pruning import WILCOXON_LEAST
 
 
@@ -66,15 +80,18 @@ def search_stage(work: Work) -> None:
                 f"--pruner wilcoxon cannot be sure of anything from {config.seeds} seeds, so it prunes nothing; "
                 f"give --seeds {WILCOXON_LEAST} or more."
             )
-        if config.trials < config.truth:
+        if config.trials < config.sample:
             say(
-                f"--truth {config.truth} is more than --trials {config.trials}: all {config.truth} sampled "
-                "architectures are trained, and the search proposes none."
+                f"The sample of {config.sample} is more than --trials {config.trials}: all of it is trained on the "
+                "proxy, and nothing is proposed for it."
             )
     wanted = scoring.lead_search(work)
     if wanted is None:
         return
     try:
+        if wanted.proposals and wanted.sampler == "ei" and work.plan.lead == PROXY:
+            search(work.trainer, replace(wanted, proposals=0))
+            wanted = choosing_of_pool(work, wanted)
         search(work.trainer, wanted)
         for part in dict.fromkeys((work.problem.space, work.trainer.space)):
             if isinstance(part, Limited) and (left_out := part.left_out()) is not None:
@@ -92,15 +109,15 @@ def _require_proxy(work: Work) -> None:
 
 
 def truth_stage(work: Work) -> None:
-    """Train the ground truth; there is nothing to train where a table holds it."""
+    """Train the ground truth; there is nothing to train where a table holds it. A run searches by it as well."""
     sample = list(scoring.sample_of(work))
     try:
         if work.problem.table is None:
             work.store.bind(TRUTH, "data", work.problem.data.fingerprint)
-            keys = {one.key for one in sample}
-            found = best_first(work.store.records(PROXY), work.plan.primary) if work.plan.lead == PROXY else []
-            chosen = sample + [r for r in found[:TRUTH_BEST] if r.key not in keys]
-            train_fully(work.trainer, work.files, work.config.full_training, chosen)
+        if work.plan.lead == PROXY:
+            full_trainings(work)
+        elif work.problem.table is None:
+            train_fully(work.trainer, work.files, work.config.full_training, sample)
     finally:
         write_tables(work)
 
@@ -109,16 +126,18 @@ def rank_stage(work: Work) -> None:
     """Train and compute what is missing of the other signals, judge all of them and write `ranking.json`."""
     sample = scoring.sample_of(work)
     lead = work.store.records(work.plan.lead) if work.plan.lead is not None else []
-    trained = [r for r in lead if r.complete and r.draw == 0] or sample
+    trained: Sequence[Record | Candidate] = [r for r in lead if r.complete and r.draw == 0] or sample
+    found = how_it_stands(work) if work.plan.lead == PROXY else None
+    if found is not None:
+        trained = [*trained, *chosen_of(work, found)]
     truth = truth_of(work.store, work.problem.table, trained)
     if truth is None:
         raise RunFolderError(f"nothing is fully trained yet; first run: nas-proxy truth {work.run.path}")
     scores = scoring.score_sample(work)
-    ranking, made_of_others = judge(work, scores, truth, environment(work.problem.device, work.executor.count))
+    made = environment(work.problem.device, work.executor.count)
+    ranking, made_of_others = judge(work, scores, truth, made, found)
     write_tables(work, scores.studies, made_of_others)
     write_json(work.run / "ranking.json", ranking)
-    if work.coordinator is not None:
-        work.coordinator.done(True)
 
 
 def report_stage(work: Work) -> None:
@@ -137,8 +156,11 @@ STAGES: dict[str, Callable[[Work], None]] = {
 
 def do(work: Work, names: Sequence[str]) -> None:
     """Do the stages in their order."""
-    for name in names:
-        STAGES[name](work)
+    with one_thread_in_numpy():
+        for name in names:
+            STAGES[name](work)
+            if work.clock is not None:
+                work.clock.keep()
 
 
 def run_stages(
@@ -146,7 +168,7 @@ def run_stages(
 ) -> None:
     """Do stages of a run as it is, holding its folder. space: where it was given itself, see `run_all`."""
     with run.lock(), explained(run.place):
-        heartbeat.withdraw(run)  # what a killed command left
+        heartbeat.refuse_another(run)
         problem = open_problem(run.config, progress, space)
         with work_in(run, problem, progress) as work:
             do(work, names)
@@ -168,19 +190,25 @@ def run_all(
     see `nas_proxy.spaces.by_value`. Nothing in the folder is touched, or replaced, before the user's data and space
     have been found in order. Raises a UserError for a mistake; killed anywhere, the same call goes on.
     """
-    run = RunFolder(out or default_folder(config), config)
+    folder = out or default_folder(config)
+    run = RunFolder(folder, config if overwrite else with_plan(config, folder))
     if "rank" in names:
-        check_sample(config)
+        check_sample(run.config)
     with run.lock(), explained(run.place):
-        heartbeat.withdraw(run)
+        heartbeat.refuse_another(run)
         if not overwrite:
             check_same(run)
-        prospect = open_prospect(config, progress, space)
+        start = time.monotonic()
+        prospect = open_prospect(run.config, progress, space)
         check(prospect)
-        announce(run, prospect, names, progress, overwrite=overwrite)
+        run, plan, speeds = planned(run, prospect, names, progress, overwrite=overwrite)
+        prospect = replace(prospect, config=run.config)
+        announce(run, prospect, names, progress, overwrite=overwrite, speeds=speeds, plan=plan)
         problem = opened(prospect, progress)
         claim(run, overwrite=overwrite)
-        with work_in(run, problem, progress, group) as work:
+        if plan is not None:
+            keep_plan(run.path, plan)
+        with work_in(run, problem, progress, group, start) as work:
             do(work, names)
     return run
 

@@ -6,8 +6,9 @@ import pandas as pd
 
 from nas_proxy.files import write_text
 from nas_proxy.names import PROXY, SIZES
+from nas_proxy.pipeline import untrained
 from nas_proxy.pipeline.ground_truth import Truth, by_draw, truth_of
-from nas_proxy.pipeline.scoring import computed_so_far, sample_of
+from nas_proxy.pipeline.scoring import sample_of
 from nas_proxy.pipeline.work import Work
 from nas_proxy.signals.signal import EqualCost
 from nas_proxy.storage.records import Candidate, Record
@@ -25,7 +26,7 @@ def write_tables(
     lead = work.plan.lead
     records = [] if lead is None else [r for r in work.store.records(lead) if r.draw == 0]
     sample: Sequence[Record | Candidate] = (
-        sample_of(work) if lead is None else sampled(work.stream(), records, work.config.truth)
+        sample_of(work) if lead is None else sampled(work.stream(), records, work.config.sample)
     )
     keys = [one.key for one in sample]
     if lead == PROXY:
@@ -110,7 +111,7 @@ def scores_table(
     What is not trained or computed yet, and what failed, is empty; the truth stands last, a column a seed.
     """
     keys = [one.key for one in sample]
-    computed = computed_so_far(work, sample)
+    computed = untrained.so_far(work, keys)
     columns: dict[str, object] = {"key": keys}
     for signal in work.plan.signals:
         if not signal.trained:

@@ -6,18 +6,19 @@ files removed; checkpoints stay.
 """
 
 import contextlib
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nas_proxy.condensation.distributed import ALONE, ProcessGroup
-from nas_proxy.pipeline.coordinator import Coordinator, trains_on
+from nas_proxy.hardware import jobs_at_once
+from nas_proxy.pipeline.budget import Clock
 from nas_proxy.pipeline.image_files import ImageFiles
 from nas_proxy.pipeline.problem import Problem, choose_device
 from nas_proxy.progress import Progress
 from nas_proxy.runs import heartbeat
 from nas_proxy.runs.folder import RunFolder
 from nas_proxy.runs.settings import RunConfig
+from nas_proxy.runs.settings_checks import seconds_of
 from nas_proxy.signals.sets import SetMaker, embedded_keys
 from nas_proxy.signals.signal import Plan, plan_of
 from nas_proxy.spaces.limits import fast_part
@@ -40,8 +41,9 @@ from nas_proxy.training.worker_pool import ProcessExecutor
 class Work:
     """What the stages of a command work with.
 
-    plan: the signals. store: of trials. trainer: trains in `executor`'s workers, and in those elsewhere. sets: of
-    images that signals train on. files: other images. coordinator: None for a run in a file.
+    plan: the signals. store: of trials. trainer: trains by `executor`. sets: of images that signals train on.
+    files: other images. clock: of a run with a budget. drawn: the beginning of the uniform stream, as far as it has
+    been needed at once.
     """
 
     run: RunFolder
@@ -53,7 +55,8 @@ class Work:
     sets: SetMaker
     files: ImageFiles
     progress: Progress
-    coordinator: Coordinator | None = None
+    clock: Clock | None = None
+    drawn: dict[str, Architecture] = field(default_factory=dict, repr=False)
 
     @property
     def config(self) -> RunConfig:
@@ -69,8 +72,9 @@ def open_executor(config: RunConfig, device: str) -> Executor:
     """Return the workers of this machine that the settings ask for; they start with their first job."""
     if config.devices:
         devices = [choose_device(name) for name in config.devices]
-        return ProcessExecutor(len(devices) * (config.workers or 1), devices)
-    return ProcessExecutor(config.workers or (1 if device != "cpu" else (os.cpu_count() or 1)))
+        each = config.workers or min(jobs_at_once(name, len(devices)) for name in devices)
+        return ProcessExecutor(len(devices) * each, devices)
+    return ProcessExecutor(config.workers or jobs_at_once(device))
 
 
 def open_store(run: RunFolder, progress: Progress) -> TrialStore:
@@ -91,9 +95,7 @@ def timed(problem: Problem, executor: Executor, architecture: Architecture) -> L
     return executor.run_apart(Timing(problem.spec, chosen, problem.shape, problem.device, batch, minutes, memory))
 
 
-def make_trainer(
-    problem: Problem, store: TrialStore, executor: Executor, progress: Progress, coordinator: Coordinator | None = None
-) -> Trainer:
+def make_trainer(problem: Problem, store: TrialStore, executor: Executor, progress: Progress) -> Trainer:
     """Return what trains architectures of the problem, within its limits."""
     config = problem.config
     limits = Limits(config.max_params, config.max_flops, config.max_latency_ms)
@@ -120,7 +122,6 @@ def make_trainer(
         progress,
         limits,
         latencies,
-        coordinator,
     )
 
 
@@ -143,24 +144,22 @@ def make_sets(run: RunFolder, problem: Problem, progress: Progress, group: Proce
 
 
 @contextlib.contextmanager
-def work_in(run: RunFolder, problem: Problem, progress: Progress, group: ProcessGroup = ALONE) -> Iterator[Work]:
-    """Work in a run folder that is held."""
+def work_in(
+    run: RunFolder, problem: Problem, progress: Progress, group: ProcessGroup = ALONE, start: float | None = None
+) -> Iterator[Work]:
+    """Work in a run folder that is held. start: when the command began, by the monotonic clock; now if not given."""
     with contextlib.ExitStack() as closing:
         files = ImageFiles(run.work, problem)
         # The files before the store, which may need the space on a full disk.
         store = closing.enter_context(_closing(open_store(run, progress)))
         closing.callback(files.remove)
         executor = closing.enter_context(open_executor(run.config, problem.device))
-        coordinator = None
-        if isinstance(store.place, Database):
-            coordinator = Coordinator(run, problem, store, executor)
-            closing.callback(coordinator.close)
-        else:
-            heartbeat.announce(run, trains_on(executor, problem.device))
-            closing.callback(heartbeat.withdraw, run)
-        trainer = make_trainer(problem, store, executor, progress, coordinator)
+        closing.enter_context(heartbeat.beating(run, executor.nodes))
+        trainer = make_trainer(problem, store, executor, progress)
         sets = make_sets(run, problem, progress, group)
-        yield Work(run, problem, plan_of(run.config), store, executor, trainer, sets, files, progress, coordinator)
+        budget = run.config.budget
+        clock = None if budget is None else Clock(run.path, seconds_of(budget), start)
+        yield Work(run, problem, plan_of(run.config), store, executor, trainer, sets, files, progress, clock)
 
 
 @contextlib.contextmanager

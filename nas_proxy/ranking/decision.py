@@ -288,5 +288,5 @@ def _asked(more: int | None, n: int | None) -> int | None:
     if more is None or n is None or more > MOST * max(n, 1):
         return None
     asked = max(more, FEW - n)
-    unit = max(1, 10 ** (len(str(asked)) - 2))  # two digits are enough of an estimate
+    unit = int(max(1, 10 ** (len(str(asked)) - 2)))  # two digits are enough of an estimate
     return math.ceil(asked / unit) * unit

@@ -21,30 +21,30 @@ READABLE = frozenset({".csv", ".json", ".parquet"})
 PICKLES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".pbz2", ".npy", ".npz"})
 
 
-def read_table(path: Path) -> tuple[list[str], pd.DataFrame]:
-    """Return the keys of the rows, and their other columns as they stand in the file."""
+def read_table(path: Path, what: str = "truth table") -> tuple[list[str], pd.DataFrame]:
+    """Return the keys of the rows, and their other columns as they stand in the file; `what` it is called in errors."""
     kind = path.suffix.lower()
     if kind in PICKLES:
         raise DataError(
-            f"the truth table {path} is a file that can run code when it is loaded, so it is not; "
-            "write the accuracies as CSV, JSON or Parquet"
+            f"the {what} {path} is a file that can run code when it is loaded, so it is not; "
+            "write the numbers as CSV, JSON or Parquet"
         )
     if kind not in READABLE:
-        raise DataError(f"the truth table {path} ends in {kind or 'nothing'}; it must be .csv, .json or .parquet")
+        raise DataError(f"the {what} {path} ends in {kind or 'nothing'}; it must be .csv, .json or .parquet")
     try:
         frame = {".csv": _read_csv, ".json": _read_json, ".parquet": _read_parquet}[kind](path)
     except ImportError:
         raise DataError(f"reading {path} needs pyarrow; install it with: pip install 'nas-proxy[parquet]'") from None
     except (OSError, ValueError, RecursionError, pd.errors.ParserWarning) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"the truth table {path} cannot be read ({reason}); mend or replace it") from None
+        raise DataError(f"the {what} {path} cannot be read ({reason}); mend or replace it") from None
     twice = [str(name) for name in frame.columns[frame.columns.duplicated()]]
     if twice:
-        raise DataError(f"the truth table {path} has two columns that are called {twice[0]!r}; rename one of them")
+        raise DataError(f"the {what} {path} has two columns that are called {twice[0]!r}; rename one of them")
     column = next((name for name in KEYS if name in frame), None)
     if column is None:
         raise DataError(
-            f"the truth table {path} has no column of keys; call one of its columns "
+            f"the {what} {path} has no column of keys; call one of its columns "
             f"({', '.join(map(str, frame.columns)) or 'it has none'}) {KEYS[0]}"
         )
     return [str(key) for key in frame.pop(column)], frame

@@ -5,9 +5,11 @@ The frames are those of `nas_proxy.report.run_contents.read_run`; the rules thos
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from nas_proxy.report.figure_style import (
@@ -22,7 +24,7 @@ from nas_proxy.report.figure_style import (
     outside,
     view,
 )
-from nas_proxy.report.formats import count, score
+from nas_proxy.report.formats import count, known, number, percent
 from nas_proxy.report.run_contents import usable
 from nas_proxy.report.trial_figures import AXES
 
@@ -38,54 +40,87 @@ MOST_EPOCHS = 200
 """Points of a curve that are drawn."""
 
 
-def best_of(trials: pd.DataFrame, pick: str | None = None) -> pd.DataFrame:
-    """Return the ten best architectures by their score, the best first; `place` counts from 1.
+@dataclass(frozen=True)
+class Best:
+    """The architectures of a run as a page shows them.
 
-    pick: the key of the one that the run hands out, which stands first, whatever it was chosen by.
+    known: a row each, `key`, `score`, `loss_sum`, `truth`, `params`, `flops` and `latency`, NaN where not known.
+    ten: those of the ten best, in their order, with their `place` from 1 on. pick: the key of the one handed out.
     """
-    rows = trials[usable(trials)].drop_duplicates("key")
-    order = rows.assign(_other=rows["key"] != pick).sort_values(
-        ["_other", "score"], ascending=[True, False], kind="stable"
-    )
-    found = order.head(TEN).drop(columns="_other").reset_index(drop=True)
-    return found.assign(place=range(1, len(found) + 1))
+
+    known: pd.DataFrame
+    ten: pd.DataFrame
+    pick: str | None = None
+
+    @property
+    def by_truth(self) -> bool:
+        """Whether most of the ten best were trained in full, so that they are compared by that."""
+        return bool(2 * self.ten["truth"].notna().sum() > len(self.ten))
 
 
-def accuracy_by_size(trials: pd.DataFrame, pick: str | None = None, by: str = "accuracy") -> Figure:
-    """Return the score (y) against the parameters (x) of all architectures; the ten best bear their place."""
-    known = trials[usable(trials) & trials["params"].notna()].drop_duplicates("key")
-    best = best_of(known, pick)
-    rest = known[~known["key"].isin(best["key"])]
-    axis, factor = AXES[by]
+def best_of(trials: pd.DataFrame, truth: pd.DataFrame, order: Sequence[str] = (), pick: str | None = None) -> Best:
+    """Return what is known of the architectures, and the ten best among them.
+
+    order: keys as the run ranks them; where it does not say, their score decides, and the sum of losses where that
+    ties. pick: the key of the one that the run hands out, which stands first then, whatever it was chosen by.
+    """
+    scored = _table(trials[usable(trials)], {"score": "score", "loss_sum": "loss_sum", "latency_ms": "latency"})
+    full = _table(truth, {"accuracy": "truth"})
+    known = scored.merge(full, on="key", how="outer", sort=False, suffixes=("", "_full"))
+    for name in ("params", "flops"):
+        known[name] = known[name].fillna(known.pop(f"{name}_full"))
+    places = {key: place for place, key in enumerate(order)}
+    if places:
+        rows = known[known["key"].isin(places)].sort_values("key", key=lambda keys: keys.map(places))
+    else:
+        by, ascending = ["_other", "score", "loss_sum"], [True, False, True]
+        rows = known[known["score"].notna()].assign(_other=lambda frame: frame["key"] != pick)
+        rows = rows.sort_values(by, ascending=ascending, kind="stable").drop(columns="_other")
+    ten = rows.head(TEN).reset_index(drop=True)
+    return Best(known, ten.assign(place=range(1, len(ten) + 1)), pick)
+
+
+def _table(frame: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    """Return numbers of a table by architecture, a row each; what it has no column for is NaN."""
+    rows = frame.drop_duplicates("key")
+    found = {"key": rows["key"].astype(object)}
+    for name, shown in {**columns, "params": "params", "flops": "flops"}.items():
+        numbers = pd.to_numeric(rows[name], errors="coerce") if name in rows else pd.Series(np.nan, rows.index)
+        found[shown] = numbers.astype("float64").where(numbers.abs() < np.inf)
+    return pd.DataFrame(found)
+
+
+def accuracy_by_size(best: Best, accuracy: str = "test accuracy", by: str = "accuracy") -> Figure:
+    """Return how good architectures are (y) against their parameters (x); the ten best bear their place.
+
+    That is their accuracy after full training where most of the ten had it, else their score on the proxy.
+    """
+    axis, factor = (f"{accuracy} after full training, %", 100) if best.by_truth else AXES[by]
+    measure = "truth" if best.by_truth else "score"
+    shown, ten = (rows[rows[measure].notna() & rows["params"].notna()] for rows in (best.known, best.ten))
+    rest = shown[~shown["key"].isin(best.ten["key"])]
     figure = blank("parameters", axis, height=380)
-    parts: tuple[tuple[pd.DataFrame, str, str, str, float], ...] = (
-        (rest, "other candidates", OTHER, "circle", 7),
-        (best[best["key"] != pick], "the ten best", SEARCH, "circle", 16),
-        (best[best["key"] == pick], "pick", PICK, "circle", 16),
-    )
-    for rows, name, color, symbol, size in parts:
-        both = zip(rows["key"], rows["score"], rows["params"], strict=True)
-        hover = [
-            hover_text(key, f"score {score(value, by)}", f"{count(params)} parameters") for key, value, params in both
-        ]
-        named = {} if "place" not in rows else {"text": [str(place) for place in rows["place"]], "mode": "markers+text"}
-        named |= {"textfont": {"size": 11}} if named else {}
-        add_markers(
-            figure,
-            rows["params"],
-            factor * rows["score"],
-            hover,
-            name=name,
-            color=color,
-            symbol=symbol,
-            size=size,
-            **named,
-        )
-    values, sizes = factor * known["score"], known["params"]
-    figure.update_yaxes(range=_about(factor * best["score"]) if len(rest) else view(values))
+    _add(figure, rest, measure, factor, name="other candidates", color=OTHER, size=7)
+    named = {"mode": "markers+text", "textfont": {"size": 11}, "size": 16}
+    for rows, name, color in (
+        (ten[ten["key"] != best.pick], "the ten best", SEARCH),
+        (ten[ten["key"] == best.pick], "pick", PICK),
+    ):
+        _add(figure, rows, measure, factor, name=name, color=color, text=[str(n) for n in rows["place"]], **named)
+    values, sizes = factor * shown[measure], shown["params"]
+    figure.update_yaxes(range=_about(factor * ten[measure]) if len(rest) and len(ten) else view(values))
     wide = len(sizes) > 0 and sizes.min() > 0 and sizes.max() / sizes.min() > WIDE
     figure.update_xaxes(**({"type": "log", "dtick": "D2"} if wide else {}))
     return outside(figure, y=values)
+
+
+def _add(figure: Figure, rows: pd.DataFrame, measure: str, factor: float, **more: Any) -> None:
+    hover = []
+    for row in rows.to_dict("records"):
+        lines = [f"score on the proxy {number(row['score'])}"] if known(row["score"]) else []
+        lines += [f"after full training {percent(row['truth'])}"] if known(row["truth"]) else []
+        hover.append(hover_text(row["key"], *lines, f"{count(row['params'])} parameters"))
+    add_markers(figure, rows["params"], factor * rows[measure], hover, symbol="circle", **more)
 
 
 def _about(best: pd.Series[float]) -> list[float] | None:

@@ -12,6 +12,21 @@ def known(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
+def finite(cell: object) -> float | None:
+    """Return what stands in a cell of a table as a finite number; None where it is none."""
+    try:
+        value = float(str(cell))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def number(cell: object) -> str:
+    """Return a cell of a table, "12.34", with three significant digits."""
+    value = finite(cell)
+    return UNDEFINED if value is None else f"{value:.3g}"
+
+
 def decimal(value: float | None, digits: int = 2, *, sign: bool = False) -> str:
     """Return 0.914 as "0.91", −0.01 with a true minus sign."""
     if value is None or not math.isfinite(value):
@@ -78,15 +93,6 @@ def duration(seconds: float | None) -> str:
         if abs(seconds) >= unit:
             return f"{seconds / unit:.{_digits(seconds / unit)}f} {suffix}"
     return f"{seconds:.3g} s" if abs(seconds) >= 10 else f"{seconds:.2g} s"
-
-
-def speedup(factor: float | None) -> str:
-    """Return a speed-up, and say plainly when there is none."""
-    if factor is None or not known(factor):
-        return UNDEFINED
-    if 0 < factor < 1:
-        return f"{decimal(factor)}× (slower than full training)"
-    return f"{decimal(factor, 1)}×"
 
 
 def faster(factor: float) -> str:

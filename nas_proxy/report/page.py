@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 300
 """Rows of the table of architectures, and reasons of failure, that a page shows."""
-FORMATS = ("percent", "score", "points", "count", "size", "duration", "decimal", "speedup", "architectures")
+FORMATS = ("percent", "score", "points", "count", "size", "duration", "decimal", "architectures", "number")
 
 
 def write_report(folder: Path) -> Path:
@@ -122,10 +122,12 @@ def _of_ranking(ranking: Ranking) -> dict[str, Any]:
 
 def _of_trials(run: Run) -> dict[str, Any]:
     """Return what the page of a run shows of its trials and full trainings."""
+    best = _best(run)
     return {
         "seeds": seed_columns(run.truth),
         "pictures": shown(run.image, run.real),
-        "best": _best(run),
+        "best": best.ten.to_dict("records"),
+        "timed": bool(best.ten["latency"].notna().any()),
         "architectures": _architectures(run),
         "trained": run.truth["key"].nunique(),
         "importances": importances(run.trials),
@@ -167,8 +169,10 @@ def _figures(run: Run) -> dict[str, "Figure"]:
     if len(objectives) > 1 and len(rows := pareto.comparable(run.trials, objectives)):
         found["figure-pareto"] = pareto.pareto_figure(rows, objectives)
     pick = None if ranking is None or ranking.pick is None else ranking.pick.key
-    if usable(run.trials).any() and run.trials["params"].notna().any():
-        found["figure-best"] = best_figures.accuracy_by_size(run.trials, pick, run.by)
+    best = _best(run)
+    if not run.comparison and best.ten["params"].notna().any():
+        words = "published accuracy" if ranking is not None and ranking.truth.published else "test accuracy"
+        found["figure-best"] = best_figures.accuracy_by_size(best, words, run.by)
     for of in ("proxy", "truth"):
         if ranking is not None and any(getattr(one, of) for one in ranking.curves):
             found[f"figure-curves-{of}"] = best_figures.learning_curves(ranking.curves, of, pick)
@@ -250,20 +254,11 @@ def _architectures(run: Run) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in joined.to_dict("records")]
 
 
-def _best(run: Run) -> list[dict[str, Any]]:
-    """Return a row for each of the ten best architectures, with its choices and what is known of its truth."""
-    pick = None if run.ranking is None or run.ranking.pick is None else run.ranking.pick.key
-    truth = run.truth.drop_duplicates("key")[["key", "accuracy"]].rename(columns={"accuracy": "truth"})
-    rows = best_figures.best_of(run.trials, pick).merge(truth, on="key", how="left").to_dict("records")
-    latencies = "latency_ms" in run.trials
-    return [
-        {
-            **{str(name): row[name] for name in ("place", "key", "score", "truth", "params")},
-            "latency_ms": row["latency_ms"] if latencies else None,
-            "pick": row["key"] == pick,
-        }
-        for row in rows
-    ]
+def _best(run: Run) -> best_figures.Best:
+    """Return the ten best architectures, as the run ranks them."""
+    ranking = Ranking({}) if run.ranking is None else run.ranking
+    order = [one.key for one in ranking.curves]
+    return best_figures.best_of(run.trials, run.truth, order, None if ranking.pick is None else ranking.pick.key)
 
 
 def _failures(run: Run) -> list[tuple[str, int, str]]:

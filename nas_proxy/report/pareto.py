@@ -83,7 +83,9 @@ def pareto_figure(rows: pd.DataFrame, objectives: Sequence[str], *, across: bool
         ):
             part = found.iloc[evenly(len(found), MOST)]
             front = color == SEARCH
-            joined = {"line": {"shape": "hv", "color": SEARCH, "width": 1.5}} if front and not several else {}
+            joined: dict[str, Any] = (
+                {"line": {"shape": "hv", "color": SEARCH, "width": 1.5}} if front and not several else {}
+            )
             if front:
                 modes = ["lines"] * (not several) + ["markers"] + ["text"] * (len(part) <= MOST_NAMED)
                 joined |= {"mode": "+".join(modes), "textposition": "top left", "textfont": {"size": 11}}

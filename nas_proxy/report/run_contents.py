@@ -5,7 +5,6 @@ readable settings is refused.
 """
 
 import re
-import tomllib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ import pandas as pd
 from nas_proxy.errors import RunFolderError
 from nas_proxy.ranking.ranking import Ranking
 from nas_proxy.report.pictures import Picture, read_picture
-from nas_proxy.untrusted import checked, read_json
+from nas_proxy.untrusted import checked, read_json, read_toml
 
 RUN, COMPARISON = "run.toml", "compare.toml"
 TRIALS = ("key", "index", "phase", "state", "score", "loss_sum", "diverged", "params", "reason")
@@ -106,12 +105,12 @@ def read_run(folder: Path) -> Run:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return read_toml(path)
     except (FileNotFoundError, NotADirectoryError):
         raise RunFolderError(
             f"{path.parent} holds no run (it has no run.toml); make one with: nas-proxy run --out {path.parent}"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise RunFolderError(f"{path} is not readable TOML ({error}); restore it or start a new run") from None
 
 

@@ -149,7 +149,8 @@ def correlation_by_cost(ranking: Ranking, cost: str = "seconds") -> Figure:
                 y=[point.value],
                 mode="markers+text" if point in line else "markers",
                 text=[escaped(label(point.name))] if point in line else None,
-                textposition="bottom right",
+                # To and fro, so that neighbours leave each other room.
+                textposition="top left" if point in line[1::2] else "bottom right",
                 textfont={"size": 11},
                 name=escaped(label(point.name)),
                 marker={"color": colour, "size": 11, "symbol": _symbol(point.name)},

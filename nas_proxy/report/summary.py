@@ -7,12 +7,13 @@ it can be trusted, is `nas_proxy.report.verdict`'s. What a folder of an earlier 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
+from statistics import NormalDist
 from typing import Any
 
 from nas_proxy.ranking.decision import candidates, seconds_of
 from nas_proxy.ranking.intervals import LEVEL, Interval
 from nas_proxy.ranking.ranking import Block, Pick, Ranking
-from nas_proxy.report.formats import UNDEFINED, count, decimal, duration, faster, percent
+from nas_proxy.report.formats import UNDEFINED, count, decimal, duration, faster, finite, percent
 from nas_proxy.report.run_contents import FinalNetwork, Run
 from nas_proxy.report.verdict import truth_source
 
@@ -78,10 +79,12 @@ def over_images(accuracy: float, images: int | None) -> Interval:
     """Return an accuracy with its 95 % interval over so many test images; without one where they are not known."""
     if not images or not 0 <= accuracy <= 1:
         return Interval(accuracy)
-    from scipy import stats
-
-    found = stats.binomtest(round(accuracy * images), images).proportion_ci(LEVEL, method="wilson")
-    return Interval(accuracy, float(found.low), float(found.high), "Wilson", None, images)
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+    middle, whole = accuracy + z * z / (2 * images), 1 + z * z / images
+    arm = z * (accuracy * (1 - accuracy) / images + (z / (2 * images)) ** 2) ** 0.5
+    return Interval(
+        accuracy, max(0.0, (middle - arm) / whole), min(1.0, (middle + arm) / whole), "Wilson", None, images
+    )
 
 
 def size_of(pick: Pick, known: Mapping[str, Any] | None = None) -> list[tuple[str, str]]:
@@ -89,17 +92,19 @@ def size_of(pick: Pick, known: Mapping[str, Any] | None = None) -> list[tuple[st
 
     known: its row of trials.csv, which tells what a ranking of an earlier version does not.
     """
-    told = {} if known is None else known
-    params, flops = (getattr(pick, name) or told.get(name) for name in ("params", "flops"))
-    found = [("parameters", count(params)), ("FLOPs", count(flops))]
-    latency = told.get("latency_ms") if pick.latency_ms is None else pick.latency_ms
+    told: dict[str, float | None] = {}
+    for name in ("params", "flops", "latency_ms"):
+        value = getattr(pick, name)
+        told[name] = finite((known or {}).get(name)) if value is None else value
+    found = [("parameters", count(told["params"])), ("FLOPs", count(told["flops"]))]
+    latency = told["latency_ms"]
     if latency is not None:
         batch = pick.latency_batch or 1
         images = "an image" if batch == 1 else f"{batch} images"
         found.append(
             (f"ms for {images}" + (f" on {pick.latency_device}" if pick.latency_device else ""), f"{latency:.2g}")
         )
-    return [(name, text) for name, text in found if text not in {UNDEFINED, "nan"}]
+    return [(name, text) for name, text in found if text != UNDEFINED]
 
 
 def drawn(pick: Pick) -> list[Drawn]:

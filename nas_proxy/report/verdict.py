@@ -172,7 +172,7 @@ def _saving(of: Ranking, lead: str) -> str:
         bounds = "" if len(told.interval) != 2 else f" [{decimal(told.interval[0])}, {decimal(told.interval[1])}]"
         return f"{decimal(told.ratio)}{bounds} times as fast as random search with full training"
     spent, full, number = seconds_of(of, lead), seconds_of(of, REPEATABILITY), candidates(of)
-    if not spent or full is None:
+    if not spent or not full:
         return ""
     return f"{count(number)} candidates take {duration(spent)}, {faster(full / spent)} than full training"
 

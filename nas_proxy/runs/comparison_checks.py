@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nas_proxy.names import LOSS_SUM, ZERO_COST
-from nas_proxy.signals.signal import canonical, is_made, is_total, rows_of
+from nas_proxy.names import LOSS_SUM
+from nas_proxy.signals.own import is_own, row_of
+from nas_proxy.signals.signal import canonical, is_computed, is_made, is_total, rows_of
 from nas_proxy.signals.signal import completed as with_baselines
 from nas_proxy.validation import Mistake
 
@@ -44,6 +45,9 @@ def _signals(given: Sequence[str], mistakes: list[Mistake]) -> tuple[str, ...]:
     names = [name for name, _ in found]
     twice = sorted({name for name in names if names.count(name) > 1})
     mistakes += [(path, f"{path} holds {name!r} more than once; leave one") for name in twice]
+    rows = [row_of(name) for name in names]
+    alike = sorted({row for row in rows if rows.count(row) > 1} - set(twice))
+    mistakes += [(path, f"{path} holds two signals that are called {row!r}; rename one of them") for row in alike]
     mistakes += [] if names else [(path, f"{path} is empty; name at least one signal")]
     if len(mistakes) == before:
         complete = with_baselines(names)
@@ -60,15 +64,15 @@ def _combined(given: Sequence[str], signals: Sequence[str], score: str, mistakes
     rows = [row for name in with_baselines(signals) for row in rows_of(name, score)]
     found: list[str] = []
     for text in given:
-        head, by_loss, _ = text.partition(LOSS_SUM)
+        head, by_loss, _ = (text, "", "") if is_own(text) else text.partition(LOSS_SUM)
         name, wrong = canonical(head)
-        row = name + by_loss
+        row = row_of(name) + by_loss
         if wrong is not None:
             mistakes.append((path, f"{path} holds {wrong}"))
         elif row not in rows and (is_total(name) or row not in rows_of(name, score)):
-            there = "is computed and has no losses" if name in ZERO_COST else "has no such score"
+            there = "is computed and has no losses" if is_computed(name) else "has no such score"
             mistakes.append((path, f"{path} holds {text!r}, but {name} {there} here; see --score"))
-        found.append(row)
+        found.append(name + by_loss)
     if len(found) == 1:
         mistakes.append((path, f"{path} holds {found[0]!r} alone; give at least two"))
     if len(set(found)) < len(found):

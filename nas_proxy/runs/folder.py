@@ -6,7 +6,10 @@ sets/               the other sets of images that networks are trained on, such 
 study.db            all trainings (Optuna studies); study.name where a database has them
 trials.csv          a row for each candidate of the search
 truth.csv           a row for each fully trained architecture
-computed.json       scores that need no training
+computed.jsonl      scores that need no training, a line each
+pool.json           what the search chooses among beside the sample's stream, and which scores it does without
+search.json         what the search believes: every architecture of the pool, the pick first
+budget.json         the plan that a budget allows, and what of it is spent
 scores.csv          a row for each sampled architecture, a column for each signal
 ranking.json        how far the ranking can be trusted
 report.html         all of it, to read
@@ -32,6 +35,7 @@ import filelock
 
 from nas_proxy.errors import ConfigError, RunFolderError
 from nas_proxy.files import is_full
+from nas_proxy.runs.nested import read_toml
 from nas_proxy.runs.settings import (
     COMPARISON_FILE,
     OF_PROPOSALS,
@@ -54,11 +58,12 @@ NETWORK = ("architecture.json", "model.safetensors", "model.pt2", "model.onnx", 
 OURS = {
     RUN_FILE: (
         *(RUN_FILE, "proxy.safetensors", "proxy.png", "real.png", *STUDIES, "study.name"),
-        *("trials.csv", "truth.csv", "scores.csv", "computed.json", "ranking.json", "report.html"),
+        *("trials.csv", "truth.csv", "scores.csv", "computed.jsonl", "computed.json", "pool.json", "search.json"),
+        *("budget.json", "ranking.json", "report.html"),
         *(f"final/{name}" for name in NETWORK),
     ),
     COMPARISON_FILE: (
-        *(COMPARISON_FILE, *STUDIES, "computed.json"),
+        *(COMPARISON_FILE, *STUDIES, "computed.jsonl", "computed.json"),
         *("truth.csv", "scores.csv", "ranking.json", "table.csv", "table.md", "compare.html"),
     ),
 }
@@ -174,7 +179,10 @@ def open_run(path: Path, *, comparisons: bool = True) -> RunFolder:
         )
     if not (path / RUN_FILE).is_file():
         raise RunFolderError(f"{path} holds no run (it has no {RUN_FILE}); make one with: nas-proxy run --out {path}")
-    return RunFolder(path, resolve({}, path / RUN_FILE))
+    before = read_toml(path / RUN_FILE)
+    # In folders of earlier versions all that is fully trained is the sample.
+    given = {} if "judge" in before or "truth" not in before else {"judge": before["truth"]}
+    return RunFolder(path, resolve(given, path / RUN_FILE))
 
 
 def _open_comparison(path: Path) -> RunFolder:
@@ -257,9 +265,11 @@ def _changed(path: Path, config: RunConfig, before: RunConfig) -> list[str]:
         return differences(config, before)
 
     def changed(free: frozenset[str]) -> list[str]:
-        smaller = [n for n in ("trials", "truth") if n not in free and getattr(config, n) < getattr(before, n)]
+        sizes = (("trials", "trials"), ("truth", "truth"), ("judge", "sample"))
         return differences(config, before, free=free) + [
-            f"{name}: {getattr(before, name)} → {getattr(config, name)}" for name in smaller
+            f"{name}: {getattr(before, of)} → {getattr(config, of)}"
+            for name, of in sizes
+            if name not in free and getattr(config, of) < getattr(before, of)
         ]
 
     if not changed(frozenset()):

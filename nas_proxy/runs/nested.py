@@ -2,13 +2,14 @@
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nas_proxy import untrusted
 from nas_proxy.data.catalogue import FORMS, PUBLISHED
 from nas_proxy.errors import ConfigError
+from nas_proxy.signals import own
 
 # The truth tables of NATS-Bench, see `nas_proxy.ranking.nats_bench`, whose import takes a while.
 NATS = "nats:"
@@ -17,14 +18,14 @@ NATS = "nats:"
 def read_toml(file: Path) -> dict[str, Any]:
     """Return what a TOML file holds. Raises ConfigError where it cannot be read."""
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return untrusted.read_toml(file)
     except FileNotFoundError:
         raise ConfigError([f"the configuration {file} does not exist; give the run.toml of a run"]) from None
     except IsADirectoryError:
         raise ConfigError([f"the configuration {file} is a folder; give the run.toml in it"]) from None
     except OSError as error:
         raise ConfigError([f"the configuration {file} cannot be read ({error.strerror})"]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ConfigError([f"{file} is not a TOML file: {error}; mend it there"]) from None
 
 
@@ -68,10 +69,24 @@ def anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     if isinstance(table := values.get("truth_table"), str) and table:
         kind = NATS if table.startswith(NATS) else ""
         found["truth_table"] = kind + _absolute_path(table.removeprefix(kind), folder)
+    for name in ("signals", "combine"):
+        if isinstance(given := values.get(name), list | tuple):
+            found[name] = [_absolute_signal(one, folder) for one in given]
+    if isinstance(inner := values.get("compare"), Mapping):
+        found["compare"] = {
+            name: [_absolute_signal(one, folder) for one in value]
+            if name in ("signals", "combine") and isinstance(value, list | tuple)
+            else value
+            for name, value in inner.items()
+        }
     recipe = values.get("condense")
     if isinstance(recipe, Mapping) and isinstance(source := recipe.get("source"), str) and source:
         found["condense"] = {**recipe, "source": _absolute_path(source, folder)}
     return found
+
+
+def _absolute_signal(named: Any, folder: Path) -> Any:
+    return own.absolute(named, lambda path: _absolute_path(path, folder)) if isinstance(named, str) else named
 
 
 def _absolute_dataset(named: str, folder: Path) -> str:

@@ -20,9 +20,9 @@ from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data import operations
 from nas_proxy.errors import ConfigError
 from nas_proxy.files import write_text
-from nas_proxy.names import EARLY_STOP, PROXY, SIZES, ZERO_COST
+from nas_proxy.names import EARLY_STOP, SIZES, ZERO_COST
 from nas_proxy.runs import settings_checks
-from nas_proxy.runs.comparison_checks import completed
+from nas_proxy.runs.comparison_checks import LEAST, completed
 from nas_proxy.runs.nested import anchored, flat, listed, merged, read_toml, without_none
 from nas_proxy.spaces.objectives import ACCURACY, OBJECTIVES
 from nas_proxy.training.recipe import Recipe
@@ -83,13 +83,16 @@ class RunConfig:
 
     dataset, space: see `nas_proxy.data.sources` and `nas_proxy.spaces.loading`; a space can be a Python file, and
         allow_pickle lets a truth table run code: whoever repeats somebody else's settings should look at them.
-    trials, truth: in a comparison all architectures are in the sample, so that both are the same.
+    trials, truth, judge: in a comparison all architectures are in the sample, so that they are the same. judge: None
+        for two thirds of `truth`. pool: None for 1,000, or 100 where latencies are measured. round: None for 4, or the
+        workers that the settings name where these are more; never by what a machine has, on which no score may depend.
+    budget: see `nas_proxy.pipeline.budget`; what it leaves room for then stands for trials, truth, judge and pool.
     score: see `nas_proxy.ranking.scores`. seeds: of candidates and of the baselines. pruner: of
         `nas_proxy.training.pruning`. sampler, enqueue: of `nas_proxy.strategy`.
     truth_table: see `nas_proxy.ranking.truth_table`; None to train.
     max_params, max_flops, max_latency_ms: for the sample as well, see `nas_proxy.spaces.limits`.
     storage: without a password, see `nas_proxy.storage.location`; None for the file `study.db` in the run folder.
-    devices: each with so many workers, 0 for one; () for `device` alone, where "auto" is a GPU when there is one.
+    devices: each with so many workers, 0 for 1 to 4; () for `device` alone, where "auto" is a GPU when there is one.
     candidate_minutes, candidate_memory (MB are 10⁶ bytes): who needs more on the proxy counts as failed, see
         `nas_proxy.training.memory_limit`. preview_every: 0 for no pictures.
     signals, combine: what the ranking of the proxy is compared with besides random images and early stopping.
@@ -103,7 +106,26 @@ class RunConfig:
     space: Annotated[Text, Field(description="A built-in space, or the path of a Python file.")] = "convnet"
     seed: Annotated[int, Field(ge=0, le=2**62, description="All randomness derives from it.")] = 0
     trials: Annotated[int, Field(ge=1, description="Architectures trained on the proxy, the sample included.")] = 48
-    truth: Annotated[int, Field(ge=1, description="Architectures in the uniform sample, trained on all data.")] = 24
+    truth: Annotated[
+        int, Field(ge=1, description="Architectures trained on all data: the uniform sample, the rest by choice.")
+    ] = 36
+    judge: Annotated[
+        int | None,
+        Field(ge=1, description="How many of --truth are drawn uniformly, to judge by; two thirds if not given."),
+    ] = None
+    pool: Annotated[
+        int | None,
+        Field(ge=1, description="Architectures among which the search chooses; 1,000, or all where there are fewer."),
+    ] = None
+    round: Annotated[
+        int | None,
+        Field(ge=1, le=1024, description="Trainings chosen at a time; 4, or --workers where that is more."),
+    ] = None
+    budget: Annotated[
+        Text | None,
+        AfterValidator(settings_checks.budget),
+        Field(description="Time for everything, as 30m, 2h or 1h30m, in place of numbers; more of it goes on."),
+    ] = None
     truth_table: Annotated[Text | None, Field(description="Published accuracies in place of full training.")] = None
     allow_pickle: Annotated[
         bool,
@@ -114,9 +136,12 @@ class RunConfig:
     ] = False
     sampler: Annotated[
         str,
-        one_of("tpe", "random", "grid", "nsga2", "evolution"),
-        Field(description="How architectures are proposed: tpe, random, grid, nsga2 or evolution."),
-    ] = "tpe"
+        one_of("ei", "tpe", "random", "grid", "nsga2", "evolution"),
+        Field(
+            description="What proposes trainings on the proxy: ei (expected improvement over the pool), tpe, random, "
+            "grid, nsga2 or evolution."
+        ),
+    ] = "ei"
     score: Annotated[
         str,
         one_of("accuracy", "loss_sum"),
@@ -155,7 +180,7 @@ class RunConfig:
     ] = 1
     storage: Annotated[
         Url | None,
-        Field(description="PostgreSQL database of the studies, for workers elsewhere too; a file in RUN if not given."),
+        Field(description="PostgreSQL database of the studies; a file in RUN if not given."),
     ] = None
     limit: Annotated[int | None, Field(ge=3, description="At most so many images a class are used of the data.")] = None
     image_size: Annotated[
@@ -166,12 +191,12 @@ class RunConfig:
         tuple[str, ...],
         BeforeValidator(settings_checks.devices),
         Field(
-            description="Train on several: names such as cuda:0,cuda:1, each with --workers processes (one if not "
-            "given)."
+            description="Train on several: names such as cuda:0,cuda:1, each with --workers processes (1 to 4 if "
+            "not given)."
         ),
     ] = ()
     workers: Annotated[
-        int, Field(ge=0, le=1024, description="Processes that train; 0: one a core, or one on a GPU.")
+        int, Field(ge=0, le=1024, description="Processes that train; 0: one a core, or 1 to 4 on a GPU.")
     ] = 0
     candidate_minutes: Annotated[
         float | None,
@@ -189,13 +214,17 @@ class RunConfig:
     ] = None
     signals: Annotated[
         tuple[str, ...],
-        list_of(ZERO_COST),
-        Field(description=f"Computed controls: {', '.join(ZERO_COST)}, with commas between."),
-    ] = SIZES
+        strings("names of signals"),
+        AfterValidator(settings_checks.computed),
+        Field(
+            description=f"Scores without training, of the pool too: {', '.join(ZERO_COST)}, table:FILE:COLUMN or "
+            "FILE.py:FUNCTION, with commas between."
+        ),
+    ] = ZERO_COST
     combine: Annotated[
         tuple[str, ...],
-        list_of((PROXY, EARLY_STOP, *ZERO_COST)),
-        BeforeValidator(settings_checks.one_draw),
+        strings("names of signals"),
+        AfterValidator(settings_checks.combinable),
         AfterValidator(settings_checks.several),
         Field(description="Add the mean rank of several: proxy, early_stop or computed ones, with commas between."),
     ] = ()
@@ -203,6 +232,37 @@ class RunConfig:
     proxy_training: Recipe = field(default_factory=lambda: Recipe(epochs=200))
     full_training: Recipe = field(default_factory=lambda: Recipe(epochs=50))
     compare: Comparison | None = None
+
+    @property
+    def sample(self) -> int:
+        """How many architectures are drawn uniformly, to judge signals by."""
+        if self.compare is not None:
+            return self.truth
+        return default_judge(self.truth) if self.judge is None else min(self.judge, self.truth)
+
+    @property
+    def round_size(self) -> int:
+        """How many trainings are chosen from the same results."""
+        return self.round or max(ROUND, self.workers * max(len(self.devices), 1), len(self.devices))
+
+    @property
+    def pool_size(self) -> int:
+        """How many architectures are drawn uniformly into the pool at most."""
+        timed = self.max_latency_ms is not None or "latency" in self.objective
+        return self.pool or (POOL_TIMED if timed else POOL)
+
+
+# Architectures of the pool where nothing is named; each latency takes a process of its own for a second or so.
+POOL, POOL_TIMED = 1_000, 100
+# Trainings chosen from the same results: more keep more workers busy, fewer make a better informed search.
+ROUND = 4
+# The uniform sample of a comparison that names none.
+COMPARED_SAMPLE = 24
+
+
+def default_judge(truth: int) -> int:
+    """Return how many of so many full trainings are uniform where nobody says: two thirds, at least what ranks."""
+    return min(truth, max(LEAST, round(2 * truth / 3)))
 
 
 # What the proposals alone depend on: it may change until the first of them is trained.
@@ -214,7 +274,7 @@ OF_TRAININGS = frozenset({"storage"})
 # What may change between two commands in one folder: where it is computed, how far it goes, what is computed anew.
 NOT_IDENTITY = frozenset(
     {"device", "devices", "workers", "candidate_minutes", "candidate_memory", "preview_every", "classes_per_step"}
-    | {"trials", "truth", "patience", "hours", "signals", "combine", "allow_pickle"}
+    | {"trials", "truth", "judge", "pool", "round", "budget", "patience", "hours", "signals", "combine", "allow_pickle"}
     | {f"compare.{name}" for name in ("signals", "combine", "score", "draws", "candidates", "calibrate")}
 )
 
@@ -260,13 +320,15 @@ def resolve(
     base = _base(values, mistakes)
     if compares:
         values.pop("trials", None)
-        base = replace(base, compare=Comparison(COMPARED))
+        base = replace(base, truth=COMPARED_SAMPLE, signals=SIZES, compare=Comparison(COMPARED))
     config = filled(base, values, mistakes)
     if config.compare is not None:
         config = replace(config, trials=config.truth, compare=completed(config.compare, config.truth, mistakes))
         if {"compare.passes", "proxy_training.epochs"} <= explicit.keys():
             both = "compare.passes and --epochs (proxy_training.epochs) both say how long a training is"
             mistakes.append(("compare.passes", f"{both}; give one of them"))
+    elif config.judge is not None and config.judge > config.truth:
+        mistakes.append(("judge", f"judge is {config.judge}, more than truth, {config.truth}; give that or less"))
     if mistakes:
         raise ConfigError([_told(mistake, explicit, file, options or {}) for mistake in mistakes])
     return config
@@ -328,7 +390,10 @@ def of_trainings(config: RunConfig) -> frozenset[str]:
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
     """Return nested plain values, without those that are None (TOML has no null)."""
-    return without_none(dataclasses.asdict(config))
+    values = dataclasses.asdict(config)
+    if config.compare is None:
+        values["judge"] = config.sample  # folders without it are of versions in which all of `truth` judged
+    return without_none(values)
 
 
 def settings_file(config: RunConfig) -> str:

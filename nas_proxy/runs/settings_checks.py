@@ -4,10 +4,14 @@ Validators for the fields of `nas_proxy.runs.settings`: a value in; the value ou
 the setting's name in a sentence; pydantic takes no other error for a mistake.
 """
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
-from nas_proxy.names import ZERO_COST
+from nas_proxy.names import EARLY_STOP, PROXY, ZERO_COST
+from nas_proxy.signals.own import is_own, mistake, row_of
 from nas_proxy.spaces.objectives import ACCURACY, OBJECTIVES
+from nas_proxy.validation import ListOf
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -49,12 +53,48 @@ def accuracy_first(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
-def one_draw(value: Any) -> Any:
-    """Refuse to combine what has several draws."""
-    if isinstance(value, list | tuple) and "random" in value:
-        known = ", ".join(sorted(("proxy", "early_stop", *ZERO_COST)))
-        raise ValueError(f"holds 'random', which has several draws; known: {known}")
+def computed(value: tuple[str, ...]) -> tuple[str, ...]:
+    """Check the scores that a run computes: names of the product's, and the user's own."""
+    return _with_own(value, ZERO_COST)
+
+
+def combinable(value: tuple[str, ...]) -> tuple[str, ...]:
+    """Check the signals whose mean rank is one more; what has several draws is not among them."""
+    known = (PROXY, EARLY_STOP, *ZERO_COST)
+    if "random" in value:
+        raise ValueError(f"holds 'random', which has several draws; known: {', '.join(sorted(known))}")
+    return several(_with_own(value, known))
+
+
+def _with_own(value: tuple[str, ...], known: Sequence[str]) -> tuple[str, ...]:
+    if wrong := next(filter(None, (mistake(name) for name in value if is_own(name))), None):
+        raise ValueError(f"holds {wrong}")
+    ListOf(tuple(known), "names", unique=True)([name for name in value if not is_own(name)])
+    _distinct([row_of(name) for name in value])
     return value
+
+
+def _distinct(rows: Sequence[str]) -> None:
+    twice = sorted({row for row in rows if rows.count(row) > 1})
+    if twice:
+        raise ValueError(f"holds {twice[0]!r} more than once; leave one, or call one of them otherwise")
+
+
+def budget(value: str) -> str:
+    """Check a time such as 1h30m."""
+    if not seconds_of(value):
+        raise ValueError(f"is {value!r}; give a time such as 30m, 2h or 1h30m")
+    return value
+
+
+def seconds_of(text: str) -> float:
+    """Return the seconds of a time such as 90s, 30m, 2h, 1h30m or 1.5h; 0 for what is none."""
+    parts = re.fullmatch(r"(?:([\d.]+)d)?(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", text.strip().lower())
+    try:
+        given = [float(part or 0) for part in parts.groups()] if parts else []
+    except ValueError:  # 1.2.3h
+        return 0.0
+    return sum(number * unit for number, unit in zip(given, (86_400, 3600, 60, 1), strict=False))
 
 
 def several(value: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,9 +1,11 @@
 """Scores of untrained networks as jobs for workers: many at once, and what goes wrong with one spoils no other.
 
-In: names, paths and a seed, as of every job. Out: a `Score`, and for AZ-NAS the traits of which a rank is made.
+In: names, paths and a seed, as of every job. Out: a `Score`, and for AZ-NAS the traits of which a rank is made. A score
+of the user's own is a function of an untrained network and a few training images.
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -11,8 +13,10 @@ from typing import Self
 from torch import Tensor
 
 from nas_proxy.data.images import DataShape, ImageSet
+from nas_proxy.names import SIZES
 from nas_proxy.seeds import derive
 from nas_proxy.signals import az_nas, zero_cost
+from nas_proxy.signals.own import function, is_own
 from nas_proxy.signals.zero_cost import Score
 from nas_proxy.spaces.cost import measure
 from nas_proxy.spaces.loading import Spec, load_space
@@ -27,6 +31,10 @@ class Scored:
 
     score: Score
     traits: tuple[float, ...] = ()
+
+    def shared(self, share: float) -> "Scored":
+        """Return it with that share of the seconds, for a GPU that it had with others."""
+        return replace(self, score=replace(self.score, seconds=share * self.score.seconds))
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,10 @@ def scored(
     """Return a score of an architecture; all scores of it start from the same initial weights."""
     build = functools.partial(space.build, architecture, shape)
     own = derive(seed, "signals", space.key(architecture))
+    if name in SIZES:
+        return Scored(zero_cost.attempted(lambda: float(getattr(measure(space, architecture, shape), name))))
+    if is_own(name):
+        return Scored(zero_cost.attempted(lambda: zero_cost.drawn(_function(name), build, images, own)))
     if name != AZ_NAS:
         return Scored(zero_cost.score(name, build, images, own))
     row: tuple[float, ...] = ()
@@ -71,6 +83,11 @@ def scored(
         return 0.0
 
     return Scored(zero_cost.attempted(traits), row)
+
+
+def _function(name: str) -> Callable[..., float]:
+    score = function(name)
+    return lambda network, images: float(score(network, images))
 
 
 @functools.lru_cache(maxsize=2)

@@ -7,6 +7,7 @@
     random_total                      more random images, for as long as the first condensed set takes with its making;
                                       random_total@dm+space for another one
     params, flops, synflow, …         zero-cost scores, computed without training
+    table:FILE:COLUMN, FILE.py:NAME   scores of the user's own, see `nas_proxy.signals.own`
 
 A trained signal has two scores: the validation accuracy and minus the sum of the training losses. The grammar of names
 is here alone; whatever works on signals reads their fields. No module of PyTorch's is needed to parse names.
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from nas_proxy.errors import nearest
 from nas_proxy.names import EARLY_STOP, LOSS_SUM, PROXY, RANDOM, TOTAL, ZERO_COST
+from nas_proxy.signals import own
 
 if TYPE_CHECKING:
     from nas_proxy.condensation.recipe import Condensation
@@ -36,8 +38,8 @@ VARIANTS: dict[str, dict[str, object]] = {
 }
 # Draws of random images that a run compares its proxy with.
 RANDOM_DRAWS = 3
-# Seeds of full training; and of a search's best, so many are trained fully beside the sample.
-TRUTH_SEEDS, TRUTH_BEST = 2, 3
+# Seeds of full training of what judges: the uniform sample, and the pick. What a search chooses has the first alone.
+TRUTH_SEEDS = 2
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,13 @@ class ZeroCost:
 
 
 @dataclass(frozen=True)
+class OwnScore:
+    """Scores of the user's own, looked up or computed without training; `named` as on the command line."""
+
+    named: str
+
+
+@dataclass(frozen=True)
 class Signal:
     """What scores architectures.
 
@@ -75,7 +84,7 @@ class Signal:
     """
 
     name: str
-    source: SmallSet | AllImages | EqualCost | ZeroCost
+    source: SmallSet | AllImages | EqualCost | ZeroCost | OwnScore
     draws: int = 1
     baseline: str = RANDOM
     seeds: int = 1
@@ -83,7 +92,7 @@ class Signal:
     @property
     def trained(self) -> bool:
         """Whether scores come from trainings."""
-        return not isinstance(self.source, ZeroCost)
+        return not isinstance(self.source, ZeroCost | OwnScore)
 
     @property
     def made(self) -> bool:
@@ -148,15 +157,16 @@ def _run_plan(config: RunConfig) -> Plan:
     """The proxy, its baselines in every run, and what the settings name beside them."""
     condense = config.condense
     random = replace(condense, method=RANDOM, source=None, embed="convnet", match="last")
-    named = dict.fromkeys([*config.signals, *(name for name in config.combine if name in ZERO_COST)])
+    named = dict.fromkeys([*config.signals, *(name for name in config.combine if is_computed(name))])
     signals = (
         Signal(PROXY, SmallSet(condense), seeds=config.seeds),
         Signal(RANDOM, SmallSet(random), RANDOM_DRAWS, seeds=config.seeds),
         Signal(EARLY_STOP, AllImages(), seeds=config.seeds),
-        *(Signal(name, _zero_cost(name)) for name in named),
+        *(_computed(name) for name in named),
     )
     shown = (config.score, next(score for score in SCORES if score != config.score))
-    return Plan(signals, PROXY, config.score, shown, config.combine, sharing=max(config.trials, config.truth))
+    combine = tuple(own.row_of(name) for name in config.combine)
+    return Plan(signals, PROXY, config.score, shown, combine, sharing=max(config.trials, config.sample))
 
 
 def _comparison_plan(config: RunConfig) -> Plan:
@@ -169,13 +179,14 @@ def _comparison_plan(config: RunConfig) -> Plan:
     lead = next((signal.name for signal in order if not isinstance(signal.source, EqualCost)), None)
     shown = SCORES if asked.score == "both" else (asked.score,)
     sharing = asked.candidates or config.truth
-    return Plan(signals, lead, "accuracy", shown, asked.combine, asked.passes, sharing)
+    combine = tuple(own.row_of(name) for name in asked.combine)
+    return Plan(signals, lead, "accuracy", shown, combine, asked.passes, sharing)
 
 
 def _signal(name: str, names: Sequence[str], condense: Condensation, draws: int) -> Signal:
     """Return the signal of a canonical name in a comparison of `names`."""
-    if name in ZERO_COST:
-        return Signal(name, _zero_cost(name))
+    if is_computed(name):
+        return _computed(name)
     if name == EARLY_STOP:
         return Signal(name, AllImages())
     if is_total(name):
@@ -189,12 +200,21 @@ def _signal(name: str, names: Sequence[str], condense: Condensation, draws: int)
     return Signal(name, SmallSet(recipe), draws, f"{RANDOM}+formation" if packed else RANDOM)
 
 
-def _zero_cost(name: str) -> ZeroCost:
-    return ZeroCost(relative=name == "az_nas")
+def _computed(name: str) -> Signal:
+    if own.is_own(name):
+        return Signal(own.row_of(name), OwnScore(name))
+    return Signal(name, ZeroCost(relative=name == "az_nas"))
+
+
+def is_computed(name: str) -> bool:
+    """Return whether the scores of a canonical name need no training."""
+    return name in ZERO_COST or own.is_own(name)
 
 
 def canonical(name: str) -> tuple[str, str | None]:
     """Return the one spelling of a signal's name, and what is wrong with it; None when nothing is."""
+    if own.is_own(name):
+        return name, own.mistake(name)
     head, at, target = name.partition("@")
     if at:
         spelt, wrong = canonical(target)
@@ -216,7 +236,7 @@ def completed(names: Sequence[str], combine: Iterable[str] = ()) -> tuple[str, .
     """Return what is compared: the named signals, those to be combined, and the baselines that they need."""
     found = list(dict.fromkeys([*names, *(name.removesuffix(LOSS_SUM) for name in combine)]))
     made = [name for name in found if is_made(name)]
-    if any(name not in ZERO_COST for name in found):
+    if not all(map(is_computed, found)):
         found.append(RANDOM)
     if any("formation" in name.split("+") for name in made):
         found.append(f"{RANDOM}+formation")
@@ -244,6 +264,6 @@ def target_of(total: str, names: Sequence[str]) -> str:
 
 def rows_of(name: str, score: str) -> list[str]:
     """Return the rows that a canonical name has in the table of a comparison by `score`, which may be "both"."""
-    if name in ZERO_COST:
-        return [name]
+    if is_computed(name):
+        return [own.row_of(name)]
     return [name] * (score != "loss_sum") + [name + LOSS_SUM] * (score != "accuracy")

@@ -3,6 +3,8 @@
 `measure` runs the network in this process; `Sizes`, for what a user's code may do to it, in one apart.
 """
 
+import functools
+
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -34,6 +36,8 @@ def measured_apart(
     space: SearchSpace, architecture: Architecture, shape: DataShape, seconds: float = SECONDS
 ) -> Size | Complaint:
     """Return what `measure` does in a process of its own, or what went wrong there."""
+
+    _warm_up()
 
     def count() -> tuple[int, int]:
         size = measure(space, architecture, shape, seconds)
@@ -68,6 +72,17 @@ class Sizes:
         """Return in words that an architecture has no size because it took too long; it would when it is trained."""
         found = self.found(architecture)
         return found.text if isinstance(found, Complaint) and found.late else None
+
+
+@functools.cache
+def _warm_up() -> None:
+    """Let PyTorch load what counting takes, of a network of ours: copies of this process would each load it anew."""
+    with torch.device("meta"):
+        _measured(
+            nn.Sequential(nn.Conv2d(1, 1, 1), nn.Flatten(), nn.Linear(1, 1)),
+            DataShape(1, 1, 1, 1),
+            torch.device("meta"),
+        )
 
 
 def _measured(network: nn.Module, shape: DataShape, device: torch.device) -> Size:

@@ -8,7 +8,6 @@ A password in a URL is kept in the memory of this process and written nowhere; w
 
 import re
 import secrets
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from sqlalchemy.exc import ArgumentError
 
 from nas_proxy.errors import StorageError
 from nas_proxy.files import write_text
+from nas_proxy.untrusted import read_toml
 
 EXAMPLE = "postgresql+psycopg://USER@HOST/DATABASE"
 DRIVER = "postgresql+psycopg"
@@ -126,6 +126,6 @@ def _name(run: Path) -> str | None:
 
 def _written(run: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads((run / "run.toml").read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError):
+        return read_toml(run / "run.toml")
+    except (OSError, ValueError):
         return {}  # whoever needs the settings says what is wrong with them

@@ -19,7 +19,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from nas_proxy.errors import RunFolderError
 from nas_proxy.storage import retry
-from nas_proxy.storage.job_queue import Worker, alive_workers
 from nas_proxy.storage.location import Database, Location, connectable, existing
 from nas_proxy.storage.sqlite_errors import explanation
 
@@ -35,7 +34,8 @@ class Studies(RDBStorage):
     """A storage that is there already; its studies are shown under the names in `names`, looked up by their own.
 
     told: attributes that studies have beside those in the storage, by the names in the storage; a note that is in the
-    storage stands before one that is told. Of a database, which may hold many runs, the studies of one are shown.
+    storage stands before one that is told. Where they are given, trials have curves, too. Of a database, which may
+    hold many runs, the studies of one are shown.
     """
 
     def __init__(
@@ -66,12 +66,14 @@ class Studies(RDBStorage):
         told = {} if self._told is None else self._told().get(self.get_study_name_from_id(study_id), {})
         return _merged(stored, told) if told else stored
 
-    def workers(self) -> list[Worker]:
-        """Return the workers whose hearts beat; a file knows of none."""
-        if not self._prefix:
-            return []
-        with self.engine.connect() as connection:
-            return alive_workers(connection, self._prefix.removesuffix("/"))
+    def _get_trials(self, study_id: int, *args: Any, **options: Any) -> list[FrozenTrial]:
+        """Return trials for a reader, who sees the losses of each epoch as a curve, where no pruner kept another."""
+        trials: list[FrozenTrial] = super()._get_trials(study_id, *args, **options)
+        if self._told is not None:
+            for trial in trials:
+                if not trial.intermediate_values:
+                    trial.intermediate_values = dict(enumerate(trial.user_attrs.get("losses", ()), start=1))
+        return trials
 
 
 def _merged(stored: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,8 +93,9 @@ def _merged(stored: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any
 
 
 def _is_ours(name: str, value: Any) -> bool:
-    """Return whether a stored attribute is a figure, or the picture of the condensed images."""
-    return name.startswith("dashboard:plot_data:") or (name.startswith("artifacts:") and '"proxy.png"' in str(value))
+    """Return whether a stored attribute is a figure, or the condensed images, for people or for workers."""
+    images = any(f'"proxy.{kind}"' in str(value) for kind in ("png", "safetensors"))
+    return name.startswith("dashboard:plot_data:") or (name.startswith("artifacts:") and images)
 
 
 def _connected(path: Path, *, writable: bool) -> sqlite3.Connection:
@@ -123,7 +126,6 @@ class Reader:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._studies: Studies | None = None
         self._storage: BaseStorage | None = None
 
     def studies(self, *, at_work: bool) -> dict[str, "optuna.study._frozen.FrozenStudy"]:
@@ -135,8 +137,7 @@ class Reader:
         place = existing(self._folder)
         if self._storage is None and place is not None:
             try:
-                self._studies = open_studies(self._folder)
-                self._storage = optuna.storages.get_storage(self._studies)
+                self._storage = optuna.storages.get_storage(open_studies(self._folder))
             except RunFolderError:
                 if not at_work:
                     raise
@@ -152,14 +153,6 @@ class Reader:
             return []
         with readable(place):
             return self._storage.get_all_trials(study._study_id, deepcopy=False)
-
-    def workers(self) -> tuple[Worker, ...]:
-        """Return the workers whose hearts beat, where a database knows them."""
-        place = existing(self._folder)
-        if self._studies is None or place is None:
-            return ()
-        with readable(place):
-            return tuple(self._studies.workers())
 
 
 @contextlib.contextmanager

@@ -35,6 +35,7 @@ class Candidate:
     distributions: Optuna's, of the architecture's parameters.
     latency: how long it takes to answer, where that was measured.
     constraints: how far it is above each limit of the run, see `nas_proxy.spaces.limits.constraints`.
+    why: it was proposed, in words; None where nothing chose it.
     unmeasured: why it is not worth a training: what the run needs to know of it could not be measured; None where it
         could or need not.
     """
@@ -48,6 +49,7 @@ class Candidate:
     latency: Latency | None = None
     constraints: tuple[float, ...] = ()
     unmeasured: str | None = None
+    why: str | None = None
 
     @property
     def costs(self) -> Costs:
@@ -64,7 +66,8 @@ class Record:
     One that was pruned has neither score nor loss sum, a reason, and `pruned_at`, the step after which it ended.
 
     draw: which random images, or which seed of full training; 0 for other signals.
-    score: accuracy, a fraction. loss_sum: the sum of the epochs' mean training losses. Of several seeds both are
+    score: accuracy, a fraction. validation: of full training, the accuracy that a search may see, where `score` is that
+        on the test images. loss_sum: the sum of the epochs' mean training losses. Of several seeds both are
         means, and score_std and loss_sum_std the standard deviations (n - 1).
     losses: mean training loss of each epoch. curve: (step, score so far), where a pruner looked, see
         `nas_proxy.training.pruning`.
@@ -90,6 +93,8 @@ class Record:
     pruned_at: int | None = None
     seconds_saved: float = 0.0
     latency: Latency | None = None
+    validation: float | None = None
+    why: str | None = None
 
     @property
     def costs(self) -> Costs:
@@ -151,6 +156,8 @@ def _record(trial: FrozenTrial) -> Record:
         pruned_at=told.get("pruned_at"),
         seconds_saved=told.get("seconds_saved", 0.0),
         latency=read_latency(told),
+        validation=told.get("validation"),
+        why=told.get("why"),
     )
 
 

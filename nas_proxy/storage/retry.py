@@ -12,13 +12,12 @@ from typing import Any, TypeVar
 
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
-from sqlalchemy import Engine, create_engine, func, select
+from sqlalchemy import Engine, create_engine, func, inspect, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from nas_proxy.errors import StorageError
 from nas_proxy.storage.location import Database, connectable
-from nas_proxy.storage.tables import METADATA
 
 PATIENCE = 120.0  # seconds: longer than a server takes to restart
 FIRST, LONGEST = 0.1, 5.0  # seconds between two tries
@@ -29,6 +28,8 @@ AWAY = ("08", "57P0", "53300", "40")
 REFUSED = ("authentication", "does not exist", "no password", "pg_hba", "translate host")
 DISK_FULL = "53100"
 TABLES = 0x6E6173  # the number of a lock of ours
+# What earlier versions kept beside Optuna's tables, for workers of their own.
+OF_THE_PAST = ("nas_proxy_jobs", "nas_proxy_workers", "nas_proxy_artifacts")
 FAILED = (SQLAlchemyError, StorageInternalError)
 _T = TypeVar("_T")
 Say = Callable[[str], None]
@@ -69,7 +70,7 @@ def require_driver() -> None:
 
 
 def connect(database: Database) -> Engine:
-    """Return an engine for the tables of our own. Raises StorageError where the database cannot be reached."""
+    """Return an engine for a database. Raises StorageError where the database cannot be reached."""
     require_driver()
     engine = create_engine(connectable(database.url), **engine_options())
     try:
@@ -185,17 +186,22 @@ for _name in (
 
 
 def open_storage(database: Database, patience: Retry) -> RetryingStorage:
-    """Open the studies of a database; tables, Optuna's and ours, are made where there are none. Raises StorageError."""
+    """Open the studies of a database; Optuna's tables are made where there are none. Raises StorageError."""
     engine = connect(database)
     try:
         # Two commands that make tables at the same moment disturb each other; the lock goes with the connection.
         with engine.connect() as connection:
             connection.execute(select(func.pg_advisory_lock(TABLES)))
             storage = RetryingStorage(connectable(database.url), engine_kwargs=engine_options())
-            METADATA.create_all(storage.engine)
+        left = [name for name in inspect(storage.engine).get_table_names() if name in OF_THE_PAST]
     except (*FAILED, RuntimeError) as error:
         raise explained(database, error) from None
     finally:
         engine.dispose()
+    if left:
+        patience.say(
+            f"{database} has tables of an earlier version's workers, which nothing reads any more: "
+            f"DROP TABLE {', '.join(left)};"
+        )
     storage.patience = patience
     return storage

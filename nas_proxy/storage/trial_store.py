@@ -3,9 +3,9 @@
 Each trained signal (proxy, random, early_stop, truth) is a study; a trial is an architecture and a draw: which
 random images, or which seed of full training. Everything that resumes, counts or reports reads it from here.
 
-One process at a time writes (see `RunFolder.lock`), wherever the trainings are done (see
-`nas_proxy.pipeline.coordinator`), so a trial found running at the start was cut off: it is closed as failed with the
-reason "interrupted", which counts for nothing, and its training is done again.
+One process at a time writes (see `RunFolder.lock`), wherever the trainings are done, so a trial found running at the
+start was cut off: it is closed as failed with the reason "interrupted", which counts for nothing, and its training is
+done again.
 """
 
 import contextlib
@@ -155,6 +155,7 @@ class TrialStore:
                 "phase": candidate.phase,
                 "index": candidate.index,
                 "draw": draw,
+                **({} if candidate.why is None else {"why": candidate.why}),
                 "params": candidate.size.params,
                 "flops": candidate.size.flops,
                 **told_latency(candidate.latency),
@@ -187,6 +188,8 @@ class TrialStore:
         trial.set_user_attr("losses", [round(loss, 5) for loss in result.losses if math.isfinite(loss)])
         if result.diverged:
             trial.set_user_attr("diverged", True)
+        if result.validation is not None:
+            trial.set_user_attr("validation", result.validation)
         if result.memory is not None:
             trial.set_user_attr("memory_mb", round(result.memory / 1e6, 1))
         for name, value in _of_seeds(result).items():

@@ -13,9 +13,11 @@ Le Riche & Carraro, 2010): further cheap trainings, as long as they tell enough 
 trainings, of what was trained cheaply as long as that tells, else of all. A fixed share of the full trainings is
 uniform instead, from the first rounds on: they can judge a correlation, and nothing that misleads reaches them.
 
-The pick is the best full training that was observed (`pick`): of a published table that is exact, and with own
-trainings the surrogate's noise is small beside the differences that a search is about. `best_by_posterior` is the
-other choice.
+With several objectives the others are costs, which are known of every architecture before it is trained. Each is then
+to improve on the best that costs no more in any of them, so that all of the Pareto front is sought, and not its top.
+
+The pick is the best full training that was observed (`pick`) where its accuracy is exact, as in a published table, and
+the one of largest posterior mean (`best_by_posterior`) where few validation images make it noisy.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from nas_proxy.ranking.surrogate import Features, Fit, Floats, Indices, believe, fit, joint
+from nas_proxy.ranking.surrogate import FLOOR, Features, Fit, Floats, Indices, believe, fit, joint
 from nas_proxy.seeds import numpy_generator
 
 Fidelity = Literal["cheap", "full"]
@@ -45,11 +47,15 @@ class Action:
 
 @dataclass(frozen=True)
 class Observed:
-    """Accuracies (fractions) by index, in the order in which they came, and which full ones were drawn uniformly."""
+    """Accuracies (fractions) by index, in the order in which they came, and which full ones were drawn uniformly.
+
+    closed: what is never proposed: it failed, or it is trained without being proposed.
+    """
 
     cheap: Mapping[int, float] = field(default_factory=dict)
     full: Mapping[int, float] = field(default_factory=dict)
     uniform: frozenset[int] = frozenset()
+    closed: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -61,8 +67,8 @@ class Plan:
 
     cheap: whether there is a cheap training. opening: cheap trainings of round 0: of the vote's best, of its upper
     third, uniform. cold: the same where there is none, of full trainings. before_full: cheap trainings before the
-    first full one where the opening's have at least the rank correlation `agree` with the vote.
-    cheap_a_round, full_a_round: in later rounds.
+    first full one where the opening's have at least the rank correlation `agree` with the vote; None: in any case.
+    cheap_a_round, full_a_round: in later rounds; with cheap_a_round 0 a full training need not follow a cheap one.
     informs: below this squared correlation with the full accuracy (the median of what was not trained at all) nothing
     more is trained cheaply. uniform: share of full trainings. blind: full trainings before that correlation counts.
     """
@@ -71,7 +77,7 @@ class Plan:
     opening: tuple[int, int, int] = (6, 5, 5)
     cold: tuple[int, int, int] = (2, 1, 3)
     before_full: int = 32
-    agree: float = 0.3
+    agree: float | None = 0.3
     cheap_a_round: int = 8
     full_a_round: int = 2
     informs: float = 0.4
@@ -79,16 +85,19 @@ class Plan:
     blind: int = 3
 
 
-def next_actions(pool: Features, observed: Observed, plan: Plan, seed: int, number: int) -> tuple[Action, ...]:
+def next_actions(
+    pool: Features, observed: Observed, plan: Plan, seed: int, number: int, costs: Floats | None = None
+) -> tuple[Action, ...]:
     """Return the actions of round `number`, distinct and new; () when every architecture is fully trained.
 
-    observed: what the rounds before it observed; empty for round 0. seed: the run's.
+    observed: what was observed before it; before round 0 nothing, or a uniform sample. seed: the run's.
+    costs: (n, c) what each architecture costs when it is used, where that is to be low as well; NaN where unknown.
     """
     if number == 0 or not (observed.cheap or observed.full):
-        return _opening(pool, plan, seed)
+        return _opening(pool, observed, plan, seed)
     if len(observed.full) >= len(pool.vote):
         return ()
-    return _round(pool, observed, plan, seed, number)
+    return _round(pool, observed, plan, seed, number, costs)
 
 
 def after(observed: Observed, results: Iterable[tuple[Action, float]]) -> Observed:
@@ -97,7 +106,7 @@ def after(observed: Observed, results: Iterable[tuple[Action, float]]) -> Observ
     cheap = {action.index: accuracy for action, accuracy in found if action.fidelity == "cheap"}
     full = {action.index: accuracy for action, accuracy in found if action.fidelity == "full"}
     drawn = {action.index for action, _ in found if action.fidelity == "full" and action.why == "uniform"}
-    return Observed({**observed.cheap, **cheap}, {**observed.full, **full}, observed.uniform | drawn)
+    return Observed({**observed.cheap, **cheap}, {**observed.full, **full}, observed.uniform | drawn, observed.closed)
 
 
 def pick(observed: Observed) -> int | None:
@@ -113,40 +122,45 @@ def best_by_posterior(pool: Features, observed: Observed) -> int | None:
     return int(rows[np.argmax(believe(fit(pool, observed.cheap, observed.full), rows).mean)])
 
 
-def expected_improvement(mean: Floats, std: Floats, best: float) -> Floats:
+def expected_improvement(mean: Floats, std: Floats, best: float | Floats) -> Floats:
     """Return by how much a normal variable exceeds `best` on average; all of one unit."""
     z = (mean - best) / std
     value: Floats = std * (z * stats.norm.cdf(z) + stats.norm.pdf(z))
     return value
 
 
-def _opening(pool: Features, plan: Plan, seed: int) -> tuple[Action, ...]:
+def _opening(pool: Features, observed: Observed, plan: Plan, seed: int) -> tuple[Action, ...]:
     n, rng = len(pool.vote), numpy_generator(seed, "acquisition", "opening")
     best, upper, uniform = plan.opening if plan.cheap else plan.cold
     order = np.lexsort((rng.random(n), -pool.vote))
+    order = order[~_among({*observed.cheap, *observed.full, *observed.closed}, n)[order]]
     first = order[:best]
     second = rng.permutation(order[best : max(n // 3, best)])[:upper]
-    rest = rng.permutation(np.setdiff1d(np.arange(n), np.concatenate([first, second])))[:uniform]
+    rest = rng.permutation(np.setdiff1d(order, np.concatenate([first, second])))[:uniform]
     fidelity: Fidelity = "cheap" if plan.cheap else "full"
     parts = (("vote", first), ("upper third", second), ("uniform", rest))
     return tuple(Action(int(index), fidelity, why) for why, indices in parts for index in indices)
 
 
-def _round(pool: Features, observed: Observed, plan: Plan, seed: int, number: int) -> tuple[Action, ...]:
+def _round(
+    pool: Features, observed: Observed, plan: Plan, seed: int, number: int, costs: Floats | None
+) -> tuple[Action, ...]:
     n = len(pool.vote)
     fitted = fit(pool, observed.cheap, observed.full)
-    open_, seen = ~_among(observed.full, n), _among(observed.cheap, n)
+    open_, seen = ~_among({*observed.full, *observed.closed}, n), _among(observed.cheap, n)
+    goal = _Goal(fitted, observed, costs)
+    if _more_before_full(pool, observed, plan):
+        size = min(plan.cheap_a_round, plan.before_full - len(observed.cheap))
+        further = _batch(goal, np.flatnonzero(open_ & ~seen), size)
+        return tuple(Action(index, "cheap", "expected improvement") for index in further)
     tells = plan.cheap and _tells(fitted, np.flatnonzero(open_ & ~seen), observed, plan)
     cheap: list[int] = []
     if tells and len(observed.full) >= plan.blind:
-        cheap = _batch(fitted, np.flatnonzero(open_ & ~seen), plan.cheap_a_round)
-    if _more_before_full(pool, observed, plan):
-        further = _batch(fitted, np.flatnonzero(~seen), min(plan.cheap_a_round, plan.before_full - len(observed.cheap)))
-        return tuple(Action(index, "cheap", "expected improvement") for index in further)
+        cheap = _batch(goal, np.flatnonzero(open_ & ~seen), plan.cheap_a_round)
     uniform = _uniform_now(len(observed.full), plan)
-    candidates = np.flatnonzero(open_ & seen) if tells else np.flatnonzero(open_)
+    candidates = np.flatnonzero(open_ & seen) if tells and plan.cheap_a_round else np.flatnonzero(open_)
     candidates = candidates if len(candidates) else np.flatnonzero(open_)
-    full = _batch(fitted, candidates, plan.full_a_round - uniform if observed.full else plan.full_a_round)
+    full = _batch(goal, candidates, plan.full_a_round - uniform if observed.full else plan.full_a_round)
     rest = np.setdiff1d(np.flatnonzero(open_), full)
     drawn = numpy_generator(seed, "acquisition", "uniform", number).permutation(rest)[:uniform]
     return (
@@ -162,6 +176,8 @@ def _more_before_full(pool: Features, observed: Observed, plan: Plan) -> bool:
         return False
     opening = list(observed.cheap)[: sum(plan.opening)]
     votes, found = pool.vote[opening], np.array([observed.cheap[index] for index in opening])
+    if plan.agree is None:
+        return True
     if np.ptp(votes) == 0 or np.ptp(found) == 0:
         return False
     return float(stats.spearmanr(votes, found).statistic) >= plan.agree
@@ -170,7 +186,7 @@ def _more_before_full(pool: Features, observed: Observed, plan: Plan) -> bool:
 def _uniform_now(trained: int, plan: Plan) -> int:
     """Return how many of a round's full trainings are uniform: one in the first round, then the plan's share."""
     if not trained:
-        return 1
+        return 1 if plan.uniform > 0 else 0
     return int((trained + plan.full_a_round) * plan.uniform) - int(trained * plan.uniform)
 
 
@@ -181,15 +197,44 @@ def _tells(fitted: Fit, untouched: Indices, observed: Observed, plan: Plan) -> b
     return len(untouched) > 0 and float(np.median(believe(fitted, untouched).informs)) >= plan.informs
 
 
-def _batch(fitted: Fit, candidates: Indices, size: int) -> list[int]:
+@dataclass(frozen=True, eq=False)
+class _Goal:
+    """What an architecture is to improve on: the best accuracy so far, of those that cost no more where costs count."""
+
+    fitted: Fit
+    observed: Observed
+    costs: Floats | None
+
+    def best(self, candidates: Indices, mean: Floats) -> Floats:
+        """Return the warped accuracy to be exceeded by each of the candidates, whose posterior mean is given: (p,)."""
+        fitted, observed = self.fitted, self.observed
+        if self.costs is None:
+            return np.full(len(candidates), float(mean.max()) if fitted.best is None else fitted.best)
+        if observed.full:
+            rows, values = [*observed.full], fitted.warp(np.array([*observed.full.values()], dtype=np.float64))
+        else:
+            rows = [*observed.cheap]
+            values = believe(fitted, np.array(rows, dtype=np.intp)).mean
+        cheaper = self.no_dearer(np.array(rows, dtype=np.intp), candidates)
+        return np.asarray(np.where(cheaper, values[:, None], FLOOR).max(axis=0, initial=FLOOR), dtype=np.float64)
+
+    def no_dearer(self, these: Indices, than: Indices) -> NDArray[np.bool_]:
+        """Return whether each of `these` costs no more than each of `than`, in everything: (these, than)."""
+        if self.costs is None:
+            return np.ones((len(these), len(than)), dtype=np.bool_)
+        found = (self.costs[these][:, None, :] <= self.costs[than][None, :, :]).all(axis=2)
+        return np.asarray(found, dtype=np.bool_)
+
+
+def _batch(goal: _Goal, candidates: Indices, size: int) -> list[int]:
     """Return up to `size` candidates, each of largest expected improvement if those before it were as expected."""
     if size <= 0 or not len(candidates):
         return []
-    belief = believe(fitted, candidates)
-    best = float(belief.mean.max()) if fitted.best is None else fitted.best
-    order = np.argsort(-expected_improvement(belief.mean, belief.std, best), kind="stable")
-    short = candidates[order[:SHORTLIST]]
-    mean, covariance = joint(fitted, short)
+    belief = believe(goal.fitted, candidates)
+    best = goal.best(candidates, belief.mean)
+    order = np.argsort(-expected_improvement(belief.mean, belief.std, best), kind="stable")[:SHORTLIST]
+    short, best = candidates[order], best[order]
+    mean, covariance = joint(goal.fitted, short)
     picked: list[int] = []
     while len(picked) < min(size, len(short)):
         std = np.sqrt(np.maximum(np.diag(covariance), 1e-12))
@@ -197,7 +242,8 @@ def _batch(fitted: Fit, candidates: Indices, size: int) -> list[int]:
         value[picked] = -np.inf
         chosen = int(value.argmax())
         picked.append(chosen)
-        best = max(best, float(mean[chosen]))
+        dearer = goal.no_dearer(short[chosen : chosen + 1], short)[0]
+        best = np.where(dearer, np.maximum(best, mean[chosen]), best)
         column = covariance[:, chosen] / np.sqrt(max(covariance[chosen, chosen], 1e-12) + 1e-6)
         covariance = covariance - np.outer(column, column)
     return [int(short[index]) for index in picked]

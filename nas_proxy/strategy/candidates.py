@@ -1,10 +1,12 @@
-"""The search: a uniform sample of the space, then proposals by a sampler, trained on one signal's images.
+"""The search on one signal's images: a uniform sample of the space, then proposals, trained.
 
 The sample is for judging signals, and the proposals are for finding a good architecture. An architecture of the sample
-whose training fails is replaced by the next of the stream. Proposals are made in rounds of fixed size from the scores
-of earlier rounds, each from (seed, number of the proposal), so neither the number of workers nor a kill changes them.
+whose training fails is replaced by the next of the stream. Proposals are made in rounds from the scores of earlier
+rounds: by Optuna's samplers each from (seed, number of the proposal), or a round at a time by whoever has a pool to
+choose from (`Propose`). The size of a round is part of the plan, so neither workers nor a kill change what is proposed.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,12 +26,13 @@ from nas_proxy.training.jobs import Failure, Job
 from nas_proxy.training.pruning import Curve, Pruning
 from nas_proxy.training.train import Outcome, Recipe
 
-# Proposals made from the same scores: more keep more workers busy, fewer make a better informed search.
-ROUND = 4
 # A space in which most architectures fail is given up when failures outnumber the wanted sample this many times.
 FAILURES = 5
 
 _Done = Callable[[Outcome | Failure], None]
+# What was trained before a round, its number and its size in; at most so many architectures, and why each, out. A pure
+# function: a round that was cut off half-way is proposed again as it was.
+Propose = Callable[[Sequence[Record], int, int], Sequence[tuple[Architecture, str]]]
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ class Search:
 
     signal: the study of its trainings. sample: how many architectures of the stream. proposals: how many more.
     images, recipe, seeds: of a training. score: what ranks candidates. sampler, pruner, enqueued, objectives: how
-    proposals are made. patience, hours: when they end. minutes, megabytes: what ends a training.
+    proposals are made. propose: makes them in place of `sampler`; its round 0 has `opening` of them, if not 0.
+    round: how many are made at a time. patience, hours: when they end. minutes, megabytes: what ends a training.
     """
 
     signal: str
@@ -72,6 +76,9 @@ class Search:
     hours: float | None = None
     minutes: float | None = None
     megabytes: float | None = None
+    propose: Propose | None = None
+    opening: int = 0
+    round: int = 4
 
 
 def sampled(stream: Stream, records: Sequence[Record], count: int) -> list[Record]:
@@ -180,7 +187,7 @@ def _pruning(wanted: Search, candidate: Candidate, curves: tuple[Curve, ...]) ->
         return None
     if candidate.phase == "sample":
         return Pruning(wanted.pruner, wanted.score, may_end=False)
-    return Pruning(wanted.pruner, wanted.score, curves, ahead=candidate.index % ROUND)
+    return Pruning(wanted.pruner, wanted.score, curves, ahead=candidate.index % wanted.round)
 
 
 def _train_sample(trainer: Trainer, wanted: Search, done: _Done) -> None:
@@ -247,17 +254,16 @@ def _enough(wanted: Search, history: Sequence[Record], start: float) -> str | No
 
 
 def _train_proposals(trainer: Trainer, wanted: Search, done: _Done, start: float) -> None:
-    total, say = wanted.proposals, trainer.progress.say
+    say = trainer.progress.say
     records = _first_draws(trainer, wanted)
     made = {r.index: r for r in records if r.phase == "search"}
     history = [r for r in records if r.phase == "sample"]
-    for first in range(0, total, ROUND):
-        numbers = range(first, min(first + ROUND, total))
+    for turn, numbers in enumerate(_rounds(wanted)):
         if not all(number in made for number in numbers):
             if (reason := _enough(wanted, history, start)) is not None:
                 say(reason)
                 return
-            candidates, ended = _proposed(trainer, wanted, numbers, made, history)
+            candidates, ended = _proposed(trainer, wanted, turn, numbers, made, history)
             if ended:
                 say("Every architecture of the space has been trained; the search ends here.")
             _train(trainer, wanted, candidates, done, history)
@@ -267,10 +273,39 @@ def _train_proposals(trainer: Trainer, wanted: Search, done: _Done, start: float
         history += [made[number] for number in numbers if number in made]
 
 
+def _rounds(wanted: Search) -> list[range]:
+    """Return the numbers of the proposals of each round: those that the user names, an opening, then rounds alike."""
+    total, known = wanted.proposals, len(wanted.enqueued) if wanted.propose is not None else 0
+    ends = [known, known + wanted.opening] if wanted.propose is not None else [0]
+    ends = [min(end, total) for end in ends]
+    ends += [*range(ends[-1] + wanted.round, total, wanted.round), total]
+    return [range(start, end) for start, end in itertools.pairwise([0, *ends]) if end > start]
+
+
+def _from_pool(
+    trainer: Trainer, wanted: Search, turn: int, numbers: range, made: dict[int, Record], history: Sequence[Record]
+) -> tuple[list[Candidate], bool]:
+    """Return what `_proposed` does, of those that the user names or that are chosen among a pool."""
+    assert wanted.propose is not None
+    if numbers.stop <= len(wanted.enqueued):
+        chosen = [(a, "enqueued") for a in wanted.enqueued[numbers.start : numbers.stop]]
+    else:
+        chosen = list(wanted.propose(history, turn - bool(wanted.enqueued), len(numbers)))
+    seen = {r.key for r in history}
+    candidates = [
+        trainer.candidate(architecture, "search", number, why)
+        for number, (architecture, why) in zip(numbers, chosen, strict=False)
+        if number not in made and trainer.space.key(architecture) not in seen
+    ]
+    return candidates, not chosen
+
+
 def _proposed(
-    trainer: Trainer, wanted: Search, numbers: range, made: dict[int, Record], history: Sequence[Record]
+    trainer: Trainer, wanted: Search, turn: int, numbers: range, made: dict[int, Record], history: Sequence[Record]
 ) -> tuple[list[Candidate], bool]:
     """Return the proposals of a round that are not trained yet, and whether the space has no more."""
+    if wanted.propose is not None:
+        return _from_pool(trainer, wanted, turn, numbers, made, history)
     seen = {r.key for r in history}
     candidates: list[Candidate] = []
     for number in numbers:
@@ -290,5 +325,7 @@ def _proposed(
         if architecture is None:
             return candidates, True
         seen.add(trainer.space.key(architecture))
-        candidates.append(trainer.candidate(architecture, "search", number))
+        known = any(trainer.space.key(one) == trainer.space.key(architecture) for one in wanted.enqueued)
+        why = "enqueued" if known else wanted.sampler
+        candidates.append(trainer.candidate(architecture, "search", number, why))
     return candidates, False

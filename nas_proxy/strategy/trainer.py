@@ -8,7 +8,6 @@ needs could not be measured fail at once, as they would when they are trained.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 from optuna.trial import FixedTrial
 
@@ -28,7 +27,6 @@ from nas_proxy.training.train import Outcome, Recipe
 
 Tasks = Sequence[tuple[Candidate, int]]
 MakeJob = Callable[[Candidate, int], Job]
-Finished = Callable[[int, Outcome | Failure], None]
 
 
 @dataclass(frozen=True)
@@ -40,22 +38,17 @@ class Limits:
     latency_ms: float | None = None
 
 
-class Elsewhere(Protocol):
-    """Workers on other machines, which take their share of a signal's tasks; see `pipeline.coordinator`."""
-
-    def train(self, signal: str, tasks: Tasks, job: MakeJob, finished: Finished) -> None:
-        """Have the tasks trained here and elsewhere, and call `finished` with each trial's number and result."""
-
-
 @dataclass(frozen=True)
 class Images:
     """What networks train on and are scored on, as files that workers map into memory; made when first asked for.
 
-    train: for each draw. evaluation: held-out images.
+    train: for each draw. evaluation: held-out images. validation: those that a search may see, where `evaluation` is
+    of those that judge.
     """
 
     train: Callable[[int], Path]
     evaluation: Callable[[], Path]
+    validation: Callable[[], Path] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +56,7 @@ class Trainer:
     """Trains architectures of `space`, which workers know as `spec`, on `device`, and records them in `store`.
 
     seed: of the run, from which those of trainings derive. latencies: measured before a training where the run needs
-    them. elsewhere: workers on other machines. say: told, once each, of networks that train more slowly.
+    them. say: told, once each, of networks that train more slowly.
     """
 
     store: TrialStore
@@ -76,11 +69,10 @@ class Trainer:
     progress: Progress
     limits: Limits = Limits()
     latencies: Latencies | None = None
-    elsewhere: Elsewhere | None = None
     _said: set[str] = field(default_factory=set, repr=False)
 
-    def candidate(self, architecture: Architecture, phase: str, index: int) -> Candidate:
-        """Return what the store needs to know of an architecture."""
+    def candidate(self, architecture: Architecture, phase: str, index: int, why: str | None = None) -> Candidate:
+        """Return what the store needs to know of an architecture; why: it was proposed."""
         fixed = FixedTrial(dict(architecture))
         self.space.suggest(fixed)
         size, latency, unmeasured = UNMEASURED, None, None
@@ -93,13 +85,15 @@ class Trainer:
             unmeasured = hanging and f"its FLOPs could not be counted: it {hanging}"
         above = constraints(size, latency, self.limits.params, self.limits.flops, self.limits.latency_ms)
         key = self.space.key(architecture)
-        return Candidate(key, architecture, phase, index, size, fixed.distributions, latency, above, unmeasured)
+        return Candidate(key, architecture, phase, index, size, fixed.distributions, latency, above, unmeasured, why)
 
     def job(self, signal: str, candidate: Candidate, draw: int, images: Images, recipe: Recipe) -> Job:
         """Return the training of a candidate in one draw of a signal; its seed derives from both."""
         seed = derive(self.seed, signal, candidate.key, draw)
         architecture = dict(candidate.architecture)
-        return Job(self.spec, architecture, images.train(draw), images.evaluation(), recipe, seed, self.device)
+        validation = None if images.validation is None else images.validation()
+        job = Job(self.spec, architecture, images.train(draw), images.evaluation(), recipe, seed, self.device)
+        return replace(job, validation=validation)
 
     def train(self, signal: str, tasks: Tasks, job: MakeJob, done: Callable[[Outcome | Failure], None]) -> None:
         """Train candidates, each in a draw, and record them in the study of `signal`."""
@@ -114,14 +108,11 @@ class Trainer:
         for candidate, draw in tasks:
             if candidate.unmeasured is not None:
                 finished(self.store.begin(signal, candidate, draw), Failure(candidate.unmeasured))
-        tasks = [task for task in tasks if task[0].unmeasured is None]
-        if self.elsewhere is not None:
-            self.elsewhere.train(signal, tasks, job, finished)
-            return
 
         def jobs() -> Iterator[tuple[int, Job]]:
             for candidate, draw in tasks:
-                yield self.store.begin(signal, candidate, draw), job(candidate, draw)
+                if candidate.unmeasured is None:
+                    yield self.store.begin(signal, candidate, draw), job(candidate, draw)
 
         for number, result in self.executor.run(jobs()):
             finished(number, result)
@@ -140,7 +131,7 @@ class Trainer:
         finished = {(r.key, r.draw) for r in self.store.records(signal)}
         total = len(chosen) * len(draws)
         tasks = [
-            (self.candidate(c.architecture, c.phase, c.index), draw)
+            (self.candidate(c.architecture, c.phase, c.index, c.why), draw)
             for draw in draws
             for c in chosen
             if (c.key, draw) not in finished

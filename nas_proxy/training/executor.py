@@ -1,9 +1,11 @@
 """What performs jobs: the protocol, and the executor that needs no process.
 
 In: jobs of any kind, see `nas_proxy.training.jobs`. Out: their results, or a `Failure` for one that raises. Every
-executor gives the same results to the last digit. Worker processes are `nas_proxy.training.worker_pool`.
+executor gives the same results to the last digit. Worker processes are `nas_proxy.training.worker_pool`, and many
+machines `nas_proxy.training.ray_executor`.
 """
 
+import platform
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import is_dataclass, replace
@@ -12,6 +14,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from nas_proxy.threads import one_thread
 from nas_proxy.training.jobs import Failure, Result, Work, performed
+from nas_proxy.training.node import Node
 
 _Tag = TypeVar("_Tag")
 
@@ -19,16 +22,23 @@ _Tag = TypeVar("_Tag")
 class Executor(Protocol):
     """Performs up to `count` jobs at a time; a context manager, which ends what it has started.
 
+    count: may grow and shrink with the machines that there are.
     devices: the n-th of the jobs that are performed at a time trains on the n-th of them, over and over; () for where
         each job says.
     """
 
-    count: int
     devices: tuple[str, ...]
+
+    @property
+    def count(self) -> int:
+        """How many jobs are performed at a time."""
 
     @property
     def free(self) -> int:
         """How many more jobs may be submitted now."""
+
+    def nodes(self) -> tuple[Node, ...]:
+        """Return the machines at work, this one alone where there are no others; any thread may ask."""
 
     def submit(self, tag: object, job: Work[Any]) -> None:
         """Begin a job; `results` tells when it is done. Only while something is `free`."""
@@ -54,13 +64,21 @@ class Executor(Protocol):
 
 def run_all(executor: Executor, jobs: Iterable[tuple[_Tag, Work[Result]]]) -> Iterator[tuple[_Tag, Result | Failure]]:
     """Perform jobs by submitting one whenever something is free: what `Executor.run` does."""
-    waiting = iter(jobs)
+    waiting, open_jobs = iter(jobs), 0
     while True:
-        while executor.free and (following := next(waiting, None)) is not None:
+        while executor.free > 0 and (following := next(waiting, None)) is not None:
             executor.submit(*following)
-        if executor.free == executor.count:
+            open_jobs += 1
+        if not open_jobs:
             return
-        yield from executor.results()
+        for done in executor.results():
+            open_jobs -= 1
+            yield done
+
+
+def here(executor: Executor, done: int) -> tuple[Node, ...]:
+    """Return this machine as the only one at work: what `Executor.nodes` does where there are no others."""
+    return (Node(platform.node(), ", ".join(executor.devices) or f"{executor.count} at once", done),)
 
 
 class InlineExecutor:
@@ -73,6 +91,7 @@ class InlineExecutor:
     def __init__(self, devices: Sequence[str] = ()) -> None:
         self.count = 1
         self.devices = tuple(devices)
+        self._performed = 0
         self._done: deque[tuple[Any, Any]] = deque()
 
     def __enter__(self) -> Self:
@@ -90,7 +109,7 @@ class InlineExecutor:
 
     def submit(self, tag: object, job: Work[Any]) -> None:
         """Perform a job at once."""
-        self._done.append((tag, self._performed(job)))
+        self._done.append((tag, self._perform(job)))
 
     def results(self, timeout: float | None = None) -> Iterator[tuple[Any, Any]]:
         """Yield the result of what has been submitted."""
@@ -98,19 +117,24 @@ class InlineExecutor:
         while self._done:
             yield self._done.popleft()
 
+    def nodes(self) -> tuple[Node, ...]:
+        """Return this machine."""
+        return here(self, self._performed)
+
     def run(self, jobs: Iterable[tuple[_Tag, Work[Result]]]) -> Iterator[tuple[_Tag, Result | Failure]]:
         """Perform the jobs one after another."""
         return run_all(self, jobs)
 
     def run_apart(self, job: Work[Result]) -> Result | Failure:
         """Perform one job."""
-        return self._performed(job)
+        return self._perform(job)
 
     def close(self) -> None:
         """Forget what has not been taken."""
         self._done.clear()
 
-    def _performed(self, job: Work[Result]) -> Result | Failure:
+    def _perform(self, job: Work[Result]) -> Result | Failure:
+        self._performed += 1
         if self.devices:
             job = job.on(self.devices[0])
         if job.megabytes is not None and is_dataclass(job):

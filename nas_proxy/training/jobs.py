@@ -39,11 +39,13 @@ class Failure:
 
     spoilt: whether it left its process unable to use the GPU, as an index out of range does there.
     recording: whether what broke off is the recording of its steps, so that it can be done without, elsewhere.
+    memory: whether a GPU had too little memory left.
     """
 
     reason: str
     spoilt: bool = False
     recording: bool = False
+    memory: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reason", safe(self.reason))  # it goes into files, databases and terminals
@@ -72,10 +74,19 @@ class Work(Protocol[_Result_co]):
         """Do it. Raises what the network raises."""
 
 
+@runtime_checkable
+class Timed(Protocol):
+    """A result that tells its seconds."""
+
+    def shared(self, share: float) -> Self:
+        """Return it with that share of the seconds, for a GPU that it had with others."""
+
+
 @dataclass(frozen=True)
 class Job:
     """Trainings of `architecture` of the space `space` on the images in `data`, scored on those in `evaluation`.
 
+    validation: other images on which a search sees it, where `evaluation` has those that only judge.
     seeds: trainings whose mean is wanted; their seeds derive from `seed`. pruning: what may end it early.
     unrecorded: why its steps must not be recorded on a GPU, see `train`.
     device, minutes, megabytes: as of any `Work`; with a limit on memory, the outcome tells how much was needed.
@@ -93,6 +104,7 @@ class Job:
     seeds: int = 1
     pruning: Pruning | None = None
     unrecorded: str = ""
+    validation: Path | None = None
 
     def on(self, device: str) -> Self:
         """Return the same trainings on another device."""
@@ -101,11 +113,14 @@ class Job:
     def perform(self) -> Outcome:
         """Train."""
         data, evaluation = _SETS.get(self.data, self.device), _SETS.get(self.evaluation, self.device)
+        validation = None if self.validation is None else _SETS.get(self.validation, self.device)
         space = _space(self.space, data.shape)
 
         def once(seed: int, watch: Watch | None) -> Outcome:
             build = lambda: space.build(self.architecture, data.shape)  # noqa: E731
-            return train(build, data, evaluation, self.recipe, seed, self.device, watch, unrecorded=self.unrecorded)
+            images = (data, evaluation)
+            more = {"unrecorded": self.unrecorded, "validation": validation}
+            return train(build, *images, self.recipe, seed, self.device, watch, **more)  # type: ignore[arg-type]
 
         if self.megabytes is None:
             return repeated(once, self.recipe, self.seed, self.seeds, self.pruning)
@@ -151,7 +166,9 @@ def _performed(job: Work[Result]) -> Result | Failure:
             torch.cuda.set_device(job.device)  # nothing is left on another one by the way
         return job.perform()
     except torch.OutOfMemoryError:
-        return Failure(f"out of memory on {job.device}" if job.megabytes is None else too_much(job))
+        # It may have broken off a recording, after which the process is of no use.
+        reason = f"out of memory on {job.device}" if job.megabytes is None else too_much(job)
+        return Failure(reason, spoilt=True, memory=True)
     except MemoryError:
         return Failure("out of memory")
     except RAISED as error:

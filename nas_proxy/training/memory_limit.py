@@ -66,6 +66,12 @@ def base() -> int:
     return held_bytes()
 
 
+def give_back(device: str) -> None:
+    """Let other processes have the memory of a GPU that PyTorch keeps here for the next job."""
+    if device != "cpu":
+        torch.cuda.empty_cache()
+
+
 @contextlib.contextmanager
 def _on_cpu(megabytes: float, base: int) -> Iterator[Use]:
     use, over = Use(), threading.Event()

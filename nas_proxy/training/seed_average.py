@@ -81,4 +81,5 @@ def _mean(done: list[Outcome]) -> Outcome:
         image_passes=sum(outcome.image_passes for outcome in done),
         note=next((outcome.note for outcome in done if outcome.note), ""),
         seeds=tuple(done),
+        validation=None if done[0].validation is None else statistics.fmean(o.validation or 0.0 for o in done),
     )

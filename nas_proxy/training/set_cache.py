@@ -13,7 +13,7 @@ import torch
 from nas_proxy.data.images import ImageSet
 
 MOST = 16
-SHARE_OF_CARD = 1 / 16
+SHARE_OF_CARD = 1 / 32
 
 
 class SetCache:

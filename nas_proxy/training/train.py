@@ -34,6 +34,7 @@ class Outcome:
     """What a training gave.
 
     score: accuracy on the evaluation images, a fraction; chance (1 ÷ classes) after a divergence.
+    validation: the same on the validation images, where those are other ones and were given.
     losses: mean training loss of each pass over the data (of the last, possibly partial one too).
     diverged: whether a loss or a logit was not finite.
     seconds: wall time of training and evaluation.
@@ -58,6 +59,12 @@ class Outcome:
     memory: int | None = None
     reason: str = ""
     seconds_saved: float = 0.0
+    validation: float | None = None
+
+    def shared(self, share: float) -> "Outcome":
+        """Return the outcome with that share of the seconds, for a GPU that the training had with others."""
+        seeds = tuple(each.shared(share) for each in self.seeds)
+        return replace(self, seconds=share * self.seconds, seconds_saved=share * self.seconds_saved, seeds=seeds)
 
 
 @dataclass(frozen=True)
@@ -102,8 +109,9 @@ def train(
     watch: Watch | None = None,
     *,
     unrecorded: str = "",
+    validation: ImageSet | None = None,
 ) -> Outcome:
-    """Build a network, train it on `data` and score it on `evaluation`.
+    """Build a network, train it on `data` and score it on `evaluation`, and on `validation` where that is given.
 
     All randomness (initial weights, dropout, order, augmentation, what a network draws from PyTorch's, Python's or
     NumPy's generators) comes from `seed`; the global generators are left as they were. A training that `watch` ends has
@@ -113,10 +121,13 @@ def train(
     """
     start = time.perf_counter()
     data, evaluation = data.to(device), evaluation.to(device)
+    validation = None if validation is None else validation.to(device)
     fastest, known = choose(recipe.precision, data.shape, torch.device(device)), ""
     if unrecorded:
         fastest, known = without_recording(fastest, unrecorded)
-    outcome, note = attempt(lambda mode: train_in(mode, build, data, evaluation, recipe, seed, watch), fastest)
+    outcome, note = attempt(
+        lambda mode: train_in(mode, build, data, evaluation, recipe, seed, watch, validation), fastest
+    )
     return replace(outcome, seconds=time.perf_counter() - start, note=note or known)
 
 
@@ -128,6 +139,7 @@ def train_in(
     recipe: Recipe,
     seed: int,
     watch: Watch | None = None,
+    validation: ImageSet | None = None,
 ) -> Outcome:
     """Do what `train` does in one mode, on the device where the images are."""
     start = time.perf_counter()
@@ -148,6 +160,9 @@ def train_in(
     fitted = fit_in(mode, build, data, recipe, seed, after)
     diverged = not all(math.isfinite(loss) for loss in fitted.losses)
     score = None if diverged else accuracy(fitted.network, evaluation, mode)
+    seen = None if score is None or validation is None else accuracy(fitted.network, validation, mode)
+    if validation is not None and seen is None:
+        seen = chance
     return Outcome(
         score=chance if score is None else score,
         losses=fitted.losses,
@@ -155,6 +170,7 @@ def train_in(
         seconds=time.perf_counter() - start,
         image_passes=fitted.image_passes,
         pruned_at=ended[0] if ended else None,
+        validation=seen,
     )
 
 

@@ -21,9 +21,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar, cast
 
-from nas_proxy.training.executor import run_all
-from nas_proxy.training.jobs import Failure, Result, Work, too_much, without_recording
+from nas_proxy.training.executor import here, run_all
+from nas_proxy.training.jobs import Failure, Result, Timed, Work, too_much, without_recording
 from nas_proxy.training.memory_limit import TOO_MUCH
+from nas_proxy.training.node import Node
+from nas_proxy.training.shared_gpu import SharedGpus
 
 KILLED = "the worker process was killed twice; the machine was probably out of memory"
 # What a worker is told before its first job with a limit on memory.
@@ -36,6 +38,8 @@ class ProcessExecutor:
 
     `run` yields (tag, result) in the order of completion. A worker that dies is replaced, and its job fails, at
     once or, where it was killed, when that happens again; so does one that takes longer or more memory than it may.
+    A job for which a GPU that others use has too little memory left has it to itself in a second attempt. Seconds of a
+    result on a GPU are the job's share of them.
 
     devices: the n-th worker trains on the n-th of them, over and over; () for where the job says.
     """
@@ -43,9 +47,11 @@ class ProcessExecutor:
     def __init__(self, count: int, devices: Sequence[str] = ()) -> None:
         self.count = count
         self.devices = tuple(devices)
+        self._performed = 0
         self._workers: list[_Worker] = []
         self._idle: list[_Worker] = []
         self._done: queue.SimpleQueue[tuple[_Worker, Any, Any]] = queue.SimpleQueue()
+        self._gpus = SharedGpus()
 
     def __enter__(self) -> Self:
         return self
@@ -63,6 +69,10 @@ class ProcessExecutor:
     def run(self, jobs: Iterable[tuple[_Tag, Work[Result]]]) -> Iterator[tuple[_Tag, Result | Failure]]:
         """Perform the jobs, taking the next from `jobs` only when a worker is free."""
         return run_all(self, jobs)
+
+    def nodes(self) -> tuple[Node, ...]:
+        """Return this machine."""
+        return here(self, self._performed)
 
     @property
     def free(self) -> int:
@@ -89,7 +99,7 @@ class ProcessExecutor:
 
     def _hire(self) -> None:
         devices = self.devices or (None,)
-        self._idle.append(_Worker(devices[len(self._workers) % len(devices)]))
+        self._idle.append(_Worker(self._gpus, devices[len(self._workers) % len(devices)]))
         self._workers.append(self._idle[-1])
 
     def results(self, timeout: float | None = None) -> Iterator[tuple[Any, Any]]:
@@ -97,6 +107,7 @@ class ProcessExecutor:
         with contextlib.suppress(queue.Empty):
             worker, tag, result = self._done.get(timeout=timeout)
             self._idle.append(worker)
+            self._performed += 1
             yield tag, result
 
 
@@ -107,10 +118,11 @@ def _put(done: "queue.SimpleQueue[tuple[_Worker, Any, Any]]", worker: "_Worker",
 class _Worker:
     """A process that performs one job at a time, and the thread that waits for its answer.
 
-    device: where it trains; None for where each job says.
+    gpus: which it shares with other workers. device: where it trains; None for where each job says.
     """
 
-    def __init__(self, device: str | None = None) -> None:
+    def __init__(self, gpus: SharedGpus, device: str | None = None) -> None:
+        self._gpus = gpus
         self._device = device
         self._ended = False
         self._ready = False
@@ -145,9 +157,17 @@ class _Worker:
     def _answer(self, job: Work[Result]) -> Result | Failure:
         if self._device is not None:
             job = job.on(self._device)
-        answer = self._attempt(job, last=False) or self._attempt(job, last=True) or Failure(KILLED)
+        answer = self._tried(job)
+        if isinstance(answer, Failure) and answer.memory:  # of which other workers may have had the rest
+            answer = self._tried(job, alone=True)
         again = without_recording(job, answer) if isinstance(answer, Failure) else None
         return answer if again is None else self._answer(again)
+
+    def _tried(self, job: Work[Result], *, alone: bool = False) -> Result | Failure:
+        """Return what becomes of a job, with its share of the time on a GPU that others use too."""
+        with self._gpus.turn(job.device, alone=alone) as turn:
+            answer = self._attempt(job, last=False) or self._attempt(job, last=True) or Failure(KILLED)
+        return cast("Result", answer.shared(turn.share)) if isinstance(answer, Timed) else answer
 
     def _attempt(self, job: Work[Result], *, last: bool) -> Result | Failure | None:
         """Return what became of a job; None where the process was killed and this was not the last attempt."""

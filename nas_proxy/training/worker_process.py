@@ -41,6 +41,7 @@ def main() -> None:
         assert isinstance(job, Work)
         before = ProcessState.now()
         write_message(answers, performed(job))
+        memory.give_back(job.device)
         if before.left_behind():  # threads that nothing ends
             return
 

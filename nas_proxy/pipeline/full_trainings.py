@@ -1,0 +1,266 @@
+"""Full trainings one after another: each round is chosen from what the rounds before it showed.
+
+In: a run whose proxy has been searched on. Out: `--truth` full trainings, `--judge` of them the uniform sample, spread
+evenly among those that are chosen by expected improvement; then second seeds of what judges, and `search.json`. What a
+published table holds is looked up, and nothing trained. Guarantees: a search sees validation images alone; a run that
+was cut off proposes the same again, since a round is chosen from the rounds before it, as they are recorded.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+
+import numpy as np
+
+from nas_proxy.files import write_json
+from nas_proxy.names import PROXY, TRUTH
+from nas_proxy.pipeline.choosing import Rounds, Standing, choose, on_proxy, standing
+from nas_proxy.pipeline.ground_truth import images_of_truth, train_fully
+from nas_proxy.pipeline.pool import BY_PROXY, Pool, grow, open_pool
+from nas_proxy.pipeline.scoring import sample_of
+from nas_proxy.pipeline.work import Work
+from nas_proxy.ranking.intervals import LEAST
+from nas_proxy.ranking.surrogate import believe
+from nas_proxy.signals.equal_cost import seconds_a_pass
+from nas_proxy.signals.signal import TRUTH_SEEDS
+from nas_proxy.storage.records import Candidate, Record
+from nas_proxy.strategy.acquisition import Observed
+from nas_proxy.training.jobs import Failure, Job
+from nas_proxy.training.train import Outcome
+
+NAME = "search.json"
+# Seconds of ranking and reporting.
+REPORTING = 10.0
+Known = Mapping[str, float | None]  # what a search sees of full trainings, by key; None of those that failed
+
+
+def full_trainings(work: Work) -> Standing:
+    """Do the full trainings that are missing, and return how the search stands then."""
+    sample = sample_of(work)
+    pool = _grown(work)
+    total = min(max(work.config.truth, len(sample)), len(pool.architectures))
+    rounds = Rounds(total, len(sample), work.config.round_size)
+    chosen = _trained_in_rounds(work, pool, sample, rounds)
+    found = _standing(work, pool, sample, chosen)
+    if work.problem.table is None:
+        there = {r.key for r in work.store.records(TRUTH)}  # all, but where a budget ended before
+        judged = {one.key: one for one in sample if one.key in there}
+        if found.pick is not None and found.pick.key not in judged:
+            judged[found.pick.key] = next(c for c in chosen if c.key == found.pick.key)
+        train_fully(work.trainer, work.files, work.config.full_training, list(judged.values()), "Judge: second seeds")
+    write_json(work.run / NAME, as_json(found))
+    return found
+
+
+def how_it_stands(work: Work) -> Standing:
+    """Return how the search stands by what has been trained so far."""
+    pool, sample = open_pool(work, BY_PROXY), sample_of(work)
+    return _standing(work, pool, sample, _chosen_so_far(work, pool, sample))
+
+
+def chosen_of(work: Work, found: Standing) -> list[Candidate]:
+    """Return what the search has chosen, as candidates, where a table holds their accuracies and no study does."""
+    if work.problem.table is None:
+        return []
+    keys = [believed.key for believed in found.order if believed.validation is not None]
+    of = found.pool.architectures
+    return [work.trainer.candidate(of[key], "search", number, "full") for number, key in enumerate(keys)]
+
+
+def as_json(found: Standing) -> dict[str, object]:
+    """Return the object of `search.json`."""
+    pick = found.pick
+    return {"pick": None if pick is None else pick.key, "order": [asdict(believed) for believed in found.order]}
+
+
+def _grown(work: Work) -> Pool:
+    """Return the pool, grown by mutations of what looks best after the proxy."""
+    before = open_pool(work, BY_PROXY)
+    if not before.whole:
+        seen = _on_proxy(work, before)
+        belief = standing(before, seen).fit if seen.cheap else None
+        if belief is not None:
+            grow(work, before, BY_PROXY, believe(belief, np.arange(len(before.architectures))).mean)
+            return open_pool(work, BY_PROXY)
+    return before
+
+
+def _on_proxy(work: Work, pool: Pool) -> Observed:
+    epochs = math.ceil(work.config.proxy_training.epochs)
+    return on_proxy(pool, work.store.records(PROXY), work.plan.primary, epochs)
+
+
+def _seen(work: Work) -> Known:
+    """Return what a search sees of each full training that there is."""
+    table = work.problem.table
+    if table is not None:
+        means = table.scores.mean(axis=1)
+        return dict(zip(means.index, map(float, means), strict=True))
+    return {r.key: r.validation if r.complete else None for r in work.store.records(TRUTH) if r.draw == 0}
+
+
+def _observed(
+    work: Work, pool: Pool, sample: Sequence[Record | Candidate], trained: Sequence[Record | Candidate]
+) -> Observed:
+    """Return what the trainings on the proxy and the full ones in `trained` showed; the sample is not proposed."""
+    rows, known = pool.rows(), _seen(work)
+    full = {rows[one.key]: value for one in trained if one.key in rows and (value := known.get(one.key)) is not None}
+    # In folders of earlier versions there are full trainings of which a search may see nothing.
+    closed = {rows[key] for key in (*(one.key for one in (*sample, *trained)), *_closed(work, known)) if key in rows}
+    on_images = _on_proxy(work, pool)
+    uniform = frozenset(rows[one.key] for one in sample if one.key in rows and rows[one.key] in full)
+    return replace(on_images, full=full, uniform=uniform, closed=on_images.closed | frozenset(closed - full.keys()))
+
+
+def _closed(work: Work, known: Known) -> list[str]:
+    return [] if work.problem.table is not None else [key for key, value in known.items() if value is None]
+
+
+def _standing(
+    work: Work, pool: Pool, sample: Sequence[Record | Candidate], chosen: Sequence[Record | Candidate]
+) -> Standing:
+    trained = {one.key: one for one in (*sample, *chosen)}
+    seen = _observed(work, pool, (), list(trained.values()))
+    return standing(pool, seen)
+
+
+def _made(work: Work) -> dict[int, Record]:
+    """Return the chosen full trainings that there are, by number."""
+    records = work.store.records(TRUTH) if work.problem.table is None else []
+    return {r.index: r for r in records if r.phase == "search" and r.draw == 0 and r.why is not None}
+
+
+def _chosen_so_far(work: Work, pool: Pool, sample: Sequence[Record | Candidate]) -> Sequence[Record | Candidate]:
+    if work.problem.table is None:
+        made = _made(work)
+        return [made[number] for number in sorted(made)]
+    total = min(max(work.config.truth, len(sample)), len(pool.architectures))
+    return _looked_up(work, pool, sample, Rounds(total, len(sample), work.config.round_size))
+
+
+def _trained_in_rounds(
+    work: Work, pool: Pool, sample: Sequence[Record | Candidate], rounds: Rounds
+) -> Sequence[Record | Candidate]:
+    """Train round after round, and return all that were chosen."""
+    if work.problem.table is not None:
+        return _looked_up(work, pool, sample, rounds)
+    store = work.store
+    done = sum(r.draw == 0 for r in store.records(TRUTH))
+    with work.progress.stage("Full trainings", rounds.total) as bar:
+
+        def told(result: Outcome | Failure | None = None) -> None:
+            nonlocal done
+            done += result is not None
+            best = max((value for value in _seen(work).values() if value is not None), default=None)
+            bar.to(min(done, rounds.total), "" if best is None else f"best {best:.1%} val")
+
+        told()
+        for turn, (positions, numbers) in _within_budget(work, sample, rounds):
+            made, there = _made(work), {(r.key, r.draw) for r in store.records(TRUTH)}
+            uniform = [one for one in sample[positions.start : positions.stop] if (one.key, 0) not in there]
+            candidates = [work.trainer.candidate(one.architecture, one.phase, one.index) for one in uniform]
+            if any(number not in made for number in numbers):
+                before = [*sample[: positions.start], *(made[n] for n in sorted(made) if n < numbers.start)]
+                seen = _observed(work, pool, sample[positions.start :], before)
+                found = choose(pool, seen, work.config.seed, turn, len(numbers))
+                candidates += [
+                    work.trainer.candidate(architecture, "search", number, why)
+                    for number, (architecture, why) in zip(numbers, found, strict=False)
+                    if number not in made
+                ]
+            _train(work, candidates, told)
+            if work.clock is not None:
+                work.clock.keep()
+            if not candidates and numbers.stop > rounds.total - rounds.sample and len(made) < numbers.stop:
+                break  # beyond what was planned, and the pool has no more
+    made = _made(work)
+    return [made[number] for number in sorted(made)]
+
+
+def _within_budget(
+    work: Work, sample: Sequence[Record | Candidate], rounds: Rounds
+) -> Iterator[tuple[int, tuple[range, range]]]:
+    """Yield rounds with their numbers; with a budget as many as it has room for, fewer or more than planned."""
+    clock = work.clock
+    planned = list(enumerate(rounds))
+    if clock is None:
+        yield from planned
+        return
+    chosen = rounds.total - rounds.sample
+    for turn, (positions, numbers) in planned:
+        open_ = positions.start >= LEAST and not _known(work, positions, numbers, sample)  # a ranking takes so many
+        seconds = _round_seconds(work, len(positions) + len(numbers))
+        if open_ and not clock.allows(seconds, judging_seconds(work, sample)):
+            _say_end(work)
+            return
+        yield turn, (positions, numbers)
+    turn = len(planned)
+    while clock.leaves(_round_seconds(work, rounds.size), judging_seconds(work, sample)):
+        yield turn, (range(rounds.sample, rounds.sample), range(chosen, chosen + rounds.size))
+        turn, chosen = turn + 1, chosen + rounds.size
+
+
+def _known(work: Work, positions: range, numbers: range, sample: Sequence[Record | Candidate]) -> bool:
+    """Return whether a round is trained already."""
+    made, there = _made(work), {r.key for r in work.store.records(TRUTH)}
+    keys = [one.key for one in sample[positions.start : positions.stop]]
+    return all(key in there for key in keys) and all(number in made for number in numbers)
+
+
+def _say_end(work: Work) -> None:
+    done = sum(r.draw == 0 for r in work.store.records(TRUTH))
+    work.progress.say(
+        f"The budget of {work.config.budget} ends the search after {done} of {work.config.truth} full trainings, so "
+        "that what judges fits in; the same command with a larger one goes on."
+    )
+
+
+def _round_seconds(work: Work, trainings: int) -> float:
+    """Return about how long so many full trainings take, by the clock."""
+    return math.ceil(trainings / work.executor.count) * _full_seconds(work)
+
+
+def _full_seconds(work: Work) -> float:
+    """Return what a full training takes: those that there are, or else by its image passes."""
+    known = [r.seconds for r in work.store.records(TRUTH) if r.complete]
+    if known:
+        return sum(known) / len(known)
+    each = seconds_a_pass([r for r in work.store.records(PROXY) if r.complete])
+    return each * work.config.full_training.image_passes(len(work.problem.data.train))
+
+
+def judging_seconds(work: Work, sample: Sequence[Record | Candidate]) -> float:
+    """Return about how long all takes that comes after the search: second seeds, baselines, ranking, report."""
+    store, seeds = work.store, work.store.records(TRUTH)
+    second = max(0, (TRUTH_SEEDS - 1) * (len(sample) + 1) - sum(r.draw > 0 for r in seeds))
+    proxy = [r.seconds for r in store.records(PROXY) if r.complete]
+    others = [signal for signal in work.plan.trained if signal.name != PROXY]
+    wanted = sum(signal.draws * len(sample) for signal in others)
+    left = max(0, wanted - sum(len(store.records(s.name)) for s in others if store.has(s.name)))
+    each = sum(proxy) / len(proxy) if proxy else 0.0
+    return (second * _full_seconds(work) + left * each) / work.executor.count + REPORTING
+
+
+def _train(work: Work, candidates: Sequence[Candidate], told: Callable[[Outcome | Failure], None]) -> None:
+    images = images_of_truth(work.files)
+
+    def job(candidate: Candidate, draw: int) -> Job:
+        return work.trainer.job(TRUTH, candidate, draw, images, work.config.full_training)
+
+    work.trainer.train(TRUTH, [(candidate, 0) for candidate in candidates], job, told)
+
+
+def _looked_up(
+    work: Work, pool: Pool, sample: Sequence[Record | Candidate], rounds: Rounds
+) -> Sequence[Record | Candidate]:
+    """Choose round after round from the accuracies of a table."""
+    chosen: list[Candidate] = []
+    with work.progress.stage("Look up", rounds.total) as bar:
+        for turn, (positions, numbers) in enumerate(rounds):
+            seen = _observed(work, pool, sample[positions.start :], [*sample[: positions.start], *chosen])
+            for number, (architecture, why) in zip(
+                numbers, choose(pool, seen, work.config.seed, turn, len(numbers)), strict=False
+            ):
+                chosen.append(work.trainer.candidate(architecture, "search", number, why))
+            bar.to(min(positions.stop + numbers.stop, rounds.total))
+    return chosen

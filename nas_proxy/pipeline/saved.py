@@ -1,0 +1,105 @@
+"""What a run saved: the time that random search would have needed to find as good an architecture, against its own.
+
+In: how the search stands, and the records of what it did. Out: the object "saving" of `ranking.json`. Guarantees: all
+that the run did counts, condensing and judging included; both sides have the same workers, and one seed a training.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from nas_proxy.data.images import ImageSet
+from nas_proxy.names import PROXY, TRUTH
+from nas_proxy.pipeline import untrained
+from nas_proxy.pipeline.choosing import Standing
+from nas_proxy.pipeline.scoring import Scores
+from nas_proxy.pipeline.work import Work
+from nas_proxy.ranking.ranking import Saving
+from nas_proxy.report.formats import duration
+from nas_proxy.storage.records import Record
+from nas_proxy.strategy.saving import saving
+
+HOUR = 3600.0
+
+
+def saved(work: Work, scores: Scores, found: Standing, full_seconds: float | None) -> dict[str, object]:
+    """Return what the run saved; full_seconds: of one full training, where none was timed here, None if not known."""
+    pick, pool = found.pick, len(found.pool.architectures)
+    timed = [r.seconds for r in work.store.records(TRUTH) if r.complete]
+    each = sum(timed) / len(timed) if timed else full_seconds
+    if pick is None:
+        return asdict(Saving(pool=pool, reason="no full training that the search may see has ended", sentence=""))
+    if each is None:
+        return asdict(Saving(pool=pool, reason="what a full training takes was not measured here", sentence=""))
+    spent = _spent(work, scores, found, each)
+    needed = saving(found.fit, pool, work.config.seed, pick=found.pool.rows()[pick.key])
+    workers = work.executor.count
+    return asdict(
+        against_random((needed.trainings, needed.low, needed.high), each / workers, spent, pool, estimated=not timed)
+    )
+
+
+def against_random(
+    trainings: tuple[float, float, float],
+    each: float,
+    spent: Mapping[str, float],
+    pool: int,
+    *,
+    estimated: bool = False,
+) -> Saving:
+    """Return the saving. trainings: of random search, with the ends of its interval. each, spent: seconds by the clock.
+
+    Raises ValueError where nothing was spent.
+    """
+    total = sum(spent.values())
+    if total <= 0:
+        raise ValueError("nothing was spent, so that there is nothing to compare with")
+    value, low, high = (count * each for count in trainings)
+    ratio, least, most = (seconds / total for seconds in (value, low, high))
+    took = f"{duration(total)} that this run took, {duration(spent.get('judging', 0.0))} of them to judge"
+    times = f"{_digits(ratio)} [{_digits(least)}, {_digits(most)}] times the {took}"
+    random = f"random search would have found as good a one in {duration(value)} [{duration(low)}, {duration(high)}]"
+    sentence = f"{'Saved nothing' if ratio < 1 else 'Saved'}: {random}, {times}"
+    if estimated:
+        sentence += "; full trainings were not timed here, and are estimated"
+    return Saving(
+        ratio,
+        (least, most),
+        trainings[0],
+        (trainings[1], trainings[2]),
+        value / HOUR,
+        (low / HOUR, high / HOUR),
+        total / HOUR,
+        {name: seconds / HOUR for name, seconds in spent.items()},
+        pool,
+        estimated,
+        f"{sentence}.",
+    )
+
+
+def _digits(ratio: float) -> str:
+    """Return a ratio with two digits that count."""
+    return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.1f}" if ratio >= 1 else f"{ratio:.2g}"
+
+
+def _spent(work: Work, scores: Scores, found: Standing, each: float) -> dict[str, float]:
+    """Return the seconds by the clock that the run took, by what they were for."""
+    store, workers = work.store, work.executor.count
+    full = store.records(TRUTH)
+    if work.problem.table is not None:
+        first = each * sum(believed.validation is not None for believed in found.order)
+    else:
+        first = _seconds([r for r in full if r.draw == 0])
+    studies = [study for name, study in scores.studies.items() if name != PROXY]
+    judging = _seconds([r for r in full if r.draw > 0]) + sum(_seconds(store.records(study)) for study in studies)
+    kept = untrained.opened(work)
+    return {
+        "condensing": float(str(ImageSet.load_metadata(scores.sets[PROXY][0].path)["seconds"])),
+        "scores": untrained.seconds_of(work.plan.computed, kept) / workers,
+        "proxy": _seconds(store.records(PROXY)) / workers,
+        "full": first / workers,
+        "judging": judging / workers,
+    }
+
+
+def _seconds(records: list[Record]) -> float:
+    return sum(r.seconds for r in records)
