@@ -10,7 +10,7 @@ import math
 import re
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -99,7 +99,8 @@ def checked(kind: type[_T], value: object) -> _T:
 
     try:
         # By way of JSON, whose objects and lists are strictly dataclasses and tuples; nothing else is converted.
-        found: _T = _adapter(kind).validate_json(json.dumps(_without_null(value)), strict=True)
+        adapter: TypeAdapter[_T] = _adapter(cast("type[Any]", kind))
+        found = adapter.validate_json(json.dumps(_without_null(value)), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
