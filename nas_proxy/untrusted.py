@@ -99,7 +99,7 @@ def checked(kind: type[_T], value: object) -> _T:
 
     try:
         # By way of JSON, whose objects and lists are strictly dataclasses and tuples; nothing else is converted.
-        adapter: TypeAdapter[_T] = _adapter(cast("type[Any]", kind))
+        adapter: TypeAdapter[_T] = _adapter(cast("Any", kind))
         found = adapter.validate_json(json.dumps(_without_null(value)), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
