@@ -4,6 +4,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from nas_proxy.errors import DataError
+from nas_proxy.files import expanded
+
 
 @dataclass(frozen=True)
 class Published:
@@ -53,9 +56,12 @@ def default_cache() -> Path:
     $NAS_PROXY_CACHE names another; $XDG_CACHE_HOME is the user's cache folder where it is set.
     """
     if own := os.environ.get("NAS_PROXY_CACHE"):
-        return Path(own).expanduser().absolute()
+        return expanded(own).absolute()
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (given if given.is_absolute() else Path.home() / ".cache") / "nas_proxy" / "data"
+    user = given if given.is_absolute() else expanded("~/.cache")
+    if not user.is_absolute():  # $HOME is not set, and the user has no entry in the system's list
+        raise DataError("the home folder is not known; name a folder for data in the variable NAS_PROXY_CACHE")
+    return user / "nas_proxy" / "data"
 
 
 def list_datasets() -> list[tuple[str, str]]:

@@ -22,6 +22,7 @@ from nas_proxy.data.published import open_published
 from nas_proxy.data.store import Progress, Say, StoredImages
 from nas_proxy.data.tables import open_table, split_group
 from nas_proxy.errors import DataError, nearest
+from nas_proxy.files import expanded
 
 Part = Literal["train", "validation", "test"]
 
@@ -102,31 +103,31 @@ def open_source(
         raise DataError(f"{dataset!r} names no place; give {FORMS[kind]}")
     if kind not in FORMS and dataset not in PUBLISHED and dataset != "digits":
         raise DataError(f"unknown data set {dataset!r}{nearest(dataset, [name for name, _ in list_datasets()])}")
-    return _told(_opened(kind, dataset, place, image_size, cache or default_cache(), say), say)
+    return _told(_opened(kind, dataset, place, image_size, cache, say), say)
 
 
-def _opened(kind: str, dataset: str, place: str, image_size: int | None, cache: Path, say: Say) -> Source:
+def _opened(kind: str, dataset: str, place: str, image_size: int | None, cache: Path | None, say: Say) -> Source:
     if kind == "digits":
         return _digits(image_size)
     if kind in PUBLISHED:
-        return Source(dataset, *open_published(dataset, image_size, cache))
+        return Source(dataset, *open_published(dataset, image_size, cache or default_cache()))
     if kind == "hf":
         from nas_proxy.data.hugging_face import open_hugging_face  # which imports a library that few have
 
         return Source(dataset, *open_hugging_face(place, image_size, say))
     if kind == "csv":
         file, group = split_group(place)
-        listed = open_table(Path(file).expanduser(), group, image_size, cache, say)
+        listed = open_table(expanded(file), group, image_size, cache or default_cache(), say)
         return Source(dataset, listed.classes, listed.parts, listed.groups)
-    path = Path(place).expanduser()
+    path = expanded(place)
     if kind == "npz":
         return Source(dataset, *open_npz(path, image_size, say))
-    return Source(dataset, *open_folder(path, image_size, cache, say))
+    return Source(dataset, *open_folder(path, image_size, cache or default_cache(), say))
 
 
 def recognised(place: str) -> str:
     """Return what a path without a prefix holds, "folder", "npz", "csv" or "hf"; "" for what is nothing of these."""
-    path = Path(split_group(place)[0]).expanduser()
+    path = expanded(split_group(place)[0])
     if path.is_dir():
         marks = ("dataset_dict.json", "dataset_info.json", "state.json")
         return "hf" if any((path / mark).is_file() for mark in marks) else "folder"
