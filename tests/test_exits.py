@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -28,3 +30,18 @@ def test_what_is_raised_without_a_stop_is_a_bug_or_a_sentence(capsys):
     with pytest.raises(SystemExit) as end, explained():
         raise RunFailedError("it failed")
     assert (end.value.code, capsys.readouterr().err) == (1, "nas-proxy: it failed\n")
+
+
+def test_the_program_ends_at_once_where_it_is_stopped():
+    code = (
+        "import atexit, os, signal, time\n"
+        "from nas_proxy.cli.exits import explained, without_farewell\n"
+        "atexit.register(print, 'slow farewell')\n"
+        "with without_farewell(), explained():\n"
+        "    print('at work')\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(5)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (130, "at work\n")
+    assert done.stderr == "nas-proxy: interrupted; the same command goes on from here\n"

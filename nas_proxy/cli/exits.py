@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -57,6 +58,20 @@ def end_if_interrupted() -> None:
     """Raise KeyboardInterrupt again; Python swallows one that comes in the callback of a weak reference."""
     if _stop.is_set():
         raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def without_farewell() -> Iterator[None]:
+    """End the process at once where it is left interrupted: all is closed, and the interpreter's own end takes long."""
+    try:
+        yield
+    except SystemExit as end:
+        if end.code != INTERRUPTED or not _stop.is_set():
+            raise
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(INTERRUPTED)
 
 
 def _leave(code: int, text: str) -> None:
