@@ -1,6 +1,9 @@
 """The final network: what it is trained on, that test is scored once, that every file gives its logits."""
 
+import ast
 import contextlib
+import csv
+import itertools
 import json
 import shutil
 import subprocess
@@ -13,14 +16,15 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from PIL import Image
 
 import nas_proxy
 from conftest import blobs
 from nas_proxy.cli.app import main
 from nas_proxy.data.sources import open_source
 from nas_proxy.data.splits import development, held_out_test
-from nas_proxy.errors import ConfigError, RunFailedError, RunFolderError, SpaceError
-from nas_proxy.pipeline import export, final, image_files
+from nas_proxy.errors import ConfigError, DataError, RunFailedError, RunFolderError, SpaceError
+from nas_proxy.pipeline import export, final, image_files, model_card
 from nas_proxy.pipeline.final import NAMES, load_final, train_final
 from nas_proxy.pipeline.problem import open_problem
 from nas_proxy.pipeline.stages import run_stages
@@ -245,7 +249,7 @@ def test_without_the_onnx_packages_the_rest_is_written(searched, monkeypatch):
     monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxscript" else name)
     found = train_final(searched)
     assert found.not_written == {"model.onnx": "it needs onnxscript: pip install onnx onnxscript"}
-    assert {path.name for path in found.folder.iterdir()} == set(NAMES) - {"model.onnx"}
+    assert {path.name for path in found.folder.iterdir()} == set(NAMES) - {"model.onnx", "predict.py"}
     monkeypatch.undo()
     pytest.importorskip("onnxscript")
     assert train_final(searched).not_written == {}
@@ -284,7 +288,7 @@ def test_a_program_that_is_wrong_is_not_written(searched, monkeypatch):
     assert found.not_written == {
         "model.onnx": "the program does not give the network's logits; it may depend on the number of images"
     }
-    assert {path.name for path in found.folder.iterdir()} == set(NAMES) - {"model.onnx"}
+    assert {path.name for path in found.folder.iterdir()} == set(NAMES) - {"model.onnx", "predict.py"}
 
 
 @pytest.mark.slow
@@ -332,3 +336,114 @@ def test_the_command(searched, monkeypatch, capsys):
     assert (code, out) == (2, "")
     assert sentence == "nas-proxy: --epochs (full_training.epochs) is 0; it must be above 0\n"
     assert open_run(searched.path).config.full_training.epochs == 6
+
+
+def test_predictions_agree_by_every_door(searched, test_images, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("onnxruntime")
+    found = train_final(searched)
+    network = found.network()
+    raw = test_images.images[0]
+    with torch.no_grad():
+        expected = network(raw[None]).softmax(1)[0]
+    told = {name: expected[label].item() for label, name in enumerate(test_images.classes)}
+    pixels = raw[0].numpy()
+    Image.fromarray(pixels).save(tmp_path / "one.png")
+    colour = np.stack([pixels] * 3, 2)
+    for door in (
+        *(str(tmp_path / "one.png"), tmp_path / "one.png", Image.open(tmp_path / "one.png")),
+        *(pixels, pixels[None], pixels[..., None], raw, raw[0], raw / 255, (pixels / 255).astype(np.float64)),
+        *(colour, colour.transpose(2, 0, 1), colour / 255, Image.fromarray(colour)),
+    ):
+        assert network.predict(door) == told
+    assert list(told) == list(test_images.classes)  # told in this order, which predictions need not have
+    chances = list(network.predict(raw).values())
+    assert chances == sorted(chances, reverse=True)
+    assert sum(chances) == pytest.approx(1)
+    assert network.predict([raw, pixels]) == [told, told]
+    torch.testing.assert_close(network(test_images.images / 255), network(test_images.images), rtol=0, atol=0)
+
+    # Of any size, and as the script without nas_proxy has it.
+    large = Image.fromarray(pixels).resize((40, 24)).convert("RGBA")
+    large.putalpha(200)
+    large.save(tmp_path / "large.png")
+    Image.fromarray(colour).resize((64, 64)).save(tmp_path / "large.jpg")
+    for name in ("one.png", "large.png", "large.jpg"):
+        done = subprocess.run(
+            [sys.executable, "-c", f"import predict; print(predict.predict({str(tmp_path / name)!r}))"],
+            cwd=found.folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        theirs = ast.literal_eval(done.stdout)
+        ours = network.predict(tmp_path / name)
+        assert list(theirs) == list(ours)
+        assert list(theirs.values()) == pytest.approx(list(ours.values()), abs=1e-5)
+
+    monkeypatch.setattr(sys, "argv", ["nas-proxy", "predict", str(searched.path), str(tmp_path / "one.png"), "--json"])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    assert json.loads(capsys.readouterr().out)["predictions"] == [
+        {"image": str(tmp_path / "one.png"), "classes": network.predict(raw)}
+    ]
+
+
+@pytest.mark.usefixtures("no_onnx")
+def test_images_that_are_none_get_a_sentence(searched, tmp_path):
+    network = train_final(searched).network()
+    image = torch.zeros(1, 8, 8)
+    with pytest.raises(DataError, match=r"floats from -1 to 1; give floats in 0..1 that are not normalised, or uint8"):
+        network(torch.linspace(-1, 1, 64).view(1, 1, 8, 8))
+    with pytest.raises(DataError, match=r"floats from 0 to 255"):
+        network(torch.linspace(0, 255, 64).view(1, 1, 8, 8))
+    with pytest.raises(DataError, match=r"of type torch.int64; give uint8"):
+        network(image[None].long())
+    with pytest.raises(DataError, match=r"takes images of n×1×8×8 .*, and got 1×3×8×8; predict\(\) resizes"):
+        network(torch.zeros(1, 3, 8, 8))
+    with pytest.raises(DataError, match=r"and got 1×8×8"):
+        network(image)
+    with pytest.raises(DataError, match=r"takes one image, .* and got 2×1×8×8; give a list of images"):
+        network.predict(torch.zeros(2, 1, 8, 8))
+    with pytest.raises(DataError, match=r"not a dict"):
+        network.predict({})
+    with pytest.raises(DataError, match=r"absent.png"):
+        network.predict(tmp_path / "absent.png")
+    with pytest.raises(DataError, match=r"expected uint8, or floats in 0..1"):
+        network.predict(np.full((8, 8), 7.5))
+
+
+def test_what_stands_beside_the_weights(searched, test_images):
+    pytest.importorskip("onnxruntime")
+    found = train_final(searched)
+    with (found.folder / "confusion.csv").open() as file:
+        head, *rows = list(csv.reader(file))
+    matrix = np.array([[int(value) for value in row[1:]] for row in rows])
+    assert head[1:] == [row[0] for row in rows] == list(test_images.classes)
+    assert matrix.sum(1).tolist() == [12, 12, 12]
+    assert matrix.trace() / 36 == pytest.approx(found.accuracy)
+    with torch.no_grad():
+        guessed = found.network()(test_images.images).argmax(1)
+    for true, taken in itertools.product(range(3), repeat=2):
+        assert matrix[true, taken] == int(((test_images.labels == true) & (guessed == taken)).sum())
+    card = (found.folder / "README.md").read_text(encoding="utf-8")
+    low, high = model_card.accuracy_interval(matrix.trace(), 36)
+    assert f"[{100 * low:.1f}, {100 * high:.1f}] of 36 test images" in card
+    assert "trained on 36 train and 18 validation images" in card
+    assert found.told["key"] in card.splitlines()[0]
+    assert "5 architectures trained on 2 condensed images a class, proposed by ei" in card
+    assert set(found.told["latency"]) == {"PyTorch", "ONNX Runtime"}
+    assert f"{found.told['latency']['PyTorch']['ms']:.3g} ms by PyTorch" in card
+    assert "Condensing" in card.partition("What it cost")[2]
+    known = json.loads((found.folder / "preprocessing.json").read_text())
+    assert (known["classes"], known["height"], known["image_size"]) == (["0", "1", "2"], 8, None)
+    # Wilson's interval by hand, 30 of 36.
+    assert model_card.accuracy_interval(30, 36) == pytest.approx((0.6811, 0.9212), abs=5e-4)
+
+
+def test_many_classes_are_told_by_their_worst_pairs(tmp_path):
+    classes = [f"c{number}" for number in range(13)]
+    matrix = np.diag([9] * 13)
+    matrix[3, 5], matrix[7, 1] = 4, 6
+    model_card.write_confusion(matrix.tolist(), classes, tmp_path / "confusion.csv")
+    text = model_card._confused({"classes": classes}, tmp_path)
+    assert text.splitlines()[-2:] == ["- c7 taken for c1: 6 of 15", "- c3 taken for c5: 4 of 13"]

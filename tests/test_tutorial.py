@@ -29,7 +29,8 @@ def test_the_tutorial(tmp_path, monkeypatch, capsys):
     check_output(told)
     assert "runs/first: done" in told
     assert "served" in told
-    assert re.search(r"tensor\(\[\d, \d, \d, \d, \d\]\)", told)
+    assert re.search(r"photos/flat/0.png: (flat|steep|slanted) [\d.]+%, ", told)
+    assert re.search(r"\{'(flat|steep|slanted)': [\d.]+, ", told)
     assert (tmp_path / "runs" / "first" / "final" / "model.pt2").exists()
 
 

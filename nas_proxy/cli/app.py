@@ -13,9 +13,10 @@ from nas_proxy.cli import condense as cli_condense
 from nas_proxy.cli import final as cli_final
 from nas_proxy.cli import lists as cli_lists
 from nas_proxy.cli import options as o
+from nas_proxy.cli import predict as cli_predict
 from nas_proxy.cli import rank as cli_rank
 from nas_proxy.cli import watch as cli_watch
-from nas_proxy.cli.exits import explained
+from nas_proxy.cli.exits import explained, without_farewell
 from nas_proxy.cli.options import check_names, examples, given, option_names, setting
 from nas_proxy.cli.printing import at_work, found_by_search, print_ranking, print_result, rows, tell
 from nas_proxy.errors import ConfigError
@@ -78,6 +79,8 @@ def run_command(
     seed: o.Seed = None,
     device: o.Device = None,
     workers: o.Workers = None,
+    ray: o.Ray = None,
+    gpus_per_candidate: o.Gpus = None,
     devices: o.Devices = None,
     storage: o.Storage = None,
     candidate_minutes: o.Minutes = None,
@@ -145,6 +148,8 @@ def search_command(
     sampler: o.Sampler = None,
     enqueue: o.Enqueue = None,
     workers: o.Workers = None,
+    ray: o.Ray = None,
+    gpus_per_candidate: o.Gpus = None,
     devices: o.Devices = None,
     storage: o.Storage = None,
     score: o.Score = None,
@@ -235,6 +240,10 @@ app.command(
         "nas-proxy final runs/digits-convnet --rank 2 --epochs 20 --out runs/second",
     ),
 )(cli_final.final_command)
+app.command(
+    "predict",
+    epilog=examples("nas-proxy predict runs/photos image.png", "nas-proxy predict runs/photos *.jpg --top 1 --json"),
+)(cli_predict.predict_command)
 app.command("datasets", epilog=examples("nas-proxy datasets", "nas-proxy datasets --json"))(cli_lists.datasets_command)
 app.command("spaces", epilog=examples("nas-proxy spaces", "nas-proxy spaces --json"))(cli_lists.spaces_command)
 
@@ -244,5 +253,5 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a "×" is not worth an error where the encoding lacks it
-    with explained():
+    with without_farewell(), explained():
         app()

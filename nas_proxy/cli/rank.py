@@ -8,6 +8,8 @@ from nas_proxy.cli.printing import at_work, print_ranking, print_result, rows
 def truth_command(
     run: o.Run,
     workers: o.Workers = None,
+    ray: o.Ray = None,
+    gpus_per_candidate: o.Gpus = None,
     devices: o.Devices = None,
     storage: o.Storage = None,
     as_json: o.Json = False,
@@ -39,6 +41,8 @@ def rank_command(
     signals: o.Signals = None,
     combine: o.Combine = None,
     workers: o.Workers = None,
+    ray: o.Ray = None,
+    gpus_per_candidate: o.Gpus = None,
     devices: o.Devices = None,
     storage: o.Storage = None,
     as_json: o.Json = False,

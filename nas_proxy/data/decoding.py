@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 
 from nas_proxy.data.levels import Levels, levels_of
 from nas_proxy.errors import DataError
@@ -195,7 +196,7 @@ def upright(image: Image.Image) -> Image.Image:
 def pixels(file: Path | Encoded, frame: Frame) -> np.ndarray:
     """Return one image: uint8, (c, h, w). Raises DataError with the path."""
     with opened(file) as image:
-        if isinstance(image, ImageFile.ImageFile) and image.format == "PNG" and image.fp is not None:
+        if isinstance(image, PngImageFile) and image.fp is not None:
             _check_png(image.fp)
         if frame.image_size is not None:
             # A JPEG decodes faster at a fraction of its size; twice the target keeps the antialiasing ours.
@@ -203,8 +204,22 @@ def pixels(file: Path | Encoded, frame: Frame) -> np.ndarray:
         return _framed(image, frame, file)
 
 
+def fitted(image: Image.Image, channels: int, height: int, width: int) -> np.ndarray:
+    """Return an image of any size as one of a set of this shape: its middle, resized; uint8, (c, h, w).
+
+    The same as of a file of the set, but for pixels of more than 8 bits, whose black and white are the image's own.
+    """
+    flat = _flat(upright(image), "L" if channels == 1 else "RGB", _own_levels(image))
+    scale = min(flat.width / width, flat.height / height)
+    across, down = round(width * scale), round(height * scale)
+    left, top = (flat.width - across) // 2, (flat.height - down) // 2
+    middle = flat.crop((left, top, left + across, top + down)).resize((width, height), Image.Resampling.BILINEAR)
+    values = np.asarray(middle)
+    return values[None] if channels == 1 else values.transpose(2, 0, 1)
+
+
 def _framed(found: Image.Image, frame: Frame, file: Path | Encoded) -> np.ndarray:
-    image = _flat(upright(found), "L" if frame.channels == 1 else "RGB", frame)
+    image = _flat(upright(found), "L" if frame.channels == 1 else "RGB", frame.levels)
     if frame.image_size is not None:
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -219,15 +234,24 @@ def _framed(found: Image.Image, frame: Frame, file: Path | Encoded) -> np.ndarra
     return values[None] if frame.channels == 1 else values.transpose(2, 0, 1)
 
 
-def _flat(image: Image.Image, mode: str, frame: Frame) -> Image.Image:
+def _flat(image: Image.Image, mode: str, levels: Callable[..., Levels]) -> Image.Image:
     """Return `image` with 8 bits a channel and nothing transparent: alpha is composited onto white."""
     if _is_wide(image):
-        levels = frame.levels(floats=image.mode == "F")
-        image = Image.fromarray(levels.eight_bit(_numbers(image)))
+        image = Image.fromarray(levels(floats=image.mode == "F").eight_bit(_numbers(image)))
     elif image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return image.convert(mode)
+
+
+def _own_levels(image: Image.Image) -> Callable[..., Levels]:
+    """Return what tells the levels of one image by itself."""
+
+    def levels(*, floats: bool) -> Levels:
+        values = _numbers(image)
+        return levels_of(float(values.min()), float(values.max()), floats=floats)
+
+    return levels
 
 
 def _by(size: tuple[int, int]) -> str:

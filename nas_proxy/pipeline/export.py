@@ -16,10 +16,14 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from nas_proxy.data.shape import DataShape
 from nas_proxy.errors import NasProxyError
 from nas_proxy.files import atomic_path, write_text
+from nas_proxy.pipeline.deployed import Deployed
+from nas_proxy.spaces.latency import timed_passes
+from nas_proxy.spaces.measured import Latency
 
 ONNX_PACKAGES = ("onnx", "onnxscript")
 INSTALL_LINE = "pip install onnx onnxscript"
@@ -30,24 +34,6 @@ _T = TypeVar("_T")
 
 class ExportError(NasProxyError):
     """A network that cannot be written as a program, with the reason in a sentence."""
-
-
-class Deployed(nn.Module):
-    """A network together with the decoding of its images: uint8 (n, c, h, w) in, logits (n, classes) out."""
-
-    scale: Tensor
-    offset: Tensor
-
-    def __init__(self, network: nn.Module, scale: Tensor, offset: Tensor) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("scale", scale.reshape(-1, 1, 1).clone(), persistent=False)
-        self.register_buffer("offset", offset.reshape(-1, 1, 1).clone(), persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits."""
-        logits: Tensor = self.network(images * self.scale + self.offset)
-        return logits
 
 
 def write_program(network: Deployed, images: Tensor, path: Path) -> None:
@@ -79,6 +65,19 @@ def write_onnx(network: Deployed, images: Tensor, path: Path) -> None:
         made.save(temporary, external_data=False)
         if find_spec("onnxruntime") is not None:
             _explained(lambda: _compare(_onnx_function(temporary), network, images))
+
+
+def onnx_latency(path: Path, shape: DataShape) -> Latency | None:
+    """Return how long ONNX Runtime takes for one image on one thread; None where it is not installed."""
+    if find_spec("onnxruntime") is None:
+        return None
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    image = {"images": torch.zeros(1, *shape[:3], dtype=torch.uint8).numpy()}
+    return timed_passes(lambda: session.run(None, image))
 
 
 def _exported(network: Deployed, images: Tensor) -> torch.export.ExportedProgram:

@@ -4,7 +4,7 @@ In: a searched run, and which architecture: its rank in the search, or its key. 
 
     architecture.json    the architecture, what it was trained on and how, its final accuracy
     model.safetensors    the weights               model.pt2, model.onnx    programs, see `nas_proxy.pipeline.export`
-    load.py              how each is loaded
+    load.py              how each is loaded            README.md, …    see `nas_proxy.pipeline.model_card`
 
 Guarantees: train and validation images are trained on, test images are scored on once, by `ground_truth.py`. The
 final accuracy comes from other images than the search's, so the two are never called by one name. The same command
@@ -28,10 +28,11 @@ from nas_proxy.data.store import together
 from nas_proxy.environment import environment
 from nas_proxy.errors import ConfigError, RunFailedError, RunFolderError
 from nas_proxy.files import atomic_path, write_json
-from nas_proxy.names import TRUTH
-from nas_proxy.pipeline import export
+from nas_proxy.names import PROXY, TRUTH, label
+from nas_proxy.pipeline import export, model_card
+from nas_proxy.pipeline.deployed import Deployed
 from nas_proxy.pipeline.full_trainings import NAME as SEARCH
-from nas_proxy.pipeline.image_files import score_on_test
+from nas_proxy.pipeline.image_files import confusion_on_test
 from nas_proxy.pipeline.load_final import FORMAT, load_final, read_told
 from nas_proxy.pipeline.problem import Problem, open_problem
 from nas_proxy.pipeline.stages import proxy_images
@@ -40,18 +41,25 @@ from nas_proxy.progress import SILENT, Bar, Progress
 from nas_proxy.ranking.scores import best_first, pareto_front
 from nas_proxy.runs.folder import RunFolder
 from nas_proxy.seeds import derive
+from nas_proxy.signals.stored_names import set_path
 from nas_proxy.spaces.cost import measure
+from nas_proxy.spaces.latency import measure_latency
 from nas_proxy.spaces.loading import Given, space_digest
 from nas_proxy.spaces.space import SearchSpace
-from nas_proxy.storage.records import Record
-from nas_proxy.storage.trial_store import explained
+from nas_proxy.storage.records import TRAINED, Record
+from nas_proxy.storage.trial_store import TrialStore, explained
 from nas_proxy.training.train import Fitted, Recipe, fit
 from nas_proxy.untrusted import in_a_line, read_json
 
 FOLDER = "final"
-NAMES = ("architecture.json", "model.safetensors", "model.pt2", "model.onnx", "load.py")
+NAMES = (
+    *("architecture.json", "model.safetensors", "model.pt2", "model.onnx", "load.py"),
+    *("preprocessing.json", "predict.py", "confusion.csv", "README.md"),
+)
 # What a final network depends on; where all are equal it is not trained again.
 IDENTITY = ("key", "space_digest", "data_fingerprint", "recipe", "seed")
+# What latencies are measured with, as they are told.
+TORCH, ONNX = "PyTorch", "ONNX Runtime"
 # Real images on which exported programs are compared with the network.
 COMPARED = 16
 
@@ -73,7 +81,7 @@ class Final:
         """The final accuracy: the fraction of test images classified correctly."""
         return float(self.told["final_accuracy"])
 
-    def network(self) -> export.Deployed:
+    def network(self) -> Deployed:
         """Return the trained network; see `load_final`."""
         return load_final(self.folder, self.space)
 
@@ -125,16 +133,17 @@ def train_final(
         with contextlib.closing(open_store(run, progress)) as store:
             store.bind("proxy", "space", space_digest(problem.spec))
             records = store.records("proxy")
+            search = _search(run, store, records)
             found = in_order(run, records, store.records(TRUTH) if store.has(TRUTH) else (), problem.space)
         record, rank = _chosen(run, found, rank, key, front)
         wanted = _identity(problem, record, recipe or run.config.full_training)
         told = None if overwrite else _finished(folder, wanted)
         if told is None:
-            told = _train_and_write(problem, record, rank, wanted, folder, progress)
+            told = _train_and_write(problem, record, rank, wanted, search, folder, progress)
         elif told["rank"] != rank:  # further search moved it
             told = {**told, "rank": rank}
             write_json(folder / "architecture.json", told)
-        not_written = _export(problem, folder, told)
+        told, not_written = _export(problem, folder, told)
     return Final(folder, told, not_written, space)
 
 
@@ -154,6 +163,22 @@ def in_order(run: RunFolder, on_proxy: Sequence[Record], fully: Sequence[Record]
     known |= {r.key: replace(r, score=r.validation) for r in fully if r.draw == 0 and r.key not in known and r.complete}
     ordered = [known[key] for key in order if key in known]
     return ordered + [r for r in best if r.key not in set(order)]
+
+
+def _search(run: RunFolder, store: TrialStore, records: Sequence[Record]) -> dict[str, Any]:
+    """Return how the network was found and what that took: seconds of one worker, and of condensing."""
+    config = run.config
+    condensed = ImageSet.load_metadata(set_path(run.path, PROXY, 0))
+    trained = {label(name): sum(r.seconds for r in store.records(name)) for name in TRAINED if store.has(name)}
+    images = config.condense.images_per_class * config.condense.formation**2
+    kind = "condensed" if config.condense.method == "dm" else f"chosen ({config.condense.method})"
+    return {
+        "architectures": sum(r.complete for r in records),
+        "images": f"{images} {kind} images a class",
+        "sampler": config.sampler,
+        "score": config.score,
+        "seconds": {"Condensing": condensed.get("seconds", 0.0), **trained},
+    }
 
 
 def _chosen(
@@ -212,8 +237,8 @@ def _finished(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
         raise RunFolderError(f"{folder} is a file; choose a folder with --out")
     told = read_told(folder)
     if told is None:
-        found = [name for name in NAMES if (folder / name).exists() and not _is_ours(folder / name)]
-        if found:
+        found = [name for name in NAMES if (folder / name).exists()]
+        if found and not _is_ours(folder / "model.safetensors"):  # which is written first
             raise RunFolderError(
                 f"{folder} holds {found[0]}, which nas-proxy did not write; choose another folder with --out, "
                 "or replace it with --overwrite"
@@ -236,8 +261,6 @@ def _short(value: object) -> str:
 def _is_ours(path: Path) -> bool:
     from safetensors import SafetensorError, safe_open
 
-    if path.suffix != ".safetensors":
-        return False
     try:
         with safe_open(path, framework="pt") as file:
             return (file.metadata() or {}).get("format") == FORMAT
@@ -246,7 +269,13 @@ def _is_ours(path: Path) -> bool:
 
 
 def _train_and_write(
-    problem: Problem, record: Record, rank: int, wanted: Mapping[str, Any], folder: Path, progress: Progress
+    problem: Problem,
+    record: Record,
+    rank: int,
+    wanted: Mapping[str, Any],
+    search: Mapping[str, Any],
+    folder: Path,
+    progress: Progress,
 ) -> dict[str, Any]:
     from safetensors.torch import save_model
 
@@ -255,17 +284,18 @@ def _train_and_write(
     recipe = Recipe(**{**wanted["recipe"], "augmentation": tuple(wanted["recipe"]["augmentation"])})
     images = joined(problem.data.train, problem.data.validation)
     fitted, seconds = _fitted(problem, record, images, recipe, progress)
-    accuracy, scored = score_on_test(problem, fitted)
-    if accuracy is None:
+    confusion = confusion_on_test(problem, fitted)
+    if confusion is None:
         raise RunFailedError(f"the final training of {record.key} diverged; a lower learning rate may help")
     size = measure(problem.space, record.architecture, problem.shape)
     told = {
         "format": FORMAT,
-        "final_accuracy": accuracy,
-        "test_images": scored,
+        "final_accuracy": int(confusion.diagonal().sum()) / int(confusion.sum()),
+        "test_images": int(confusion.sum()),
         **wanted,
         "rank": rank,
         "search_score": record.score,
+        "search": search,
         "space": problem.config.space,
         "architecture": dict(record.architecture),
         "params": size.params,
@@ -273,6 +303,7 @@ def _train_and_write(
         "dataset": problem.config.dataset,
         "shape": problem.shape._asdict(),
         "classes": list(images.classes),
+        "image_size": problem.config.image_size,
         "scale": images.scale.tolist(),
         "offset": images.offset.tolist(),
         "trained_on": {"train": len(problem.data.train), "validation": len(problem.data.validation)},
@@ -280,10 +311,12 @@ def _train_and_write(
         "image_passes": fitted.image_passes,
         "losses": [round(loss, 5) for loss in fitted.losses],
         "environment": environment(problem.device, 1),
+        "latency": {TORCH: asdict(measure_latency(problem.space, record.architecture, problem.shape))},
     }
     fitted.network.to("cpu").eval()
     with atomic_path(folder / "model.safetensors") as temporary:
         save_model(fitted.network, str(temporary), metadata={"format": FORMAT})
+    model_card.write_confusion(confusion.tolist(), images.classes, folder / "confusion.csv")
     write_json(folder / "architecture.json", told)
     return told
 
@@ -332,11 +365,11 @@ def _counted(build: Callable[[], nn.Module], bar: Bar) -> Callable[[], nn.Module
     return built
 
 
-def _export(problem: Problem, folder: Path, told: Mapping[str, Any]) -> dict[str, str]:
-    """Write the programs and `load.py` where they are missing; return what could not be written, and why."""
+def _export(problem: Problem, folder: Path, told: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Write what stands beside the weights; return what is now told, and what could not be written, with reasons."""
     shape = problem.shape
     not_written: dict[str, str] = {}
-    network: export.Deployed | None = None
+    network: Deployed | None = None
     for name, write in (("model.pt2", export.write_program), ("model.onnx", export.write_onnx)):
         if (folder / name).exists():
             continue
@@ -346,7 +379,16 @@ def _export(problem: Problem, folder: Path, told: Mapping[str, Any]) -> dict[str
         except export.ExportError as error:
             not_written[name] = str(error)
     export.write_loader(told, shape[:3], told["classes"], folder / "load.py")
-    return not_written
+    told = {"image_size": problem.config.image_size, **told}  # those made earlier have none
+    model_card.write_preprocessing(told, folder)
+    if (folder / "model.onnx").exists():
+        model_card.write_predict(folder)
+        timed = told.get("latency", {})
+        if ONNX not in timed and (found := export.onnx_latency(folder / "model.onnx", shape)) is not None:
+            told["latency"] = {**timed, ONNX: asdict(found)}
+            write_json(folder / "architecture.json", told)
+    model_card.write_card(told, folder)
+    return told, not_written
 
 
 def _looked_at(images: ImageSet) -> Tensor:

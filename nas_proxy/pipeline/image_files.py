@@ -9,10 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from nas_proxy.data.images import ImageSet
 from nas_proxy.data.splits import held_out_test
 from nas_proxy.pipeline.problem import Problem
-from nas_proxy.training.train import Fitted, accuracy
+from nas_proxy.training.train import EVALUATION_BATCH, Fitted
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,18 @@ def test_images(problem: Problem) -> ImageSet:
     return held_out_test(problem.source, problem.data, seed=config.seed, limit=config.limit)
 
 
-def score_on_test(problem: Problem, final: Fitted) -> tuple[float | None, int]:
-    """Return the accuracy of a trained network on the test images, None when it diverged, and their number."""
-    test = test_images(problem)
+@torch.no_grad()
+def confusion_on_test(problem: Problem, final: Fitted) -> Tensor | None:
+    """Return how many test images of each class, in rows, are taken for which, int64; None where it diverged."""
+    test, network = test_images(problem).to(problem.device), final.network.eval()
     if not all(math.isfinite(loss) for loss in final.losses):
-        return None, len(test)
-    return accuracy(final.network, test.to(problem.device)), len(test)
+        return None
+    count = len(test.classes)
+    found = torch.zeros(count * count, dtype=torch.int64)
+    for start in range(0, len(test), EVALUATION_BATCH):
+        batch = slice(start, start + EVALUATION_BATCH)
+        logits = network(test.decode(batch))
+        if not bool(logits.isfinite().all()):
+            return None
+        found += torch.bincount(count * test.labels[batch] + logits.argmax(1), minlength=count * count).cpu()
+    return found.view(count, count)

@@ -8,14 +8,14 @@ import torch
 
 from nas_proxy.data.images import DataShape
 from nas_proxy.errors import RunFolderError, SpaceError
-from nas_proxy.pipeline import export
+from nas_proxy.pipeline.deployed import Deployed
 from nas_proxy.spaces.loading import Given, load_space, space_digest
 
 FORMAT = "nas_proxy.final/1"
 
 
-def load_final(folder: str | Path, space: Given | None = None) -> export.Deployed:
-    """Return the final network in `folder`, in evaluation mode: uint8 images (n, c, h, w) in, logits out.
+def load_final(folder: str | Path, space: Given | None = None) -> Deployed:
+    """Return the final network in `folder`, in evaluation mode: `network.predict(image)`, or `network(images)`.
 
     space: where it was given to the run itself. Raises RunFolderError where there is no final network, and SpaceError
     where its search space is gone or has changed.
@@ -37,7 +37,8 @@ def load_final(folder: str | Path, space: Given | None = None) -> export.Deploye
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and replaced
         network = searched.build(told["architecture"], shape)
     load_model(network, folder / "model.safetensors")
-    return export.Deployed(network, torch.tensor(told["scale"]), torch.tensor(told["offset"])).eval()
+    scale, offset = torch.tensor(told["scale"]), torch.tensor(told["offset"])
+    return Deployed(network, scale, offset, shape, told["classes"], told.get("image_size")).eval()
 
 
 def read_told(folder: Path) -> dict[str, Any] | None:

@@ -46,6 +46,30 @@ def storage(value: str) -> str:
     return value
 
 
+def ray(value: str) -> str:
+    """Check the address of a Ray cluster."""
+    if value.startswith("ray://"):
+        raise ValueError(
+            f"is {value!r}, which is Ray Client's; start the command on the cluster, as by `ray job submit`, with auto"
+        )
+    host, _, port = value.rpartition(":")
+    if value not in {"none", "auto"} and not (host and port.isdigit()):
+        raise ValueError(f"is {value!r}; it must be none, auto, or an address such as 10.0.0.1:6379")
+    return value
+
+
+def of_cluster(ray: str, devices: tuple[str, ...], gpus: float | None) -> tuple[str, str] | None:
+    """Return the setting that does not go with `ray`, and the sentence."""
+    if ray == "none" and gpus is not None:
+        return "gpus_per_candidate", f"gpus_per_candidate is {gpus:g}, which is for a Ray cluster; give ray as well"
+    if ray != "none" and devices:
+        named = ", ".join(devices)
+        return "devices", f"devices is {named}, of this machine; on a Ray cluster gpus_per_candidate chooses"
+    if gpus is not None and gpus > 1 and not gpus.is_integer():
+        return "gpus_per_candidate", f"gpus_per_candidate is {gpus:g}; it must be below 1 or a whole number"
+    return None
+
+
 def accuracy_first(value: tuple[str, ...]) -> tuple[str, ...]:
     """Check the first of the objectives."""
     if not value or value[0] != ACCURACY:

@@ -39,16 +39,25 @@ def measure_latency(
         network = space.build(architecture, shape).to(device).eval()
         images = torch.randn(batch, *shape[:3], device=device)
 
-    def once() -> float:
-        start = time.perf_counter()
+    def once() -> None:
         network(images)
         if on_gpu:
             torch.cuda.synchronize(device)
-        return time.perf_counter() - start
 
     with torch.inference_mode(), one_thread():
-        _repeated(once, seconds / 4)
-        passes = _repeated(once, seconds)
+        return timed_passes(once, seconds)
+
+
+def timed_passes(once: Callable[[], object], seconds: float = SECONDS) -> Latency:
+    """Return the latency of what `once` does, over and over for `seconds`, and for a quarter of that to warm up."""
+
+    def timed() -> float:
+        start = time.perf_counter()
+        once()
+        return time.perf_counter() - start
+
+    _repeated(timed, seconds / 4)
+    passes = _repeated(timed, seconds)
     times = 1000 * torch.tensor(passes, dtype=torch.float64)
     low, middle, high = (round(float(times.quantile(q)), 6) for q in (0.25, 0.5, 0.75))
     return Latency(middle, low, high, repeats=len(passes))
