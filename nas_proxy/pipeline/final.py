@@ -135,6 +135,10 @@ def train_final(
             records = store.records("proxy")
             search = _search(run, store, records)
             found = in_order(run, records, store.records(TRUTH) if store.has(TRUTH) else (), problem.space)
+        if (
+            records and front is not None and rank is None and key is None
+        ):  # of the accuracies on the proxy, as the report has it
+            key, front = _on_front(run.config.objective, best_first(records, run.config.score), front).key, None
         record, rank = _chosen(run, found, rank, key, front)
         wanted = _identity(problem, record, recipe or run.config.full_training)
         told = None if overwrite else _finished(folder, wanted)
@@ -190,8 +194,6 @@ def _chosen(
         raise ConfigError([f"{given[0]} and {given[1]} both name an architecture; give one of them"])
     if not found:
         raise RunFolderError(f"nothing is searched yet; first run: nas-proxy search {run.path}")
-    if front is not None:
-        key = _on_front(run.config.objective, found, front).key
     if key is not None:
         place = next((place for place, r in enumerate(found, 1) if r.key == key), None)
         if place is None:
