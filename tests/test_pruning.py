@@ -237,7 +237,7 @@ def test_the_pruned_are_told_and_never_picked(condensed):
 
 
 def test_what_was_pruned_is_trained_whole_once_the_sample_comes_to_it(condensed):
-    run = condensed("run", pruner="median")
+    run = condensed("run", pruner="median", sampler="tpe")
     run_stages(run, ("search",))
     before = trials(run)
     larger = resolve({"truth": 22, "judge": 22, "trials": 22}, run / "run.toml")

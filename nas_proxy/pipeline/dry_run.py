@@ -21,7 +21,7 @@ from nas_proxy.pipeline.speeds import coarse, measured, sized
 from nas_proxy.pipeline.work import open_executor
 from nas_proxy.progress import SILENT, Progress
 from nas_proxy.runs.folder import RunFolder, check_same
-from nas_proxy.runs.settings import RunConfig, default_folder
+from nas_proxy.runs.settings import RunConfig, default_folder, default_judge
 from nas_proxy.runs.settings_checks import seconds_of
 from nas_proxy.signals.signal import SmallSet, plan_of
 from nas_proxy.signals.stored_names import set_path, study_of
@@ -240,5 +240,7 @@ def _with(config: RunConfig, name: str, value: float) -> RunConfig:
     table, _, field = name.rpartition(".")
     of = getattr(config, table) if table else config
     changed: Any = replace(of, **{field: type(getattr(of, field))(value)})
+    if name == "truth":  # whoever gives that alone judges by its usual share
+        changed = replace(changed, judge=default_judge(int(value)))
     whole: dict[str, Any] = {table: changed}
     return replace(config, **whole) if table else changed

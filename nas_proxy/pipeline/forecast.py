@@ -93,7 +93,7 @@ class Estimate:
 
     condense: its steps; None where nothing is to be learnt. latencies: None where none are to be measured. parts: the
     trainings by signal, "truth" for full training. other: seconds of reading, computing, judging and reporting.
-    seconds: of all. saves: seconds of training what the search trains fully with one seed, instead of on the lead
+    seconds: of all. scores: of untrained networks of the pool. saves: seconds of training what the search trains fully with one seed, instead of on the lead
     signal's images. speeds: what it is made from.
     """
 
@@ -104,11 +104,13 @@ class Estimate:
     seconds: Span
     saves: float
     speeds: Speeds
+    scores: Span = NOTHING
 
     @property
     def by_stage(self) -> dict[str, Span]:
         """Seconds of each stage of `nas_proxy.pipeline.stages` but the last; reading is told as "read"."""
-        search = sum((part.seconds for part in (self.parts.get(PROXY), self.latencies) if part is not None), NOTHING)
+        parts = (self.parts.get(PROXY), self.latencies)
+        search = sum((part.seconds for part in parts if part is not None), self.scores)
         rank = sum((part.seconds for name, part in self.parts.items() if name not in {PROXY, TRUTH}), NOTHING)
         return {
             "read": self.speeds.read,
@@ -151,13 +153,12 @@ def forecast(
     if untimed > 0:
         latencies = Part(untimed, 0, speeds.timing.times(untimed))
     other = speeds.read if condense or parts else NOTHING
-    if config.compare is None and "search" in stages:
-        other += _scores(config, plan, size, speeds)
+    scores = _scores(config, plan, size, speeds) if config.compare is None and PROXY in parts else NOTHING
     if "rank" in stages:
         other += speeds.judging
     spans = [part.seconds for part in (condense, latencies, *parts.values()) if part is not None]
     saves = _saved(config, plan, size, counts, classes, speeds)
-    return Estimate(condense, latencies, parts, other, sum(spans, other), saves, speeds)
+    return Estimate(condense, latencies, parts, other, sum(spans, other + scores), saves, speeds, scores)
 
 
 def _scores(config: RunConfig, plan: Plan, size: int | None, speeds: Speeds) -> Span:
