@@ -125,7 +125,7 @@ def test_condensing_that_costs_more_than_it_saves_is_told():
 
 
 def test_a_long_run_is_told_how_to_be_shorter():
-    config = resolve({"full_training": {"epochs": 100}, "condense": {"steps": 20_000}})
+    config = resolve({"full_training": {"epochs": 60}, "condense": {"steps": 20_000}})
 
     def estimate_of(config, counts):
         return forecast(config, counts, 10, None, SPEEDS, tuple(STAGES), Done({}))
@@ -134,7 +134,7 @@ def test_a_long_run_is_told_how_to_be_shorter():
     assert before.seconds.value > 1800
     changed, then = shortened(config, COUNTS, estimate_of)
     assert then.seconds.value <= 1800
-    assert changed["full_training.epochs"] < 100
+    assert changed["full_training.epochs"] < 60
     assert changed["condense.steps"] < 20_000
     text = told(before, changed, then)
     assert f"--truth-epochs {changed['full_training.epochs']:g}" in text
@@ -243,7 +243,7 @@ def test_the_first_lines_of_a_run_tell_its_time(given, tmp_path, monkeypatch):
 
     monkeypatch.setattr(worker_pool.ProcessExecutor, "submit", InlineExecutor.submit)
     monkeypatch.setattr("nas_proxy.pipeline.work.ProcessExecutor", lambda *_: InlineExecutor())
-    small = {**given, "trials": 4, "truth": 4, "seeds": 1}
+    small = {**given, "trials": 4, "truth": 4, "judge": 4, "seeds": 1}
     run_all(resolve(small), tmp_path / "run", progress=Told(), names=("condense", "search"))
     assert said[0].startswith("It takes about ")
     assert "Condensation" in said[0]

@@ -93,8 +93,8 @@ class Estimate:
 
     condense: its steps; None where nothing is to be learnt. latencies: None where none are to be measured. parts: the
     trainings by signal, "truth" for full training. other: seconds of reading, computing, judging and reporting.
-    seconds: of all. scores: of untrained networks of the pool. saves: seconds of training what the search trains fully with one seed, instead of on the lead
-    signal's images. speeds: what it is made from.
+    seconds: of all. scores: of untrained networks of the pool. saves: seconds of training what the search trains fully
+    with one seed, instead of on the lead signal's images. speeds: what it is made from.
     """
 
     condense: Part | None
