@@ -324,7 +324,7 @@ def test_enqueued_architectures_are_trained_first_and_not_ranked(condensed, tmp_
 
 
 def test_mistakes_in_how_to_propose_come_before_the_work(condensed, tmp_path):
-    with pytest.raises(ConfigError, match=r"sampler is 'tpa'; did you mean 'tpe'\? known: evolution, grid, nsga2"):
+    with pytest.raises(ConfigError, match=r"sampler is 'tpa'; did you mean 'tpe'\? known: ei, evolution, grid"):
         changed(condensed, sampler="tpa")
     with pytest.raises(ConfigError, match=r"--enqueue, entry 1 \(width=5,act=relu\): width is '5'; it must be one of"):
         changed(condensed, enqueue=("width=5,act=relu",))

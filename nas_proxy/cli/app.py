@@ -47,7 +47,6 @@ def _main(
     epilog=examples(
         "nas-proxy run",
         "nas-proxy run --trials 12 --truth 6 --epochs 20 --out runs/quick",
-        "nas-proxy run --dataset cifar10 --budget 2h",
     ),
 )
 def run_command(

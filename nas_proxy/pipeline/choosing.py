@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from nas_proxy.names import PROXY
 from nas_proxy.pipeline.pool import BY_VOTE, Pool, grow, open_pool
 from nas_proxy.pipeline.work import Work
 from nas_proxy.ranking.surrogate import Fit, believe, fit
@@ -35,10 +36,12 @@ def choosing_of_pool(work: Work, wanted: Search) -> Search:
     """Return the search with proposals that are chosen among the pool, which grows by what its scores favour."""
     grow(work, before := open_pool(work), BY_VOTE, before.features.vote)
     pool = open_pool(work, BY_VOTE)
-    proposals = max(0, wanted.proposals - len(wanted.enqueued))
+    sampled = {r.key for r in work.store.records(PROXY) if r.phase == "sample"}
+    named = {key: a for a in wanted.enqueued if (key := work.trainer.space.key(a)) not in sampled}
+    proposals = max(0, wanted.proposals - len(named))
     epochs = math.ceil(work.config.proxy_training.epochs)
     chosen = functools.partial(propose, pool, work.config.seed, work.plan.primary, epochs, proposals)
-    return replace(wanted, propose=chosen, opening=sum(opening_of(proposals)))
+    return replace(wanted, propose=chosen, opening=sum(opening_of(proposals)), enqueued=tuple(named.values()))
 
 
 def propose(
