@@ -26,6 +26,7 @@ from nas_proxy.training.probe import Pace, Probe
 SETTINGS = {
     "trials": 10,
     "truth": 6,
+    "judge": 6,
     "workers": 2,
     "device": "cpu",
     "seeds": 2,
@@ -67,7 +68,7 @@ def files(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def test_the_arithmetic_by_hand():
-    config = resolve({"trials": 12, "truth": 8, "full_training": {"epochs": 3, "batch_size": 50}})
+    config = resolve({"trials": 12, "truth": 8, "judge": 8, "full_training": {"epochs": 3, "batch_size": 50}})
     found = forecast(config, COUNTS, 10, None, SPEEDS, tuple(STAGES), Done({}))
     # 3 epochs of 1,000 images and a third of a step for each of 400 test images; 2 × (8 + 3) trainings on 2 workers.
     assert found.parts["truth"].trainings == 22
@@ -96,7 +97,7 @@ def test_a_comparison_has_its_signals_and_draws():
 
 
 def test_what_is_done_does_not_count():
-    config = resolve({"trials": 12, "truth": 8})
+    config = resolve({"trials": 12, "truth": 8, "judge": 8})
     done = Done({"proxy": 12, "random": 20, "truth": 99}, frozenset({"proxy"}))
     found = forecast(config, COUNTS, 10, None, SPEEDS, tuple(STAGES), done)
     assert found.condense is None
@@ -104,7 +105,7 @@ def test_what_is_done_does_not_count():
 
 
 def test_a_small_space_has_no_more_trainings_than_architectures():
-    config = resolve({"trials": 48, "truth": 24})
+    config = resolve({"trials": 48, "truth": 24, "judge": 24})
     found = forecast(config, COUNTS, 10, 12, SPEEDS, tuple(STAGES), Done({}))
     trainings = {name: part.trainings for name, part in found.parts.items()}
     assert trainings == {"proxy": 12, "random": 36, "early_stop": 12, "truth": 24}
@@ -220,7 +221,7 @@ def test_only_a_few_images_are_read(given, tmp_path, monkeypatch):
 def test_what_is_done_does_not_count_and_failures_are_told(given, tmp_path, measuring):
     space = tmp_path / "failing.py"
     space.write_text(Path(given["space"]).read_text().replace("(1, 2, 4, 6, 8, 12, 16)", "(2, 3, 4, 6)"))
-    run = prepare_run(tmp_path / "run", resolve({**given, "space": str(space), "trials": 7, "truth": 5}))
+    run = prepare_run(tmp_path / "run", resolve({**given, "space": str(space), "trials": 7, "truth": 5, "judge": 5}))
     run_stages(run, ("condense", "search"))
     before = files(tmp_path)
     larger = resolve({"trials": 8}, run / "run.toml")
