@@ -53,7 +53,7 @@ class Parcel:
         names = tuple(file.relative_to(folder).as_posix() for file in files)
         digest = hashlib.sha256(repr(names).encode())
         for array in arrays:
-            digest.update(hashlib.sha256(array).digest())
+            digest.update(hashlib.sha256(array.tobytes()).digest())
         return Parcel(digest.hexdigest()[:32], names, put(arrays), parameters)
 
 
