@@ -88,7 +88,7 @@ class Terminal:
         if not self._console.is_terminal or self._console.is_dumb_terminal:
             lines = _Lines(self, title, total)
             yield lines
-            lines.tell()
+            lines.end()
             return
         with _bars(self._console) as bars:
             yield _RichBar(self, bars, bars.add_task(title, total=total, note=""))
@@ -117,6 +117,7 @@ class _NotebookBar:
 
         self._html, self._title, self._total = HTML, title, total
         self._done, self._note = 0, ""
+        self._last: tuple[int, str] | None = None
         self._start = self._drawn = time.monotonic()
         self._first: tuple[int, float] | None = None
         self._cell = display(HTML(self._text()), display_id=True)
@@ -152,8 +153,14 @@ class _Lines:
         if time.monotonic() - self._told >= EVERY:
             self.tell()
 
+    def end(self) -> None:
+        """Tell how it ended, where the last line did not."""
+        if self._last != (self._done, self._note):
+            self.tell()
+
     def tell(self) -> None:
         self._told = time.monotonic()
+        self._last = self._done, self._note
         note = f"; {self._note}" if self._note else ""
         self._terminal.say(f"{self._title}: {self._done}/{self._total} in {_clock(self._told - self._start)}{note}")
 
