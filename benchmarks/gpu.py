@@ -7,11 +7,13 @@ JSON, one object a line, written as they come; at the end follows what to paste 
     python benchmarks/gpu.py --device cpu --out tiny.jsonl      # tries the command where there is no GPU: tiny sizes
 
 Parts: the tests marked `gpu`; a condensation step at 10 and 50 images a class beside the published loop and the floors;
-its kernels, and the share of the time in which the GPU is busy; candidates an hour with 1, 4 and 8 at a time; memory.
+its kernels, and the share of the time in which the GPU is busy; candidates an hour with 1, 4 and 8 at a time, and with
+4 under NVIDIA's multi-process service where that is installed; memory.
 """
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -23,7 +25,15 @@ from typing import Any
 HERE = Path(__file__).parent
 # Steps that are profiled, after as many that are not.
 PROFILED = 10
-AT_A_TIME = (1, 4, 8)
+AT_A_TIME, SERVED = (1, 4, 8), 4
+# Processes that share a GPU take turns; with NVIDIA's multi-process service, where it can be started, they do not.
+SERVICE = "nvidia-cuda-mps-control"
+WITH_SERVICE = f"""
+export CUDA_MPS_PIPE_DIRECTORY=$(mktemp -d) CUDA_MPS_LOG_DIRECTORY=$(mktemp -d)
+{SERVICE} -d || exit
+trap 'echo quit | {SERVICE}' EXIT
+timeout 40 "$@"
+"""
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,9 @@ def parts(device: str) -> Iterator[Part]:
     for count in (1,) if tiny else AT_A_TIME:
         sized = ("--count", "1", "--repeats", "1") if tiny else ("--count", "8", "--repeats", "1")
         command = (python, str(HERE / "candidates.py"), "--device", device, "--workers", str(count), *sized)
-        yield Part(f"candidates-{count}", command, 50)
+        yield Part(f"candidates-{count}", command, 43)
+        if count == SERVED and shutil.which(SERVICE) is not None:
+            yield Part(f"candidates-{count}-mps", ("bash", "-c", WITH_SERVICE, SERVICE, *command), 45)
 
 
 def done(part: Part) -> dict[str, Any]:

@@ -6,15 +6,23 @@ trial, send it to the worker, close the trial with a score. `per_trial_ms` is th
 own growth is reported beside it: the time Optuna takes for one proposal from a hundred and from 5,000 scores.
 
     python benchmarks/overhead.py
+    python benchmarks/overhead.py --ray --count 1000
+
+With --ray on a Ray cluster that is started for it: a head without room for trainings, and two machines with a CPU each,
+all of them processes of this machine, so that Ray's own work is on the same cores.
 
 The last line on stdout is one JSON object. Takes about two minutes where nothing else runs.
 """
 
 import argparse
+import contextlib
 import itertools
+import os
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -62,7 +70,32 @@ space = Space("many", choices, build)
 """
 
 
-def trials(folder: Path, count: int) -> tuple[float, list[float]]:
+@contextlib.contextmanager
+def cluster() -> Iterator[str]:
+    """Start a Ray cluster of two machines with a CPU each, and yield its address."""
+    from ray.cluster_utils import Cluster
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    memory = 100 * 2**20
+    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": memory})
+    try:
+        for _ in range(2):
+            started.add_node(num_cpus=1, object_store_memory=memory)
+        yield started.address
+    finally:
+        started.shutdown()
+
+
+def executor_class(ray: str) -> type[Any]:
+    """Return the class of the executor that a run is given."""
+    if ray == "none":
+        return ProcessExecutor
+    from nas_proxy.training.ray_executor import RayExecutor
+
+    return RayExecutor
+
+
+def trials(folder: Path, count: int, ray: str = "none") -> tuple[float, list[float]]:
     """Return the seconds of a search, and the times at which its trainings began."""
     space = folder / "many.py"
     space.write_text(SPACE.replace("range(1, 11)", repr(tuple(range(1, 11)))))
@@ -71,7 +104,8 @@ def trials(folder: Path, count: int) -> tuple[float, list[float]]:
         space=str(space),
         trials=count,
         truth=count,
-        workers=1,
+        workers=1 if ray == "none" else 0,
+        ray=ray,
         device="cpu",
         condense=Condensation(method="random"),
     )
@@ -79,13 +113,14 @@ def trials(folder: Path, count: int) -> tuple[float, list[float]]:
     run_stages(run, ("condense",))
     begun: list[float] = []
 
-    submit = ProcessExecutor.submit
+    kind = executor_class(ray)
+    submit = kind.submit
 
-    def told(pool: ProcessExecutor, tag: object, job: Work[Any]) -> None:
+    def told(pool: Any, tag: object, job: Work[Any]) -> None:
         begun.append(time.perf_counter())
         submit(pool, tag, job)
 
-    with mock.patch.object(ProcessExecutor, "submit", told):
+    with mock.patch.object(kind, "submit", told):
         start = time.perf_counter()
         run_stages(run, ("search",))
         return time.perf_counter() - start, begun
@@ -112,14 +147,17 @@ def tpe(space_file: Path, scores: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=5000, help="trials")
+    parser.add_argument("--ray", action="store_true", help="on a Ray cluster of two machines")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        seconds, begun = trials(Path(folder), options.count)
+        with cluster() if options.ray else contextlib.nullcontext("none") as address:
+            seconds, begun = trials(Path(folder), options.count, address)
         proposals = [tpe(Path(folder) / "many.py", scores) for scores in (HUNDRED, options.count)]
     first, last = begun[HUNDRED] - begun[0], begun[-1] - begun[-1 - HUNDRED]
     between = [1000 * (b - a) for a, b in itertools.pairwise(begun)]
     result = {
         "benchmark": "overhead",
+        "executor": f"Ray {version('ray')}, two machines with a CPU each" if options.ray else "one local process",
         "per_trial_ms": round(1000 * seconds / options.count, 3),
         "growth": round(last / first, 3),
         "first_hundred_ms": round(10 * first, 3),

@@ -25,7 +25,7 @@ def main() -> None:
     given = parser.parse_args()
     recipe = None if given.epochs is None else nas_proxy.Recipe(epochs=given.epochs)
     proxy = nas_proxy.condense(nas_proxy.load_data("digits"), steps=given.steps, out=given.run)
-    objective = nas_proxy.ProxyObjective(proxy.folder, recipe=recipe, reports=5)
+    objective = nas_proxy.ProxyObjective(proxy, recipe=recipe, reports=5)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         direction="maximize",

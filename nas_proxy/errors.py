@@ -7,6 +7,7 @@ NasProxyError
 │   ├── SpaceError       a search space that cannot be imported or used
 │   ├── DeviceError      a device that is not there
 │   ├── StorageError     a database that is absent, unreachable, full or of another run
+│   ├── ClusterError     a Ray cluster that is absent, or whose machines cannot do what is asked
 │   └── RunFolderError   a run folder that is absent, foreign, damaged, full or in use
 └── RunFailedError       the work itself failed, for example all candidates; exit code 1
 """
@@ -53,6 +54,10 @@ class DeviceError(UserError):
 
 class StorageError(UserError):
     """A database that is absent, unreachable, full or of another run."""
+
+
+class ClusterError(UserError):
+    """A Ray cluster that is absent, or whose machines cannot do what is asked of them."""
 
 
 class RunFolderError(UserError):

@@ -36,11 +36,16 @@ class Shown:
         if not in_notebook():  # IPython in a terminal would open a browser for a figure
             print(repr(self))
             return
-        from IPython.display import HTML, display
+        from IPython.display import display
 
-        display(HTML(self._repr_html_()))
+        display(mimes(self._repr_html_(), repr(self)), raw=True)
         for figure in self._figures():
             display(figure)
+
+
+def mimes(html: str, text: str) -> dict[str, str]:
+    """Return a piece of HTML, and what stands for it where none is shown, as IPython displays the two."""
+    return {"text/html": html, "text/plain": text}
 
 
 def page(*parts: str) -> str:

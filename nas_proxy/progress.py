@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from html import escape
 from typing import TYPE_CHECKING, Protocol
 
-from nas_proxy.notebook import in_notebook
+from nas_proxy.notebook import in_notebook, mimes
 from nas_proxy.untrusted import safe
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Notebook:
 
     def say(self, text: str) -> None:
         """Print a line."""
-        print(text)
+        print(safe(text))
 
     @contextlib.contextmanager
     def stage(self, title: str, total: int) -> Iterator[Bar]:
@@ -113,14 +113,13 @@ class Notebook:
 
 class _NotebookBar:
     def __init__(self, title: str, total: int) -> None:
-        from IPython.display import HTML, display
+        from IPython.display import display
 
-        self._html, self._title, self._total = HTML, title, total
+        self._title, self._total = title, total
         self._done, self._note = 0, ""
-        self._last: tuple[int, str] | None = None
         self._start = self._drawn = time.monotonic()
         self._first: tuple[int, float] | None = None
-        self._cell = display(HTML(self._text()), display_id=True)
+        self._cell = display(self._shown(), raw=True, display_id=True)
 
     def to(self, done: int, note: str = "") -> None:
         self._done, self._note, now = done, note, time.monotonic()
@@ -130,21 +129,23 @@ class _NotebookBar:
 
     def draw(self) -> None:
         self._drawn = time.monotonic()
-        self._cell.update(self._html(self._text()))
+        self._cell.update(self._shown(), raw=True)
 
-    def _text(self) -> str:
+    def _shown(self) -> dict[str, str]:
         now = time.monotonic()
         begun, at = self._first or (0, now)
         rate = (self._done - begun) / (now - at) if now > at else 0.0
         left = f" ({_clock((self._total - self._done) / rate)} left)" if rate > 0 and self._done < self._total else ""
         told = f"{self._title}: {self._done}/{self._total}, {_clock(now - self._start)}{left} {self._note}"
-        return f"<progress max='{self._total}' value='{self._done}'></progress> {escape(told.strip())}"
+        text = safe(told.strip())
+        return mimes(f"<progress max='{self._total}' value='{self._done}'></progress> {escape(text)}", text)
 
 
 class _Lines:
     def __init__(self, terminal: Terminal, title: str, total: int) -> None:
         self._terminal, self._title, self._total = terminal, title, total
         self._done, self._note = 0, ""
+        self._last: tuple[int, str] | None = None
         self._start = self._told = time.monotonic()
 
     def to(self, done: int, note: str = "") -> None:

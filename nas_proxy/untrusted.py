@@ -4,12 +4,16 @@ Guarantees: numbers are finite, and None where the file has none; text can be wr
 obeys. What is damaged is a ValueError whose text tells what and where.
 """
 
+import functools
 import json
 import math
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 _T = TypeVar("_T")
 # Parts of a key of a TOML file; those of settings have three.
@@ -91,15 +95,24 @@ def checked(kind: type[_T], value: object) -> _T:
 
     Entries that the dataclass does not know are left out, and those that are null count as missing.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
         # By way of JSON, whose objects and lists are strictly dataclasses and tuples; nothing else is converted.
-        return TypeAdapter(kind).validate_json(json.dumps(_without_null(value)), strict=True)
+        adapter: TypeAdapter[_T] = _adapter(cast("Any", kind))
+        found = adapter.validate_json(json.dumps(_without_null(value)), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
         raise ValueError(safe(f"{where[:100]}: {first['msg']}")) from None
+    return found
+
+
+@functools.cache
+def _adapter(kind: type) -> "TypeAdapter[Any]":
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def _without_null(value: Any) -> Any:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from nas_proxy.condensation.proxy_set import make_proxy
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data.images import ImageSet, from_raw
 from nas_proxy.pipeline import work
 from nas_proxy.pipeline.work import open_executor
@@ -63,6 +65,20 @@ def _in_processes(request, monkeypatch):
     """Train in worker processes in single tests that are marked so."""
     if request.node.get_closest_marker("processes"):
         monkeypatch.setattr(work, "open_executor", open_executor)
+
+
+def condense_until(step: int, real: ImageSet, recipe: Condensation, checkpoint: Path) -> None:
+    """Condense with seed 0, and be cut off after a step."""
+
+    class CutOffError(Exception):
+        pass
+
+    def progress(done: int, loss: float) -> None:
+        if done == step:
+            raise CutOffError
+
+    with pytest.raises(CutOffError):
+        make_proxy(real, recipe, 0, checkpoint=checkpoint, progress=progress)
 
 
 def blobs(per_class: int = 12, classes: int = 3, channels: int = 1, size: int = 8, seed: int = 0) -> ImageSet:

@@ -73,9 +73,7 @@ def test_the_list_of_studies(page: Any, screenshot: Keep) -> None:
     assert page.wrong == []
 
 
-def test_the_page_of_the_proxy_shows_figures_and_images(
-    page: Any, finished: nas_proxy.FinishedRun, screenshot: Keep
-) -> None:
+def test_the_page_of_the_proxy_shows_figures_and_images(page: Any, finished: nas_proxy.Run, screenshot: Keep) -> None:
     page.goto("/dashboard/studies/1")
     rank, signals = (page.locator(f'[id="user-defined-plot:{name}"]') for name in ("rank", "signals"))
     rank.locator(".points path").first.wait_for()

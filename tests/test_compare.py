@@ -18,7 +18,6 @@ from comparisons import Bench, few_resamples
 from nas_proxy.cli.app import app
 from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import RunFolderError
-from nas_proxy.pipeline import scoring
 from nas_proxy.pipeline.stages import run_all
 from nas_proxy.runs.folder import prepare_run
 from nas_proxy.storage.trial_store import TrialStore
@@ -54,7 +53,7 @@ def trials(folder):
 def test_every_file_is_written(finished):
     folder, ranking = finished
     names = {path.name for path in folder.iterdir()}
-    files = {"compare.toml", "study.db", "computed.json", "sets", "scores.csv"}
+    files = {"compare.toml", "study.db", "computed.jsonl", "sets", "scores.csv"}
     files |= {"truth.csv", "ranking.json", "table.csv", "table.md", "compare.html"}
     assert names == files | {".lock"}
     assert json.loads((folder / "ranking.json").read_text()) == ranking
@@ -128,7 +127,6 @@ def test_nothing_is_done_twice(finished, bench, monkeypatch):
         raise AssertionError("there was nothing to do")
 
     monkeypatch.setattr(ProcessExecutor, "run", lambda self, jobs: (refuse() for _ in jobs))
-    monkeypatch.setattr(scoring, "computed", refuse)
     monkeypatch.setattr("nas_proxy.signals.sets.make_proxy", refuse)
     before = {name: (folder / name).read_bytes() for name in ("scores.csv", "table.csv", "table.md")}
     _, again = bench.compare("finished")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import blobs
+from conftest import blobs, condense_until
 from nas_proxy.condensation import distribution_matching as condensation
 from nas_proxy.condensation import embedding
 from nas_proxy.condensation.embedding import PRECISIONS, Embedding, open_engine
@@ -78,15 +78,7 @@ def test_a_condensation_that_is_cut_off_goes_on_bit_equal(images, tmp_path, monk
     whole = make_proxy(images, recipe, 0)
     checkpoint = tmp_path / "checkpoint.safetensors"
 
-    class CutOffError(Exception):
-        pass
-
-    def cut_off(step, loss):
-        if step == 20:
-            raise CutOffError
-
-    with pytest.raises(CutOffError):
-        make_proxy(images, recipe, 0, checkpoint=checkpoint, progress=cut_off)
+    condense_until(20, images, recipe, checkpoint)
     assert checkpoint.exists()
     reached = []
     rest = make_proxy(images, recipe, 0, checkpoint=checkpoint, progress=lambda step, loss: reached.append(step))

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from conftest import blobs
+from conftest import blobs, condense_until
 from nas_proxy.condensation import distribution_matching as condensation
 from nas_proxy.condensation.distributed import ALONE
 from nas_proxy.condensation.matching import Network
@@ -98,15 +98,7 @@ def test_a_condensation_goes_on_with_the_groups_that_it_began_with(monkeypatch, 
     monkeypatch.setattr(condensation, "free_bytes", lambda device: 0)
     whole, path, told = make_proxy(REAL, recipe, 0), tmp_path / "state.safetensors", []
 
-    class CutOffError(Exception):
-        pass
-
-    def cut_off(step, loss):
-        if step == 20:
-            raise CutOffError
-
-    with pytest.raises(CutOffError):
-        make_proxy(REAL, recipe, 0, checkpoint=path, progress=cut_off)
+    condense_until(20, REAL, recipe, path)
     monkeypatch.setattr(condensation, "free_bytes", lambda device: 1 << 40)
     found = make_proxy(REAL, recipe, 0, checkpoint=path, say=told.append)
     assert told == ["1 of 5 classes are in memory at a time."]

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 
+from awkward_networks import Awkward, masked
 from conftest import blobs
 from cuda_emulation import CAPTURING, EmulatedCuda
 from nas_proxy.spaces.convnet import NORMS, ConvNet
@@ -57,23 +57,6 @@ def test_scoring_waits_once():
         gpu.reset()
         accuracy(network, evaluation)
         assert len(gpu.syncs) == 1
-
-
-class Awkward(nn.Module):
-    """A network whose forward pass does something to its images, and something to its maps."""
-
-    def __init__(self, images=lambda x: x, maps=lambda x: x.flatten(1)):
-        super().__init__()
-        self.conv, self.linear, self.images, self.maps = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(1024, 3), images, maps
-
-    def forward(self, x):
-        return self.linear(self.maps(self.conv(self.images(x))))
-
-
-def masked(x):
-    x = x.clone()
-    x[x < 0] = 0
-    return x
 
 
 @pytest.mark.parametrize(
@@ -189,7 +172,7 @@ def test_a_recording_that_breaks_off_is_done_again_elsewhere_without(job, monkey
 
 def test_the_worker_is_replaced_after_such_a_recording(job, monkeypatch):
     given, fresh = [], []
-    worker = object.__new__(worker_pool._Worker)
+    worker = object.__new__(worker_pool.WorkerProcess)
     worker._device, worker._gpus = None, SharedGpus()
 
     def answer(job, *, last):

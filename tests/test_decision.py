@@ -1,6 +1,7 @@
 """What a ranking comes to: rankings made up of few numbers in, one decision out."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from documents import ROOT
 from nas_proxy.names import PROXY, REPEATABILITY
 from nas_proxy.ranking.decision import FEW, Action, Decision, Reason, saves
 from nas_proxy.ranking.intervals import Interval
-from nas_proxy.ranking.ranking import Cost, Ranking, Row
+from nas_proxy.ranking.ranking import Cost, Ranking, Row, Saving
 
 OPEN = Interval(0.3, -0.4, 0.8)
 """What a better half of twelve mostly shows."""
@@ -95,6 +96,21 @@ CASES: dict[str, tuple[Ranking, Action, Reason, str | None, int | None]] = {
     ),
     "making it pays with so many candidates": (
         ranking(proxy=proxy(near(0.9), near(0.1), making=200.0), candidates=240),
+        *(Action.CONDENSED, Reason.BETTER, "proxy", None),
+    ),
+    "the search is told to have lost time": (
+        replace(ranking(), saving=Saving(ratio=0.6, interval=(0.4, 0.9))),
+        *(Action.DIRECT, Reason.NO_SAVING, None, None),
+    ),
+    "whether the search saved time is open": (
+        replace(ranking(), saving=Saving(ratio=0.9, interval=(0.4, 2.0))),
+        *(Action.CONDENSED, Reason.BETTER, "proxy", None),
+    ),
+    "the search is told to have saved time, though a training on the set is slow": (
+        replace(
+            ranking(proxy=proxy(near(0.9), near(0.1), seconds=200.0), random=row(near(0.8), 200.0)),
+            saving=Saving(ratio=3.0, interval=(1.5, 6.0)),
+        ),
         *(Action.CONDENSED, Reason.BETTER, "proxy", None),
     ),
     "full training does not repeat itself": (

@@ -16,6 +16,7 @@ from conftest import blobs
 from nas_proxy.condensation import distribution_matching as condensation
 from nas_proxy.condensation.checkpoint import State, remove, restored, save
 from nas_proxy.condensation.distributed import ProcessGroup
+from nas_proxy.condensation.proxy_set import make_proxy
 from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import ConfigError
 
@@ -119,7 +120,7 @@ def test_processes_save_the_same_steps(monkeypatch):
 
 def test_more_processes_than_classes_are_refused():
     with pytest.raises(ConfigError, match="3 processes share 2 classes, of which each needs one; start fewer"):
-        condensation.match_distributions(blobs(classes=2), condensation.Condensation(1, 2), 0, group=ProcessGroup(0, 3))
+        make_proxy(blobs(classes=2), condensation.Condensation(1, 2), 0, group=ProcessGroup(0, 3))
 
 
 def test_what_another_number_of_processes_left_goes_too(tmp_path):

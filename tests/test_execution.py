@@ -1,10 +1,13 @@
 """Ways of computing: chosen by what is known beforehand, in agreement with the plain one, plain where they fail."""
 
+import time
+
 import pytest
 import torch
 from torch import nn
 
 from conftest import blobs
+from nas_proxy import hardware
 from nas_proxy.data.images import DataShape, ImageSet, from_raw
 from nas_proxy.seeds import torch_generator
 from nas_proxy.spaces.convnet import NORMS, ConvNet
@@ -24,6 +27,25 @@ def test_the_choice_follows_from_recipe_size_and_processor(monkeypatch, units):
     assert choose("auto", SMALL, CPU) == choose("float32", SMALL, CPU) == PLAIN
     assert choose("float32", LARGE, CPU) == ExecutionMode(torch.float32, channels_last=True)
     assert choose("bfloat16", SMALL, CPU) == ExecutionMode(torch.bfloat16)
+
+
+@pytest.mark.parametrize(("speed", "expected"), [(2.0, True), (0.55, False), (1.1, False)])
+def test_bfloat16_is_for_processors_that_are_faster_in_it(monkeypatch, speed, expected):
+    clock, calls, ticks = [0.0], [], {torch.float32: 4.0, torch.bfloat16: 4.0 / speed}
+
+    def convolution(maps, weight, padding):
+        calls.append(maps.dtype)
+        # Other work on the machine: most of the calls take longer.
+        clock[0] += ticks[maps.dtype] * (1 if len(calls) in {7, 8} else 1 + len(calls))
+
+    monkeypatch.setattr(torch.nn.functional, "conv2d", convolution)
+    monkeypatch.setattr(time, "thread_time", lambda: clock[0])
+    hardware.bfloat16_speed.cache_clear()
+    assert hardware.bfloat16_speed() == pytest.approx(speed)
+    assert hardware.has_bfloat16(CPU) == expected
+    assert len(calls) == 2 * hardware.MEASURED
+    monkeypatch.undo()
+    hardware.bfloat16_speed.cache_clear()
 
 
 def problem():

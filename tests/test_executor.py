@@ -1,5 +1,7 @@
 """An executor in this process does what worker processes do, to the last digit."""
 
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 
 import pytest
@@ -36,6 +38,16 @@ def test_scores_are_those_of_worker_processes(job):
     assert inline == apart
     assert isinstance(inline[0], Outcome)
     assert inline[0].losses != inline[1].losses
+
+
+def test_without_a_cluster_nothing_of_ray_is_imported():
+    script = (
+        "import sys\nfrom nas_proxy.cli import app\nfrom nas_proxy.pipeline import stages, work\n"
+        "from nas_proxy.runs.settings import RunConfig\nwork.open_executor(RunConfig(), 'cpu').close()\n"
+        "print([name for name in sys.modules if name.partition('.')[0] == 'ray'])\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ended.stdout == "[]\n"
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 
+from awkward_networks import Awkward, masked
 from conftest import blobs
 from nas_proxy.condensation import distribution_matching
 from nas_proxy.condensation.distributed import ALONE
@@ -53,21 +53,6 @@ space = Space("awkward", Choice("kind", ("fine", "synchronises", "takes memory",
 
 def problem(size=16):
     return blobs(classes=3, channels=3, size=size), blobs(per_class=60, channels=3, size=size, seed=1)
-
-
-class Awkward(nn.Module):
-    def __init__(self, images=lambda x: x, maps=lambda x: x.flatten(1)):
-        super().__init__()
-        self.conv, self.linear, self.images, self.maps = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(1024, 3), images, maps
-
-    def forward(self, x):
-        return self.linear(self.maps(self.conv(self.images(x))))
-
-
-def masked(x):
-    x = x.clone()
-    x[x < 0] = 0
-    return x
 
 
 AWKWARD = {

@@ -203,7 +203,13 @@ def test_the_first_screen_draws_the_network_and_says_how_good_it_is(tmp_path: Pa
 
 def test_the_search_says_what_it_saved_and_where_its_time_went(tmp_path: Path) -> None:
     ordinary(tmp_path)
-    told = {"ratio": 2.5, "interval": [1.5, 4.0], "random_hours": 5.0, "spent_hours": 2.0, "sentence": "It took 2 h."}
+    told = {
+        "ratio": 2.5,
+        "interval": [1.5, 4.0],
+        "random_hours": 5.0,
+        "spent_hours": 2.0,
+        "sentence": "Saved: it took 2 h.",
+    }
     put_ranking(tmp_path, get_ranking(tmp_path) | {"saving": told | {"spent": {"condensing": 0.5, "full": 1.5}}})
     text = page_of(tmp_path).text
     assert "What it saved 3.0 h saved It took 2 h. condensing 30 min full training 1.5 h" in text

@@ -66,7 +66,9 @@ def comparable(value):
         return {
             name: comparable(inner)
             for name, inner in value.items()
-            if "second" not in name and "speedup" not in name and "pays_from" not in name and name != "environment"
+            if not any(part in name for part in ("second", "speedup", "pays_from", "latency_ms"))
+            and name
+            not in {"environment", "saving", "decision"}  # what was saved decides first, and is a matter of time
         }
     return value
 
@@ -102,7 +104,7 @@ def test_a_run_writes_what_it_promises(go):
     assert len(truth) == 9
     assert set(truth["key"]) > set(trials[trials["phase"] == "sample"]["key"])
     assert ranking["pick"]["key"] in set(truth["key"])
-    assert ranking["saving"]["sentence"].startswith("Saved")
+    assert ranking["saving"]["sentence"].startswith("Random search would have found")
     assert [len(ranking["curves"][0][of]) for of in ("proxy", "truth")] == [4, 2]  # epochs
     told = ranking["pick"]
     assert sum(block["params"] for block in told["blocks"]) == told["params"] > 0

@@ -93,7 +93,7 @@ class Work:
 @pytest.mark.parametrize("fits_alone", [True, False])
 def test_a_job_that_lacks_memory_among_others_is_done_again_alone(monkeypatch, fits_alone):
     gpus, alone = SharedGpus(), []
-    worker = object.__new__(worker_pool._Worker)
+    worker = object.__new__(worker_pool.WorkerProcess)
     worker._device, worker._gpus = None, gpus
     lack = Failure("out of memory on cuda:0", spoilt=True, memory=True)
 

@@ -1,5 +1,6 @@
 """The steps of a run from Python: what each returns, what it shows, and what a user's mistake gets for an answer."""
 
+import html
 import re
 import shutil
 from pathlib import Path
@@ -136,9 +137,11 @@ def test_in_a_notebook_figures_stand_under_the_page_and_elsewhere_there_is_a_lin
     assert capsys.readouterr().out == f"{found!r}\n"
     shown = []
     monkeypatch.setattr(notebook, "in_notebook", lambda: True)
-    monkeypatch.setattr(api, "display", shown.append)
+    monkeypatch.setattr(api, "display", lambda one, **_: shown.append(one))
     found._ipython_display_()
-    assert [type(one).__name__ for one in shown] == ["HTML", "Figure"]
+    page, figure = shown
+    assert page == {"text/html": found._repr_html_(), "text/plain": repr(found)}
+    assert figure.layout.xaxis.title.text == "rank by the proxy"
 
 
 def test_another_search_on_the_same_set(steps, data, tmp_path):
@@ -257,11 +260,13 @@ def test_a_bar_in_a_notebook(monkeypatch):
     drawn = []
 
     class Cell:
-        def update(self, html):
-            drawn.append(html.data)
+        def update(self, shown, raw):
+            assert raw
+            drawn.append(shown["text/html"])
+            assert shown["text/plain"] in html.unescape(drawn[-1])
 
-    def display(html, **_):
-        drawn.append(html.data)
+    def display(shown, raw, display_id):
+        Cell().update(shown, raw)
         return Cell()
 
     monkeypatch.setattr(api, "display", display)

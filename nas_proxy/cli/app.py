@@ -47,6 +47,7 @@ def _main(
     epilog=examples(
         "nas-proxy run",
         "nas-proxy run --trials 12 --truth 6 --epochs 20 --out runs/quick",
+        "nas-proxy run --dataset cifar10 --budget 2h",
     ),
 )
 def run_command(
@@ -57,6 +58,10 @@ def run_command(
     ipc: o.ImagesPerClass = None,
     trials: Annotated[int | None, setting("trials")] = None,
     truth: Annotated[int | None, setting("truth")] = None,
+    judge: Annotated[int | None, setting("judge")] = None,
+    pool: Annotated[int | None, setting("pool")] = None,
+    round: Annotated[int | None, setting("round")] = None,  # noqa: A002 (the option's name)
+    budget: Annotated[str | None, setting("budget")] = None,
     truth_table: o.TruthTable = None,
     allow_pickle: Annotated[bool, setting("allow_pickle", flag="--allow-pickle")] = False,
     sampler: o.Sampler = None,
@@ -74,6 +79,8 @@ def run_command(
     seed: o.Seed = None,
     device: o.Device = None,
     workers: o.Workers = None,
+    ray: o.Ray = None,
+    gpus_per_candidate: o.Gpus = None,
     devices: o.Devices = None,
     storage: o.Storage = None,
     log: Annotated[str | None, setting("log")] = None,
@@ -142,6 +149,8 @@ def search_command(
     sampler: o.Sampler = None,
     enqueue: o.Enqueue = None,
     workers: o.Workers = None,
+    ray: o.Ray = None,
+    gpus_per_candidate: o.Gpus = None,
     devices: o.Devices = None,
     storage: o.Storage = None,
     score: o.Score = None,

@@ -36,6 +36,8 @@ def compare_command(
     seed: o.Seed = None,
     device: o.Device = None,
     workers: o.Workers = None,
+    ray: o.Ray = None,
+    gpus_per_candidate: o.Gpus = None,
     limit: o.Limit = None,
     image_size: o.ImageSize = None,
     group_column: o.GroupColumn = None,

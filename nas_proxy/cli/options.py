@@ -48,7 +48,7 @@ OF_COMPARISONS = {
         for name in ("signals", "combine", "score", "draws", "passes", "candidates", "calibrate")
     },
 }
-METAVARS = {"truth_table": "FILE[:COLUMN]", "storage": "URL"}
+METAVARS = {"truth_table": "FILE[:COLUMN]", "storage": "URL", "ray": "ADDRESS"}
 
 
 def examples(*lines: str) -> str:
@@ -155,6 +155,8 @@ Seed = Annotated[int | None, setting("seed")]
 Device = Annotated[str | None, setting("device")]
 Devices = Annotated[str | None, setting("devices")]
 Workers = Annotated[int | None, setting("workers")]
+Ray = Annotated[str | None, setting("ray")]
+Gpus = Annotated[float | None, setting("gpus_per_candidate")]
 Storage = Annotated[str | None, setting("storage")]
 Limit = Annotated[int | None, setting("limit")]
 ImageSize = Annotated[int | None, setting("image_size")]

@@ -8,11 +8,13 @@ from nas_proxy.cli.printing import at_work, print_ranking, print_result, rows
 def truth_command(
     run: o.Run,
     workers: o.Workers = None,
+    ray: o.Ray = None,
+    gpus_per_candidate: o.Gpus = None,
     devices: o.Devices = None,
     storage: o.Storage = None,
     as_json: o.Json = False,
 ) -> None:
-    """Train the sampled architectures and the search's best fully, or look them up in the truth table."""
+    """Train the sample and what the search chooses fully, round after round, or look them up in the truth table."""
     chosen = given(locals())
     from nas_proxy.runs.folder import open_run
     from nas_proxy.runs.settings import resolve
@@ -39,6 +41,8 @@ def rank_command(
     signals: o.Signals = None,
     combine: o.Combine = None,
     workers: o.Workers = None,
+    ray: o.Ray = None,
+    gpus_per_candidate: o.Gpus = None,
     devices: o.Devices = None,
     storage: o.Storage = None,
     as_json: o.Json = False,

@@ -38,57 +38,44 @@ REPORT_STEPS = 10
 SHARE_OF_MEMORY = 0.5
 
 
+@dataclass(frozen=True)
+class Reports:
+    """Whom a condensation tells of itself, as in `nas_proxy.condensation.proxy_set.make_proxy`."""
+
+    progress: Callable[[int, float], None] | None = None
+    preview: Callable[[int, ImageSet], None] | None = None
+    preview_every: int = 0
+    say: Callable[[str], None] = lambda text: None
+
+
+@dataclass(frozen=True)
+class Setup:
+    """With what a condensation works, as in `nas_proxy.condensation.proxy_set.make_proxy`."""
+
+    device: torch.device
+    space: SearchSpace | None = None
+    exclude: Collection[str] = ()
+    group: ProcessGroup = ALONE
+    checkpoint: Path | None = None
+    classes_per_step: int | None = None
+
+
 def match_distributions(
-    real: ImageSet,
-    recipe: Condensation,
-    seed: int,
-    *,
-    device: torch.device | str = "cpu",
-    space: SearchSpace | None = None,
-    exclude: Collection[str] = (),
-    group: ProcessGroup = ALONE,
-    checkpoint: Path | None = None,
-    progress: Callable[[int, float], None] | None = None,
-    preview: Callable[[int, ImageSet], None] | None = None,
-    preview_every: int = 0,
-    classes_per_step: int | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    real: ImageSet, recipe: Condensation, seed: int, setup: Setup, reports: Reports = Reports()
 ) -> Condensed:
     """Learn `recipe.images_per_class` synthetic images for each class of `real`.
 
-    space, exclude: for `recipe.embed` "space": where networks are drawn from, and the keys that are not.
-    group: this process among several; each returns all images.
-    checkpoint: file in which the state is kept every few seconds and from which the work goes on. At the end it
-        holds the finished images, so that a kill before they are stored loses nothing: whoever has stored them
-        removes it (`checkpoint.remove`). A checkpoint of another data set, recipe or seed is ignored.
-    progress: called with (steps done, loss) now and then. preview: called with (steps done, images) every
-        `preview_every` steps. say: told, once, why the work is slower than it could be.
-    classes_per_step: classes whose images are in memory at a time; None for as many as fit, which is kept in the
-        checkpoint. The loss is the same. For embedding networks other than ConvNets anything less than all means that
-        images go through them part by part.
     Raises RunFailedError when the loss is no longer finite, and when a GPU has too little memory; the last good
-    checkpoint stays. Raises ConfigError for more
-    processes than classes.
+    checkpoint stays. Raises ConfigError for more processes than classes.
     """
+    group, device = setup.group, setup.device
     if group.size > len(real.classes):
         raise ConfigError(
             [f"{group.size} processes share {len(real.classes)} classes, of which each needs one; start fewer"]
         )
-    device = torch.device(device)
     try:
         with reproducible(device):
-            return _learnt(
-                real,
-                recipe,
-                seed,
-                device,
-                space,
-                exclude,
-                group,
-                checkpoint,
-                _Reports(progress, preview, preview_every, say),
-                classes_per_step,
-            )
+            return _learnt(real, recipe, seed, setup, reports)
     except torch.OutOfMemoryError:
         raise RunFailedError(
             f"condensing needs more memory than is free on {device}; lower --real-batch or --width, or give "
@@ -100,34 +87,14 @@ def match_distributions(
             torch.cuda.empty_cache()
 
 
-@dataclass(frozen=True)
-class _Reports:
-    """Whom a condensation tells of itself, as in `match_distributions`."""
-
-    progress: Callable[[int, float], None] | None
-    preview: Callable[[int, ImageSet], None] | None
-    preview_every: int
-    say: Callable[[str], None]
-
-
-def _learnt(
-    real: ImageSet,
-    recipe: Condensation,
-    seed: int,
-    device: torch.device,
-    space: SearchSpace | None,
-    exclude: Collection[str],
-    group: ProcessGroup,
-    checkpoint: Path | None,
-    reports: _Reports,
-    classes_per_step: int | None,
-) -> Condensed:
+def _learnt(real: ImageSet, recipe: Condensation, seed: int, setup: Setup, reports: Reports) -> Condensed:
     begun = time.perf_counter()
+    device, group, checkpoint = setup.device, setup.group, setup.checkpoint
     task = Task(_placed(real, device), members_of(real), recipe, seed, device, group)
-    identity = f"{real.fingerprint()} {asdict(recipe)} {seed} {group} {sorted(exclude)}"
+    identity = f"{real.fingerprint()} {asdict(recipe)} {seed} {group} {sorted(setup.exclude)}"
     state = restored(checkpoint, identity, group, device) or initial(task)
-    task, state.together = _divided(task, state, space, exclude, classes_per_step, reports.say)
-    networks = open_networks(task, space, exclude, reports.say)
+    task, state.together = _divided(task, state, setup, reports.say)
+    networks = open_networks(task, setup.space, setup.exclude, reports.say)
     started, clock = begun - state.seconds, _Clock(group)
     losses = state.losses.tolist()
     while state.step < recipe.steps:
@@ -179,19 +146,13 @@ class _Clock:
         self._pause = max(CHECKPOINT_SECONDS, (self._saved - start) / CHECKPOINT_SHARE)
 
 
-def _divided(
-    task: Task,
-    state: State,
-    space: SearchSpace | None,
-    exclude: Collection[str],
-    wanted: int | None,
-    say: Callable[[str], None],
-) -> tuple[Task, int]:
+def _divided(task: Task, state: State, setup: Setup, say: Callable[[str], None]) -> tuple[Task, int]:
     """Return the task with as many classes at a time as are wanted, were taken before, or fit; and their number."""
+    wanted = setup.classes_per_step
     if wanted is None and state.step > 0:
         wanted = state.together
     if wanted is None:
-        wanted = classes_together(task, few_networks(task, space, exclude), free_bytes(task.device))
+        wanted = classes_together(task, few_networks(task, setup.space, setup.exclude), free_bytes(task.device))
         # Processes that share classes meet in each layer of batch norm, so all go about it alike.
         wanted = min(task.ranks.gathered(wanted or len(task.members)))
     task = divided(task, wanted)

@@ -17,7 +17,7 @@ import torch
 
 from nas_proxy._version import __version__
 from nas_proxy.condensation.distributed import ALONE, ProcessGroup
-from nas_proxy.condensation.distribution_matching import match_distributions
+from nas_proxy.condensation.distribution_matching import Reports, Setup, match_distributions
 from nas_proxy.condensation.published_sets import read_set
 from nas_proxy.condensation.recipe import Condensation, Condensed
 from nas_proxy.condensation.selection import FEATURE_RECIPE, select
@@ -93,21 +93,8 @@ def make_proxy(
     for a file that cannot be read or does not fit.
     """
     if is_learnt(recipe):
-        return match_distributions(
-            real,
-            recipe,
-            seed,
-            device=device,
-            space=space,
-            exclude=exclude,
-            group=group,
-            checkpoint=checkpoint,
-            progress=progress,
-            preview=preview,
-            preview_every=preview_every,
-            classes_per_step=classes_per_step,
-            say=say,
-        )
+        setup = Setup(torch.device(device), space, exclude, group, checkpoint, classes_per_step)
+        return match_distributions(real, recipe, seed, setup, Reports(progress, preview, preview_every, say))
     if recipe.source is not None:
         return _read(Path(recipe.source), real, recipe, data_fingerprint)
     start = time.perf_counter()

@@ -41,7 +41,7 @@ PATIENCE = 20
 class SpaceEmbedding:
     """Networks of `architectures`, one a step, taken in turn.
 
-    precision: "bfloat16" computes convolutions and products in it where the device has units for it.
+    precision: "bfloat16" computes convolutions and products in it where that is faster.
     joint: images of a class in a part, on average, where a network has batch norm.
     """
 

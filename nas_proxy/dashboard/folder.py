@@ -17,6 +17,7 @@ from nas_proxy.signals.signal import Plan, plan_of
 from nas_proxy.signals.stored_names import study_of
 from nas_proxy.storage.location import Location, study_name
 from nas_proxy.storage.records import LATENCY, Record, finished
+from nas_proxy.untrusted import read_json
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,15 @@ class Look:
         lead = self.of(self.plan.lead) if self.plan.lead is not None else ()
         found = [r.key for r in lead if r.complete and r.draw == 0 and r.phase == "sample"]
         return found[: self.run.config.sample]
+
+    @cached_property
+    def pick(self) -> str | None:
+        """The architecture that the search hands out; None before its full trainings, and in older folders."""
+        try:
+            found = read_json(self.run / "search.json").get("pick")
+        except (FileNotFoundError, ValueError, AttributeError):
+            return None
+        return found if isinstance(found, str) else None
 
     @cached_property
     def computed(self) -> Mapping[str, Sequence[str | None]]:

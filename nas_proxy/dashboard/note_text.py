@@ -29,7 +29,8 @@ WHAT = {
     "kcenter": "The sampled architectures on real images chosen by k-centre.",
     EARLY_STOP: "The sampled architectures on all images, for as many image passes as on the condensed set.",
     "random_total": "The sampled architectures on more random images, at the whole cost of a condensed set.",
-    TRUTH: "The sampled architectures and the search's best on all images, in two seeds, scored on the test images.",
+    TRUTH: "The sampled architectures, in two seeds, and what the search chooses, on all images; scored on the test "
+    "images, which judge, and on the validation images, which the search sees.",
     LATENCY: "How long each architecture takes to answer, untrained: the median of many passes, measured once.",
 }
 VARIANTS = {
@@ -41,6 +42,8 @@ MEANINGS = (
     ("key", "the architecture"),
     ("phase, index", "drawn uniformly (sample) or proposed (search), and its number there"),
     ("draw", "which set of its kind, or which seed of full training"),
+    ("why", "by what it was proposed: vote, upper third, expected improvement, enqueued, or a sampler"),
+    ("validation", "accuracy of a full training on the validation images, by which the search chooses"),
     ("params, flops", "trainable parameters; floating-point operations for one image"),
     ("latency_ms, latency_quartiles_ms", "how long it takes to answer, where that was measured; half lie between"),
     ("seconds, image_passes", "what the training cost"),
@@ -165,6 +168,8 @@ def _trainings(signal: str, look: Look, records: Sequence[Record]) -> list[tuple
     for best in best_first(records, by)[:1]:
         by_losses = "" if by == "accuracy" else f" and a sum of losses of {decimal(best.loss_sum)}, by which it is best"
         rows.append(("best", f"{percent(best.score)}{by_losses}: {best.key}"))
+    if signal == TRUTH and look.pick is not None:
+        rows.append(("pick", f"{look.pick}, by posterior mean"))
     return rows
 
 

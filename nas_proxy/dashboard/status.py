@@ -48,8 +48,9 @@ class Stage:
 class Status:
     """How a run or a comparison stands.
 
-    stages: in their order. best: of a run: key, score and, once known, test accuracy of the best candidate; the sum of
-        its losses where the run ranks by it. failures: the reasons and how often, by signal.
+    stages: in their order. best: of a run: key, score on the proxy and, once known, test accuracy of its pick, or until
+        there is one of the best on the proxy; the sum of its losses where the run ranks by it. failures: the reasons
+        and how often, by signal.
     at_work: whether a command holds the folder. open_trainings: begun and not finished; left by a command that was
         killed where nothing is at work.
     command: the one that holds the folder, and the machines that it has at work; None where it trains nothing yet.
@@ -310,6 +311,16 @@ def _went_on(look: Look) -> bool:
 def _best(look: Look) -> dict[str, Any] | None:
     by = look.plan.primary
     found = best_first(look.of(PROXY), by)
+    if look.pick is not None:
+        on_proxy = next((r for r in found if r.key == look.pick), None)
+        fully = [r for r in look.of(TRUTH) if r.key == look.pick and r.score is not None]
+        return {
+            "key": look.pick,
+            "score": None if on_proxy is None else on_proxy.score,
+            **({"loss_sum": on_proxy.loss_sum} if by == "loss_sum" and on_proxy is not None else {}),
+            "validation": next((r.validation for r in fully if r.draw == 0), None),
+            "test_accuracy": sum(r.score or 0.0 for r in fully) / len(fully) if fully else None,
+        }
     if not found:
         return None
     truth = [r.score for r in look.of(TRUTH) if r.key == found[0].key and r.score is not None]

@@ -31,7 +31,10 @@ def _lines(status: Status) -> Iterator[str]:
         full = status.best["test_accuracy"]
         trained = "" if full is None else f", {percent(full)} test accuracy after full training"
         losses = f" (sum of losses {decimal(status.best['loss_sum'])})" if "loss_sum" in status.best else ""
-        yield f"Best so far: {status.best['key']}, proxy score {percent(status.best['score'])}{losses}{trained}"
+        score = status.best["score"]
+        proxy = "" if score is None else f", proxy score {percent(score)}{losses}"
+        head = "Pick" if "validation" in status.best else "Best so far"
+        yield f"{head}: {status.best['key']}{proxy}{trained}"
     if status.pruned:
         yield f"Pruned: {status.pruned}; saved about {duration(status.seconds_saved)}"
     for name, counted in status.failures.items():

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 
 from nas_proxy.data.levels import Levels, levels_of
 from nas_proxy.errors import DataError
@@ -195,7 +196,7 @@ def upright(image: Image.Image) -> Image.Image:
 def pixels(file: Path | Encoded, frame: Frame) -> np.ndarray:
     """Return one image: uint8, (c, h, w). Raises DataError with the path."""
     with opened(file) as image:
-        if isinstance(image, ImageFile.ImageFile) and image.format == "PNG" and image.fp is not None:
+        if isinstance(image, PngImageFile) and image.fp is not None:
             _check_png(image.fp)
         if frame.image_size is not None:
             # A JPEG decodes faster at a fraction of its size; twice the target keeps the antialiasing ours.

@@ -4,23 +4,31 @@ In: a prospect: none of it needs all images. Out: nothing, or a UserError that s
 setting may be is told in `settings.py`.
 """
 
+import functools
 import math
+from itertools import islice
 
 from nas_proxy.condensation.memory import check_divisible
 from nas_proxy.condensation.recipe import Condensation
-from nas_proxy.errors import ConfigError
+from nas_proxy.errors import ConfigError, DataError, SpaceError
 from nas_proxy.pipeline.problem import Prospect
 from nas_proxy.pipeline.tracking import check_installed
 from nas_proxy.ranking.intervals import LEAST
 from nas_proxy.runs.settings import RunConfig
-from nas_proxy.signals.signal import SmallSet, plan_of
+from nas_proxy.signals import own
+from nas_proxy.signals.signal import OwnScore, SmallSet, plan_of
+from nas_proxy.spaces.apart import Complaint, apart
 from nas_proxy.spaces.objectives import ACCURACY
 from nas_proxy.strategy.samplers import grid
 from nas_proxy.training.pruning import WILCOXON_LEAST
 
+# Seconds that a file with a score may take to be imported; architectures that are looked for in a table of scores.
+IMPORT, TRIED = 60.0, 200
+
 
 def check(problem: Prospect) -> None:
     """Find the user's mistakes in data, space and recipe before the long work, not after it."""
+    check_own_scores(problem)
     for signal in plan_of(problem.config).signals:
         if isinstance(signal.source, SmallSet):
             check_recipe(problem, signal.source.recipe)
@@ -28,6 +36,33 @@ def check(problem: Prospect) -> None:
     if problem.config.compare is not None:
         check_comparison_sample(problem)
     check_proposals(problem)
+
+
+def check_own_scores(prospect: Prospect) -> None:
+    """Find the mistakes in scores of the user's own. Raises DataError or SpaceError, and ConfigError for no file."""
+    for signal in plan_of(prospect.config).signals:
+        if not isinstance(signal.source, OwnScore):
+            continue
+        named = signal.source.named
+        path, inner = own.place_of(named)
+        if not path.is_file():
+            raise ConfigError([f"--signals names {named!r}, but the file {path} does not exist"])
+        if own.is_function(named):
+            found = apart(functools.partial(_import, named), IMPORT)
+            if isinstance(found, Complaint):
+                raise SpaceError(found.text if found.own else f"{path}, of --signals, cannot be imported: {found.text}")
+            continue
+        known, seed = own.looked_up(named), prospect.config.seed
+        drawn = [prospect.whole_space.key(a) for a in islice(prospect.whole_space.sample(seed), TRIED)]
+        if not any(key in known for key in drawn):
+            raise DataError(
+                f"the column {inner!r} of {path} has a number for none of {len(drawn)} architectures of the space; its "
+                f"keys look like {next(iter(known), 'nothing')!r}, those of the space like {drawn[0]!r}"
+            )
+
+
+def _import(named: str) -> None:
+    own.function(named)
 
 
 def check_sample(config: RunConfig) -> None:

@@ -58,13 +58,18 @@ def how_it_stands(work: Work) -> Standing:
     return _standing(work, pool, sample, _chosen_so_far(work, pool, sample))
 
 
-def chosen_of(work: Work, found: Standing) -> list[Candidate]:
-    """Return what the search has chosen, as candidates, where a table holds their accuracies and no study does."""
+def chosen_of(work: Work, found: Standing) -> list[Record]:
+    """Return what the search has chosen where a table holds the accuracies, and no study: as records of no training."""
     if work.problem.table is None:
         return []
-    keys = [believed.key for believed in found.order if believed.validation is not None]
+    known = {r.key for r in work.store.records(PROXY)}
+    keys = [b.key for b in found.order if b.validation is not None and b.key not in known]
     of = found.pool.architectures
-    return [work.trainer.candidate(of[key], "search", number, "full") for number, key in enumerate(keys)]
+    chosen = [work.trainer.candidate(of[key], "search", number) for number, key in enumerate(keys)]
+    return [
+        Record(c.key, c.architecture, c.phase, c.index, 0, c.size.params, c.size.flops, latency=c.latency)
+        for c in chosen
+    ]
 
 
 def as_json(found: Standing) -> dict[str, object]:

@@ -18,6 +18,7 @@ from nas_proxy.data.images import ImageSet
 from nas_proxy.data.sources import open_source
 from nas_proxy.data.splits import Development
 from nas_proxy.errors import RAISED, ConfigError, RunFolderError, nearest
+from nas_proxy.pipeline.opened import Proxy
 from nas_proxy.pipeline.problem import choose_device, read_data
 from nas_proxy.ranking.scores import SCORES, value_of
 from nas_proxy.runs.folder import RunFolder, open_run
@@ -38,7 +39,8 @@ EPOCHS = 200
 class ProxyObjective:
     """A function of an Optuna trial that returns a score to be maximised.
 
-    proxy: a run folder; or its proxy.safetensors; or an `ImageSet`, or the file of one, with `validation`.
+    proxy: of `nas_proxy.condense`; or a run folder; or its proxy.safetensors; or an `ImageSet`, or the file of one,
+        with `validation`.
     space: as in `nas_proxy.load_space`, or a `Space`, or a function of a trial; the run's if not given.
     validation: images to score on; the run's if not given. recipe, seed: the run's if not given.
     seeds: trainings of an architecture, whose mean counts; the run's if not given. Only the first reports to the trial.
@@ -57,7 +59,7 @@ class ProxyObjective:
 
     def __init__(
         self,
-        proxy: str | Path | ImageSet,
+        proxy: str | Path | Proxy | ImageSet,
         space: str | Path | SearchSpace | Callable[..., nn.Module] | None = None,
         *,
         validation: ImageSet | None = None,
@@ -70,6 +72,8 @@ class ProxyObjective:
         device: str = "auto",
         reports: int = 10,
     ) -> None:
+        if isinstance(proxy, Proxy):
+            proxy = proxy.folder
         run = None if isinstance(proxy, ImageSet) else _run_of(Path(proxy))
         if run is None and (space is None or validation is None):
             raise RunFolderError(

@@ -23,10 +23,10 @@ def outcome(work: Work, scores: Scores, truth: Truth, found: Standing) -> dict[s
     """Return what a run has beside its table: the pick, the Pareto front, what all took and what was pruned."""
     records = work.store.records(PROXY)
     keys = scores.keys
-    known = {r.key: r for r in (*work.store.records(TRUTH), *records)}
+    known = {r.key: r for r in (*truth.records, *records)}
     believed = [b for b in found.order if b.validation is not None][:MOST_CURVES]
     # Where a search may see nothing of any full training, as in folders of earlier versions, the proxy chooses.
-    best = [known.get(b.key) or _unrecorded(work, found, b.key) for b in believed] or best_first(records)[:MOST_CURVES]
+    best = [known[b.key] for b in believed] or best_first(records)[:MOST_CURVES]
     on_proxy = next((r for r in records if r.key == best[0].key), None)
     pick = _pick(best[0], on_proxy, truth.scores, set(keys))
     pick |= _belief(believed[0], trained=truth.trained) if believed else {}
@@ -63,12 +63,6 @@ def _belief(believed: Believed, *, trained: bool) -> dict[str, object]:
         "posterior_low": believed.low,
         "posterior_high": believed.high,
     }
-
-
-def _unrecorded(work: Work, found: Standing, key: str) -> Record:
-    """Return an architecture that was chosen by published accuracies alone, as a record of no training."""
-    one = work.trainer.candidate(found.pool.architectures[key], "search", 0)
-    return Record(key, one.architecture, "search", 0, 0, one.size.params, one.size.flops, latency=one.latency)
 
 
 def _pruned(records: Sequence[Record]) -> dict[str, object]:

@@ -6,8 +6,8 @@ mutations: of the best by the scores' vote before the proxy's proposals, and of 
 full trainings. Whatever the run has trained or the user has named is in it.
 
 A score is left out of the pool, not of the table, where computing it for the pool would take more than it tells: more
-than a fifth of what the trainings take, times the share of the proxy's order that it explains on the sample. That is
-the one decision that rests on measured seconds; it is taken once, and kept with what was grown in `pool.json`.
+than a fifth of what the trainings take, and a larger share of that than it explains of the proxy's order on the sample.
+That is the one decision that rests on measured seconds; it is taken once, and kept with what was grown in `pool.json`.
 """
 
 import json
@@ -38,7 +38,7 @@ from nas_proxy.storage.records import LATENCY
 from nas_proxy.strategy.pool import grown
 
 NAME = "pool.json"
-# The share of the trainings' time that a score may take which tells all.
+# The share of the trainings' time that any score may take.
 MOST = 0.2
 # Parents of a generation, and its size as a share of the pool.
 PARENTS, GROWTH = 32, 0.25
@@ -167,7 +167,7 @@ def _left_out(work: Work, size: int) -> Mapping[str, str]:
     columns = untrained.columns_of(work, work.plan.computed, {one.key: one.architecture for one in sample})
     records = {r.key: r for r in work.store.records(PROXY) if r.draw == 0}
     trained = column([records[one.key] for one in sample], work.plan.primary)
-    took = {signal.name: untrained.mean_seconds(signal, untrained.opened(work)) for signal in work.plan.computed}
+    took = {signal.name: untrained.typical_seconds(signal, untrained.opened(work)) for signal in work.plan.computed}
     spent = _training_seconds(work)
     reasons = {
         name: reason
@@ -194,7 +194,7 @@ def costs_too_much(
     told = 0.0
     if both.shape[1] > 2 and (np.ptp(both, axis=1) > 0).all():
         told = float(stats.spearmanr(*both).statistic) ** 2
-    if share <= MOST * told or share < MOST / 20:
+    if share <= max(MOST, told):
         return None
     return (
         f"{name} is not computed for the pool: {size:,} scores would take {share:.0%} of what all trainings take, and "

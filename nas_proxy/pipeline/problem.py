@@ -112,7 +112,8 @@ def read_data(source: Source, config: RunConfig, progress: Progress = SILENT) ->
             limit=config.limit,
             progress=lambda done, total: bar.to(0, f"{done}/{total} read"),
         )
-        bar.to(1, f"{len(data.train)} train, {len(data.validation)} val")
+        test = counted(source, seed=config.seed, limit=config.limit).test
+        bar.to(1, f"{len(data.train)} train, {len(data.validation)} val, {test} test")
     asked = {name: getattr(config, name) for name in ("dataset", "seed", "limit", "image_size")}
     return replace(data, **asked)
 

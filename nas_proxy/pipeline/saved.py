@@ -57,8 +57,8 @@ def against_random(
     ratio, least, most = (seconds / total for seconds in (value, low, high))
     took = f"{duration(total)} that this run took, {duration(spent.get('judging', 0.0))} of them to judge"
     times = f"{_digits(ratio)} [{_digits(least)}, {_digits(most)}] times the {took}"
-    random = f"random search would have found as good a one in {duration(value)} [{duration(low)}, {duration(high)}]"
-    sentence = f"{'Saved nothing' if ratio < 1 else 'Saved'}: {random}, {times}"
+    random = f"Random search would have found as good a one in {duration(value)} [{duration(low)}, {duration(high)}]"
+    sentence = f"{random}, {times}" + ("; this run saved nothing" if ratio < 1 else "")
     if estimated:
         sentence += "; full trainings were not timed here, and are estimated"
     return Saving(

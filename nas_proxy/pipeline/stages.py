@@ -110,16 +110,16 @@ def _require_proxy(work: Work) -> None:
 
 def truth_stage(work: Work) -> None:
     """Train the ground truth; there is nothing to train where a table holds it. A run searches by it as well."""
-    sample = list(scoring.sample_of(work))
+    sample, chosen = list(scoring.sample_of(work)), list[Record]()
     try:
         if work.problem.table is None:
             work.store.bind(TRUTH, "data", work.problem.data.fingerprint)
         if work.plan.lead == PROXY:
-            full_trainings(work)
+            chosen = chosen_of(work, full_trainings(work))
         elif work.problem.table is None:
             train_fully(work.trainer, work.files, work.config.full_training, sample)
     finally:
-        write_tables(work)
+        write_tables(work, chosen=chosen)
 
 
 def rank_stage(work: Work) -> None:
@@ -128,15 +128,15 @@ def rank_stage(work: Work) -> None:
     lead = work.store.records(work.plan.lead) if work.plan.lead is not None else []
     trained: Sequence[Record | Candidate] = [r for r in lead if r.complete and r.draw == 0] or sample
     found = how_it_stands(work) if work.plan.lead == PROXY else None
-    if found is not None:
-        trained = [*trained, *chosen_of(work, found)]
+    chosen = [] if found is None else chosen_of(work, found)
+    trained = [*trained, *chosen]
     truth = truth_of(work.store, work.problem.table, trained)
     if truth is None:
         raise RunFolderError(f"nothing is fully trained yet; first run: nas-proxy truth {work.run.path}")
     scores = scoring.score_sample(work)
     made = environment(work.problem.device, work.executor.count)
     ranking, made_of_others = judge(work, scores, truth, made, found)
-    write_tables(work, scores.studies, made_of_others)
+    write_tables(work, scores.studies, made_of_others, chosen)
     write_json(work.run / "ranking.json", ranking)
 
 

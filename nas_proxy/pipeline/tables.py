@@ -16,12 +16,15 @@ from nas_proxy.strategy.candidates import sampled
 
 
 def write_tables(
-    work: Work, studies: Mapping[str, str] | None = None, made_of_others: Mapping[str, pd.DataFrame] | None = None
+    work: Work,
+    studies: Mapping[str, str] | None = None,
+    made_of_others: Mapping[str, pd.DataFrame] | None = None,
+    chosen: Sequence[Record] = (),
 ) -> None:
     """Write trials.csv, truth.csv and scores.csv from what has been trained and computed so far.
 
     studies: the names of the studies of signals that are not called as the signal is. made_of_others: the
-    scores of rows such as the mean rank, by key.
+    scores of rows such as the mean rank, by key. chosen: what a search chose of published accuracies alone.
     """
     lead = work.plan.lead
     records = [] if lead is None else [r for r in work.store.records(lead) if r.draw == 0]
@@ -31,7 +34,8 @@ def write_tables(
     keys = [one.key for one in sample]
     if lead == PROXY:
         _write(trials_table(records, set(keys)), work, "trials.csv")
-    truth = truth_of(work.store, work.problem.table, [r for r in records if r.complete] or sample)
+    known: Sequence[Record | Candidate] = [r for r in records if r.complete] or sample
+    truth = truth_of(work.store, work.problem.table, [*known, *chosen])
     if truth is not None and lead is not None:
         _write(truth_table(truth, set(keys)), work, "truth.csv")
     if sample:

@@ -7,6 +7,7 @@ as AZ-NAS is, is made anew of what is kept for whichever architectures are asked
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 
 from nas_proxy.names import SIZES
@@ -56,15 +57,18 @@ def in_order(signals: Sequence[Signal], kept: ScoreFile) -> list[Signal]:
 
     def cost(signal: Signal) -> tuple[float, int]:
         usual = CHEAP_FIRST.index(signal.name) if signal.name in CHEAP_FIRST else len(CHEAP_FIRST)
-        return mean_seconds(signal, kept), usual
+        return typical_seconds(signal, kept), usual
 
     return sorted(signals, key=cost)
 
 
-def mean_seconds(signal: Signal, kept: ScoreFile) -> float:
-    """Return what a score takes on average, of those that are kept; 0 where there are none."""
+def typical_seconds(signal: Signal, kept: ScoreFile) -> float:
+    """Return the median of what scores took, of those that are kept; 0 where there are none.
+
+    The first of each worker loads what it takes.
+    """
     known = [score.seconds for score in kept.of(_stored(signal)).values() if score.value is not None]
-    return sum(known) / len(known) if known else 0.0
+    return statistics.median(known) if known else 0.0
 
 
 def seconds_of(signals: Sequence[Signal], kept: ScoreFile) -> float:

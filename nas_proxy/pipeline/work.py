@@ -72,7 +72,14 @@ class Work:
 
 
 def open_executor(config: RunConfig, device: str) -> Executor:
-    """Return the workers of this machine that the settings ask for; they start with their first job."""
+    """Return what performs the jobs of a command: workers of this machine, which start with their first job, or a
+    Ray cluster. Raises ClusterError where that is not there.
+    """
+    if config.ray != "none":
+        from nas_proxy.training.ray_executor import RayExecutor
+
+        gpus = config.gpus_per_candidate
+        return RayExecutor(config.ray, config.workers, (1.0 if device != "cpu" else 0.0) if gpus is None else gpus)
     if config.devices:
         devices = [choose_device(name) for name in config.devices]
         each = config.workers or min(jobs_at_once(name, len(devices)) for name in devices)

@@ -162,7 +162,8 @@ def _figures(run: Run) -> dict[str, "Figure"]:
         )
     if ranking is not None and ranking.signals:
         found["figure-spearman-all"] = signal_figures.spearman_dots(ranking, "spearman")
-        found["figure-spearman-top-half"] = signal_figures.spearman_dots(ranking, "spearman_top_half")
+        if any(row.spearman_top_half.value is not None for row in ranking.signals.values()):
+            found["figure-spearman-top-half"] = signal_figures.spearman_dots(ranking, "spearman_top_half")
         found["figure-cost-seconds"] = signal_figures.correlation_by_cost(ranking, "seconds")
         found["figure-cost-passes"] = signal_figures.correlation_by_cost(ranking, "passes")
     objectives = pareto.objectives_of(run.config)

@@ -158,7 +158,9 @@ def saved(ranking: Ranking, parts: tuple[tuple[str, float], ...] = ()) -> Saved 
     if told is not None and told.ratio is not None and told.random_hours is not None and told.spent_hours is not None:
         hours = told.random_hours - told.spent_hours
         spent = tuple((SPENT.get(name, name), HOUR * value) for name, value in told.spent.items() if value > 0)
-        words = told.sentence.rstrip(".") or f"{faster(told.ratio)} than random search with full training"
+        # The head says already whether it saved anything.
+        words = told.sentence.removeprefix("Saved nothing: ").removeprefix("Saved: ").rstrip(".")
+        words = words or f"{faster(told.ratio)} than random search with full training"
         return Saved(_gain(HOUR * hours), words, spent)
     if told is not None and told.reason:
         return Saved("Not known", told.reason, parts)

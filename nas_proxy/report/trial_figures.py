@@ -54,7 +54,8 @@ def score_against_truth(
     _add_points(figure, rows[diverged], by, "diverged on the proxy", color=FAILED, symbol="x", size=9)
     _add_points(figure, rows[rows["key"] == pick], by, "pick", color=PICK, symbol="star", size=17)
     x, y = AXES[by][1] * rows["score"], 100 * rows["accuracy"]
-    figure.update_xaxes(range=view(x)).update_yaxes(range=view(y))
+    seeds = [100 * rows[name] for name in seed_columns(rows)]
+    figure.update_xaxes(range=view(x)).update_yaxes(range=view([value for column in (y, *seeds) for value in column]))
     return outside(figure, x=x, y=y)
 
 

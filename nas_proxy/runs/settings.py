@@ -20,7 +20,7 @@ from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data import operations
 from nas_proxy.errors import ConfigError
 from nas_proxy.files import write_text
-from nas_proxy.names import EARLY_STOP, SIZES, ZERO_COST
+from nas_proxy.names import EARLY_STOP, PROXY, SIZES, ZERO_COST
 from nas_proxy.runs import settings_checks
 from nas_proxy.runs.comparison_checks import LEAST, completed
 from nas_proxy.runs.nested import anchored, flat, listed, merged, read_toml, without_none
@@ -93,6 +93,7 @@ class RunConfig:
     max_params, max_flops, max_latency_ms: for the sample as well, see `nas_proxy.spaces.limits`.
     storage: without a password, see `nas_proxy.storage.location`; None for the file `study.db` in the run folder.
     devices: each with so many workers, 0 for 1 to 4; () for `device` alone, where "auto" is a GPU when there is one.
+    ray, gpus_per_candidate: see `nas_proxy.training.ray_executor`; `workers` are then those of the whole cluster.
     candidate_minutes, candidate_memory (MB are 10⁶ bytes): who needs more on the proxy counts as failed, see
         `nas_proxy.training.memory_limit`. preview_every: 0 for no pictures.
     signals, combine: what the ranking of the proxy is compared with besides random images and early stopping.
@@ -198,6 +199,15 @@ class RunConfig:
     workers: Annotated[
         int, Field(ge=0, le=1024, description="Processes that train; 0: one a core, or 1 to 4 on a GPU.")
     ] = 0
+    ray: Annotated[
+        Text,
+        AfterValidator(settings_checks.ray),
+        Field(description="Train on a Ray cluster: auto (RAY_ADDRESS, or this machine's), its HOST:PORT, or none."),
+    ] = "none"
+    gpus_per_candidate: Annotated[
+        float | None,
+        Field(gt=0, le=64, description="GPUs of the Ray cluster for each candidate, such as 0.25; 1 on a GPU."),
+    ] = None
     candidate_minutes: Annotated[
         float | None,
         Field(
@@ -219,8 +229,7 @@ class RunConfig:
     ] = None
     signals: Annotated[
         tuple[str, ...],
-        strings("names of signals"),
-        AfterValidator(settings_checks.computed),
+        BeforeValidator(settings_checks.NamesAndOwn(ZERO_COST, "names", unique=True)),
         Field(
             description=f"Scores without training, of the pool too: {', '.join(ZERO_COST)}, table:FILE:COLUMN or "
             "FILE.py:FUNCTION, with commas between."
@@ -228,8 +237,9 @@ class RunConfig:
     ] = ZERO_COST
     combine: Annotated[
         tuple[str, ...],
-        strings("names of signals"),
-        AfterValidator(settings_checks.combinable),
+        BeforeValidator(settings_checks.NamesAndOwn((PROXY, EARLY_STOP, *ZERO_COST), "names", unique=True)),
+        BeforeValidator(settings_checks.one_draw),
+        AfterValidator(settings_checks.several),
         AfterValidator(settings_checks.several),
         Field(description="Add the mean rank of several: proxy, early_stop or computed ones, with commas between."),
     ] = ()
@@ -278,17 +288,9 @@ OF_IMAGES = frozenset({"dataset", "seed", "limit", "image_size"})
 OF_TRAININGS = frozenset({"storage"})
 # What may change between two commands in one folder: where it is computed, how far it goes, what is computed anew.
 NOT_IDENTITY = frozenset(
-    {
-        "device",
-        "devices",
-        "workers",
-        "candidate_minutes",
-        "candidate_memory",
-        "preview_every",
-        "log",
-        "classes_per_step",
-    }
-    | {"trials", "truth", "judge", "pool", "round", "budget", "patience", "hours", "signals", "combine", "allow_pickle"}
+    {"device", "devices", "workers", "ray", "gpus_per_candidate", "candidate_minutes", "candidate_memory", "log"}
+    | {"preview_every", "classes_per_step", "trials", "truth", "judge", "pool", "round", "budget", "patience", "hours"}
+    | {"signals", "combine", "allow_pickle"}
     | {f"compare.{name}" for name in ("signals", "combine", "score", "draws", "candidates", "calibrate")}
 )
 
@@ -343,9 +345,11 @@ def resolve(
             mistakes.append(("compare.passes", f"{both}; give one of them"))
     elif config.judge is not None and config.judge > config.truth:
         mistakes.append(("judge", f"judge is {config.judge}, more than truth, {config.truth}; give that or less"))
+    if (wrong := settings_checks.of_cluster(config.ray, config.devices, config.gpus_per_candidate)) is not None:
+        mistakes.append(wrong)
     if mistakes:
         raise ConfigError([_told(mistake, explicit, file, options or {}) for mistake in mistakes])
-    return config
+    return config if config.compare is not None else replace(config, judge=config.sample)
 
 
 def _base(values: dict[str, Any], mistakes: list[Mistake]) -> RunConfig:

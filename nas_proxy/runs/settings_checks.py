@@ -6,9 +6,10 @@ the setting's name in a sentence; pydantic takes no other error for a mistake.
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from nas_proxy.names import EARLY_STOP, PROXY, ZERO_COST
+from nas_proxy.names import ZERO_COST
 from nas_proxy.signals.own import is_own, mistake, row_of
 from nas_proxy.spaces.objectives import ACCURACY, OBJECTIVES
 from nas_proxy.validation import ListOf
@@ -45,6 +46,30 @@ def storage(value: str) -> str:
     return value
 
 
+def ray(value: str) -> str:
+    """Check the address of a Ray cluster."""
+    if value.startswith("ray://"):
+        raise ValueError(
+            f"is {value!r}, which is Ray Client's; start the command on the cluster, as by `ray job submit`, with auto"
+        )
+    host, _, port = value.rpartition(":")
+    if value not in {"none", "auto"} and not (host and port.isdigit()):
+        raise ValueError(f"is {value!r}; it must be none, auto, or an address such as 10.0.0.1:6379")
+    return value
+
+
+def of_cluster(ray: str, devices: tuple[str, ...], gpus: float | None) -> tuple[str, str] | None:
+    """Return the setting that does not go with `ray`, and the sentence."""
+    if ray == "none" and gpus is not None:
+        return "gpus_per_candidate", f"gpus_per_candidate is {gpus:g}, which is for a Ray cluster; give ray as well"
+    if ray != "none" and devices:
+        named = ", ".join(devices)
+        return "devices", f"devices is {named}, of this machine; on a Ray cluster gpus_per_candidate chooses"
+    if gpus is not None and gpus > 1 and not gpus.is_integer():
+        return "gpus_per_candidate", f"gpus_per_candidate is {gpus:g}; it must be below 1 or a whole number"
+    return None
+
+
 def accuracy_first(value: tuple[str, ...]) -> tuple[str, ...]:
     """Check the first of the objectives."""
     if not value or value[0] != ACCURACY:
@@ -53,31 +78,34 @@ def accuracy_first(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
-def computed(value: tuple[str, ...]) -> tuple[str, ...]:
-    """Check the scores that a run computes: names of the product's, and the user's own."""
-    return _with_own(value, ZERO_COST)
+@dataclass(frozen=True)
+class NamesAndOwn(ListOf):
+    """A validator of a list of names of the product's, and of scores of the user's own."""
 
-
-def combinable(value: tuple[str, ...]) -> tuple[str, ...]:
-    """Check the signals whose mean rank is one more; what has several draws is not among them."""
-    known = (PROXY, EARLY_STOP, *ZERO_COST)
-    if "random" in value:
-        raise ValueError(f"holds 'random', which has several draws; known: {', '.join(sorted(known))}")
-    return several(_with_own(value, known))
-
-
-def _with_own(value: tuple[str, ...], known: Sequence[str]) -> tuple[str, ...]:
-    if wrong := next(filter(None, (mistake(name) for name in value if is_own(name))), None):
-        raise ValueError(f"holds {wrong}")
-    ListOf(tuple(known), "names", unique=True)([name for name in value if not is_own(name)])
-    _distinct([row_of(name) for name in value])
-    return value
+    def __call__(self, value: Any) -> tuple[str, ...]:
+        """Return the names. Raises ValueError for what is no such list, and for two rows of one name."""
+        if not isinstance(value, list | tuple):
+            return super().__call__(value)
+        own = [name for name in value if isinstance(name, str) and is_own(name)]
+        if wrong := next(filter(None, map(mistake, own)), None):
+            raise ValueError(f"holds {wrong}")
+        super().__call__([name for name in value if name not in own])
+        _distinct([row_of(name) for name in value])
+        return tuple(value)
 
 
 def _distinct(rows: Sequence[str]) -> None:
     twice = sorted({row for row in rows if rows.count(row) > 1})
     if twice:
         raise ValueError(f"holds {twice[0]!r} more than once; leave one, or call one of them otherwise")
+
+
+def one_draw(value: Any) -> Any:
+    """Refuse to combine what has several draws."""
+    if isinstance(value, list | tuple) and "random" in value:
+        known = ", ".join(sorted(("proxy", "early_stop", *ZERO_COST)))
+        raise ValueError(f"holds 'random', which has several draws; known: {known}")
+    return value
 
 
 def budget(value: str) -> str:

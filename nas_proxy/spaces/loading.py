@@ -23,7 +23,8 @@ from nas_proxy.spaces.checking import try_out
 from nas_proxy.spaces.function_space import FunctionSpace
 from nas_proxy.spaces.space import SearchSpace, Space
 
-__all__ = ["Given", "Spec", "as_space", "load_space", "space_digest", "spec_of", "split_spec", "try_import", "try_out"]
+__all__ = ["Given", "Spec", "as_space", "files_of", "load_space", "space_digest", "spec_of", "split_spec", "try_import"]
+__all__ += ["try_out"]
 
 # What worker processes are sent: a name or a path, or the space itself.
 Spec: TypeAlias = str | SpaceByValue
@@ -169,6 +170,12 @@ def _value(named: str, name: str, text: str, default: object) -> Any:
             pass
     wanted = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
     raise SpaceError(f"the space {named} has {name}={text}; {name} must be {wanted}, such as {str(default).lower()}")
+
+
+def files_of(spec: str) -> tuple[Path, ...]:
+    """Return a space's own file and those beside it that it imports, in its folder or below; () for a built-in one."""
+    path = _own_path(split_spec(spec)[0])
+    return () if path is None else (path, *sorted(modules.files_beside(path)))
 
 
 def _own_path(named: str) -> Path | None:

@@ -207,12 +207,12 @@ def code_digest(path: Path, more: str = "") -> str:
     Imports are found where they are written, in functions too, and followed; of a package all of its files count.
     """
     digest = hashlib.sha256(path.read_bytes() + more.encode())
-    for file in sorted(_files_beside(path)):
+    for file in sorted(files_beside(path)):
         digest.update(f"\n{file.relative_to(path.parent)} {hashlib.sha256(file.read_bytes()).hexdigest()}".encode())
     return digest.hexdigest()[:16]
 
 
-def _files_beside(path: Path) -> set[Path]:
+def files_beside(path: Path) -> set[Path]:
     """Return the files beside `path` that it imports, and those that they import."""
     folder, waiting = path.parent, [path]
     found: set[Path] = set()

@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from nas_proxy.errors import RunFolderError
 from nas_proxy.storage import retry
 from nas_proxy.storage.location import Database, Location, connectable, existing
-from nas_proxy.storage.sqlite_errors import explanation
+from nas_proxy.storage.sqlite_errors import DAMAGED, explanation
 
 # Attributes of studies by the studies' names, made when they are looked at.
 Told = Callable[[], Mapping[str, Mapping[str, Any]]]
@@ -160,7 +160,7 @@ def readable(place: Location) -> Iterator[None]:
     """Raise what goes wrong in reading a storage meanwhile as a RunFolderError, or a StorageError for a database."""
     try:
         yield
-    except (SQLAlchemyError, StorageInternalError, sqlite3.Error, RuntimeError) as error:
+    except (SQLAlchemyError, StorageInternalError, sqlite3.Error, RuntimeError, *DAMAGED) as error:
         if isinstance(place, Database):
             raise retry.explained(place, error) from None
         raise RunFolderError(explanation(place, error, writing=False)) from None

@@ -6,6 +6,7 @@ nothing here reads or writes a storage.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from nas_proxy.errors import StorageError
 from nas_proxy.names import TRUTH
 from nas_proxy.spaces.measured import UNMEASURED, Latency, Size
 from nas_proxy.spaces.objectives import METRICS, Costs
+from nas_proxy.untrusted import checked, cleaned
 
 if TYPE_CHECKING:
     from nas_proxy.spaces.space import Architecture
@@ -130,35 +133,77 @@ def finished(trials: Iterable[FrozenTrial], known: dict[int, Record] | None = No
     return sorted(known.values(), key=lambda r: (r.phase != "sample", r.index, r.draw))
 
 
+@dataclass(frozen=True)
+class _Told:
+    """The attributes of a trial, which are read from a file or a database and not believed."""
+
+    key: str
+    phase: str
+    index: int
+    draw: int
+    params: int
+    flops: int
+    losses: tuple[float | None, ...] = ()
+    diverged: bool = False
+    seconds: float = 0.0
+    image_passes: int = 0
+    reason: str | None = None
+    score_std: float | None = None
+    loss_sum_std: float | None = None
+    pruned_at: int | None = None
+    seconds_saved: float = 0.0
+    latency_ms: float | None = None
+    latency_quartiles_ms: tuple[float, float] | None = None
+    latency_repeats: int = 0
+    validation: float | None = None
+    why: str | None = None
+
+
 def _record(trial: FrozenTrial) -> Record:
-    told = trial.user_attrs
-    losses: list[float] = told.get("losses", [])
-    diverged = bool(told.get("diverged", False))
-    complete = trial.state == TrialState.COMPLETE  # Optuna gives a pruned trial its last value
+    """Return what a trial tells. Raises StorageError for what no training has written."""
+    try:
+        told = checked(_Told, cleaned(trial.user_attrs))
+        score = _score(trial)
+    except ValueError as error:
+        raise StorageError(
+            f"training {trial.number} of the run's studies is damaged ({error}); restore the studies, or start again "
+            "with --overwrite"
+        ) from None
+    losses = [loss for loss in told.losses if loss is not None]
+    summed = score is not None and losses and len(losses) == len(told.losses) and not told.diverged
     return Record(
-        key=told["key"],
+        key=told.key,
         architecture=trial.params,
-        phase=told["phase"],
-        index=told["index"],
-        draw=told["draw"],
-        params=told["params"],
-        flops=told["flops"],
-        score=trial.values[0] if complete and trial.values else None,
-        loss_sum=None if diverged or not losses or not complete else sum(losses),
-        diverged=diverged,
-        seconds=told.get("seconds", 0.0),
-        image_passes=told.get("image_passes", 0),
-        reason=told.get("reason"),
+        phase=told.phase,
+        index=told.index,
+        draw=told.draw,
+        params=told.params,
+        flops=told.flops,
+        score=score,
+        loss_sum=sum(losses) if summed else None,
+        diverged=told.diverged,
+        seconds=told.seconds,
+        image_passes=told.image_passes,
+        reason=told.reason,
         losses=tuple(losses),
-        score_std=told.get("score_std"),
-        loss_sum_std=told.get("loss_sum_std"),
+        score_std=told.score_std,
+        loss_sum_std=told.loss_sum_std,
         curve=tuple(sorted(trial.intermediate_values.items())),
-        pruned_at=told.get("pruned_at"),
-        seconds_saved=told.get("seconds_saved", 0.0),
-        latency=read_latency(told),
-        validation=told.get("validation"),
-        why=told.get("why"),
+        pruned_at=told.pruned_at,
+        seconds_saved=told.seconds_saved,
+        latency=read_latency(trial.user_attrs),
+        validation=told.validation,
+        why=told.why,
     )
+
+
+def _score(trial: FrozenTrial) -> float | None:
+    if trial.state != TrialState.COMPLETE or not trial.values:  # Optuna gives a pruned trial its last value
+        return None
+    score: float = trial.values[0]
+    if not math.isfinite(score):
+        raise ValueError(f"its score is {score}")
+    return score
 
 
 def told_latency(latency: Latency | None) -> dict[str, Any]:

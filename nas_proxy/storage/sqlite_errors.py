@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+# What Optuna raises where a sound file has values that it has not written.
+DAMAGED = (KeyError, ValueError, TypeError, AttributeError, AssertionError, OverflowError)
+
 
 def explanation(path: Path, error: BaseException, *, writing: bool) -> str:
     """Return what happened to the file at `path` and what would work; writing: by a command that records trainings."""

@@ -13,6 +13,7 @@ import math
 import sqlite3
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -36,7 +37,7 @@ from nas_proxy.storage.records import (
     metric_names,
     told_latency,
 )
-from nas_proxy.storage.sqlite_errors import explanation
+from nas_proxy.storage.sqlite_errors import DAMAGED, explanation
 from nas_proxy.training.jobs import Failure
 from nas_proxy.training.train import Outcome
 
@@ -122,7 +123,11 @@ class TrialStore:
     def records(self, signal: str) -> list[Record]:
         """Return the finished trainings of one signal: the sample first, then proposals, each in their order."""
         # Records of finished trials are kept, since those do not change; see `finished`.
-        return finished(self.study(signal).get_trials(deepcopy=False), self._records.setdefault(signal, {}))
+        try:
+            trials = self.study(signal).get_trials(deepcopy=False)
+        except DAMAGED as error:
+            raise RunFolderError(explanation(Path(str(self.place)), error, writing=True)) from None
+        return finished(trials, self._records.setdefault(signal, {}))
 
     def bind(self, signal: str, what: str, fingerprint: str) -> None:
         """Tie a study to what its scores depend on. Raises RunFolderError when it was begun with something else."""

@@ -1,11 +1,11 @@
 """How the arithmetic of a training is done: in which precision, which memory format, whose layers, how many launches.
 
 `PLAIN` is PyTorch as it comes, in float32; it is the reference, and what every network is trained in when it does
-not take anything else. On a GPU a step is recorded as a CUDA graph (`nas_proxy.training.cuda_graph`). On a device with
-units for bfloat16, images of 16×16 pixels and more are trained in bfloat16 (weights, sums and losses stay in float32)
-and channels last: two to three times as fast on a CPU, the same to rounding. Below that a step is all overhead and
-nothing is gained. The choice depends on the recipe, the size of the images and the kind of device alone, so the same
-seed gives the same result there.
+not take anything else. On a GPU a step is recorded as a CUDA graph (`nas_proxy.training.cuda_graph`). On a device that
+is seen to be faster in bfloat16, images of 16×16 pixels and more are trained in it (weights, sums and losses stay in
+float32), and everywhere channels last: up to three times as fast on a CPU, the same to rounding. Below that a step is
+all overhead and nothing is gained. The choice depends on the recipe, the size of the images and the device alone, so
+the same seed gives the same result there: processors are far to either side of where it changes.
 """
 
 import contextlib
@@ -68,7 +68,7 @@ PLAIN = ExecutionMode()
 def choose(precision: str, shape: DataShape, device: torch.device) -> ExecutionMode:
     """Return the fastest mode for images of `shape` on a device.
 
-    precision: "auto" for bfloat16 where the device has units for it and the images are not small; or the type itself.
+    precision: "auto" for bfloat16 where that is faster and the images are not small; or the type itself.
     """
     small, recorded = shape.height * shape.width < SMALL_IMAGE, device.type == "cuda"
     if precision == "auto":

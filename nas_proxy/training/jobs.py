@@ -6,7 +6,8 @@ the process that performs it is the affair of `nas_proxy.training.worker_pool`.
 """
 
 import functools
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar, cast, runtime_checkable
 
@@ -53,7 +54,11 @@ class Failure:
 
 @runtime_checkable
 class Work(Protocol[_Result_co]):
-    """A job of any kind, which can be pickled."""
+    """A job of any kind: a dataclass that can be pickled.
+
+    Its fields that are paths are files, and its field `space`, if any, names a search space: both travel with it to
+    other machines, see `moved`.
+    """
 
     @property
     def device(self) -> str:
@@ -185,6 +190,29 @@ def without_recording(job: Work[Result], failure: Failure) -> Work[Result] | Non
     if not failure.recording or not isinstance(job, Job) or job.unrecorded:
         return None
     return cast("Work[Result]", replace(job, unrecorded=failure.reason.partition(": ")[2]))
+
+
+def files_of(job: Work[Any]) -> list[Path]:
+    """Return the files that a job names."""
+    return [value for value in _fields(job).values() if isinstance(value, Path)]
+
+
+def space_of(job: Work[Any]) -> str | None:
+    """Return the search space that a job names; None where it needs none."""
+    found = _fields(job).get("space")
+    return found if isinstance(found, str) else None
+
+
+def moved(job: Work[Result], files: Mapping[Path, Path], space: str | None) -> Work[Result]:
+    """Return the same job on a machine where its files, and the space, have other places."""
+    places: dict[str, Any] = {n: files[value] for n, value in _fields(job).items() if isinstance(value, Path)}
+    if space is not None:
+        places["space"] = space
+    return cast("Work[Result]", replace(cast("Any", job), **places)) if places else job
+
+
+def _fields(job: Work[Any]) -> dict[str, Any]:
+    return {f.name: getattr(job, f.name) for f in fields(cast("Any", job))}
 
 
 def too_much(job: Work[Any]) -> str:

@@ -48,9 +48,9 @@ class ProcessExecutor:
         self.count = count
         self.devices = tuple(devices)
         self._performed = 0
-        self._workers: list[_Worker] = []
-        self._idle: list[_Worker] = []
-        self._done: queue.SimpleQueue[tuple[_Worker, Any, Any]] = queue.SimpleQueue()
+        self._workers: list[WorkerProcess] = []
+        self._idle: list[WorkerProcess] = []
+        self._done: queue.SimpleQueue[tuple[WorkerProcess, Any, Any]] = queue.SimpleQueue()
         self._gpus = SharedGpus()
 
     def __enter__(self) -> Self:
@@ -99,7 +99,7 @@ class ProcessExecutor:
 
     def _hire(self) -> None:
         devices = self.devices or (None,)
-        self._idle.append(_Worker(self._gpus, devices[len(self._workers) % len(devices)]))
+        self._idle.append(WorkerProcess(self._gpus, devices[len(self._workers) % len(devices)]))
         self._workers.append(self._idle[-1])
 
     def results(self, timeout: float | None = None) -> Iterator[tuple[Any, Any]]:
@@ -111,12 +111,14 @@ class ProcessExecutor:
             yield tag, result
 
 
-def _put(done: "queue.SimpleQueue[tuple[_Worker, Any, Any]]", worker: "_Worker", tag: object, result: object) -> None:
+def _put(
+    done: "queue.SimpleQueue[tuple[WorkerProcess, Any, Any]]", worker: "WorkerProcess", tag: object, result: object
+) -> None:
     done.put((worker, tag, result))
 
 
-class _Worker:
-    """A process that performs one job at a time, and the thread that waits for its answer.
+class WorkerProcess:
+    """A process that performs one job at a time; whatever that does to it becomes a `Failure`, and it is replaced.
 
     gpus: which it shares with other workers. device: where it trains; None for where each job says.
     """
@@ -143,16 +145,15 @@ class _Worker:
 
     def start(self, job: Work[Result], done: Callable[[Result | Failure], None]) -> None:
         """Send the job; `done` is called on another thread."""
+        threading.Thread(target=lambda: done(self.perform(job)), daemon=True).start()
 
-        def work() -> None:
-            try:
-                result = self._answer(job)
-            except Exception as error:  # noqa: BLE001 (else nobody would hear of the job again)
-                result = Failure(f"{type(error).__name__}: {error}")
-                self._relaunch()
-            done(result)
-
-        threading.Thread(target=work, daemon=True).start()
+    def perform(self, job: Work[Result]) -> Result | Failure:
+        """Have the job performed, and wait for it."""
+        try:
+            return self._answer(job)
+        except Exception as error:  # noqa: BLE001 (what cannot even be sent)
+            self._relaunch()
+            return Failure(f"{type(error).__name__}: {error}")
 
     def _answer(self, job: Work[Result]) -> Result | Failure:
         if self._device is not None:

@@ -1,0 +1,380 @@
+"""Jobs on a Ray cluster of two simulated machines: what local processes give, whatever happens to a machine.
+
+Each machine has Ray's own processes; only the host is shared.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+import torch
+from optuna.trial import TrialState
+
+from conftest import blobs
+from nas_proxy.condensation.recipe import Condensation
+from nas_proxy.dashboard.status import Watcher
+from nas_proxy.data.images import ImageSet, from_raw
+from nas_proxy.data.store import open_store
+from nas_proxy.errors import ClusterError, ConfigError, RunFolderError, UserError
+from nas_proxy.pipeline.stages import run_stages
+from nas_proxy.runs.folder import RunFolder, prepare_run
+from nas_proxy.runs.settings import RunConfig, resolve
+from nas_proxy.storage.read_only import open_studies
+from nas_proxy.threads import one_thread
+from nas_proxy.training.jobs import Failure, Job, performed
+from nas_proxy.training.train import Outcome, Recipe
+from ray_jobs import Does
+
+pytest.importorskip("ray", reason="Ray is not installed")
+
+from ray.cluster_utils import Cluster
+
+from nas_proxy.training import ray_node
+from nas_proxy.training.ray_executor import RayExecutor
+from nas_proxy.training.ray_node import Parcel, unpacked
+
+# Ray leaves sockets and log files open when it is stopped.
+pytestmark = [pytest.mark.processes, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+MARK = "NAS_PROXY_TEST"
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory) -> Iterator[Cluster]:
+    """A head without room for jobs, and two machines with a CPU each."""
+    folder = tmp_path_factory.mktemp("node")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests'}")
+        patch.setenv(MARK, str(os.getpid()))
+        patch.setenv("NAP", "0.3")
+        started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 100 * 2**20})
+        for _ in range(2):
+            add(started)
+        yield started
+        started.shutdown()
+
+
+def add(cluster: Cluster) -> Any:
+    """Add a machine; Ray's processes there have this process's environment."""
+    return cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+
+
+@pytest.fixture
+def executor(cluster) -> Iterator[RayExecutor]:
+    with RayExecutor(cluster.address) as joined:
+        yield joined
+
+
+@pytest.fixture
+def jobs(tmp_path, tiny_space) -> Callable[..., Job]:
+    path = tmp_path / "images.safetensors"
+    blobs().save(path)
+
+    def make(width: int, seed: int = 0, epochs: float = 2) -> Job:
+        architecture = {"width": width, "act": "relu"}
+        return Job(str(tiny_space), architecture, path, path, Recipe(epochs=epochs, batch_size=8), seed, "cpu")
+
+    return make
+
+
+def comparable(result):
+    return (result.score, result.losses) if isinstance(result, Outcome) else result
+
+
+def test_a_cluster_gives_what_this_process_gives(executor, jobs):
+    work = [(width, jobs(width)) for width in (1, 2, 3, 4, 8)]
+    with one_thread():
+        here = {tag: comparable(performed(job)) for tag, job in work}
+    assert executor.count == executor.free == 2
+    assert {tag: comparable(result) for tag, result in executor.run(work)} == here
+    assert here[3] == Failure("ValueError: three is not a width")
+    assert isinstance(executor.run_apart(jobs(4)), Outcome)
+    nodes = executor.nodes()
+    assert [node.workers for node in nodes] == ["1 CPU", "1 CPU"]
+    assert sum(node.done for node in nodes) == len(work) + 1
+    assert len(executor._sent) == 2  # the images once, though they train and are scored on, and the space
+
+
+def test_a_job_that_ends_or_hangs_its_process_fails_alone(executor):
+    work = [("exits", Does("exits")), ("hangs", Does(seconds=600, minutes=0.03)), ("well", Does()), ("again", Does())]
+    results = dict(executor.run(work))
+    assert results["exits"] == Failure("the worker process died with exit code 5")
+    assert results["hangs"] == Failure("took longer than 0.03 minutes")
+    assert {type(results[name]) for name in ("well", "again")} == {tuple}
+
+
+@pytest.mark.slow
+def test_a_job_that_takes_rays_worker_along_is_tried_three_times(executor):
+    ((_, result),) = executor.run([(0, Does("ends Ray's worker"))])
+    assert result == Failure("its machine or Ray's worker there was lost 3 times (WorkerCrashedError)")
+    ((_, result),) = executor.run([(0, Does())])
+    assert isinstance(result, tuple)
+
+
+def test_what_is_under_way_is_cancelled(cluster):
+    with RayExecutor(cluster.address) as executor:
+        ((_, first),) = executor.run([(0, Does())])
+        executor.submit(1, Does(seconds=600))
+        assert list(executor.results(timeout=1)) == []
+        assert executor.free == 1
+    wait_for(lambda: not alive(first[0]))
+
+
+def test_a_machine_of_another_version_is_told(executor):
+    executor._versions = {**ray_node.versions(), "PyTorch": "0.4.1"}
+    with pytest.raises(ClusterError) as error:
+        list(executor.run([(0, Does())]))
+    there = f"{ray_node.platform.node()} has PyTorch {ray_node.versions()['PyTorch']}, and this machine 0.4.1"
+    assert str(error.value) == f"the machines of the Ray cluster differ: {there}; install the same there"
+
+
+def test_a_space_travels_with_what_lies_beside_it(executor, jobs, tmp_path):
+    home = tmp_path / "home"
+    (home / "parts").mkdir(parents=True)
+    (home / "parts" / "__init__.py").write_text("from parts.layers import hidden\n")
+    (home / "parts" / "layers.py").write_text("from torch import nn\n\ndef hidden(*n):\n    return nn.Linear(*n)\n")
+    (home / "mine.py").write_text(
+        "from torch import nn\n\nfrom nas_proxy import Choice, Space\nfrom parts import hidden\n\n\n"
+        "def space_for(shape, *, times=1):\n"
+        "    def build(a, shape):\n"
+        "        n, w = shape.channels * shape.height * shape.width, times * a['width']\n"
+        "        return nn.Sequential(nn.Flatten(), hidden(n, w), hidden(w, shape.classes))\n"
+        "    return Space('mine', Choice('width', (1, 2)), build)\n"
+    )
+    job = replace(jobs(1), space=f"{home / 'mine.py'}:times=3", architecture={"width": 2})
+    executor.submit("away", job)
+    with one_thread():
+        here = performed(job)
+    home.rename(tmp_path / "gone")
+    ((_, away),) = executor.results()
+    assert comparable(away) == comparable(here)
+    assert isinstance(away, Outcome)
+
+
+def test_a_set_whose_images_are_in_a_store_needs_that_on_the_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_node.tempfile, "tempdir", str(tmp_path))
+    part = Part(tmp_path)
+    images = from_raw(open_store(tmp_path / "store", part), torch.zeros(4, dtype=torch.int64), ("one",))
+    images.save(tmp_path / "large.safetensors")
+    parcel = Parcel.of(tmp_path, (tmp_path / "large.safetensors",), lambda arrays: arrays)
+    assert len(ImageSet.load(unpacked(parcel, lambda arrays: arrays))) == 4
+    shutil.rmtree(tmp_path / "store")
+    shutil.rmtree(tmp_path / f"nas-proxy-{os.getuid()}")
+    with pytest.raises(RunFolderError, match=r"the images that .* names are no longer in .*store"):
+        unpacked(parcel, lambda arrays: arrays)
+    assert list((tmp_path / f"nas-proxy-{os.getuid()}").iterdir()) == []
+
+
+@dataclass(frozen=True)
+class Part:
+    """Four black images, which are decoded into a store."""
+
+    folder: Path
+    name: str = "part"
+    count: int = 4
+    shape: tuple[int, int, int] = (1, 8, 8)
+
+    def digest(self, block: range) -> str:
+        return str(block)
+
+    def pixels(self, index: int) -> Any:
+        return np.zeros(self.shape, dtype=np.uint8)
+
+
+def test_what_a_machine_has_not_used_for_long_goes(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_node.tempfile, "tempdir", str(tmp_path))
+    places = []
+    for name, age in (("old", ray_node.UNUSED + 60), ("young", 60), ("new", 0)):
+        (tmp_path / name).write_text(name)
+        places.append(unpacked(Parcel.of(tmp_path, (tmp_path / name,), list), list))
+        past = time.time() - age
+        os.utime(places[-1].parent, (past, past))
+    assert [place.exists() for place in places] == [False, True, True]
+    assert places[1].read_text() == "young"
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"ray": "ray://h:1"}, "ray is 'ray://h:1', which is Ray Client's; start the command on the cluster, as by"),
+        ({"ray": "yes"}, "ray is 'yes'; it must be none, auto, or an address such as 10.0.0.1:6379"),
+        ({"gpus_per_candidate": 0.5}, "gpus_per_candidate is 0.5, which is for a Ray cluster; give ray as well"),
+        ({"ray": "auto", "devices": ["cpu"]}, "devices is cpu, of this machine; on a Ray cluster gpus_per_candidate"),
+        ({"ray": "auto", "gpus_per_candidate": 1.5}, "gpus_per_candidate is 1.5; it must be below 1 or a whole number"),
+    ],
+)
+def test_settings_that_do_not_go_with_a_cluster(settings, sentence):
+    with pytest.raises(ConfigError) as error:
+        resolve(settings)
+    assert str(error.value).startswith(sentence)
+
+
+def test_a_cluster_without_gpus(cluster):
+    with pytest.raises(ClusterError, match=r"no machine of the Ray cluster has a CPU and 0.25 GPUs for a candidate"):
+        RayExecutor(cluster.address, gpus=0.25)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_not_there():
+    with pytest.raises(
+        ClusterError, match=r"no Ray cluster answers at 127.0.0.1:1 .*start one with `ray start --head`"
+    ):
+        RayExecutor("127.0.0.1:1")
+
+
+@pytest.mark.slow
+def test_a_killed_machine_and_a_killed_command_change_no_score(cluster, tmp_path, cheap, monkeypatch):
+    """The command is killed, goes on, and loses a machine; what it finds is what one local process finds."""
+    alone, away = condensed(tmp_path / "alone", cheap), condensed(tmp_path / "away", cheap)
+    with monkeypatch.context() as patch:
+        patch.delenv("NAP")
+        run_stages(alone, ("search", "truth", "rank"))
+    third, log = add(cluster), tmp_path / "log"
+    arguments = ["search", away.path, "--ray", cluster.address, "--workers", "0"]
+    searching = command(*arguments, log=log)
+    try:
+        wait_for(lambda: len(trials(away)) > 6, searching, log)
+        status = Watcher(away.path).look()
+        assert [node.workers for node in status.command.nodes] == ["1 CPU"] * 3
+        searching.kill()
+        searching.wait()
+        wait_for(lambda: not performing())  # nothing is left running
+        begun = len(trials(away))
+        assert begun < TRIALS
+        searching = command(*arguments, log=log)
+        wait_for(lambda: len(trials(away)) > begun + 6, searching, log)
+        cluster.remove_node(third, allow_graceful=False)
+        assert searching.wait(timeout=200) == 0, log.read_text()
+        for stage in ("truth", "rank"):
+            ended = command(stage, away.path, log=log)  # --ray is kept
+            assert ended.wait(timeout=200) == 0, log.read_text()
+    finally:
+        searching.kill()
+        searching.wait()
+    found = [t for t in trials(away) if t.user_attrs.get("reason") != "interrupted"]
+    assert {trial.state for trial in found} == {TrialState.COMPLETE}
+    assert len({(trial.user_attrs["key"], trial.user_attrs["draw"]) for trial in found}) == len(found) == TRIALS
+    pd.testing.assert_frame_equal(scores(away), scores(alone))
+    pd.testing.assert_frame_equal(
+        *(pd.read_csv(run / "scores.csv").drop(columns="seconds", errors="ignore") for run in (away, alone))
+    )
+    picks = [json.loads((run / "ranking.json").read_text())["pick"] for run in (away, alone)]
+    assert picks[0] == picks[1]
+
+
+TRIALS, SAMPLE = 30, 24
+SPACE = """
+import os
+import time
+
+from torch import nn
+
+from nas_proxy import Choice, Space
+
+choices = Choice("width", WIDTHS) & Choice("act", ("relu", "tanh", "sigmoid"))
+
+
+class Nap(nn.Module):
+    def forward(self, x):
+        if self.training:
+            time.sleep(float(os.environ.get("NAP", 0)))
+        return x.flatten(1)
+
+
+def build(architecture, shape):
+    act = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}[architecture["act"]]
+    width, pixels = architecture["width"], shape.channels * shape.height * shape.width
+    return nn.Sequential(Nap(), nn.Linear(pixels, width), act(), nn.Linear(width, shape.classes))
+
+
+space = Space("cheap", choices, build)
+"""
+
+
+@pytest.fixture
+def cheap(tmp_path) -> Path:
+    path = tmp_path / "cheap.py"
+    path.write_text(SPACE.replace("WIDTHS", repr(tuple(range(1, 21)))))
+    return path
+
+
+def condensed(folder: Path, space: Path) -> RunFolder:
+    recipe = Recipe(epochs=1, augmentation=(), precision="float32")
+    config = RunConfig(
+        space=str(space),
+        trials=TRIALS,
+        truth=SAMPLE,
+        limit=20,
+        device="cpu",
+        workers=1,
+        condense=Condensation(method="random", images_per_class=1),
+        proxy_training=recipe,
+        full_training=recipe,
+    )
+    run = prepare_run(folder, config)
+    run_stages(run, ("condense",))
+    return run
+
+
+def command(*arguments: object, log: Path) -> "subprocess.Popen[bytes]":
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "nas_proxy", *map(str, arguments)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=file,
+            stderr=file,
+        )
+
+
+def trials(run: RunFolder) -> list[optuna.trial.FrozenTrial]:
+    if not (run / "study.db").exists():
+        return []
+    with contextlib.suppress(KeyError, UserError):  # no study, or not even tables yet
+        return optuna.load_study(study_name="proxy", storage=open_studies(run.path)).trials
+    return []
+
+
+def scores(run: RunFolder) -> pd.DataFrame:
+    return pd.read_csv(run / "trials.csv")[["key", "phase", "state", "score", "loss_sum"]]
+
+
+def wait_for(
+    happened: Callable[[], object], process: "subprocess.Popen[bytes] | None" = None, log: Path | None = None
+) -> None:
+    deadline = time.monotonic() + 120
+    while not happened():
+        told = "" if log is None else log.read_text()
+        assert process is None or process.poll() is None, told
+        assert time.monotonic() < deadline, told
+        time.sleep(0.2)
+
+
+def alive(pid: int) -> bool:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    return False
+
+
+def performing() -> list[int]:
+    """Return the processes of jobs on the machines of this test's cluster."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            ours = f"{MARK}={os.getpid()}".encode() in (process / "environ").read_bytes()
+            if ours and b"nas_proxy.training.worker_process" in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+    return found

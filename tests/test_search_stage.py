@@ -1,0 +1,285 @@
+"""A run that searches: what it chooses, that it goes on as it was, what it picks, and what it says that it saved."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import nas_proxy
+from conftest import blobs, write_space
+from nas_proxy.errors import UserError
+from nas_proxy.pipeline import full_trainings
+from nas_proxy.pipeline.choosing import Rounds, opening_of
+from nas_proxy.pipeline.pool import costs_too_much
+from nas_proxy.pipeline.saved import against_random
+from nas_proxy.spaces.choices import Choice
+from nas_proxy.spaces.space import Space
+from nas_proxy.storage.trial_store import TrialStore
+from nas_proxy.strategy.pool import grown
+
+SETTINGS = {
+    "trials": 12,
+    "truth": 10,
+    "judge": 5,
+    "round": 2,
+    "workers": 1,
+    "device": "cpu",
+    "signals": ["params"],
+    "condense": {"method": "random", "images_per_class": 2},
+    "proxy_training": {"epochs": 3, "batch_size": 6},
+    "full_training": {"epochs": 1, "batch_size": 12},
+}
+
+
+@pytest.fixture
+def go(tmp_path):
+    images = blobs(per_class=20)
+    np.savez(tmp_path / "blobs.npz", images=images.images[:, 0].numpy(), labels=images.labels.numpy())
+    space = write_space(tmp_path / "tiny.py", (1, 2, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24))
+
+    def run(out: str = "run", **changes):
+        return nas_proxy.run(f"npz:{tmp_path / 'blobs.npz'}", str(space), out=tmp_path / out, **{**SETTINGS, **changes})
+
+    return run
+
+
+def rows(folder: Path, name: str) -> pd.DataFrame:
+    return pd.read_csv(folder / name)
+
+
+def test_full_trainings_are_the_sample_and_what_is_chosen(go):
+    run = go()
+    truth, trials = rows(run.folder, "truth.csv"), rows(run.folder, "trials.csv")
+    assert len(trials) == 12
+    assert (truth["phase"] == "sample").sum() == 5
+    assert (truth["phase"] == "search").sum() == 5
+    # What judges has two seeds, the pick too; the others have one.
+    twice = set(truth["key"][truth["accuracy_1"].notna()])
+    assert twice == set(truth["key"][truth["phase"] == "sample"]) | {run.pick["key"]}
+    assert run.ranking["n"] == run.ranking["sample"] == 5
+
+
+def test_the_pick_is_the_best_by_posterior_mean_and_no_test_image_chooses(go, monkeypatch):
+    run = go()
+    found = json.loads((run.folder / "search.json").read_text())
+    seen = [one for one in found["order"] if one["validation"] is not None]
+    assert len(seen) == 10
+    assert found["pick"] == run.pick["key"] == max(seen, key=lambda one: one["mean"])["key"]
+    assert run.pick["posterior_low"] <= run.pick["posterior_mean"] <= run.pick["posterior_high"]
+    # Other test accuracies change nothing that is chosen.
+    finish = TrialStore.finish
+
+    def blind(self, signal, number, result):
+        if signal == "truth" and hasattr(result, "score"):
+            result = nas_proxy_replace(result, score=1.0 - result.score)
+        finish(self, signal, number, result)
+
+    from dataclasses import replace as nas_proxy_replace
+
+    monkeypatch.setattr(TrialStore, "finish", blind)
+    other = go("other")
+    assert json.loads((other.folder / "search.json").read_text()) == found
+
+
+@pytest.mark.parametrize("deaths", [{3}, {8, 15}, {14, 16, 19}])
+def test_a_run_that_is_cut_off_proposes_the_same_again(go, monkeypatch, deaths):
+    whole = go()
+    finish, count = TrialStore.finish, 0
+
+    def dying(self, *arguments):
+        nonlocal count
+        count += 1
+        if count in deaths:
+            raise KeyboardInterrupt
+        finish(self, *arguments)
+
+    monkeypatch.setattr(TrialStore, "finish", dying)
+    for _ in deaths:
+        with pytest.raises(KeyboardInterrupt):
+            go("cut")
+    again = go("cut")
+    for name in ("truth.csv", "trials.csv"):
+        pd.testing.assert_frame_equal(
+            *(rows(run.folder, name).drop(columns="seconds") for run in (whole, again)), check_like=True
+        )
+    assert (whole.folder / "search.json").read_text() == (again.folder / "search.json").read_text()
+
+
+def test_a_larger_run_extends_a_smaller_one(go):
+    first = set(rows(go(truth=8, judge=4).folder, "truth.csv")["key"])
+    larger = rows(go(truth=12, judge=5).folder, "truth.csv")
+    assert first <= set(larger["key"])
+    assert len(larger) == 12
+
+
+def test_what_is_proposed_says_why(go):
+    from optuna import load_study
+
+    run = go()
+    storage = f"sqlite:///{run.folder / 'study.db'}"
+    why = [t.user_attrs.get("why") for t in load_study(study_name="proxy", storage=storage).trials]
+    assert why[:5] == [None] * 5  # the sample
+    assert {"vote", "upper third", "expected improvement"} >= set(why[5:])
+    fully = load_study(study_name="truth", storage=storage).trials
+    assert sum(t.user_attrs.get("why") == "expected improvement" for t in fully) >= 5
+    assert all("validation" in t.user_attrs for t in fully)
+
+
+def test_other_samplers_propose_for_the_proxy_and_the_pool_for_full_training(go):
+    run = go(sampler="tpe")
+    assert len(rows(run.folder, "trials.csv")) == 12
+    assert len(rows(run.folder, "truth.csv")) == 10
+
+
+def test_a_pool_smaller_than_the_space_grows_by_mutation(go):
+    run = go(pool=8)
+    pool = json.loads((run.folder / "pool.json").read_text())
+    assert set(pool["generations"]) == {"1", "2"}
+    assert 1 <= len(pool["generations"]["1"]) <= 2
+    order = json.loads((run.folder / "search.json").read_text())["order"]
+    assert 8 < len(order) <= 8 + 4 + 5
+
+
+def test_with_published_accuracies_nothing_is_trained_fully(go, tmp_path):
+    keys = [f"width={w},act={a}" for w in (1, 2, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24) for a in ("relu", "tanh")]
+    accuracy = {key: 0.5 + int(key.split(",")[0][6:]) / 100 + 0.01 * key.endswith("tanh") for key in keys}
+    table = tmp_path / "published.csv"
+    pd.DataFrame({"key": keys, "accuracy": accuracy.values()}).to_csv(table, index=False)
+    run = go(truth_table=str(table))
+    assert run.pick["truth_mean"] == max(rows(run.folder, "truth.csv")["accuracy"])
+    assert run.ranking["saving"]["estimated"] is True
+    assert run.ranking["signals"]["calibrated"]["pick"] == run.pick["key"]
+
+
+def test_several_objectives_are_searched_for_the_front(go):
+    run = go(objective=["accuracy", "params"])
+    chosen = rows(run.folder, "truth.csv")
+    assert len(chosen) == 10
+    assert chosen["params"].min() < chosen["params"].median() < chosen["params"].max()
+    assert run.ranking["pareto"]
+
+
+def test_own_scores_take_part(go, tmp_path):
+    keys = [f"width={w},act={a}" for w in (1, 2, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24) for a in ("relu", "tanh")]
+    pd.DataFrame({"key": keys, "mine": range(len(keys))}).to_csv(tmp_path / "scores.csv", index=False)
+    (tmp_path / "own.py").write_text(
+        "def weights(network, images):\n"
+        "    assert images.shape[1:] == (1, 8, 8)\n"
+        "    return sum(p.abs().sum() for p in network.parameters())\n"
+    )
+    named = [f"table:{tmp_path / 'scores.csv'}:mine", f"{tmp_path / 'own.py'}:weights"]
+    run = go(signals=["params", *named], combine=["proxy", named[0]])
+    signals = run.ranking["signals"]
+    assert signals["mine"]["spearman"]["n"] == signals["weights"]["spearman"]["n"] == 5
+    assert {"mine", "weights"} <= set(signals["calibrated"]["calibration"]["weights"])
+    assert "combined" in signals
+    assert rows(run.folder, "scores.csv")["mine"].notna().all()
+    kept = [json.loads(line) for line in (run.folder / "computed.jsonl").read_text().splitlines()[1:]]
+    assert sum(line["signal"].startswith("weights#") for line in kept) == 24  # of the whole pool
+
+
+@pytest.mark.parametrize(
+    ("named", "mistake"),
+    [
+        ("table:scores.csv:yours", "scores.csv has no column 'yours'; known: "),
+        ("table:none.csv:mine", "none.csv does not exist"),
+        ("table:others.csv:mine", "'mine' of .*others.csv has a number for none of 24 architectures of the space"),
+        ("own.py:missing", "own.py defines no function 'missing'"),
+        ("own.py:broken_import", "no function 'broken_import'"),
+        ("broken.py:score", "broken.py.*no such luck"),
+        ("table:scores.csv:proxy", "'proxy' is the name of another signal; rename the column"),
+    ],
+)
+def test_mistakes_in_own_scores_are_told_before_the_work(go, tmp_path, named, mistake):
+    pd.DataFrame({"key": ["width=1,act=relu"], "mine": [1.0], "proxy": [1.0]}).to_csv(tmp_path / "scores.csv")
+    pd.DataFrame({"key": ["a"], "mine": [1.0]}).to_csv(tmp_path / "others.csv", index=False)
+    (tmp_path / "own.py").write_text("def score(network, images):\n    return 1.0\n")
+    (tmp_path / "broken.py").write_text("raise ValueError('no such luck')\n")
+    kind, _, rest = named.rpartition("table:")
+    with pytest.raises(UserError, match=mistake):
+        go(signals=[f"{'table:' if kind or named.startswith('table:') else ''}{tmp_path / rest}"])
+    assert not (tmp_path / "run" / "proxy.safetensors").exists()
+
+
+def test_a_score_that_fails_has_its_reason_and_the_run_goes_on(go, tmp_path):
+    (tmp_path / "own.py").write_text("def odd(network, images):\n    raise RuntimeError('no luck')\n")
+    run = go(signals=["params", f"{tmp_path / 'own.py'}:odd"])
+    assert "no luck" in run.ranking["signals"]["odd"]["spearman_note"]
+    assert run.pick["key"]
+
+
+def test_rounds_spread_the_sample_evenly():
+    dealt = list(Rounds(total=36, sample=24, size=4))
+    assert sum(len(positions) for positions, _ in dealt) == 24
+    assert [number for _, numbers in dealt for number in numbers] == list(range(12))
+    assert all(len(positions) + len(numbers) == 4 for positions, numbers in dealt)
+    assert {len(numbers) for _, numbers in dealt} == {1, 2}
+
+
+@pytest.mark.parametrize(("proposals", "opening"), [(0, (0, 0)), (1, (1, 0)), (4, (2, 1)), (24, (6, 5))])
+def test_half_of_the_proposals_at_most_follow_the_vote(proposals, opening):
+    assert opening_of(proposals) == opening
+
+
+def test_a_score_is_left_out_that_costs_more_than_it_tells():
+    order = list(map(float, range(24)))
+    assert costs_too_much("x", 1000, 0.3, 1000.0, order, order) is None  # 30 %, and tells all
+    noise = [float(value) for value in np.random.default_rng(0).permutation(24)]
+    assert costs_too_much("x", 1000, 0.15, 1000.0, noise, order) is None  # 15 %
+    left_out = costs_too_much("x", 1000, 0.3, 1000.0, noise, order)
+    assert left_out is not None
+    assert left_out.startswith("x is not computed for the pool: 1,000 scores would take 30% of what")
+    assert costs_too_much("x", 1000, 1.1, 1000.0, order, order) is not None  # more than the trainings
+
+
+def test_what_is_saved_is_said_and_what_is_not_too():
+    spent = {"condensing": 600.0, "full": 2400.0, "judging": 600.0}
+    found = against_random((60.0, 20.0, 200.0), 120.0, spent, 1000)
+    assert found.ratio == pytest.approx(2.0)
+    assert found.interval == pytest.approx((2 / 3, 20 / 3))
+    assert found.spent_hours == pytest.approx(1.0)
+    assert found.sentence == (
+        "Random search would have found as good a one in 2.0 h [40 min, 6.7 h], 2.0 [0.67, 6.7] times the "
+        "1.0 h that this run took, 10 min of them to judge."
+    )
+    nothing = against_random((10.0, 5.0, 20.0), 120.0, spent, 1000)
+    assert nothing.ratio == pytest.approx(1 / 3)
+    assert nothing.sentence.endswith("10 min of them to judge; this run saved nothing.")
+    with pytest.raises(ValueError, match="nothing was spent"):
+        against_random((1.0, 1.0, 1.0), 1.0, {}, 10)
+
+
+def test_mutations_differ_in_one_choice_and_are_new():
+    choices = Choice("a", tuple(range(5))) & Choice("b", tuple(range(5))) & Choice("c", tuple(range(5)))
+    space = Space("toy", choices, lambda a, shape: None)
+    parents = [({"a": 0, "b": 0, "c": i}, float(i)) for i in range(5)]
+    known = {space.key(parent) for parent, _ in parents}
+    found = grown(space, parents, known, 20, seed=1)
+    assert len({space.key(one) for one in found} - known) == len(found) > 10
+    for one in found:
+        assert any(sum(one[name] != parent[name] for name in "abc") == 1 for parent, _ in parents)
+    assert found == grown(space, parents, known, 20, seed=1)
+    assert found != grown(space, parents, known, 20, seed=2)
+
+
+def test_old_folders_whose_full_trainings_a_search_may_not_see_go_on(go, monkeypatch):
+    finish = TrialStore.finish
+
+    def without_validation(self, signal, number, result):
+        from dataclasses import replace
+
+        finish(self, signal, number, replace(result, validation=None) if hasattr(result, "validation") else result)
+
+    monkeypatch.setattr(TrialStore, "finish", without_validation)
+    go(truth=5, judge=5)
+    monkeypatch.undo()
+    run = go(truth=8, judge=5)
+    seen = [one for one in full_trainings_of(run.folder) if one["validation"] is not None]
+    assert len(seen) == 3
+    assert run.pick["key"] in {one["key"] for one in seen}
+
+
+def full_trainings_of(folder: Path) -> list[dict]:
+    return json.loads((folder / full_trainings.NAME).read_text())["order"]
