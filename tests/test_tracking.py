@@ -108,7 +108,7 @@ def test_mlflow_has_a_parent_run_a_group(tmp_path, monkeypatch):
         tracking.training(log, "Proxy", "width=4", [1.0], None)
         log.point("Condensing", "Condense", "loss", 10, 0.25)
     client = Client.last
-    assert client.uri == (tmp_path / "run" / "mlruns").resolve().as_uri()
+    assert client.uri == f"sqlite:///{(tmp_path / 'run').resolve()}/mlflow.db"
     assert client.experiments == ["run"]
     assert list(client.runs.values()) == [
         ("Proxy", None, []),

@@ -92,8 +92,8 @@ class Estimate:
     """What is to be done.
 
     condense: its steps; None where nothing is to be learnt. latencies: None where none are to be measured. parts: the
-    trainings by signal, "truth" for full training. scores: seconds of the pool's scores by untrained networks. other: of
-    reading, judging and reporting. seconds: of all. saves: seconds of training what the search trains fully with one
+    trainings by signal, "truth" for full training. scores: seconds of the pool's scores by untrained networks. other:
+    of reading, judging and reporting. seconds: of all. saves: seconds of training what the search trains fully with one
     seed, instead of on the lead signal's images. speeds: what it is made from.
     """
 

@@ -1,11 +1,12 @@
 """Curves of condensing, of candidates and of the final training for whoever watches them elsewhere.
 
-In: values as they come. Out: TensorBoard's event files in `RUN/tensorboard`, or runs of MLflow, in `RUN/mlruns` or
+In: values as they come. Out: TensorBoard's event files in `RUN/tensorboard`, or runs of MLflow, in `RUN/mlflow.db` or
 where MLFLOW_TRACKING_URI says. Runs are grouped: by what was trained on (a folder, or a parent run), a run a training.
 Nothing depends on it: what Optuna's studies hold stays the record. Raises ConfigError where the library is missing.
 """
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 
 from nas_proxy.errors import ConfigError
 
-FOLDERS = {"tensorboard": "tensorboard", "mlflow": "mlruns"}
+FILES = {"tensorboard": "tensorboard", "mlflow": "mlflow.db"}
 
 
 class Tracker(Protocol):
@@ -72,7 +73,7 @@ def check_installed(kind: str) -> None:
 
 class _TensorBoard:
     def __init__(self, folder: Path) -> None:
-        self._folder = folder / FOLDERS["tensorboard"]
+        self._folder = folder / FILES["tensorboard"]
         self._writers: dict[tuple[str, str], Any] = {}
 
     def point(self, group: str, run: str, tag: str, step: int, value: float) -> None:
@@ -96,7 +97,9 @@ class _MLflow:
     def __init__(self, folder: Path) -> None:
         from mlflow.tracking import MlflowClient
 
-        own = (folder / FOLDERS["mlflow"]).resolve().as_uri()
+        folder.mkdir(parents=True, exist_ok=True)
+        own = f"sqlite:///{folder.resolve() / FILES['mlflow']}"  # MLflow 3 keeps no new runs as plain files
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # which tells how it makes its tables
         self._client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI", own))
         name = folder.resolve().name
         known = self._client.get_experiment_by_name(name)
