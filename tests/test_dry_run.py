@@ -27,6 +27,7 @@ SETTINGS = {
     "trials": 10,
     "truth": 6,
     "judge": 6,
+    "signals": [],
     "workers": 2,
     "device": "cpu",
     "seeds": 2,
@@ -68,14 +69,15 @@ def files(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def test_the_arithmetic_by_hand():
-    config = resolve({"trials": 12, "truth": 8, "judge": 8, "full_training": {"epochs": 3, "batch_size": 50}})
+    config = resolve({"trials": 12, "truth": 8, "judge": 5, "full_training": {"epochs": 3, "batch_size": 50}})
     found = forecast(config, COUNTS, 10, None, SPEEDS, tuple(STAGES), Done({}))
-    # 3 epochs of 1,000 images and a third of a step for each of 400 test images; 2 × (8 + 3) trainings on 2 workers.
-    assert found.parts["truth"].trainings == 22
-    assert found.parts["truth"].seconds.value == pytest.approx(11 * 0.01 * (3000 + 400 / 3))
+    # 3 epochs of 1,000 images and a third of a step for each that is scored; 8 trainings, second seeds of the five that
+    # judge and of the pick, on 2 workers.
+    assert found.parts["truth"].trainings == 14
+    assert found.parts["truth"].seconds.value == pytest.approx(7 * 0.01 * (3000 + 400 / 3))
     assert found.parts["truth"].seconds.low == pytest.approx(found.parts["truth"].seconds.value / 2)
     assert {name: part.trainings for name, part in found.parts.items()} == {
-        **{"proxy": 12, "random": 24, "early_stop": 8, "truth": 22}
+        **{"proxy": 12, "random": 15, "early_stop": 5, "truth": 14}
     }
     # 100 real images a class, since there are no more, and ten synthetic ones, there and back.
     assert found.condense.trainings == 200
@@ -143,7 +145,7 @@ def test_a_long_run_is_told_how_to_be_shorter():
     values = {"condense": {"steps": int(changed["condense.steps"])}, "full_training": {}, "proxy_training": {}}
     for name, value in changed.items():
         table, _, field = name.rpartition(".")
-        assert table or field in {"truth", "trials", "limit"}
+        assert table or field in {"truth", "trials", "limit", "pool"}
         if table:
             values[table][field] = value
         else:
@@ -167,14 +169,14 @@ def test_a_run_that_is_new_is_counted_measured_and_not_made(given, tmp_path, mea
     found = estimate_run(resolve(given), tmp_path / "run", tuple(STAGES)).estimate
     assert files(tmp_path) == before
     assert not (tmp_path / "run").exists()
-    # Two seeds a candidate and a control; the truth has its own two, of the sample and of the search's best three.
+    # Two seeds a candidate and a control; the truth has its own two.
     assert {name: part.trainings for name, part in found.parts.items()} == {
-        **{"proxy": 10, "random": 18, "early_stop": 6, "truth": 18}
+        **{"proxy": 10, "random": 18, "early_stop": 6, "truth": 12}
     }
     passes = {name: part.image_passes for name, part in found.parts.items()}
     assert passes["proxy"] == 10 * 2 * 6 * 3
     assert passes["random"] == 18 * 2 * 6 * 3
-    assert passes["truth"] == 18 * 2 * 36
+    assert passes["truth"] == 12 * 2 * 36
     assert found.condense.trainings == 30
     assert found.seconds.low < found.seconds.value < found.seconds.high
     assert (found.speeds.measured, found.speeds.failed) == (4, ())
@@ -207,7 +209,7 @@ def test_a_slow_network_is_measured_on_fewer_images(given, tmp_path, measuring, 
 def test_a_network_that_hangs_leaves_the_coarse_estimate(given, tmp_path, measuring, monkeypatch):
     from nas_proxy.training.jobs import Failure
 
-    monkeypatch.setattr(InlineExecutor, "_performed", lambda self, job: Failure("took longer than 0.3 minutes"))
+    monkeypatch.setattr("nas_proxy.training.executor.performed", lambda job: Failure("took longer than 0.3 minutes"))
     found = estimate_run(resolve(given), tmp_path / "run", ("search",)).estimate
     assert found.speeds.measured == 0
     assert "FLOPs alone; 4 more failed: took longer" in told(found, {}, None)
@@ -228,7 +230,7 @@ def test_what_is_done_does_not_count_and_failures_are_told(given, tmp_path, meas
     found = estimate_run(larger, run.path, tuple(STAGES)).estimate
     assert files(tmp_path) == before
     assert found.condense is None
-    assert found.parts["truth"].trainings == 2 * 8
+    assert found.parts["truth"].trainings == 2 * 5
     assert found.parts["random"].trainings == 15
     assert set(found.speeds.failed) <= {"ValueError: three is not a width"}
     assert "proxy" not in found.parts or found.parts["proxy"].trainings <= 1
@@ -243,7 +245,7 @@ def test_the_first_lines_of_a_run_tell_its_time(given, tmp_path, monkeypatch):
 
     monkeypatch.setattr(worker_pool.ProcessExecutor, "submit", InlineExecutor.submit)
     monkeypatch.setattr("nas_proxy.pipeline.work.ProcessExecutor", lambda *_: InlineExecutor())
-    small = {**given, "trials": 4, "truth": 4, "seeds": 1}
+    small = {**given, "trials": 4, "truth": 4, "judge": 4, "seeds": 1}
     run_all(resolve(small), tmp_path / "run", progress=Told(), names=("condense", "search"))
     assert said[0].startswith("It takes about ")
     assert "Condensation" in said[0]

@@ -92,14 +92,15 @@ class Estimate:
     """What is to be done.
 
     condense: its steps; None where nothing is to be learnt. latencies: None where none are to be measured. parts: the
-    trainings by signal, "truth" for full training. other: seconds of reading, computing, judging and reporting.
-    seconds: of all. saves: seconds of training what the search trains fully with one seed, instead of on the lead
-    signal's images. speeds: what it is made from.
+    trainings by signal, "truth" for full training. scores: seconds of the pool's scores by untrained networks. other:
+    of reading, judging and reporting. seconds: of all. saves: seconds of training what the search trains fully with one
+    seed, instead of on the lead signal's images. speeds: what it is made from.
     """
 
     condense: Part | None
     latencies: Part | None
     parts: Mapping[str, Part]
+    scores: Span
     other: Span
     seconds: Span
     saves: float
@@ -113,7 +114,7 @@ class Estimate:
         return {
             "read": self.speeds.read,
             "condense": self.condense.seconds if self.condense is not None else NOTHING,
-            "search": search,
+            "search": search + self.scores,
             "truth": self.parts[TRUTH].seconds if TRUTH in self.parts else NOTHING,
             "rank": rank + self.speeds.judging,
         }
@@ -151,13 +152,12 @@ def forecast(
     if untimed > 0:
         latencies = Part(untimed, 0, speeds.timing.times(untimed))
     other = speeds.read if condense or parts else NOTHING
-    if config.compare is None and "search" in stages:
-        other += _scores(config, plan, size, speeds)
+    scores = _scores(config, plan, size, speeds) if config.compare is None and PROXY in parts else NOTHING
     if "rank" in stages:
         other += speeds.judging
     spans = [part.seconds for part in (condense, latencies, *parts.values()) if part is not None]
     saves = _saved(config, plan, size, counts, classes, speeds)
-    return Estimate(condense, latencies, parts, other, sum(spans, other), saves, speeds)
+    return Estimate(condense, latencies, parts, scores, other, sum(spans, other + scores), saves, speeds)
 
 
 def _scores(config: RunConfig, plan: Plan, size: int | None, speeds: Speeds) -> Span:

@@ -13,6 +13,7 @@ OPTIONS = {
     "proxy_training.epochs": "--epochs",
     "truth": "--truth",
     "trials": "--trials",
+    "pool": "--pool",
     "limit": "--limit",
 }
 
@@ -38,6 +39,8 @@ def _lines(found: Estimate, shorter: Mapping[str, float], then: Estimate | None)
         yield _row("Condensation", f"{found.condense.trainings:,} steps", "", found.condense.seconds)
     if found.latencies is not None:
         yield _row("Latencies", f"{found.latencies.trainings:,} networks", "", found.latencies.seconds)
+    if found.scores.value:
+        yield _row("Untrained scores", "", "", found.scores)
     for name, part in found.parts.items():
         yield _row("Full training" if name == TRUTH else label(name), *_amounts(part), part.seconds)
     yield _row("Reading, judging", "", "", found.other)
