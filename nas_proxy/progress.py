@@ -88,7 +88,7 @@ class Terminal:
         if not self._console.is_terminal or self._console.is_dumb_terminal:
             lines = _Lines(self, title, total)
             yield lines
-            lines.tell()
+            lines.end()
             return
         with _bars(self._console) as bars:
             yield _RichBar(self, bars, bars.add_task(title, total=total, note=""))
@@ -145,6 +145,7 @@ class _Lines:
     def __init__(self, terminal: Terminal, title: str, total: int) -> None:
         self._terminal, self._title, self._total = terminal, title, total
         self._done, self._note = 0, ""
+        self._last: tuple[int, str] | None = None
         self._start = self._told = time.monotonic()
 
     def to(self, done: int, note: str = "") -> None:
@@ -153,8 +154,14 @@ class _Lines:
         if time.monotonic() - self._told >= EVERY:
             self.tell()
 
+    def end(self) -> None:
+        """Tell how it ended, where the last line did not."""
+        if self._last != (self._done, self._note):
+            self.tell()
+
     def tell(self) -> None:
         self._told = time.monotonic()
+        self._last = self._done, self._note
         note = f"; {self._note}" if self._note else ""
         self._terminal.say(f"{self._title}: {self._done}/{self._total} in {_clock(self._told - self._start)}{note}")
 

@@ -300,8 +300,8 @@ def test_a_random_subset_of_too_few():
 @pytest.mark.parametrize("limit", [None, 5])
 def test_test_images_are_counted_as_they_will_be_read(limit):
     from nas_proxy.data.sources import open_source
-    from nas_proxy.data.splits import count_test
+    from nas_proxy.data.splits import counted
 
     source = open_source("digits")
     found = development(source, seed=0, limit=limit)
-    assert count_test(source, seed=0, limit=limit) == len(held_out_test(source, found, seed=0, limit=limit))
+    assert counted(source, seed=0, limit=limit).test == len(held_out_test(source, found, seed=0, limit=limit))

@@ -82,6 +82,7 @@ def run_command(
     gpus_per_candidate: o.Gpus = None,
     devices: o.Devices = None,
     storage: o.Storage = None,
+    log: Annotated[str | None, setting("log")] = None,
     candidate_minutes: o.Minutes = None,
     candidate_memory: o.Memory = None,
     steps: o.Steps = None,

@@ -12,6 +12,7 @@ from nas_proxy.condensation.memory import check_divisible
 from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.errors import ConfigError, DataError, SpaceError
 from nas_proxy.pipeline.problem import Prospect
+from nas_proxy.pipeline.tracking import check_installed
 from nas_proxy.ranking.intervals import LEAST
 from nas_proxy.runs.settings import RunConfig
 from nas_proxy.signals import own
@@ -31,6 +32,7 @@ def check(problem: Prospect) -> None:
     for signal in plan_of(problem.config).signals:
         if isinstance(signal.source, SmallSet):
             check_recipe(problem, signal.source.recipe)
+    check_installed(problem.config.log)
     if problem.config.compare is not None:
         check_comparison_sample(problem)
     check_proposals(problem)

@@ -28,17 +28,25 @@ from nas_proxy.signals.stored_names import set_path, study_of
 from nas_proxy.storage.location import existing, study_name
 from nas_proxy.storage.read_only import open_studies, readable
 from nas_proxy.storage.records import LATENCY, finished
+from nas_proxy.training.worker_pool import lanes
 
 # Seconds that a run may take at most for the coarse estimate to do, and from which on it is told how to shorten it.
 SHORT, LONG = 300.0, 1800.0
 # The least that a setting is shortened to.
-LEAST = {"condense.steps": 50, "full_training.epochs": 5.0, "proxy_training.epochs": 20.0, "truth": 8, "trials": 12}
+LEAST = {
+    "condense.steps": 50,
+    "full_training.epochs": 5.0,
+    "proxy_training.epochs": 20.0,
+    "truth": 8,
+    "trials": 12,
+    "pool": 50,
+}
 LEAST_LIMIT = 100
 # What a stage takes grows with these settings, of which the first are the least missed.
 SHORTENS = {
     "read": ("limit",),
     "condense": ("condense.steps",),
-    "search": ("proxy_training.epochs", "trials"),
+    "search": ("pool", "proxy_training.epochs", "trials"),
     "truth": ("full_training.epochs", "limit", "truth"),
     "rank": ("proxy_training.epochs", "truth"),
 }
@@ -165,7 +173,7 @@ def _speeds(
     """Return speeds by FLOPs, or by measurements where the estimate that comes of these is `long`."""
     sample = sized(prospect)
     with open_executor(run.config, prospect.device) as executor:
-        speeds = coarse(prospect, executor.count, sample)
+        speeds = coarse(prospect, lanes(executor, prospect.device), sample)
         counts, classes, size = prospect.counts, prospect.shape.classes, prospect.space.size
         found = forecast(run.config, counts, classes, size, speeds, stages, done)
         if not long(found):
@@ -230,7 +238,7 @@ def _halved(config: RunConfig, name: str, limit: int) -> float | None:
         half = round(limit / 2, 2 - len(str(limit // 2)))  # two digits
         return half if half >= LEAST_LIMIT else None
     table, _, field = name.rpartition(".")
-    value = getattr(getattr(config, table) if table else config, field)
+    value = config.pool_size if name == "pool" else getattr(getattr(config, table) if table else config, field)
     half = value // 2 if value >= 8 else value / 2
     return half if half >= LEAST[name] and (name != "trials" or half >= config.sample) else None
 
@@ -239,8 +247,9 @@ def _with(config: RunConfig, name: str, value: float) -> RunConfig:
     """Return the settings with another value, of the type that the setting has."""
     table, _, field = name.rpartition(".")
     of = getattr(config, table) if table else config
-    changed: Any = replace(of, **{field: type(getattr(of, field))(value)})
-    if name == "truth":  # whoever gives that alone judges by its usual share
-        changed = replace(changed, judge=default_judge(int(value)))
+    kind = int if name == "pool" else type(getattr(of, field))  # None by default
+    changed: Any = replace(of, **{field: kind(value)})
     whole: dict[str, Any] = {table: changed}
+    if name == "truth" and config.judge == default_judge(config.truth):  # not given, or as if it was not
+        changed = replace(changed, judge=default_judge(changed.truth))
     return replace(config, **whole) if table else changed

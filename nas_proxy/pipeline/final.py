@@ -36,6 +36,7 @@ from nas_proxy.pipeline.image_files import confusion_on_test
 from nas_proxy.pipeline.load_final import FORMAT, load_final, read_told
 from nas_proxy.pipeline.problem import Problem, open_problem
 from nas_proxy.pipeline.stages import proxy_images
+from nas_proxy.pipeline.tracking import open_tracker, training
 from nas_proxy.pipeline.work import open_store
 from nas_proxy.progress import SILENT, Bar, Progress
 from nas_proxy.ranking.scores import best_first, pareto_front
@@ -143,7 +144,7 @@ def train_final(
         wanted = _identity(problem, record, recipe or run.config.full_training)
         told = None if overwrite else _finished(folder, wanted)
         if told is None:
-            told = _train_and_write(problem, record, rank, wanted, search, folder, progress)
+            told = _train_and_write(problem, record, rank, wanted, search, folder, run.path, progress)
         elif told["rank"] != rank:  # further search moved it
             told = {**told, "rank": rank}
             write_json(folder / "architecture.json", told)
@@ -277,6 +278,7 @@ def _train_and_write(
     wanted: Mapping[str, Any],
     search: Mapping[str, Any],
     folder: Path,
+    log_in: Path,
     progress: Progress,
 ) -> dict[str, Any]:
     from safetensors.torch import save_model
@@ -287,6 +289,9 @@ def _train_and_write(
     images = joined(problem.data.train, problem.data.validation)
     fitted, seconds = _fitted(problem, record, images, recipe, progress)
     confusion = confusion_on_test(problem, fitted)
+    with open_tracker(problem.config.log, log_in) as tracker:
+        score = None if confusion is None else int(confusion.diagonal().sum()) / int(confusion.sum())
+        training(tracker, "Final training", record.key, fitted.losses, score)
     if confusion is None:
         raise RunFailedError(f"the final training of {record.key} diverged; a lower learning rate may help")
     size = measure(problem.space, record.architecture, problem.shape)

@@ -92,30 +92,29 @@ class Estimate:
     """What is to be done.
 
     condense: its steps; None where nothing is to be learnt. latencies: None where none are to be measured. parts: the
-    trainings by signal, "truth" for full training. other: seconds of reading, computing, judging and reporting.
-    seconds: of all. scores: of untrained networks of the pool. saves: seconds of training what the search trains fully
-    with one seed, instead of on the lead signal's images. speeds: what it is made from.
+    trainings by signal, "truth" for full training. scores: seconds of the pool's scores by untrained networks. other:
+    of reading, judging and reporting. seconds: of all. saves: seconds of training what the search trains fully with one
+    seed, instead of on the lead signal's images. speeds: what it is made from.
     """
 
     condense: Part | None
     latencies: Part | None
     parts: Mapping[str, Part]
+    scores: Span
     other: Span
     seconds: Span
     saves: float
     speeds: Speeds
-    scores: Span = NOTHING
 
     @property
     def by_stage(self) -> dict[str, Span]:
         """Seconds of each stage of `nas_proxy.pipeline.stages` but the last; reading is told as "read"."""
-        parts = (self.parts.get(PROXY), self.latencies)
-        search = sum((part.seconds for part in parts if part is not None), self.scores)
+        search = sum((part.seconds for part in (self.parts.get(PROXY), self.latencies) if part is not None), NOTHING)
         rank = sum((part.seconds for name, part in self.parts.items() if name not in {PROXY, TRUTH}), NOTHING)
         return {
             "read": self.speeds.read,
             "condense": self.condense.seconds if self.condense is not None else NOTHING,
-            "search": search,
+            "search": search + self.scores,
             "truth": self.parts[TRUTH].seconds if TRUTH in self.parts else NOTHING,
             "rank": rank + self.speeds.judging,
         }
@@ -158,7 +157,7 @@ def forecast(
         other += speeds.judging
     spans = [part.seconds for part in (condense, latencies, *parts.values()) if part is not None]
     saves = _saved(config, plan, size, counts, classes, speeds)
-    return Estimate(condense, latencies, parts, other, sum(spans, other + scores), saves, speeds, scores)
+    return Estimate(condense, latencies, parts, scores, other, sum(spans, other + scores), saves, speeds)
 
 
 def _scores(config: RunConfig, plan: Plan, size: int | None, speeds: Speeds) -> Span:

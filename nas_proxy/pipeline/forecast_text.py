@@ -13,6 +13,7 @@ OPTIONS = {
     "proxy_training.epochs": "--epochs",
     "truth": "--truth",
     "trials": "--trials",
+    "pool": "--pool",
     "limit": "--limit",
 }
 
@@ -38,10 +39,10 @@ def _lines(found: Estimate, shorter: Mapping[str, float], then: Estimate | None)
         yield _row("Condensation", f"{found.condense.trainings:,} steps", "", found.condense.seconds)
     if found.latencies is not None:
         yield _row("Latencies", f"{found.latencies.trainings:,} networks", "", found.latencies.seconds)
+    if found.scores.value:
+        yield _row("Untrained scores", "", "", found.scores)
     for name, part in found.parts.items():
         yield _row("Full training" if name == TRUTH else label(name), *_amounts(part), part.seconds)
-    if found.scores.value > 0:
-        yield _row("Scores of the pool", "", "", found.scores)
     yield _row("Reading, judging", "", "", found.other)
     if shorter and then is not None:
         flags = " ".join(f"{OPTIONS[name]} {value:g}" for name, value in shorter.items())

@@ -27,6 +27,7 @@ from nas_proxy.storage.records import Candidate, Record
 from nas_proxy.strategy.acquisition import Observed
 from nas_proxy.training.jobs import Failure, Job
 from nas_proxy.training.train import Outcome
+from nas_proxy.training.worker_pool import lanes
 
 NAME = "search.json"
 # Seconds of ranking and reporting; and what all that judges may take more than expected.
@@ -243,7 +244,7 @@ def _say_end(work: Work) -> None:
 
 def _round_seconds(work: Work, trainings: int) -> float:
     """Return about how long so many full trainings take, by the clock."""
-    return math.ceil(trainings / work.executor.count) * _full_seconds(work)
+    return math.ceil(trainings / lanes(work.executor, work.problem.device)) * _full_seconds(work)
 
 
 def _full_seconds(work: Work) -> float:
@@ -264,7 +265,8 @@ def judging_seconds(work: Work, sample: Sequence[Record | Candidate]) -> float:
     wanted = sum(signal.draws * len(sample) for signal in others)
     left = max(0, wanted - sum(len(store.records(s.name)) for s in others if store.has(s.name)))
     each = sum(proxy) / len(proxy) if proxy else 0.0
-    return SPARE * (second * _full_seconds(work) + left * each) / work.executor.count + REPORTING
+    spent = second * _full_seconds(work) + left * each
+    return SPARE * spent / lanes(work.executor, work.problem.device) + REPORTING
 
 
 def _train(work: Work, candidates: Sequence[Candidate], told: Callable[[Outcome | Failure], None]) -> None:

@@ -7,13 +7,15 @@ files removed; checkpoints stay.
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nas_proxy.condensation.distributed import ALONE, ProcessGroup
 from nas_proxy.hardware import jobs_at_once
+from nas_proxy.names import label
 from nas_proxy.pipeline.budget import Clock
 from nas_proxy.pipeline.image_files import ImageFiles
 from nas_proxy.pipeline.problem import Problem, choose_device
+from nas_proxy.pipeline.tracking import open_tracker, training
 from nas_proxy.progress import Progress
 from nas_proxy.runs import heartbeat
 from nas_proxy.runs.folder import RunFolder
@@ -34,6 +36,7 @@ from nas_proxy.strategy.latencies import MINUTES, Latencies
 from nas_proxy.strategy.trainer import Limits, Trainer
 from nas_proxy.training.executor import Executor
 from nas_proxy.training.jobs import Failure, Timing
+from nas_proxy.training.train import Outcome
 from nas_proxy.training.worker_pool import ProcessExecutor
 
 
@@ -162,8 +165,17 @@ def work_in(
         closing.callback(files.remove)
         executor = closing.enter_context(open_executor(run.config, problem.device))
         closing.enter_context(heartbeat.beating(run, executor.nodes))
-        trainer = make_trainer(problem, store, executor, progress)
-        sets = make_sets(run, problem, progress, group)
+        tracker = closing.enter_context(open_tracker(run.config.log if group.rank == 0 else "none", run.path))
+
+        def trained(signal: str, key: str, draw: int, outcome: Outcome) -> None:
+            name = f"{key}, {draw + 1}" if draw else key
+            training(tracker, label(signal), name, outcome.losses, outcome.score)
+
+        def learnt(title: str, step: int, loss: float) -> None:
+            tracker.point("Condensing", title, "loss", step, loss)
+
+        trainer = replace(make_trainer(problem, store, executor, progress), tell=trained)
+        sets = replace(make_sets(run, problem, progress, group), tell=learnt)
         budget = run.config.budget
         clock = None if budget is None else Clock(run.path, seconds_of(budget), start)
         yield Work(run, problem, plan_of(run.config), store, executor, trainer, sets, files, progress, clock)

@@ -218,6 +218,11 @@ class RunConfig:
     candidate_memory: Annotated[
         float | None, Field(gt=0, description="End a candidate that needs more memory than so many MB.")
     ] = None
+    log: Annotated[
+        str,
+        one_of("none", "tensorboard", "mlflow"),
+        Field(description="Log curves of all trainings for tensorboard or mlflow, into RUN."),
+    ] = "none"
     preview_every: Annotated[int, Field(ge=0, description="Steps between pictures kept in RUN/previews.")] = 0
     classes_per_step: Annotated[
         int | None, Field(ge=1, description="Classes in memory at a time; as many as fit if not given.")
@@ -283,7 +288,7 @@ OF_IMAGES = frozenset({"dataset", "seed", "limit", "image_size"})
 OF_TRAININGS = frozenset({"storage"})
 # What may change between two commands in one folder: where it is computed, how far it goes, what is computed anew.
 NOT_IDENTITY = frozenset(
-    {"device", "devices", "workers", "ray", "gpus_per_candidate", "candidate_minutes", "candidate_memory"}
+    {"device", "devices", "workers", "ray", "gpus_per_candidate", "candidate_minutes", "candidate_memory", "log"}
     | {"preview_every", "classes_per_step", "trials", "truth", "judge", "pool", "round", "budget", "patience", "hours"}
     | {"signals", "combine", "allow_pickle"}
     | {f"compare.{name}" for name in ("signals", "combine", "score", "draws", "candidates", "calibrate")}

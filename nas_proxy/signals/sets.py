@@ -4,6 +4,7 @@ A run's own condensed set is `proxy.safetensors` in its folder, all others are `
 is made when it is not there. The first draw has the run's own seed. Embedding networks are never drawn from the sample.
 """
 
+import functools
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ class SetMaker:
 
     real: all training images of the data `dataset` with that `fingerprint`. space: where embedding networks come from.
     group: this process among those that share a condensation. preview_every, classes_per_step: as in `make_proxy`.
+    tell: is told the title, steps done and loss of a condensation.
     """
 
     folder: Path
@@ -60,6 +62,7 @@ class SetMaker:
     group: ProcessGroup = ALONE
     preview_every: int = 0
     classes_per_step: int | None = None
+    tell: Callable[[str, int, float], None] = lambda title, step, loss: None
 
     def opened(self, path: Path) -> ProxySet:
         """Return what a file holds. Raises RunFolderError when it was made of other data."""
@@ -102,7 +105,7 @@ class SetMaker:
                 exclude=sample() if is_learnt(recipe) and recipe.embed == "space" else (),
                 group=self.group,
                 checkpoint=checkpoint_path(self.folder, signal.name, draw),
-                progress=_shown(bar),
+                progress=_shown(bar, functools.partial(self.tell, title)),
                 preview=self._preview,
                 preview_every=self.preview_every if signal.name == PROXY else 0,
                 classes_per_step=self.classes_per_step,
@@ -140,7 +143,7 @@ class SetMaker:
         )
 
 
-def _shown(bar: Bar) -> Callable[[int, float], None]:
+def _shown(bar: Bar, tell: Callable[[int, float], None]) -> Callable[[int, float], None]:
     """Return what shows the steps of a condensation: their number, loss and speed."""
     first: list[tuple[int, float]] = []
 
@@ -150,5 +153,6 @@ def _shown(bar: Bar) -> Callable[[int, float], None]:
         begun, at = first[0]
         speed = f", {(step - begun) / (time.perf_counter() - at):.3g} steps/s" if step > begun else ""
         bar.to(step, f"loss {loss:.3g}{speed}")
+        tell(step, loss)
 
     return show

@@ -56,7 +56,7 @@ class Trainer:
     """Trains architectures of `space`, which workers know as `spec`, on `device`, and records them in `store`.
 
     seed: of the run, from which those of trainings derive. latencies: measured before a training where the run needs
-    them. say: told, once each, of networks that train more slowly.
+    them. tell: is told the signal, key, draw and outcome of each training that ends well.
     """
 
     store: TrialStore
@@ -69,6 +69,7 @@ class Trainer:
     progress: Progress
     limits: Limits = Limits()
     latencies: Latencies | None = None
+    tell: Callable[[str, str, int, Outcome], None] = lambda signal, key, draw, outcome: None
     _said: set[str] = field(default_factory=set, repr=False)
 
     def candidate(self, architecture: Architecture, phase: str, index: int, why: str | None = None) -> Candidate:
@@ -98,8 +99,12 @@ class Trainer:
     def train(self, signal: str, tasks: Tasks, job: MakeJob, done: Callable[[Outcome | Failure], None]) -> None:
         """Train candidates, each in a draw, and record them in the study of `signal`."""
 
+        known: dict[int, tuple[str, int]] = {}
+
         def finished(number: int, result: Outcome | Failure) -> None:
             self.store.finish(signal, number, result)
+            if isinstance(result, Outcome) and number in known:
+                self.tell(signal, *known[number], result)
             if isinstance(result, Outcome) and result.note and result.note not in self._said:
                 self._said.add(result.note)
                 self.progress.say(result.note)
@@ -112,7 +117,9 @@ class Trainer:
         def jobs() -> Iterator[tuple[int, Job]]:
             for candidate, draw in tasks:
                 if candidate.unmeasured is None:
-                    yield self.store.begin(signal, candidate, draw), job(candidate, draw)
+                    number = self.store.begin(signal, candidate, draw)
+                    known[number] = candidate.key, draw
+                    yield number, job(candidate, draw)
 
         for number, result in self.executor.run(jobs()):
             finished(number, result)
