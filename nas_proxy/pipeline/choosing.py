@@ -132,8 +132,11 @@ class Standing:
         return self.order[0] if self.order and self.order[0].validation is not None else None
 
 
-def standing(pool: Pool, seen: Observed) -> Standing:
-    """Return what is believed of the pool, from whatever was observed."""
+def standing(pool: Pool, seen: Observed, *, exact: bool = False) -> Standing:
+    """Return what is believed of the pool, from whatever was observed.
+
+    exact: whether what was seen of full trainings is the truth, as in a published table, and orders them.
+    """
     fitted = fit(pool.features, seen.cheap, seen.full)
     belief = believe(fitted, np.arange(len(pool.architectures)))
     low, mean, high = (fitted.warp.inverse(belief.mean + arm * belief.std) for arm in (-NORMAL, 0.0, NORMAL))
@@ -143,7 +146,8 @@ def standing(pool: Pool, seen: Observed) -> Standing:
     ]
     failed = {pool.keys[row] for row in seen.closed if row not in seen.full}
     order = sorted(
-        (b for b in known if b.key not in failed), key=lambda b: (b.validation is None, -b.mean, -(b.validation or 0))
+        (b for b in known if b.key not in failed),
+        key=lambda b: (b.validation is None, -(b.validation or 0) if exact else 0, -b.mean),
     )
     return Standing(pool, fitted, tuple(order))
 

@@ -127,7 +127,7 @@ def _standing(
 ) -> Standing:
     trained = {one.key: one for one in (*sample, *chosen)}
     seen = _observed(work, pool, (), list(trained.values()))
-    return standing(pool, seen)
+    return standing(pool, seen, exact=work.problem.table is not None)
 
 
 def _made(work: Work) -> dict[int, Record]:

@@ -6,7 +6,7 @@ mutations: of the best by the scores' vote before the proxy's proposals, and of 
 full trainings. Whatever the run has trained or the user has named is in it.
 
 A score is left out of the pool, not of the table, where computing it for the pool would take more than it tells: more
-than a fifth of what the trainings take, and a larger share of that than it explains of the proxy's order on the sample.
+than a minute and a fifth of what the trainings take, and a larger share of that than it explains of the proxy's order.
 That is the one decision that rests on measured seconds; it is taken once, and kept with what was grown in `pool.json`.
 """
 
@@ -38,8 +38,8 @@ from nas_proxy.storage.records import LATENCY
 from nas_proxy.strategy.pool import grown
 
 NAME = "pool.json"
-# The share of the trainings' time that any score may take.
-MOST = 0.2
+# The share of the trainings' time that any score may take, and the seconds in any case.
+MOST, MINUTE = 0.2, 60.0
 # Parents of a generation, and its size as a share of the pool.
 PARENTS, GROWTH = 32, 0.25
 BY_VOTE, BY_PROXY = 1, 2
@@ -188,6 +188,8 @@ def costs_too_much(
     seconds: that one takes. spent: seconds of all trainings of the run. scores, trained: of the sample, by the score
     and after training on the proxy.
     """
+    if size * seconds < MINUTE:
+        return None
     share = size * seconds / spent if spent > 0 else 0.0
     both = np.array([scores, trained], dtype=np.float64)
     both = both[:, np.isfinite(both).all(axis=0)]
