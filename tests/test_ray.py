@@ -228,7 +228,6 @@ def test_a_cluster_without_gpus(cluster):
         RayExecutor(cluster.address, gpus=0.25)
 
 
-@pytest.mark.slow
 def test_a_cluster_that_is_not_there():
     with pytest.raises(
         ClusterError, match=r"no Ray cluster answers at 127.0.0.1:1 .*start one with `ray start --head`"

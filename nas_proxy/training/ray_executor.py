@@ -11,6 +11,7 @@ Nothing is imported of Ray before there is such an executor.
 import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 from collections import Counter
@@ -38,6 +39,8 @@ except ImportError:
 ATTEMPTS = 3
 # Seconds after which the machines of the cluster are counted anew.
 FRESH = 1.0
+# Seconds that a cluster has to accept a connection.
+ANSWER = 10.0
 _Tag = TypeVar("_Tag")
 
 
@@ -180,10 +183,13 @@ def _connect(address: str) -> None:
     os.environ.setdefault("RAY_SCHEDULER_EVENTS", "0")  # which an autoscaler prints among a command's results
     main = threading.current_thread() is threading.main_thread()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)} if main else {}
+    named = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
     try:
+        if (place := named.rpartition(":"))[2].isdigit():  # Ray itself tries for minutes
+            socket.create_connection((place[0], int(place[2])), timeout=ANSWER).close()
         ray.init(address=address, namespace="nas-proxy", configure_logging=False)
-    except ConnectionError as error:
-        found = "no Ray cluster was found" if address == "auto" else f"no Ray cluster answers at {address}"
+    except OSError as error:  # ConnectionError, where Ray finds none
+        found = "no Ray cluster was found" if named == "auto" else f"no Ray cluster answers at {named}"
         raise ClusterError(
             f"{found} ({_last_line(error)}); start one with `ray start --head`, or give its HOST:PORT with --ray"
         ) from None
