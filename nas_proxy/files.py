@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -31,6 +32,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
                 f"the disk is full: {path} could not be written; free some space and run the same command again"
             ) from None
         raise
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path with "~" as the home folder; as it is where that is not known, unlike `Path.expanduser`."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
 def is_full(error: BaseException) -> bool:

@@ -143,7 +143,7 @@ def test_a_function_that_ends_its_process_on_some_paths_has_these_in_the_sample(
     ends = {f"width=2,more={more}" for more in "ab"}
     assert found == {f"width={w},act={act}" for w in (1, 3) for act in ("relu", "bad")} | ends
     assert space.suggest(FixedTrial({"width": 2, "more": "b"})) == {"width": 2, "more": "b"}
-    with pytest.raises(ValueError, match="is not found in the given trial"):
+    with pytest.raises(ValueError, match="the parameter 'more' is not found"):
         space.suggest(FixedTrial({"width": 2}))
 
 

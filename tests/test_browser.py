@@ -30,6 +30,7 @@ def finished(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> nas_prox
         out=folder / "blobs-tiny",
         trials=10,
         truth=8,
+        judge=8,
         workers=1,
         device="cpu",
         condense={"images_per_class": 2, "steps": 10, "width": 8},

@@ -84,7 +84,7 @@ def finished(tmp_path_factory):
     images = blobs(per_class=60)
     path = folder / "blobs.npz"
     np.savez(path, images=images.images[:, 0].numpy(), labels=images.labels.numpy())
-    settings: dict[str, Any] = {"trials": 6, "truth": 6, "workers": 1, "device": "cpu"}
+    settings: dict[str, Any] = {"trials": 6, "truth": 6, "judge": 6, "workers": 1, "device": "cpu"}
     settings |= {"condense": {"method": "random", "images_per_class": 2}}
     settings |= {"proxy_training": {"epochs": 1}, "full_training": {"epochs": 1}}
     return nas_proxy.run(f"npz:{path}", str(space), out=folder / "run", **settings)

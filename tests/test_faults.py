@@ -126,7 +126,7 @@ def test_whatever_a_candidate_does_the_search_goes_on(dataset, tmp_path):
 
 def test_sigterm_ends_a_search_as_sigint_does(dataset, tmp_path):
     space = write_space(tmp_path / "tiny.py", (1, 2, 4, 6, 8, 12, 16))
-    settings = {**{"dataset": dataset, "space": str(space), "trials": 14, "truth": 6}, **SETTINGS}
+    settings = {**{"dataset": dataset, "space": str(space), "trials": 14, "truth": 6, "judge": 6}, **SETTINGS}
     settings |= {"proxy_training": {"epochs": 1600, "batch_size": 2}}
     run = prepare_run(tmp_path / "run", resolve(settings))
     run_stages(run, ("condense",))

@@ -71,6 +71,7 @@ def condensed(folder: Path, space: Path, workers: int, storage: str | None = Non
         space=str(space),
         trials=TRIALS,
         truth=SAMPLE,
+        judge=SAMPLE,
         sampler="random",
         limit=20,
         device="cpu",

@@ -72,6 +72,7 @@ def test_a_run_within_limits(tmp_path, tiny_space):
     settings = {
         "trials": 8,
         "truth": 5,
+        "judge": 5,
         "workers": 1,
         "device": "cpu",
         "condense": {"images_per_class": 2, "steps": 2, "width": 8},
@@ -114,6 +115,7 @@ def test_patience_and_hours_end_the_proposals_and_not_the_sample(tmp_path, tiny_
         "space": str(tiny_space),
         "trials": 13,
         "truth": 3,
+        "sampler": "tpe",
         "workers": 1,
         "device": "cpu",
         "condense": {"images_per_class": 2, "steps": 2, "width": 8},

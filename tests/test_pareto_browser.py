@@ -30,7 +30,7 @@ def searched(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     given: dict[str, Any] = {
         "dataset": f"npz:{folder / 'blobs.npz'}",
         "space": str(write_space(folder / "tiny.py", (1, 2, 4, 8, 16))),
-        **{"trials": 8, "truth": 5, "workers": 1, "device": "cpu"},
+        **{"trials": 8, "truth": 5, "judge": 5, "workers": 1, "device": "cpu"},
         **{"objective": ["accuracy", "params", "latency"], "max_latency_ms": 10.0, "max_params": 10_000},
         "condense": {"images_per_class": 2, "steps": 2, "width": 8},
         "proxy_training": {"epochs": 4, "batch_size": 6},

@@ -36,6 +36,7 @@ def config(tmp_path_factory):
         space=str(space),
         trials=12,
         truth=6,
+        judge=6,
         limit=20,
         device="cpu",
         workers=1,

@@ -140,6 +140,7 @@ def test_wilcoxon_looks_across_seeds():
 SETTINGS = {
     "trials": 18,
     "truth": 6,
+    "judge": 6,
     "device": "cpu",
     "workers": 1,
     "condense": {"images_per_class": 2, "steps": 2, "width": 8},
@@ -239,7 +240,7 @@ def test_what_was_pruned_is_trained_whole_once_the_sample_comes_to_it(condensed)
     run = condensed("run", pruner="median")
     run_stages(run, ("search",))
     before = trials(run)
-    larger = resolve({"truth": 22, "trials": 22}, run / "run.toml")
+    larger = resolve({"truth": 22, "judge": 22, "trials": 22}, run / "run.toml")
     run_all(larger, run.path, names=("search",))
     after = trials(run)
     sample = after[after["phase"] == "sample"]

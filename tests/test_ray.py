@@ -318,6 +318,7 @@ def condensed(folder: Path, space: Path) -> RunFolder:
         space=str(space),
         trials=TRIALS,
         truth=SAMPLE,
+        sampler="random",  # "ei" weighs what trainings took, which is another time each time
         limit=20,
         device="cpu",
         workers=1,

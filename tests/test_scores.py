@@ -29,6 +29,7 @@ from nas_proxy.training.train import Outcome, Recipe
 SETTINGS = {
     "trials": 10,
     "truth": 6,
+    "judge": 6,
     "workers": 1,
     "device": "cpu",
     "condense": {"images_per_class": 2, "steps": 2, "width": 8},

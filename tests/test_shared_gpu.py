@@ -10,7 +10,6 @@ import torch
 
 from cuda_emulation import EmulatedCuda
 from nas_proxy.hardware import MOST_ON_A_GPU, jobs_at_once
-from nas_proxy.pipeline.dry_run import _lanes
 from nas_proxy.pipeline.work import open_executor
 from nas_proxy.runs.settings import resolve
 from nas_proxy.signals.score_job import Scored
@@ -19,6 +18,7 @@ from nas_proxy.training import worker_pool, worker_process
 from nas_proxy.training.jobs import Failure
 from nas_proxy.training.shared_gpu import SharedGpus
 from nas_proxy.training.train import Outcome
+from nas_proxy.training.worker_pool import lanes
 
 OUTCOME = Outcome(score=0.5, losses=(1.0,), diverged=False, seconds=8.0, image_passes=10, seconds_saved=4.0)
 
@@ -153,7 +153,7 @@ def test_the_default_number_of_workers_follows_from_the_gpu(
         several = open_executor(resolve({**given, "devices": ["cuda:0", "cuda:1"]}), "cuda:0")
         assert several.count == 2 * each
         # A GPU's seconds are shared by its workers, so an estimate divides by the GPUs.
-        assert _lanes(several, "cuda:0") == 2
-        assert _lanes(open_executor(resolve({**given, "device": "cuda"}), "cuda:0"), "cuda:0") == 1
+        assert lanes(several, "cuda:0") == 2
+        assert lanes(open_executor(resolve({**given, "device": "cuda"}), "cuda:0"), "cuda:0") == 1
     assert jobs_at_once("cpu") == cores
-    assert _lanes(open_executor(resolve({**given, "device": "cpu"}), "cpu"), "cpu") == cores
+    assert lanes(open_executor(resolve({**given, "device": "cpu"}), "cpu"), "cpu") == cores

@@ -108,7 +108,7 @@ def test_the_stages_after_the_search(run: RunFolder) -> None:
         record(run, "proxy", index, score, phase="sample")
     for index, score in enumerate([0.95, 0.1]):
         record(run, "proxy", index, score, phase="search")
-    # The best three are one proposal and two of the sample: five architectures, two seeds.
+    # Four are the sample, which has two seeds.
     for index in range(3):
         record(run, "truth", index, 0.5, phase="sample")
     record(run, "truth", 0, 0.96, phase="search")
@@ -116,8 +116,8 @@ def test_the_stages_after_the_search(run: RunFolder) -> None:
     with run.lock():
         status = look(run)
     assert stages(status)["search"] == (6, 6, True)
-    assert stages(status)["truth"] == (5, 10, False)
-    assert status.seconds_left == pytest.approx(2.0 * (5 + 16))
+    assert stages(status)["truth"] == (5, 8, False)
+    assert status.seconds_left == pytest.approx(2.0 * (3 + 16))
     assert status.best == {"key": "search0", "score": 0.95, "test_accuracy": pytest.approx(0.97)}
     for index in range(4):
         for draw in (0, 1):

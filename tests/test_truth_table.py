@@ -254,6 +254,7 @@ def test_the_published_files_are_read(file, space, rows):
 SETTINGS = {
     "trials": 10,
     "truth": 6,
+    "judge": 6,
     "workers": 1,
     "device": "cpu",
     "condense": {"images_per_class": 2, "steps": 2, "width": 8},
@@ -323,11 +324,11 @@ def test_a_run_goes_on_and_grows_with_the_same_table_only(go):
     run, _, _ = go
     first = run().ranking["signals"]["proxy"]["spearman"]
     assert run().ranking["signals"]["proxy"]["spearman"] == first
-    assert run(trials=12, truth=7).ranking["n"] == 7
+    assert run(trials=12, truth=7, judge=7).ranking["n"] == 7
     with pytest.raises(RunFolderError, match="the truth table has changed since the trainings of this run"):
-        run(trials=12, truth=7, shift=1.0)
+        run(trials=12, truth=7, judge=7, shift=1.0)
     with pytest.raises(RunFolderError, match="truth_table: "):
-        run(trials=12, truth=7, truth_table=None)
+        run(trials=12, truth=7, judge=7, truth_table=None)
 
 
 def test_the_path_comes_out_absolute(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from nas_proxy.cli import options as o
 from nas_proxy.cli import predict as cli_predict
 from nas_proxy.cli import rank as cli_rank
 from nas_proxy.cli import watch as cli_watch
-from nas_proxy.cli.exits import explained
+from nas_proxy.cli.exits import explained, without_farewell
 from nas_proxy.cli.options import check_names, examples, given, option_names, setting
 from nas_proxy.cli.printing import at_work, found_by_search, print_ranking, print_result, rows, tell
 from nas_proxy.errors import ConfigError
@@ -254,5 +254,5 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a "×" is not worth an error where the encoding lacks it
-    with explained():
+    with without_farewell(), explained():
         app()

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -33,22 +34,44 @@ def explained() -> Iterator[None]:
         raise
     except KeyboardInterrupt:
         _interrupted()
-    except UserError as error:
-        _leave(2, str(error))
-    except NasProxyError as error:
-        _leave(1, str(error))
-    except OSError as error:
-        _leave(2, _sentence(error))
-    except (MemoryError, RuntimeError) as error:
-        if not _is_memory(error):
+    except Exception as error:
+        if _stop.is_set():  # C code that is interrupted may raise anything
+            _interrupted()
+        told = _told(error)
+        if told is None:
             raise
-        _leave(1, "out of memory; a smaller --image-size, --limit or --ipc needs less, and so do fewer --workers")
+        _leave(*told)
+
+
+def _told(error: Exception) -> tuple[int, str] | None:
+    """Return the exit code and the sentence for what went wrong; None for what is a bug."""
+    if isinstance(error, NasProxyError):
+        return 2 if isinstance(error, UserError) else 1, str(error)
+    if isinstance(error, OSError):
+        return 2, _sentence(error)
+    if isinstance(error, MemoryError | RuntimeError) and _is_memory(error):
+        return 1, "out of memory; a smaller --image-size, --limit or --ipc needs less, and so do fewer --workers"
+    return None
 
 
 def end_if_interrupted() -> None:
     """Raise KeyboardInterrupt again; Python swallows one that comes in the callback of a weak reference."""
     if _stop.is_set():
         raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def without_farewell() -> Iterator[None]:
+    """End the process at once where it is left interrupted: all is closed, and the interpreter's own end takes long."""
+    try:
+        yield
+    except SystemExit as end:
+        if end.code != INTERRUPTED or not _stop.is_set():
+            raise
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(INTERRUPTED)
 
 
 def _leave(code: int, text: str) -> None:

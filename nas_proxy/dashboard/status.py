@@ -138,7 +138,7 @@ def _run_stages(look: Look, at_once: int | None) -> list[Stage]:
     done = min(len(sample) + sum(r.phase == "search" for r in proxy), total)
     searched = done == total or _went_on(look)
     least = 0 if searched else run.config.sample
-    fully, full = _fully(look, max(len(sample), least))
+    fully, full = _fully(look, max(len(sample), least), done if searched and done < total else None)
     others = [(s, _counted(look.of(s.name), sample, s.draws)) for s in plan.trained if s.name != PROXY]
     wanted = max(len(sample), least)
     trained, to_train = sum(there for _, there in others), sum(signal.draws * wanted for signal, _ in others)
@@ -154,12 +154,16 @@ def _run_stages(look: Look, at_once: int | None) -> list[Stage]:
     ]
 
 
-def _fully(look: Look, sample: int) -> tuple[int, int]:
-    """Return how many full trainings have ended, and how many there are to be: second seeds of what judges too."""
+def _fully(look: Look, sample: int, most: int | None) -> tuple[int, int]:
+    """Return how many full trainings have ended, and how many there are to be: second seeds of what judges too.
+
+    most: architectures of a space that has no more.
+    """
     config, done = look.run.config, len(look.of(TRUTH))
     if config.truth_table:
         return 0, 0
-    total = max(config.truth, sample) + (TRUTH_SEEDS - 1) * sample
+    wanted = max(config.truth, sample) if most is None else min(max(config.truth, sample), most)
+    total = wanted + (TRUTH_SEEDS - 1) * sample
     with contextlib.suppress(FileNotFoundError):  # written when they are done, fewer in a small space
         asked = (look.run / "run.toml").stat().st_mtime
         if (look.run / "search.json").stat().st_mtime >= asked:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nas_proxy.errors import DataError, nearest
+from nas_proxy.files import expanded
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,12 @@ def default_cache() -> Path:
     $NAS_PROXY_CACHE names another; $XDG_CACHE_HOME is the user's cache folder where it is set.
     """
     if own := os.environ.get("NAS_PROXY_CACHE"):
-        return Path(own).expanduser().absolute()
+        return expanded(own).absolute()
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (given if given.is_absolute() else Path.home() / ".cache") / "nas_proxy" / "data"
+    user = given if given.is_absolute() else expanded("~/.cache")
+    if not user.is_absolute():  # $HOME is not set, and the user has no entry in the system's list
+        raise DataError("the home folder is not known; name a folder for data in the variable NAS_PROXY_CACHE")
+    return user / "nas_proxy" / "data"
 
 
 def list_datasets() -> list[tuple[str, str]]:
@@ -97,7 +101,7 @@ def kind_and_place(dataset: str) -> tuple[str, str]:
 
 def recognised(place: str) -> str:
     """Return what a path without a prefix holds, "folder", "npz", "csv" or "hf"; "" for what is nothing of these."""
-    path = Path(split_group(place)[0]).expanduser()
+    path = expanded(split_group(place)[0])
     if path.is_dir():
         marks = ("dataset_dict.json", "dataset_info.json", "state.json")
         return "hf" if any((path / mark).is_file() for mark in marks) else "folder"

@@ -24,6 +24,7 @@ from nas_proxy.data.listing import PARTS, shown
 from nas_proxy.data.store import Progress, Say
 from nas_proxy.data.tables import LABELS
 from nas_proxy.errors import DataError
+from nas_proxy.files import expanded
 
 
 class _Images(Sequence[Encoded]):
@@ -136,7 +137,7 @@ def _offline(datasets: Any) -> Iterator[None]:
 
 def _splits(datasets: Any, place: str) -> dict[str, Any]:
     """Return the splits by part."""
-    path = Path(place).expanduser()
+    path = expanded(place)
     where = str(path) if path.is_dir() else place
     saved = any((path / mark).is_file() for mark in ("dataset_dict.json", "state.json"))
     datasets.disable_progress_bars()

@@ -22,6 +22,7 @@ from nas_proxy.data.published import open_published
 from nas_proxy.data.store import Progress, Say, StoredImages
 from nas_proxy.data.tables import open_table
 from nas_proxy.errors import DataError
+from nas_proxy.files import expanded
 
 Part = Literal["train", "validation", "test"]
 
@@ -95,26 +96,26 @@ def open_source(
     if image_size is not None and image_size < 1:
         raise DataError(f"the image size {image_size} is not a number of pixels; give 1 or more, for example 32")
     kind, place = kind_and_place(dataset)
-    return _told(_opened(kind, dataset, place, image_size, cache or default_cache(), say), say)
+    return _told(_opened(kind, dataset, place, image_size, cache, say), say)
 
 
-def _opened(kind: str, dataset: str, place: str, image_size: int | None, cache: Path, say: Say) -> Source:
+def _opened(kind: str, dataset: str, place: str, image_size: int | None, cache: Path | None, say: Say) -> Source:
     if kind == "digits":
         return _digits(image_size)
     if kind in PUBLISHED:
-        return Source(dataset, *open_published(dataset, image_size, cache))
+        return Source(dataset, *open_published(dataset, image_size, cache or default_cache()))
     if kind == "hf":
         from nas_proxy.data.hugging_face import open_hugging_face  # which imports a library that few have
 
         return Source(dataset, *open_hugging_face(place, image_size, say))
     if kind == "csv":
         file, group = split_group(place)
-        listed = open_table(Path(file).expanduser(), group, image_size, cache, say)
+        listed = open_table(expanded(file), group, image_size, cache or default_cache(), say)
         return Source(dataset, listed.classes, listed.parts, listed.groups)
-    path = Path(place).expanduser()
+    path = expanded(place)
     if kind == "npz":
         return Source(dataset, *open_npz(path, image_size, say))
-    return Source(dataset, *open_folder(path, image_size, cache, say))
+    return Source(dataset, *open_folder(path, image_size, cache or default_cache(), say))
 
 
 def _told(source: Source, say: Say) -> Source:

@@ -28,8 +28,6 @@ NAME = "budget.json"
 CONDENSING, PLANNED = 0.15, 0.95
 # The fewest steps of a condensation, and the most architectures that are only there to judge.
 STEPS, JUDGES = 50, 24
-# A budget may be exceeded by this share before a round is left out.
-TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -130,10 +128,6 @@ class Clock:
 
     def allows(self, seconds: float, reserved: float = 0.0) -> bool:
         """Whether so much more may be begun, when so much is reserved for what comes after it."""
-        return self.spent + seconds + reserved <= self.seconds * (1 + TOLERANCE)
-
-    def leaves(self, seconds: float, reserved: float = 0.0) -> bool:
-        """Whether so much more fits without going beyond the budget."""
         return self.spent + seconds + reserved <= self.seconds
 
 

@@ -28,6 +28,7 @@ from nas_proxy.signals.stored_names import set_path, study_of
 from nas_proxy.storage.location import existing, study_name
 from nas_proxy.storage.read_only import open_studies, readable
 from nas_proxy.storage.records import LATENCY, finished
+from nas_proxy.training.worker_pool import lanes
 
 # Seconds that a run may take at most for the coarse estimate to do, and from which on it is told how to shorten it.
 SHORT, LONG = 300.0, 1800.0
@@ -172,7 +173,7 @@ def _speeds(
     """Return speeds by FLOPs, or by measurements where the estimate that comes of these is `long`."""
     sample = sized(prospect)
     with open_executor(run.config, prospect.device) as executor:
-        speeds = coarse(prospect, executor.count, sample)
+        speeds = coarse(prospect, lanes(executor, prospect.device), sample)
         counts, classes, size = prospect.counts, prospect.shape.classes, prospect.space.size
         found = forecast(run.config, counts, classes, size, speeds, stages, done)
         if not long(found):

@@ -27,10 +27,11 @@ from nas_proxy.storage.records import Candidate, Record
 from nas_proxy.strategy.acquisition import Observed
 from nas_proxy.training.jobs import Failure, Job
 from nas_proxy.training.train import Outcome
+from nas_proxy.training.worker_pool import lanes
 
 NAME = "search.json"
-# Seconds of ranking and reporting.
-REPORTING = 10.0
+# Seconds of ranking and reporting; and what all that judges may take more than expected.
+REPORTING, SPARE = 15.0, 1.15
 Known = Mapping[str, float | None]  # what a search sees of full trainings, by key; None of those that failed
 
 
@@ -200,9 +201,30 @@ def _within_budget(
             return
         yield turn, (positions, numbers)
     turn = len(planned)
-    while clock.leaves(_round_seconds(work, rounds.size), judging_seconds(work, sample)):
+    while clock.allows(_round_seconds(work, rounds.size), judging_seconds(work, sample)):
         yield turn, (range(rounds.sample, rounds.sample), range(chosen, chosen + rounds.size))
         turn, chosen = turn + 1, chosen + rounds.size
+
+
+def proxy_ends(work: Work) -> Callable[[], str | None]:
+    """Return what says whether proposals for the proxy end, as they do when half of what a budget leaves is spent.
+
+    What judges is not in that half, so that as much is left for full trainings, whatever the plan was made from.
+    """
+    clock = work.clock
+    if clock is None:
+        return lambda: None
+    begun: list[float] = []
+
+    def ends() -> str | None:
+        if not begun:  # the sample is trained, which tells what judging takes
+            sample = [r for r in work.store.records(PROXY) if r.phase == "sample" and r.complete]
+            begun.append(clock.spent + (clock.seconds - clock.spent - judging_seconds(work, sample)) / 2)
+        if clock.spent < begun[0]:
+            return None
+        return f"Half of what the budget of {work.config.budget} left is spent on the proxy; full trainings follow."
+
+    return ends
 
 
 def _known(work: Work, positions: range, numbers: range, sample: Sequence[Record | Candidate]) -> bool:
@@ -222,7 +244,7 @@ def _say_end(work: Work) -> None:
 
 def _round_seconds(work: Work, trainings: int) -> float:
     """Return about how long so many full trainings take, by the clock."""
-    return math.ceil(trainings / work.executor.count) * _full_seconds(work)
+    return math.ceil(trainings / lanes(work.executor, work.problem.device)) * _full_seconds(work)
 
 
 def _full_seconds(work: Work) -> float:
@@ -243,7 +265,8 @@ def judging_seconds(work: Work, sample: Sequence[Record | Candidate]) -> float:
     wanted = sum(signal.draws * len(sample) for signal in others)
     left = max(0, wanted - sum(len(store.records(s.name)) for s in others if store.has(s.name)))
     each = sum(proxy) / len(proxy) if proxy else 0.0
-    return (second * _full_seconds(work) + left * each) / work.executor.count + REPORTING
+    spent = second * _full_seconds(work) + left * each
+    return SPARE * spent / lanes(work.executor, work.problem.device) + REPORTING
 
 
 def _train(work: Work, candidates: Sequence[Candidate], told: Callable[[Outcome | Failure], None]) -> None:

@@ -17,6 +17,7 @@ from nas_proxy.ranking.ranking import Saving
 from nas_proxy.report.formats import duration
 from nas_proxy.storage.records import Record
 from nas_proxy.strategy.saving import saving
+from nas_proxy.training.worker_pool import lanes
 
 HOUR = 3600.0
 
@@ -32,7 +33,7 @@ def saved(work: Work, scores: Scores, found: Standing, full_seconds: float | Non
         return asdict(Saving(pool=pool, reason="what a full training takes was not measured here", sentence=""))
     spent = _spent(work, scores, found, each)
     needed = saving(found.fit, pool, work.config.seed, pick=found.pool.rows()[pick.key])
-    workers = work.executor.count
+    workers = lanes(work.executor, work.problem.device)
     return asdict(
         against_random((needed.trainings, needed.low, needed.high), each / workers, spent, pool, estimated=not timed)
     )
@@ -83,7 +84,7 @@ def _digits(ratio: float) -> str:
 
 def _spent(work: Work, scores: Scores, found: Standing, each: float) -> dict[str, float]:
     """Return the seconds by the clock that the run took, by what they were for."""
-    store, workers = work.store, work.executor.count
+    store, workers = work.store, lanes(work.executor, work.problem.device)
     full = store.records(TRUTH)
     if work.problem.table is not None:
         first = each * sum(believed.validation is not None for believed in found.order)

@@ -34,7 +34,7 @@ from nas_proxy.pipeline.budget import keep_plan
 from nas_proxy.pipeline.checks import check, check_sample
 from nas_proxy.pipeline.choosing import choosing_of_pool
 from nas_proxy.pipeline.dry_run import announce, planned, with_plan
-from nas_proxy.pipeline.full_trainings import chosen_of, full_trainings, how_it_stands
+from nas_proxy.pipeline.full_trainings import chosen_of, full_trainings, how_it_stands, proxy_ends
 from nas_proxy.pipeline.ground_truth import train_fully, truth_of
 from nas_proxy.pipeline.judgement import judge
 from nas_proxy.pipeline.problem import choose_device, open_problem, open_prospect, opened, read_data
@@ -92,7 +92,7 @@ def search_stage(work: Work) -> None:
         if wanted.proposals and wanted.sampler == "ei" and work.plan.lead == PROXY:
             search(work.trainer, replace(wanted, proposals=0))
             wanted = choosing_of_pool(work, wanted)
-        search(work.trainer, wanted)
+        search(work.trainer, replace(wanted, until=proxy_ends(work)))
         for part in dict.fromkeys((work.problem.space, work.trainer.space)):
             if isinstance(part, Limited) and (left_out := part.left_out()) is not None:
                 say(f"{left_out}.")

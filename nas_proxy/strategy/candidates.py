@@ -57,7 +57,8 @@ class Search:
     signal: the study of its trainings. sample: how many architectures of the stream. proposals: how many more.
     images, recipe, seeds: of a training. score: what ranks candidates. sampler, pruner, enqueued, objectives: how
     proposals are made. propose: makes them in place of `sampler`; its round 0 has `opening` of them, if not 0.
-    round: how many are made at a time. patience, hours: when they end. minutes, megabytes: what ends a training.
+    round: how many are made at a time. patience, hours, until (says why, or None): when they end. minutes, megabytes:
+    what ends a training.
     """
 
     signal: str
@@ -77,6 +78,7 @@ class Search:
     minutes: float | None = None
     megabytes: float | None = None
     propose: Propose | None = None
+    until: Callable[[], str | None] = lambda: None
     opening: int = 0
     round: int = 4
 
@@ -244,6 +246,8 @@ def fruitless(history: Sequence[Record], by: str = "accuracy", objectives: Seque
 
 def _enough(wanted: Search, history: Sequence[Record], start: float) -> str | None:
     """Return why no further architectures are proposed, None where they are."""
+    if (reason := wanted.until()) is not None:
+        return reason
     patience, hours = wanted.patience, wanted.hours
     since = fruitless(history, wanted.score, wanted.objectives)
     if patience is not None and since >= patience:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar, cast
 
-from nas_proxy.training.executor import here, run_all
+from nas_proxy.training.executor import Executor, here, run_all
 from nas_proxy.training.jobs import Failure, Result, Timed, Work, too_much, without_recording
 from nas_proxy.training.memory_limit import TOO_MUCH
 from nas_proxy.training.node import Node
@@ -115,6 +115,12 @@ def _put(
     done: "queue.SimpleQueue[tuple[WorkerProcess, Any, Any]]", worker: "WorkerProcess", tag: object, result: object
 ) -> None:
     done.put((worker, tag, result))
+
+
+def lanes(executor: Executor, device: str) -> int:
+    """Return how many jobs' seconds pass at a time: those of the workers, or of the GPUs that workers share."""
+    devices = set(executor.devices) or {device}
+    return len(devices) if isinstance(executor, ProcessExecutor) and "cpu" not in devices else executor.count
 
 
 class WorkerProcess:

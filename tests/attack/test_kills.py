@@ -44,6 +44,15 @@ def test_kills(tmp_path, capsys):
     tally.report(capsys)
 
 
+@pytest.fixture(autouse=True)
+def _nobody_left():
+    """End what an attack that breaks off leaves at work."""
+    yield
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+
+
 def _kill(process: psutil.Process, draw: random.Random) -> None:
     """Kill the coordinator, whose workers must then end by themselves; or a worker before it; or all at once."""
     children = process.children(recursive=True)
