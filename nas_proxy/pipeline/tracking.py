@@ -81,7 +81,7 @@ class _TensorBoard:
 
         if (group, run) not in self._writers:
             place = self._folder / _named(group) / _named(run)
-            self._writers[group, run] = SummaryWriter(str(place))  # type: ignore[no-untyped-call]
+            self._writers[group, run] = SummaryWriter(str(place))
         self._writers[group, run].add_scalar(tag, value, step)
 
     def end(self, group: str, run: str) -> None:
