@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -204,6 +205,24 @@ def test_what_a_job_changes_of_its_process_is_put_back():
     before = ProcessState.now()
     assert performed(Spoils(act)) == Failure("ValueError: bad ? �[31m text")
     assert ProcessState.now() == before
+
+
+class BaseError(BaseException):
+    pass
+
+
+def test_what_is_no_exception_and_an_interrupt_where_none_can_come_are_failures(monkeypatch):
+    def raises():
+        raise BaseError("base")
+
+    assert performed(Spoils(raises)) == Failure("BaseError: base")
+    with pytest.raises(KeyboardInterrupt):
+        performed(Spoils(interrupted))
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert performed(Spoils(interrupted)) == Failure("KeyboardInterrupt")
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_streams_that_are_closed_are_opened_and_threads_that_are_left_are_named():

@@ -6,6 +6,7 @@ the process that performs it is the affair of `nas_proxy.training.worker_pool`.
 """
 
 import functools
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -14,7 +15,6 @@ from typing import Any, Protocol, Self, TypeVar, cast, runtime_checkable
 import torch
 
 from nas_proxy.data.images import DataShape
-from nas_proxy.errors import RAISED
 from nas_proxy.process_state import restored
 from nas_proxy.spaces.latency import measure_latency
 from nas_proxy.spaces.loading import Spec, load_space
@@ -176,7 +176,9 @@ def _performed(job: Work[Result]) -> Result | Failure:
         return Failure(reason, spoilt=True, memory=True)
     except MemoryError:
         return Failure("out of memory")
-    except RAISED as error:
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            raise  # somebody's at the keyboard; worker processes hear none, so there it is the network's own
         text = " ".join(said(error).split())
         if "can't allocate memory" in text:
             return Failure("out of memory")
