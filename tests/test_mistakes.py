@@ -159,7 +159,7 @@ def test_a_run_prints_json_alone_and_mistakes_lose_nothing(nas_proxy, tmp_path):
     code, out, err = nas_proxy(*run, "--json")
     assert code == 0, err
     assert json.loads(out)["n"] == 4
-    assert "Ground truth" in err
+    assert "Full trainings" in err
     before = (tmp_path / "out" / "ranking.json").read_text()
     code, _, err = nas_proxy(*run, "--seed", 3)
     assert code == 2

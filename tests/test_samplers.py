@@ -286,16 +286,16 @@ def changed(run, **settings):
 
 def test_the_sampler_changes_proposals_and_not_the_sample_until_one_is_made(condensed):
     run_stages(condensed, ("search",))
-    by_tpe = trials(condensed)
-    with pytest.raises(RunFolderError, match=r"holds another run \(sampler: 'tpe' → 'random'\); choose another folder"):
+    by_ei = trials(condensed)
+    with pytest.raises(RunFolderError, match=r"holds another run \(sampler: 'ei' → 'random'\); choose another folder"):
         changed(condensed, sampler="random")
     (condensed / "study.db").unlink()
     changed(condensed, sampler="random")
     assert open_run(condensed.path).config.sampler == "random"
     at_random = trials(condensed)
     sample = ["key", "index", "score"]
-    assert by_tpe[by_tpe["phase"] == "sample"][sample].equals(at_random[at_random["phase"] == "sample"][sample])
-    assert list(by_tpe["key"]) != list(at_random["key"])
+    assert by_ei[by_ei["phase"] == "sample"][sample].equals(at_random[at_random["phase"] == "sample"][sample])
+    assert list(by_ei["key"]) != list(at_random["key"])
     changed(condensed, trials=12)
     assert list(trials(condensed)["key"][:10]) == list(at_random["key"])
 
