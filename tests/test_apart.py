@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -264,3 +265,14 @@ def test_trainings_of_networks_that_draw_from_any_generator_repeat():
     assert found[0].losses == found[1].losses
     assert found[0].score == found[1].score
     assert train(Draws, data, data, recipe, 8).losses != found[0].losses
+
+
+def test_a_function_space_says_nothing_when_the_program_ends():
+    code = (
+        "from nas_proxy.data.images import DataShape\n"
+        "from nas_proxy.spaces.function_space import FunctionSpace\n"
+        "space = FunctionSpace('f', lambda trial: trial.suggest_int('a', 1, 3), DataShape(1, 4, 4, 3))\n"
+        "print(len(list(space.sample(0))))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert (done.stdout, done.stderr) == ("3\n", "")

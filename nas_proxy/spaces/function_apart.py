@@ -86,8 +86,10 @@ class FunctionApart:
         self._child = None
 
     def __del__(self) -> None:
-        with contextlib.suppress(Exception):  # the interpreter may be ending
+        try:
             self.close()
+        except Exception:  # noqa: BLE001 (the interpreter is ending, and all modules may be gone)
+            pass
 
     def _serve(self, link: Link) -> None:
         with contextlib.suppress(EOFError):
