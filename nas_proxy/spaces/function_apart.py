@@ -86,9 +86,9 @@ class FunctionApart:
         self._child = None
 
     def __del__(self) -> None:
-        try:
+        try:  # noqa: SIM105 (the interpreter may be ending, and `contextlib` be gone)
             self.close()
-        except Exception:  # noqa: BLE001 (the interpreter is ending, and all modules may be gone)
+        except Exception:  # noqa: BLE001
             pass
 
     def _serve(self, link: Link) -> None:
