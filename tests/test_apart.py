@@ -1,5 +1,6 @@
 """A user's code runs apart: whatever it does ends no command, and is told in a sentence."""
 
+import gc
 import os
 import random
 import signal
@@ -20,6 +21,7 @@ from nas_proxy import Choice, Space, SpaceError, time_limit
 from nas_proxy.data.images import DataShape
 from nas_proxy.process_state import ProcessState, restored
 from nas_proxy.spaces import apart as module
+from nas_proxy.spaces import function_apart
 from nas_proxy.spaces.apart import Complaint, apart
 from nas_proxy.spaces.cost import Sizes, measured_apart
 from nas_proxy.spaces.function_space import FunctionSpace
@@ -264,3 +266,15 @@ def test_trainings_of_networks_that_draw_from_any_generator_repeat():
     assert found[0].losses == found[1].losses
     assert found[0].score == found[1].score
     assert train(Draws, data, data, recipe, 8).losses != found[0].losses
+
+
+def test_a_function_space_says_nothing_where_the_interpreter_takes_its_modules_away(monkeypatch):
+    space = FunctionSpace("f", lambda trial: trial.suggest_int("a", 1, 3), SHAPE)
+    assert len(list(space.sample(0))) == 3
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    with monkeypatch.context() as ending:
+        ending.setattr(function_apart, "contextlib", None)
+        del space
+        gc.collect()
+    assert not told

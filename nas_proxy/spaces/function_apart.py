@@ -86,8 +86,10 @@ class FunctionApart:
         self._child = None
 
     def __del__(self) -> None:
-        with contextlib.suppress(Exception):  # the interpreter may be ending
+        try:  # noqa: SIM105 (the interpreter may be ending, and `contextlib` be gone)
             self.close()
+        except Exception:  # noqa: BLE001
+            pass
 
     def _serve(self, link: Link) -> None:
         with contextlib.suppress(EOFError):

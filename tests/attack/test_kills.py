@@ -38,6 +38,8 @@ def test_kills(tmp_path, capsys):
                 code = ended(started(config, out), LONGEST_RUN)
                 break
         _judge(tally, out, code, right, kills)
+        with capsys.disabled():
+            print(f"\n{kills} kills in {runs} runs: {dict(tally.counts)}", end="", flush=True)
     tally.counts[SURVIVED] += kills - runs  # each judged run stands for one of its kills
     with capsys.disabled():
         print(f"\n{kills} kills in {runs} runs of {seconds:.0f} s; after: {json.dumps(at)}")
