@@ -66,7 +66,7 @@ def digits(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in {"run", "worker"}])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "run"])
 def test_the_examples_of_help_run(name, digits, monkeypatch):
     monkeypatch.chdir(digits)
     served = []
@@ -78,11 +78,6 @@ def test_the_examples_of_help_run(name, digits, monkeypatch):
         if "://" not in line and not re.search(r"\.(csv|json|toml)\b", line):  # a place or a file that is not here
             call(monkeypatch, tiny(line))
     assert len(served) == (len(lines) if name == "dashboard" else 0)
-
-
-def test_the_examples_of_worker_take_these_options():  # they need a database, see test_postgres.py
-    for line in examples("worker"):
-        check_options(line)
 
 
 @pytest.mark.slow

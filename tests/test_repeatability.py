@@ -171,6 +171,7 @@ def test_a_run_with_one_seed_says_how_far_full_training_repeats_itself(tmp_path)
         truth_table=str(tmp_path / "truth.json"),
         trials=8,
         truth=8,
+        judge=8,
         workers=1,
         device="cpu",
         condense={"method": "random", "images_per_class": 2},

@@ -165,7 +165,7 @@ def test_what_the_set_was_made_with_is_never_ranked(tiny_space, tmp_path):
     }
     keys = []
     for truth in (4, 7):  # the second extends the first
-        run = nas_proxy.run("digits", str(tiny_space), out=tmp_path / "run", truth=truth, **settings)
+        run = nas_proxy.run("digits", str(tiny_space), out=tmp_path / "run", truth=truth, judge=truth, **settings)
         keys.append(set(pd.read_csv(run.folder / "scores.csv")["key"]))
     embedded = ImageSet.load_metadata(tmp_path / "run" / "proxy.safetensors")["embedded"]
     assert len(set(embedded)) == 6
