@@ -193,7 +193,7 @@ def test_the_dashboard_of_a_finished_comparison(finished):
         assert "truth.csv" in body
         assert "blobs.npz" in body
         assert "tiny.py" in body
-        assert "In the folder: compare.html." in body
+        assert "[The report](/report.html)" in body
         assert body.count("](/dashboard/studies/") == 3
         assert f"/studies/{number})" not in body
         assert {figure["id"] for figure in study["plotly_graph_objects"]} == {"signals", "cost"}
