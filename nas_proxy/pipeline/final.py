@@ -30,7 +30,7 @@ from nas_proxy.errors import ConfigError, RunFailedError, RunFolderError
 from nas_proxy.files import atomic_path, write_json
 from nas_proxy.names import PROXY, TRUTH, label
 from nas_proxy.pipeline import export, model_card
-from nas_proxy.pipeline.deployed import Deployed
+from nas_proxy.pipeline.deployed import Deployed, One
 from nas_proxy.pipeline.full_trainings import NAME as SEARCH
 from nas_proxy.pipeline.image_files import confusion_on_test
 from nas_proxy.pipeline.load_final import FORMAT, load_final, read_told
@@ -85,6 +85,13 @@ class Final:
     def network(self) -> Deployed:
         """Return the trained network; see `load_final`."""
         return load_final(self.folder, self.space)
+
+    def predict(self, image: One) -> dict[str, float]:
+        """Return the probability of each class, the most probable first; see `Deployed.predict`.
+
+        It loads the network each time; for many images keep that of `network()`.
+        """
+        return self.network().predict(image)
 
     def __repr__(self) -> str:
         return f"Final({str(self.folder)!r}: {self.told['key']}, final accuracy {self.accuracy:.1%})"
