@@ -55,8 +55,11 @@ def settings(folder: Path) -> RunConfig:
     return resolve(given)
 
 
-def started(config: RunConfig, out: Path) -> psutil.Process:
-    """Begin the run, or go on with it, in a copy of this process, which needs no imports."""
+def started(config: RunConfig, out: Path, log: Path | None = None) -> psutil.Process:
+    """Begin the run, or go on with it, in a copy of this process, which needs no imports.
+
+    log: what it says; a file beside the run folder if not given.
+    """
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     pid = os.fork()
@@ -65,9 +68,9 @@ def started(config: RunConfig, out: Path) -> psutil.Process:
     code = 70
     try:
         os.setsid()
-        log = os.open(out.parent / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
+        heard = os.open(log or out.parent / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(heard, 1)
+        os.dup2(heard, 2)
         run_all(config, out)
         code = 0
     except NasProxyError as error:

@@ -38,7 +38,8 @@ def test_full_disk(small, tmp_path, capsys):
         out = small / "run"
         shutil.rmtree(out, ignore_errors=True)
         _mounted(small, f"remount,size={kilobytes}k")
-        code, log = ended(started(config, out), 300), (small / "log").read_text(errors="replace")
+        code = ended(started(config, out, tmp_path / "log"), 300)
+        log = (tmp_path / "log").read_text(errors="replace")
         if code is None:
             tally.count(HUNG, f"{kilobytes} kB")
         elif code == 0:
@@ -48,8 +49,8 @@ def test_full_disk(small, tmp_path, capsys):
         else:
             tally.count(TRACEBACK, f"{kilobytes} kB: {log[-400:]}")
         _mounted(small, "remount,size=64m")
-        if ended(started(config, out), 300) != 0:
-            tally.count(LOST, f"{kilobytes} kB: {(small / 'log').read_text()[-400:]}")
+        if ended(started(config, out, tmp_path / "log"), 300) != 0:
+            tally.count(LOST, f"{kilobytes} kB: {(tmp_path / 'log').read_text()[-400:]}")
         elif result(out) != right:
             tally.count(SILENT, f"{kilobytes} kB")
     tally.report(capsys)
