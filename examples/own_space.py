@@ -1,7 +1,7 @@
 """A search space of one's own: residual blocks, whose number decides how many further choices there are.
 
     python examples/own_space.py
-    nas-proxy run --space examples/own_space.py --trials 12 --truth 6 --out runs/own-space
+    nas-proxy run --space examples/own_space.py --trials 12 --truth 9 --judge 6 --out runs/own-space
 
 In: nothing. Out: on stdout, what the space is and three networks of it; `nas-proxy run --space` takes this file.
 """

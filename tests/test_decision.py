@@ -251,6 +251,6 @@ def test_what_a_set_saves_counts_its_making_once() -> None:
 
 
 def test_a_folder_of_an_earlier_version_is_decided() -> None:
-    of = Ranking.read(ROOT / "runs" / "digits-reference" / "ranking.json")
+    of = Ranking.read(ROOT / "tests" / "data" / "ranking-of-an-earlier-version.json")
     assert isinstance(of.decision, Decision)
     assert (of.decision.action, of.decision.reason) == (Action.DIRECT, Reason.NO_SAVING)

@@ -75,7 +75,9 @@ def test_the_examples_of_help_run(name, digits, monkeypatch):
     assert len(lines) >= 2
     for line in lines:
         check_options(line)
-        if "://" not in line and not re.search(r"\.(csv|json|toml|png|jpg)\b", line):  # a place or a file that is not here
+        if "://" not in line and not re.search(
+            r"\.(csv|json|toml|png|jpg)\b", line
+        ):  # a place or a file that is not here
             call(monkeypatch, tiny(line))
     assert len(served) == (len(lines) if name == "dashboard" else 0)
 

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from documents import ROOT
 from made_up_runs import ranking_of, trials_of
 from nas_proxy.errors import RunFolderError
 from nas_proxy.ranking.ranking import Ranking
@@ -81,7 +80,7 @@ def test_what_cannot_be_a_number_or_a_text_is_none_or_made_safe() -> None:
 
 
 def test_a_run_of_an_earlier_version() -> None:
-    path = ROOT / "runs" / "digits-reference" / "ranking.json"
+    path = Path(__file__).parent / "data" / "ranking-of-an-earlier-version.json"
     ranking, old = Ranking.read(path), json.loads(path.read_text(encoding="utf-8"))
     proxy = old["signals"]["proxy"]
     assert ranking.signals["proxy"].spearman.as_json() == proxy["spearman"]
