@@ -103,7 +103,7 @@ def test_a_wheel_claims_no_name_but_its_own_and_finds_its_spaces(built, tmp_path
     assert [path.name for path in site.iterdir() if not path.name.endswith("-info")] == ["nas_proxy"]
     file, *names = python(USED, site, cwd=tmp_path).split()
     assert Path(file).is_relative_to(site)
-    assert names == ["convnet", "nas_bench_201", "nas_bench_macro", "resnet"]
+    assert names == ["convnet", "nas_bench_201", "nas_bench_macro", "resnet", "timm_family"]
 
 
 @pytest.mark.slow

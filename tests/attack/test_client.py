@@ -14,7 +14,7 @@ from attack.tally import HARMLESS, HUNG, SILENT, TOLD, Tally
 from made_up_runs import ordinary
 from nas_proxy.dashboard.server import Server, serving
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 REQUESTS = 200
 PATHS = ("/", "/api/studies", "/static/../", "/static/%2e%2e/%2e%2e/etc/passwd", "/dashboard", "/api/studies/\0", "/..")

@@ -32,7 +32,7 @@ from nas_proxy.runs.folder import open_run, prepare_run
 from nas_proxy.runs.settings import resolve, write_config
 from nas_proxy.strategy.enqueue import architectures, read_entries
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 EACH = 200
 SPACE = Space("s", Choice("depth", (1, 2, 3)) & Choice("norm", ("none", "batch")), lambda a, s: None)

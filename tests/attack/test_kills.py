@@ -1,4 +1,7 @@
-"""Runs killed at random moments of all stages, 25 or NAS_PROXY_KILLS of them, give what an undisturbed one gives, and leave nobody behind."""
+"""Runs killed at random moments of all stages give what an undisturbed one gives, and leave nobody behind.
+
+25 kills, or as many as NAS_PROXY_KILLS says.
+"""
 
 import contextlib
 import json
