@@ -24,7 +24,7 @@ from nas_proxy.report.importance import importances
 from nas_proxy.report.run_contents import Run, read_run
 from nas_proxy.report.verdict import verdict_of
 from nas_proxy.storage.read_only import Studies
-from nas_proxy.storage.records import finished
+from nas_proxy.storage.records import LATENCY, finished
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
@@ -104,7 +104,7 @@ class Frame:
 
     def _importances(self, number: int) -> Answer | None:
         signal = self._signals().get(number)
-        if signal is None:
+        if signal is None or signal == LATENCY:  # which is no training: the dashboard's own are as good
             return None
         trials = self._storage.get_all_trials(number, deepcopy=False)
         seen = [trial.state for trial in trials]
