@@ -237,6 +237,7 @@ def test_a_cluster_that_is_not_there():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_a_killed_machine_and_a_killed_command_change_no_score(cluster, tmp_path, cheap, monkeypatch):
     """The command is killed, goes on, and loses a machine; what it finds is what one local process finds."""
     alone, away = condensed(tmp_path / "alone", cheap), condensed(tmp_path / "away", cheap)
@@ -273,6 +274,8 @@ def test_a_killed_machine_and_a_killed_command_change_no_score(cluster, tmp_path
         *(pd.read_csv(run / "scores.csv").drop(columns="seconds", errors="ignore") for run in (away, alone))
     )
     picks = [json.loads((run / "ranking.json").read_text())["pick"] for run in (away, alone)]
+    for pick in picks:
+        pick.pop("latency_ms", None)  # a matter of time
     assert picks[0] == picks[1]
 
 

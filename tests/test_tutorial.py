@@ -49,7 +49,7 @@ def check_output(told: str) -> None:
 
 def rows(told: str, count: int) -> list[str]:
     lines = told[told.index("Signal ") :].splitlines()[1:]
-    return [line.split()[0] for line in lines if re.search(r" \d+k?$", line)][:count]
+    return [line.split()[0] for line in lines if re.search(r" [\d.]+k?$", line)][:count]
 
 
 @pytest.mark.parametrize("page", ["docs/data-and-spaces.md", "docs/reading-the-ranking.md", "docs/how-it-works.md"])
