@@ -1,1 +1,1 @@
-"""Which architectures to train on the proxy, and what becomes of the best."""
+"""Which architectures to train, on the proxy and fully, and what choosing them saved."""
