@@ -1,13 +1,18 @@
 """The ledger: what it opens and closes is one file, read the same whenever it is read."""
 
+import gc
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+import pytest
 from optuna.distributions import CategoricalDistribution
 
+from nas_proxy.errors import RunFolderError
 from nas_proxy.spaces.measured import Size
+from nas_proxy.storage.read_only import open_studies
 from nas_proxy.storage.records import Candidate
 from nas_proxy.storage.trial_store import TrialStore
 from nas_proxy.training.jobs import Failure
@@ -89,3 +94,21 @@ def test_what_was_recorded_before_a_kill_is_there(tmp_path):
     assert ledger.begin("proxy", candidate(1), 0) == 2
     ledger.close()
     assert [p.name for p in tmp_path.iterdir()] == ["study.db"]
+
+
+@pytest.mark.parametrize("opened", [TrialStore, lambda path: open_studies(path.parent)])
+@pytest.mark.parametrize("spoilt", ["head", "tables"])
+def test_a_file_that_cannot_be_read_is_not_left_open(opened, spoilt, tmp_path):
+    path = tmp_path / "study.db"
+    ledger = TrialStore(path)
+    ledger.study("proxy")
+    ledger.close()
+    whole = path.read_bytes()
+    path.write_bytes(b"x" * len(whole) if spoilt == "head" else whole[:4096] + b"x" * (len(whole) - 4096))
+    gc.disable()  # a lock must not depend on when the rest of an error is collected
+    try:
+        with pytest.raises(RunFolderError, match="not a study database"):
+            opened(path)
+        assert not [file for file in psutil.Process().open_files() if Path(file.path).parent == tmp_path]
+    finally:
+        gc.enable()

@@ -93,7 +93,11 @@ def open_store(run: RunFolder, progress: Progress) -> TrialStore:
     if not isinstance(place, Database) and (warning := file_systems.warning(place)) is not None:
         progress.say(f"Warning: {warning}.")
     store = TrialStore(place, Retry(progress.say), run.config.objective)
-    store.close_interrupted()
+    try:
+        store.close_interrupted()
+    except BaseException:
+        store.close()
+        raise
     return store
 
 

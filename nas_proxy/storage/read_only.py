@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from nas_proxy.errors import RunFolderError
 from nas_proxy.storage import retry
 from nas_proxy.storage.location import Database, Location, connectable, existing
-from nas_proxy.storage.sqlite_errors import DAMAGED, explanation
+from nas_proxy.storage.sqlite_errors import DAMAGED, closed_after_errors, explanation
 
 # Attributes of studies by the studies' names, made when they are looked at.
 Told = Callable[[], Mapping[str, Mapping[str, Any]]]
@@ -45,10 +45,16 @@ class Studies(RDBStorage):
         self._prefix = place.study("") if isinstance(place, Database) else ""
         if isinstance(place, Database):
             retry.require_driver()
-            url, options = connectable(place.url), retry.engine_options(kept=False, read_only=not writable)
-        else:
-            url, options = f"sqlite:///{place}", {"creator": lambda: _connected(place, writable=writable)}
-        super().__init__(url, engine_kwargs=options, skip_table_creation=True)
+            options = retry.engine_options(kept=False, read_only=not writable)
+            super().__init__(connectable(place.url), engine_kwargs=options, skip_table_creation=True)
+            return
+        with closed_after_errors() as opened:
+
+            def connect() -> sqlite3.Connection:
+                opened.append(connection := _connected(place, writable=writable))
+                return connection
+
+            super().__init__(f"sqlite:///{place}", engine_kwargs={"creator": connect}, skip_table_creation=True)
 
     def get_all_studies(self) -> list["optuna.study._frozen.FrozenStudy"]:
         """Return the studies under the names that a reader sees."""
@@ -102,8 +108,10 @@ def _connected(path: Path, *, writable: bool) -> sqlite3.Connection:
     # mode=rw: unlike the default, it makes no file.
     uri = f"{path.resolve().as_uri()}?mode=rw"
     connection = sqlite3.connect(uri, uri=True, timeout=PATIENCE, check_same_thread=False)
-    if not writable:
-        connection.execute("PRAGMA query_only = ON")
+    with closed_after_errors() as opened:
+        opened.append(connection)
+        if not writable:
+            connection.execute("PRAGMA query_only = ON")
     return connection
 
 

@@ -1,5 +1,8 @@
-"""What went wrong with a SQLite file of studies: an exception in, the user's sentence out."""
+"""What went wrong with a SQLite file of studies: an exception in, the user's sentence out, and no lock left."""
 
+import contextlib
+import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 # What Optuna raises where a sound file has values that it has not written.
@@ -24,3 +27,19 @@ def explanation(path: Path, error: BaseException, *, writing: bool) -> str:
     if hindered:
         return f"{path} cannot be read ({reason}); see what hinders that and try again"
     return f"{unknown}; restore it, or move it away and run the search again"
+
+
+@contextlib.contextmanager
+def closed_after_errors() -> Iterator[list[sqlite3.Connection]]:
+    """Close the connections put into the list when the block fails.
+
+    Nobody else has the connections of a storage that did not come to be. Left to whatever holds the error's traceback,
+    they would keep their locks, and this process's next try would wait for them.
+    """
+    opened: list[sqlite3.Connection] = []
+    try:
+        yield opened
+    except BaseException:
+        for connection in opened:
+            connection.close()
+        raise

@@ -37,7 +37,7 @@ from nas_proxy.storage.records import (
     metric_names,
     told_latency,
 )
-from nas_proxy.storage.sqlite_errors import DAMAGED, explanation
+from nas_proxy.storage.sqlite_errors import DAMAGED, closed_after_errors, explanation
 from nas_proxy.training.jobs import Failure
 from nas_proxy.training.train import Outcome
 
@@ -61,15 +61,23 @@ class _Connection(sqlite3.Connection):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.execute("PRAGMA journal_mode = WAL")
-        self.execute("PRAGMA synchronous = NORMAL")
+        with closed_after_errors() as opened:
+            opened.append(self)
+            self.execute("PRAGMA journal_mode = WAL")
+            self.execute("PRAGMA synchronous = NORMAL")
 
 
 def _open(place: Location, patience: retry.Retry) -> RDBStorage:
     if isinstance(place, Database):
         return retry.open_storage(place, patience)
     try:
-        return RDBStorage(f"sqlite:///{place}", engine_kwargs={"connect_args": {"timeout": 60, "factory": _Connection}})
+        with closed_after_errors() as opened:
+
+            def connect(*arguments: Any, **options: Any) -> _Connection:
+                opened.append(connection := _Connection(*arguments, **options))
+                return connection
+
+            return RDBStorage(f"sqlite:///{place}", engine_kwargs={"connect_args": {"timeout": 60, "factory": connect}})
     except (SQLAlchemyError, RuntimeError) as error:
         raise RunFolderError(explanation(place, error, writing=True)) from None
 
