@@ -1,6 +1,7 @@
 """A time in place of numbers: the plan, the clock, and runs that keep to both."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -34,7 +35,7 @@ def test_what_is_no_time_gets_a_sentence(text):
 def seconds(config: RunConfig) -> tuple[float, float]:
     """A machine on which a step takes 1 s, a training on the proxy 10, a full one 60."""
     condensing = float(config.condense.steps)
-    judging = 60 * config.sample + 4 * 10 * config.sample
+    judging = 60 * (config.seeds_of_truth - 1) * config.sample + 4 * 10 * config.sample
     return condensing, condensing + 10 * config.trials + 60 * config.truth + judging + 30
 
 
@@ -61,8 +62,21 @@ def test_a_small_space_is_not_planned_beyond_its_size():
 
 
 def test_a_budget_that_is_too_short_says_what_the_least_takes():
-    with pytest.raises(ConfigError, match=r"--budget 5m is too short: the least that a run is takes about 1\d min"):
+    with pytest.raises(ConfigError, match=r"--budget 5m is too short: the least that a run is takes about 9.3 min"):
         planned("5m")
+
+
+def test_few_judges_are_not_trained_again_unless_that_is_asked_for():
+    short, config = planned("30m")
+    assert (short.judge < 8, short.truth_seeds) == (True, 1)
+    assert short.settings(config).seeds_of_truth == 1
+    assert "with one seed each" in short.sentence()
+    long, _ = planned("5h")
+    assert (long.judge >= 8, long.truth_seeds) == (True, 2)
+    asked = plan_for(replace(config, truth_seeds=2), seconds, None)
+    assert asked.truth_seeds == 2
+    more, _ = planned("35m", spent=1800.0, least=replace(short, truth_seeds=2))
+    assert more.truth_seeds == 2
 
 
 def test_a_larger_budget_shrinks_nothing_and_plans_the_time_that_is_left():
@@ -123,9 +137,13 @@ def few(monkeypatch):
     monkeypatch.setattr(dry_run, "plan_for", plan)
 
 
-def trained_in(folder) -> int:
+def draws_in(folder) -> Counter[int]:
     storage = f"sqlite:///{folder / 'study.db'}"
-    return sum(trial.user_attrs["draw"] == 0 for trial in optuna.load_study(study_name="truth", storage=storage).trials)
+    return Counter(t.user_attrs["draw"] for t in optuna.load_study(study_name="truth", storage=storage).trials)
+
+
+def trained_in(folder) -> int:
+    return draws_in(folder)[0]
 
 
 def test_a_run_with_a_budget_trains_what_was_planned_and_more_while_there_is_time(go, few, monkeypatch, tmp_path):
@@ -156,6 +174,18 @@ def test_a_run_ends_where_its_budget_does_and_a_larger_one_goes_on(go, few, monk
     again = go(budget="2h")
     trained = json.loads((again.folder / "search.json").read_text())["order"]
     assert sum(one["validation"] is not None for one in trained) == 10
+
+
+def test_one_seed_of_truth_ranks_and_a_second_is_trained_when_it_is_asked_for(go, tmp_path):
+    numbers = {"trials": 6, "truth": 5, "judge": 4}
+    one = go(**numbers, truth_seeds=1)
+    assert draws_in(one.folder) == {0: 5}
+    assert one.ranking.truth.seeds == 1
+    assert any("one seed" in remark for remark in one.ranking.remarks)
+    two = go(**numbers)
+    assert draws_in(two.folder)[0] == 5
+    assert draws_in(two.folder)[1] in {4, 5}  # and the pick, where it does not judge
+    assert two.ranking.truth.seeds == 2
 
 
 def test_the_plan_is_printed_by_a_dry_run(tmp_path, few, go):

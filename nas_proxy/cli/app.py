@@ -58,6 +58,7 @@ def run_command(
     trials: Annotated[int | None, setting("trials")] = None,
     truth: Annotated[int | None, setting("truth")] = None,
     judge: Annotated[int | None, setting("judge")] = None,
+    truth_seeds: Annotated[int | None, setting("truth_seeds")] = None,
     pool: Annotated[int | None, setting("pool")] = None,
     round: Annotated[int | None, setting("round")] = None,  # noqa: A002 (the option's name)
     budget: Annotated[str | None, setting("budget")] = None,

@@ -17,6 +17,7 @@ def compare_command(
     sample: Annotated[
         int | None, setting("truth", help="Architectures drawn uniformly, on which all signals are judged; 24.")
     ] = None,
+    truth_seeds: Annotated[int | None, setting("truth_seeds", help="Full trainings of each architecture; 2.")] = None,
     folder: Annotated[Path | None, typer.Option("--out", help="Folder; runs/compare-… if not given.")] = None,
     signals: Annotated[str | None, setting("compare.signals")] = None,
     combine: Annotated[str | None, setting("compare.combine")] = None,

@@ -21,7 +21,7 @@ from nas_proxy.ranking.scores import best_first
 from nas_proxy.runs import heartbeat
 from nas_proxy.runs.folder import is_held, open_run
 from nas_proxy.runs.heartbeat import Command
-from nas_proxy.signals.signal import TRUTH_SEEDS, EqualCost, Signal, SmallSet
+from nas_proxy.signals.signal import EqualCost, Signal, SmallSet
 from nas_proxy.signals.stored_names import checkpoint_path, equal_cost_name, set_path
 from nas_proxy.storage.location import existing
 from nas_proxy.storage.read_only import Reader
@@ -155,7 +155,7 @@ def _run_stages(look: Look, at_once: int | None) -> list[Stage]:
 
 
 def _fully(look: Look, sample: int, most: int | None) -> tuple[int, int]:
-    """Return how many full trainings have ended, and how many there are to be: second seeds of what judges too.
+    """Return how many full trainings have ended, and how many there are to be: further seeds of what judges too.
 
     most: architectures of a space that has no more.
     """
@@ -163,7 +163,7 @@ def _fully(look: Look, sample: int, most: int | None) -> tuple[int, int]:
     if config.truth_table:
         return 0, 0
     wanted = max(config.truth, sample) if most is None else min(max(config.truth, sample), most)
-    total = wanted + (TRUTH_SEEDS - 1) * sample
+    total = wanted + (config.seeds_of_truth - 1) * sample
     with contextlib.suppress(FileNotFoundError):  # written when they are done, fewer in a small space
         asked = (look.run / "run.toml").stat().st_mtime
         if (look.run / "search.json").stat().st_mtime >= asked:
@@ -182,8 +182,9 @@ def _signal_stages(look: Look, at_once: int | None) -> list[Stage]:
             done = len(look.computed[signal.name])
             stages.append(Stage(signal.name, done, run.config.sample, done >= run.config.sample, 0.0))
     if not run.config.truth_table:
-        total = TRUTH_SEEDS * run.config.sample
-        done = _counted(look.of(TRUTH), look.sample or None, TRUTH_SEEDS)
+        seeds = run.config.seeds_of_truth
+        total = seeds * run.config.sample
+        done = _counted(look.of(TRUTH), look.sample or None, seeds)
         stages.append(Stage(TRUTH, done, total, done >= total, _left(look, None, total - done, at_once)))
     return [*stages, _page(look, "compare.html", ready=all(s.complete for s in stages) and _ranks_all(look))]
 

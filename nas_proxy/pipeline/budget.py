@@ -28,6 +28,9 @@ NAME = "budget.json"
 CONDENSING, PLANNED = 0.15, 0.95
 # The fewest steps of a condensation, and the most architectures that are only there to judge.
 STEPS, JUDGES = 50, 24
+# Judges from which on it is worth its time to train them again: of fewer, how full training repeats itself is not known
+# to within anything, and a short search has more of a third as many full trainings again.
+REPEATED = 8
 
 
 @dataclass(frozen=True)
@@ -40,17 +43,20 @@ class Plan:
     truth: int
     judge: int
     seconds: float
+    truth_seeds: int = 2  # as plans had that were kept before this was planned
 
     def settings(self, config: RunConfig) -> RunConfig:
         """Return the settings with these numbers."""
-        numbers = {"trials": self.trials, "truth": self.truth, "judge": self.judge}
-        return replace(config, condense=replace(config.condense, steps=self.steps), **numbers)  # type: ignore[arg-type]
+        numbers = {name: getattr(self, name) for name in ("trials", "truth", "judge", "truth_seeds")}
+        return replace(config, condense=replace(config.condense, steps=self.steps), **numbers)
 
     def sentence(self) -> str:
         """Return the plan for a reader."""
+        seeds = "one seed each" if self.truth_seeds == 1 else f"{self.truth_seeds} seeds each"
         return (
             f"The budget of {self.budget} allows {self.steps:,} steps of condensing, {self.trials:,} trainings on the "
-            f"proxy and {self.truth:,} full ones, {self.judge:,} of them to judge: about {duration(self.seconds)}."
+            f"proxy and {self.truth:,} full ones, {self.judge:,} of them to judge, with {seeds}: about "
+            f"{duration(self.seconds)}."
         )
 
 
@@ -76,7 +82,9 @@ def plan_for(
         judge = min(judge, truth)
         trials = max(judge, min(judge + 2 * (truth - judge), size or judge + 2 * (truth - judge)))
         trials = max(trials, 0 if least is None else least.trials)
-        return Plan(str(config.budget), steps, trials, truth, judge, 0.0)
+        repeats = judge >= REPEATED or (least is not None and least.truth_seeds > 1)
+        seeds = config.truth_seeds or (config.seeds_of_truth if repeats else 1)
+        return Plan(str(config.budget), steps, trials, truth, judge, 0.0, seeds)
 
     def takes(plan: Plan) -> float:
         return seconds(plan.settings(config))[1]

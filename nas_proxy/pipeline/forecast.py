@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from nas_proxy.data.splits import Counts
 from nas_proxy.names import PROXY, TRUTH
 from nas_proxy.runs.settings import RunConfig
-from nas_proxy.signals.signal import TRUTH_SEEDS, EqualCost, Plan, Signal, SmallSet, plan_of
+from nas_proxy.signals.signal import EqualCost, Plan, Signal, SmallSet, plan_of
 from nas_proxy.storage.records import LATENCY
 
 # A forward pass, in parts of a training step of the same images; and a synthetic image's step, in forward passes.
@@ -186,8 +186,8 @@ def _left(config: RunConfig, plan: Plan, size: int | None, stages: Sequence[str]
             wanted[signal.name] = 0
     if "truth" in stages and config.truth_table is None:
         fully, judged = (number if size is None else min(number, size) for number in (config.truth, config.sample))
-        # Second seeds of what judges, and of the pick where that is not among it.
-        wanted[TRUTH] = fully + (TRUTH_SEEDS - 1) * min(fully, judged + (fully > judged))
+        # Further seeds of what judges, and of the pick where that is not among it.
+        wanted[TRUTH] = fully + (config.seeds_of_truth - 1) * min(fully, judged + (fully > judged))
     return {name: max(0, number - done.trainings.get(name, 0)) for name, number in wanted.items()}
 
 

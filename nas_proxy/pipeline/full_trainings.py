@@ -1,7 +1,7 @@
 """Full trainings one after another: each round is chosen from what the rounds before it showed.
 
 In: a run whose proxy has been searched on. Out: `--truth` full trainings, `--judge` of them the uniform sample, spread
-evenly among those that are chosen by expected improvement; then second seeds of what judges, and `search.json`. What a
+evenly among those that are chosen by expected improvement; then further seeds of what judges, and `search.json`. What a
 published table holds is looked up, and nothing trained. Guarantees: a search sees validation images alone; a run that
 was cut off proposes the same again, since a round is chosen from the rounds before it, as they are recorded.
 """
@@ -22,7 +22,6 @@ from nas_proxy.pipeline.work import Work
 from nas_proxy.ranking.intervals import LEAST
 from nas_proxy.ranking.surrogate import believe
 from nas_proxy.signals.equal_cost import seconds_a_pass
-from nas_proxy.signals.signal import TRUTH_SEEDS
 from nas_proxy.storage.records import Candidate, Record
 from nas_proxy.strategy.acquisition import Observed
 from nas_proxy.training.jobs import Failure, Job
@@ -48,7 +47,9 @@ def full_trainings(work: Work) -> Standing:
         judged = {one.key: one for one in sample if one.key in there}
         if found.pick is not None and found.pick.key not in judged:
             judged[found.pick.key] = next(c for c in chosen if c.key == found.pick.key)
-        train_fully(work.trainer, work.files, work.config.full_training, list(judged.values()), "Judge: second seeds")
+        seeds, title = work.config.seeds_of_truth, "Judge: further seeds"
+        if seeds > 1:
+            train_fully(work.trainer, work.files, work.config.full_training, list(judged.values()), seeds, title)
     write_json(work.run / NAME, as_json(found))
     return found
 
@@ -257,9 +258,9 @@ def _full_seconds(work: Work) -> float:
 
 
 def judging_seconds(work: Work, sample: Sequence[Record | Candidate]) -> float:
-    """Return about how long all takes that comes after the search: second seeds, baselines, ranking, report."""
+    """Return about how long all takes that comes after the search: further seeds, baselines, ranking, report."""
     store, seeds = work.store, work.store.records(TRUTH)
-    second = max(0, (TRUTH_SEEDS - 1) * (len(sample) + 1) - sum(r.draw > 0 for r in seeds))
+    second = max(0, (work.config.seeds_of_truth - 1) * (len(sample) + 1) - sum(r.draw > 0 for r in seeds))
     proxy = [r.seconds for r in store.records(PROXY) if r.complete]
     others = [signal for signal in work.plan.trained if signal.name != PROXY]
     wanted = sum(signal.draws * len(sample) for signal in others)

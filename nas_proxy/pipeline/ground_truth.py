@@ -14,7 +14,6 @@ from nas_proxy.names import TRUTH
 from nas_proxy.pipeline.image_files import ImageFiles
 from nas_proxy.ranking.scores import column
 from nas_proxy.ranking.truth_table import TruthTable
-from nas_proxy.signals.signal import TRUTH_SEEDS
 from nas_proxy.storage.records import Candidate, Record
 from nas_proxy.storage.trial_store import TrialStore
 from nas_proxy.strategy.trainer import Images, Trainer
@@ -49,11 +48,16 @@ def by_draw(records: Iterable[Record], draws: int, by: str = "accuracy") -> pd.D
     return table.reindex(columns=range(draws)).astype(float)
 
 
-def truth_of(store: TrialStore, table: TruthTable | None, scored: Sequence[Record | Candidate]) -> Truth | None:
-    """Return the ground truth; with a table, of the architectures in `scored`. None before there is any."""
+def truth_of(
+    store: TrialStore, table: TruthTable | None, scored: Sequence[Record | Candidate], seeds: int
+) -> Truth | None:
+    """Return the ground truth; with a table, of the architectures in `scored`. None before there is any.
+
+    seeds: of full training, where no table holds them.
+    """
     if table is None:
         records = store.records(TRUTH)
-        return Truth(by_draw(records, TRUTH_SEEDS), records, trained=True) if records else None
+        return Truth(by_draw(records, seeds), records, trained=True) if records else None
     known = [one for one in scored if one.key in table.scores.index]
     keys = [one.key for one in known]
     return Truth(table.scores.loc[keys], [r for r in known if isinstance(r, Record)], trained=False) if keys else None
@@ -69,8 +73,8 @@ def train_fully(
     files: ImageFiles,
     recipe: Recipe,
     chosen: Sequence[Record | Candidate],
+    seeds: int,
     title: str = "Ground truth",
-    seeds: int = TRUTH_SEEDS,
 ) -> None:
     """Train architectures on all training images, with so many seeds, and score them on test and validation."""
     trainer.train_draws(title, TRUTH, chosen, range(seeds), images_of_truth(files), recipe)

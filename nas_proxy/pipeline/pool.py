@@ -31,7 +31,7 @@ from nas_proxy.ranking.scores import column
 from nas_proxy.ranking.surrogate import Features, Floats
 from nas_proxy.seeds import derive
 from nas_proxy.signals.equal_cost import seconds_a_pass
-from nas_proxy.signals.signal import TRUTH_SEEDS, Signal, ZeroCost
+from nas_proxy.signals.signal import Signal, ZeroCost
 from nas_proxy.spaces.objectives import ACCURACY
 from nas_proxy.spaces.space import Architecture
 from nas_proxy.storage.records import LATENCY
@@ -212,5 +212,5 @@ def _training_seconds(work: Work) -> float:
     if math.isnan(each) or not records:
         return math.inf
     proxy = config.trials * sum(r.seconds for r in records) / len(records)
-    full = config.truth + (TRUTH_SEEDS - 1) * config.sample
+    full = config.truth + (config.seeds_of_truth - 1) * config.sample
     return proxy + full * each * config.full_training.image_passes(len(work.problem.data.train))

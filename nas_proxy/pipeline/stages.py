@@ -117,7 +117,7 @@ def truth_stage(work: Work) -> None:
         if work.plan.lead == PROXY:
             chosen = chosen_of(work, full_trainings(work))
         elif work.problem.table is None:
-            train_fully(work.trainer, work.files, work.config.full_training, sample)
+            train_fully(work.trainer, work.files, work.config.full_training, sample, work.config.seeds_of_truth)
     finally:
         write_tables(work, chosen=chosen)
 
@@ -130,7 +130,7 @@ def rank_stage(work: Work) -> None:
     found = how_it_stands(work) if work.plan.lead == PROXY else None
     chosen = [] if found is None else chosen_of(work, found)
     trained = [*trained, *chosen]
-    truth = truth_of(work.store, work.problem.table, trained)
+    truth = truth_of(work.store, work.problem.table, trained, work.config.seeds_of_truth)
     if truth is None:
         raise RunFolderError(f"nothing is fully trained yet; first run: nas-proxy truth {work.run.path}")
     scores = scoring.score_sample(work)

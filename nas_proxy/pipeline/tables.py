@@ -35,7 +35,7 @@ def write_tables(
     if lead == PROXY:
         _write(trials_table(records, set(keys)), work, "trials.csv")
     known: Sequence[Record | Candidate] = [r for r in records if r.complete] or sample
-    truth = truth_of(work.store, work.problem.table, [*known, *chosen])
+    truth = truth_of(work.store, work.problem.table, [*known, *chosen], work.config.seeds_of_truth)
     if truth is not None and lead is not None:
         _write(truth_table(truth, set(keys)), work, "truth.csv")
     if sample:

@@ -84,9 +84,10 @@ class RunConfig:
     dataset, space: see `nas_proxy.data.sources` and `nas_proxy.spaces.loading`; a space can be a Python file, and
         allow_pickle lets a truth table run code: whoever repeats somebody else's settings should look at them.
     trials, truth, judge: in a comparison all architectures are in the sample, so that they are the same. judge: None
-        for two thirds of `truth`. pool: None for 1,000, or 100 where latencies are measured. round: None for 4, or the
+        for two thirds of `truth`. truth_seeds: None for 2, or with a budget 1 where few judge. pool: None for 1,000, or 100 where latencies are measured. round: None for 4, or the
         workers that the settings name where these are more; never by what a machine has, on which no score may depend.
-    budget: see `nas_proxy.pipeline.budget`; what it leaves room for then stands for trials, truth, judge and pool.
+    budget: see `nas_proxy.pipeline.budget`; what it leaves room for then stands for steps, trials, truth,
+        judge and truth_seeds.
     score: see `nas_proxy.ranking.scores`. seeds: of candidates and of the baselines. pruner: of
         `nas_proxy.training.pruning`. sampler, enqueue: of `nas_proxy.strategy`.
     truth_table: see `nas_proxy.ranking.truth_table`; None to train.
@@ -113,6 +114,10 @@ class RunConfig:
     judge: Annotated[
         int | None,
         Field(ge=1, description="How many of --truth are drawn uniformly, to judge by; two thirds if not given."),
+    ] = None
+    truth_seeds: Annotated[
+        int | None,
+        Field(ge=1, le=10, description="Full trainings of each architecture that judges, and of the pick; 2."),
     ] = None
     pool: Annotated[
         int | None,
@@ -256,6 +261,11 @@ class RunConfig:
         return default_judge(self.truth) if self.judge is None else min(self.judge, self.truth)
 
     @property
+    def seeds_of_truth(self) -> int:
+        """How many full trainings each architecture that judges has, and the pick; what a search chooses has one."""
+        return self.truth_seeds or TRUTH_SEEDS
+
+    @property
     def round_size(self) -> int:
         """How many trainings are chosen from the same results."""
         return self.round or max(ROUND, self.workers * max(len(self.devices), 1), len(self.devices))
@@ -267,6 +277,8 @@ class RunConfig:
         return self.pool or (POOL_TIMED if timed else POOL)
 
 
+# Seeds of full training of what judges where nothing is named.
+TRUTH_SEEDS = 2
 # Architectures of the pool where nothing is named; each latency takes a process of its own for a second or so.
 POOL, POOL_TIMED = 1_000, 100
 # Trainings chosen from the same results: more keep more workers busy, fewer make a better informed search.
@@ -289,8 +301,8 @@ OF_TRAININGS = frozenset({"storage"})
 # What may change between two commands in one folder: where it is computed, how far it goes, what is computed anew.
 NOT_IDENTITY = frozenset(
     {"device", "devices", "workers", "ray", "gpus_per_candidate", "candidate_minutes", "candidate_memory", "log"}
-    | {"preview_every", "classes_per_step", "trials", "truth", "judge", "pool", "round", "budget", "patience", "hours"}
-    | {"signals", "combine", "allow_pickle"}
+    | {"preview_every", "classes_per_step", "trials", "truth", "judge", "truth_seeds", "pool", "round", "budget"}
+    | {"patience", "hours", "signals", "combine", "allow_pickle"}
     | {f"compare.{name}" for name in ("signals", "combine", "score", "draws", "candidates", "calibrate")}
 )
 

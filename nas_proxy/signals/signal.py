@@ -38,8 +38,6 @@ VARIANTS: dict[str, dict[str, object]] = {
 }
 # Draws of random images that a run compares its proxy with.
 RANDOM_DRAWS = 3
-# Seeds of full training of what judges: the uniform sample, and the pick. What a search chooses has the first alone.
-TRUTH_SEEDS = 2
 
 
 @dataclass(frozen=True)
