@@ -84,8 +84,9 @@ class RunConfig:
     dataset, space: see `nas_proxy.data.sources` and `nas_proxy.spaces.loading`; a space can be a Python file, and
         allow_pickle lets a truth table run code: whoever repeats somebody else's settings should look at them.
     trials, truth, judge: in a comparison all architectures are in the sample, so that they are the same. judge: None
-        for two thirds of `truth`. truth_seeds: None for 2, or with a budget 1 where few judge. pool: None for 1,000, or 100 where latencies are measured. round: None for 4, or the
-        workers that the settings name where these are more; never by what a machine has, on which no score may depend.
+        for two thirds of `truth`. truth_seeds: None for 2, or with a budget 1 where few judge. pool: None for
+        1,000, or 100 where latencies are measured. round: None for 4, or the workers that the settings name where these
+        are more; never by what a machine has, on which no score may depend.
     budget: see `nas_proxy.pipeline.budget`; what it leaves room for then stands for steps, trials, truth,
         judge and truth_seeds.
     score: see `nas_proxy.ranking.scores`. seeds: of candidates and of the baselines. pruner: of
