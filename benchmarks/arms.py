@@ -21,6 +21,7 @@ from nas_proxy.seeds import derive, numpy_generator
 from nas_proxy.strategy.acquisition import Observed, Plan, after, next_actions
 from nas_proxy.strategy.evolution import RegularisedEvolutionSampler
 from published_tables import FREE, Task
+from whole_run import whole_run
 
 Trace = list[tuple[float, int]]
 Arm = Callable[[Task, int, float, float], Trace]
@@ -55,6 +56,10 @@ def ours(task: Task, seed: int, budget: float, cost: float) -> Trace:
             trace += [(spent, action.index)] if full else []
         observed, number = after(observed, results), number + 1
     return trace
+
+
+def run(task: Task, seed: int, budget: float, cost: float) -> Trace:
+    return whole_run(task, pool_of(task), seed, budget, scored(task, cost, voters=False))
 
 
 def _in_order(order: Sequence[int], budget: float, spent: float = 0.0) -> Trace:
@@ -190,6 +195,7 @@ def _nearest(codes: NDArray[np.int64], left: NDArray[np.bool_], proposed: NDArra
 
 ARMS: dict[str, Arm] = {
     "ours": ours,
+    "run": run,
     "random": random,
     "tpe": tpe,
     "gp": gp,
@@ -200,6 +206,8 @@ ARMS: dict[str, Arm] = {
     "vote": vote,
     "flops": flops,
 }
+# What plans for its budget, so that half of its trace is not what half of the budget would have found.
+PLANNED = ("run",)
 OPTUNA, TUNED = ("tpe", "gp", "hyperband"), ("hyperband_16",)
 
 

@@ -12,7 +12,7 @@ import nas_proxy
 from conftest import blobs, write_space
 from nas_proxy.errors import ConfigError
 from nas_proxy.pipeline import dry_run
-from nas_proxy.pipeline.budget import Clock, keep_plan, kept_plan, plan_for, spent_in
+from nas_proxy.pipeline.budget import Clock, Takes, keep_plan, kept_plan, plan_for, smaller, spent_in
 from nas_proxy.runs.settings import RunConfig, resolve
 from nas_proxy.runs.settings_checks import seconds_of
 
@@ -32,25 +32,28 @@ def test_what_is_no_time_gets_a_sentence(text):
         resolve({"budget": text})
 
 
-def seconds(config: RunConfig) -> tuple[float, float]:
-    """A machine on which a step takes 1 s, a training on the proxy 10, a full one 60."""
-    condensing = float(config.condense.steps)
+def takes(config: RunConfig) -> Takes:
+    """A machine on which a step of the paper's recipe takes 1 s, a training on the proxy 10, a full one 60."""
+    recipe = config.condense
+    step = recipe.real_batch / 256 * (recipe.width / 128) ** 2
+    condensing = step * recipe.steps if recipe.method == "dm" else 0.0
     judging = 60 * (config.seeds_of_truth - 1) * config.sample + 4 * 10 * config.sample
-    return condensing, condensing + 10 * config.trials + 60 * config.truth + judging + 30
+    seconds = condensing + 10 * config.trials + 60 * config.truth + judging + 30
+    return Takes(condensing, seconds, condensing < 50 * config.trials)
 
 
 def planned(budget: str, **more):
     config = replace(RunConfig(budget=budget), condense=replace(RunConfig().condense, steps=1000))
-    return plan_for(config, seconds, more.pop("size", None), **more), config
+    return plan_for(config, takes, more.pop("size", None), **more), config
 
 
 @pytest.mark.parametrize("budget", ["1h", "2h", "5h", "1d"])
 def test_a_plan_fills_its_budget_and_does_not_exceed_it(budget):
     plan, config = planned(budget)
-    took = seconds(plan.settings(config))
-    assert took[1] == pytest.approx(plan.seconds)
-    assert 0.85 * seconds_of(budget) < took[1] <= seconds_of(budget)
-    assert took[0] <= 0.15 * seconds_of(budget)
+    took = takes(plan.settings(config))
+    assert took.everything == pytest.approx(plan.seconds)
+    assert 0.85 * seconds_of(budget) < took.everything <= seconds_of(budget)
+    assert took.condensing <= 0.15 * seconds_of(budget)
     assert 4 <= plan.judge <= 24
     assert plan.judge < plan.truth < plan.trials
     assert f"The budget of {budget} allows {plan.steps:,} steps of condensing" in plan.sentence()
@@ -62,8 +65,40 @@ def test_a_small_space_is_not_planned_beyond_its_size():
 
 
 def test_a_budget_that_is_too_short_says_what_the_least_takes():
-    with pytest.raises(ConfigError, match=r"--budget 5m is too short: the least that a run is takes about 9.3 min"):
+    with pytest.raises(ConfigError, match=r"--budget 5m is too short: the least that a run is takes about 8.5 min"):
         planned("5m")
+
+
+@pytest.mark.parametrize(
+    ("budget", "recipe"),
+    [("1d", (1000, 256, 128)), ("1h", (1000, 128, 128)), ("45m", (1000, 64, 128)), ("20m", (1000, 64, 64))],
+)
+def test_condensing_gets_smaller_networks_before_fewer_steps(budget, recipe):
+    plan, _ = planned(budget)
+    assert (plan.steps, plan.real_batch, plan.width) == recipe
+    assert f"{plan.steps:,} steps of condensing (width {plan.width}, {plan.real_batch} real" in plan.sentence()
+
+
+def test_where_the_least_condensing_is_too_much_random_images_take_its_place():
+    def slow(config: RunConfig) -> Takes:
+        found = takes(config)
+        return Takes(1000 * found.condensing, found.everything + 999 * found.condensing, pays=True)
+
+    config = RunConfig(budget="30m")
+    plan = plan_for(config, slow, None)
+    assert plan.settings(config).condense.method == "random"
+    assert "no condensing (--method random)" in plan.sentence()
+    never = plan_for(RunConfig(budget="1d"), lambda c: replace(takes(c), pays=c.condense.method != "dm"), None)
+    assert never.method == "random"
+    assert never.truth > planned("1d")[0].truth
+
+
+def test_a_recipe_shrinks_only_where_it_learns():
+    recipes = list(smaller(replace(RunConfig().condense, steps=1000)))
+    assert len(recipes) == len(set(recipes)) == 1 + 2 + 2 + 4
+    assert recipes[-1].steps >= 50
+    assert len(list(smaller(replace(RunConfig().condense, method="herding")))) == 1
+    assert {r.width for r in smaller(replace(RunConfig().condense, embed="space"))} == {128}
 
 
 def test_few_judges_are_not_trained_again_unless_that_is_asked_for():
@@ -73,7 +108,7 @@ def test_few_judges_are_not_trained_again_unless_that_is_asked_for():
     assert "with one seed each" in short.sentence()
     long, _ = planned("5h")
     assert (long.judge >= 8, long.truth_seeds) == (True, 2)
-    asked = plan_for(replace(config, truth_seeds=2), seconds, None)
+    asked = plan_for(replace(config, truth_seeds=2), takes, None)
     assert asked.truth_seeds == 2
     more, _ = planned("35m", spent=1800.0, least=replace(short, truth_seeds=2))
     assert more.truth_seeds == 2
@@ -85,7 +120,7 @@ def test_a_larger_budget_shrinks_nothing_and_plans_the_time_that_is_left():
     assert more.steps == first.steps
     assert more.truth > first.truth
     assert more.judge >= first.judge
-    assert seconds(more.settings(config))[1] <= 0.95 * 3 * 3600 - 3600
+    assert takes(more.settings(config)).everything <= 0.95 * 3 * 3600 - 3600
     kept, _ = planned("1h", spent=3600.0, least=first)
     assert (kept.trials, kept.truth, kept.judge) == (first.trials, first.truth, first.judge)
 
@@ -130,7 +165,7 @@ def go(tmp_path):
 def few(monkeypatch):
     """Plan ten full trainings and twelve on the proxy, whatever the machine."""
 
-    def plan(config, seconds, size, spent=0.0, least=None):
+    def plan(config, takes, size, spent=0.0, least=None):
         numbers = {"steps": config.condense.steps, "trials": 12, "truth": 10, "judge": 4, "seconds": 1.0}
         return dry_run.Plan(config.budget, **numbers)
 

@@ -1,10 +1,12 @@
 """A time in place of numbers: what a budget leaves room for, and the clock that keeps to it.
 
-In: a time, and what settings would take. Out: settings with numbers. Condensing gets a share at most; of the rest a
-third of the full trainings are uniform, to judge by, and twice as many architectures as are chosen are trained on the
-proxy first, as far as all of that fits. While the run works, a `Clock` ends the rounds of full trainings when what is
-left is needed for judging, and lets them go on where the estimate was too high: the full trainings, most of the time,
-take up what the estimate of all else was off by. So with a budget how far a run comes depends on the machine.
+In: a time, and what settings would take. Out: settings with numbers. Condensing gets a share at most: where it would
+take more, its embedding networks see fewer real images and become narrower, then it takes fewer steps; where that is
+too much too, or more than the full trainings that it saves, random images are the proxy. Of the rest a third of the
+full trainings are uniform, to judge by, and twice as many architectures as are chosen are trained on the proxy first,
+as far as all of that fits. While the run works, a `Clock` ends the rounds of full trainings when what is left is needed
+for judging, and lets them go on where the estimate was too high: the full trainings, most of the time, take up what the
+estimate of all else was off by. So with a budget how far a run comes depends on the machine.
 
 The plan is made once and kept in `budget.json` with what is spent, so a run that was cut off goes on by the same plan;
 a larger budget makes a new one, of the time that is left, in which nothing shrinks and the proxy stays as it is.
@@ -12,12 +14,14 @@ a larger budget makes a new one, of the time that is left, in which nothing shri
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.errors import ConfigError
 from nas_proxy.files import write_json
+from nas_proxy.names import RANDOM
 from nas_proxy.report.formats import duration
 from nas_proxy.runs.comparison_checks import LEAST
 from nas_proxy.runs.settings import RunConfig
@@ -26,8 +30,11 @@ from nas_proxy.runs.settings_checks import seconds_of
 NAME = "budget.json"
 # Shares of the time: that condensing may take, and that a plan is made for, as it may take a little longer.
 CONDENSING, PLANNED = 0.15, 0.95
-# The fewest steps of a condensation, and the most architectures that are only there to judge.
-STEPS, JUDGES = 50, 24
+# The most architectures that are only there to judge.
+JUDGES = 24
+# The least of a condensation: real images a class and step, and channels of its networks, with which the sets of the
+# ablation in benchmarks/README.md ranked no worse than larger ones; and steps.
+REAL, WIDTH, STEPS = 64, 32, 50
 # Judges from which on it is worth its time to train them again: of fewer, how full training repeats itself is not known
 # to within anything, and a short search has more of a third as many full trainings again.
 REPEATED = 8
@@ -43,71 +50,114 @@ class Plan:
     truth: int
     judge: int
     seconds: float
-    truth_seeds: int = 2  # as plans had that were kept before this was planned
+    # What plans did not say that earlier versions kept.
+    truth_seeds: int = 2
+    real_batch: int | None = None
+    width: int | None = None
+    method: str | None = None
 
     def settings(self, config: RunConfig) -> RunConfig:
         """Return the settings with these numbers."""
         numbers = {name: getattr(self, name) for name in ("trials", "truth", "judge", "truth_seeds")}
-        return replace(config, condense=replace(config.condense, steps=self.steps), **numbers)
+        kept = {name: getattr(self, name) for name in ("steps", "real_batch", "width", "method")}
+        recipe = replace(config.condense, **{name: value for name, value in kept.items() if value is not None})
+        return replace(config, condense=recipe, **numbers)
 
     def sentence(self) -> str:
         """Return the plan for a reader."""
         seeds = "one seed each" if self.truth_seeds == 1 else f"{self.truth_seeds} seeds each"
+        images = f"{self.steps:,} steps of condensing"
+        if self.method == "dm":
+            images += f" (width {self.width}, {self.real_batch} real images a class)"
+        elif self.method is not None:
+            images = f"no condensing (--method {self.method})"
         return (
-            f"The budget of {self.budget} allows {self.steps:,} steps of condensing, {self.trials:,} trainings on the "
-            f"proxy and {self.truth:,} full ones, {self.judge:,} of them to judge, with {seeds}: about "
-            f"{duration(self.seconds)}."
+            f"The budget of {self.budget} allows {images}, {self.trials:,} trainings on the proxy and {self.truth:,} "
+            f"full ones, {self.judge:,} of them to judge, with {seeds}: about {duration(self.seconds)}."
         )
 
 
-# Of settings: the seconds of condensing, and of everything.
-Seconds = Callable[[RunConfig], tuple[float, float]]
+@dataclass(frozen=True)
+class Takes:
+    """What is left to be done with some settings takes: seconds of condensing, and of everything.
+
+    pays: whether condensing takes less than the full trainings that it saves.
+    """
+
+    condensing: float
+    everything: float
+    pays: bool = True
 
 
 def plan_for(
-    config: RunConfig, seconds: Seconds, size: int | None, spent: float = 0.0, least: Plan | None = None
+    config: RunConfig,
+    takes: Callable[[RunConfig], Takes],
+    size: int | None,
+    spent: float = 0.0,
+    least: Plan | None = None,
 ) -> Plan:
     """Return what the budget of the settings leaves room for; a pure function.
 
-    seconds: what is left to be done with given settings takes. size: architectures of the space, None if not known.
-    spent: seconds that are spent already. least: the plan of a smaller budget, than which none is smaller.
+    takes: of settings. size: architectures of the space, None if not known. spent: seconds that are spent already.
+    least: the plan of a smaller budget, than which none is smaller, and whose proxy stays.
     Raises ConfigError where the least that a run is takes longer, with the time that it takes.
     """
     assert config.budget is not None
     budget = seconds_of(config.budget)
     left = PLANNED * budget - spent
+    fewest = LEAST if least is None else least.truth
 
-    def of(truth: int, steps: int) -> Plan:
+    def of(truth: int, recipe: Condensation) -> Plan:
         judge = max(min(truth, max(LEAST, min(JUDGES, round(truth / 3)))), 0 if least is None else least.judge)
         judge = min(judge, truth)
         trials = max(judge, min(judge + 2 * (truth - judge), size or judge + 2 * (truth - judge)))
         trials = max(trials, 0 if least is None else least.trials)
         repeats = judge >= REPEATED or (least is not None and least.truth_seeds > 1)
         seeds = config.truth_seeds or (config.seeds_of_truth if repeats else 1)
-        return Plan(str(config.budget), steps, trials, truth, judge, 0.0, seeds)
+        made = (recipe.real_batch, recipe.width, recipe.method)
+        return Plan(str(config.budget), recipe.steps, trials, truth, judge, 0.0, seeds, *made)
 
-    def takes(plan: Plan) -> float:
-        return seconds(plan.settings(config))[1]
+    def seconds(plan: Plan) -> float:
+        return takes(plan.settings(config)).everything
 
-    steps = config.condense.steps if least is None else least.steps
-    fewest = LEAST if least is None else least.truth
-    while least is None and steps // 2 >= STEPS:
-        if seconds(of(fewest, steps).settings(config))[0] <= CONDENSING * budget:
-            break
-        steps //= 2
-    if (shortest := takes(of(fewest, steps))) > left and least is None:
+    recipe = config.condense if least is None else least.settings(config).condense
+    if least is None:
+        fits = (r for r in smaller(recipe) if takes(of(fewest, r).settings(config)).condensing <= CONDENSING * budget)
+        recipe = next(fits, replace(recipe, method=RANDOM))
+    if (shortest := seconds(of(fewest, recipe))) > left and least is None:
         raise ConfigError(
             [
                 f"--budget {config.budget} is too short: the least that a run is takes about "
                 f"{duration(shortest / PLANNED)} here; give more, or fewer --truth-epochs, --epochs or --steps"
             ]
         )
+    found = _most(lambda truth: of(truth, recipe), seconds, left, fewest, size)
+    if least is None and recipe.method == "dm" and not takes(found.settings(config)).pays:
+        recipe = replace(recipe, method=RANDOM)
+        found = _most(lambda truth: of(truth, recipe), seconds, left, fewest, size)
+    return replace(found, seconds=seconds(found) + spent)
+
+
+def smaller(recipe: Condensation) -> Iterator[Condensation]:
+    """Yield a recipe, and those that take ever less to make; a recipe that learns nothing is as cheap as it gets."""
+    yield recipe
+    while recipe.method == "dm" and recipe.real_batch // 2 >= REAL:
+        yield (recipe := replace(recipe, real_batch=recipe.real_batch // 2))
+    while recipe.method == "dm" and recipe.embed != "space" and recipe.width // 2 >= WIDTH:
+        yield (recipe := replace(recipe, width=recipe.width // 2))
+    while recipe.method == "dm" and recipe.steps // 2 >= STEPS:
+        yield (recipe := replace(recipe, steps=recipe.steps // 2))
+
+
+def _most(
+    of: Callable[[int], Plan], seconds: Callable[[Plan], float], left: float, fewest: int, size: int | None
+) -> Plan:
+    """Return the plan of most full trainings that takes no longer than what is left."""
     low, high = fewest, size if size is not None else max(fewest, 1 << 20)
-    while low < high:  # the most that fits
+    while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if takes(of(middle, steps)) <= left else (low, middle - 1)
-    found = of(low, steps)
-    return replace(found, seconds=takes(found) + spent)
+        low, high = (middle, high) if seconds(of(middle)) <= left else (low, middle - 1)
+    return of(low)
 
 
 class Clock:

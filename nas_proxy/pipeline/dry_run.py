@@ -12,12 +12,12 @@ from typing import Any
 
 from nas_proxy.data.splits import Counts
 from nas_proxy.names import TRUTH
-from nas_proxy.pipeline.budget import Plan, kept_plan, plan_for, spent_in
+from nas_proxy.pipeline.budget import Plan, Takes, kept_plan, plan_for, spent_in
 from nas_proxy.pipeline.checks import check
 from nas_proxy.pipeline.forecast import Done, Estimate, Speeds, forecast
 from nas_proxy.pipeline.forecast_text import first_sight, told
 from nas_proxy.pipeline.problem import Prospect, open_prospect
-from nas_proxy.pipeline.speeds import coarse, measured, sized
+from nas_proxy.pipeline.speeds import coarse, measured, sized, with_recipe
 from nas_proxy.pipeline.work import open_executor
 from nas_proxy.progress import SILENT, Progress
 from nas_proxy.runs.folder import RunFolder, check_same
@@ -111,12 +111,16 @@ def planned(
     spent = 0.0 if overwrite else spent_in(run.path)
     speeds = _speeds(prospect, progress, lambda found: found.seconds.high > SHORT, run, stages, done)
 
-    def seconds(config: RunConfig) -> tuple[float, float]:
-        found = forecast(config, prospect.counts, prospect.shape.classes, prospect.space.size, speeds, stages, done)
-        return found.by_stage["condense"].value, found.seconds.value
+    def scaled(to: RunConfig) -> Speeds:
+        return with_recipe(speeds, prospect, config.condense, to.condense)
 
-    plan = plan_for(config, seconds, prospect.space.size, spent, before)
-    return replace(run, config=plan.settings(config)), plan, speeds
+    def takes(to: RunConfig) -> Takes:
+        found = forecast(to, prospect.counts, prospect.shape.classes, prospect.space.size, scaled(to), stages, done)
+        return Takes(found.by_stage["condense"].value, found.seconds.value, found.pays)
+
+    plan = plan_for(config, takes, prospect.space.size, spent, before)
+    settings = plan.settings(config)
+    return replace(run, config=settings), plan, scaled(settings)
 
 
 def announce(

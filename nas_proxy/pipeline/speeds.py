@@ -125,6 +125,15 @@ def measured(prospect: Prospect, executor: Executor, rough: Speeds, sample: Samp
     )
 
 
+def with_recipe(speeds: Speeds, prospect: Prospect, before: Condensation, to: Condensation) -> Speeds:
+    """Return the speeds with another recipe: embedding networks of another width take as many multiply-adds more."""
+    if before == to:
+        return speeds
+    shape, depth = prospect.shape, deepest(prospect.shape, before.depth)
+    share = Embedding(shape, to.width, depth).multiply_adds / Embedding(shape, before.width, depth).multiply_adds
+    return replace(speeds, embedded=speeds.embedded.times(share), condense_start=_compiling(prospect, to))
+
+
 def sized(prospect: Prospect) -> Sample:
     """Return architectures of the sample with their FLOPs, as many as can be counted in time, the smallest first."""
     until, found = time.monotonic() + COUNTING, []
