@@ -203,10 +203,16 @@ def counted(source: Source, *, seed: int, limit: int | None = None) -> Counts:
 
 def few_classes(source: Source, *, seed: int, classes: int, per_class: int, limit: int | None = None) -> ImageSet:
     """Read at most `per_class` train images of each of the first `classes` classes, to try something out on them."""
-    train, labels = _split_of(source, seed, limit).train, source.labels("train")
-    chosen = torch.cat([train[labels[train] == label][:per_class] for label in range(classes)])
-    images, found = source.read("train", chosen)
+    images, found = source.read(
+        "train", few_indices(source, seed=seed, classes=classes, per_class=per_class, limit=limit)
+    )
     return from_raw(images, found, source.classes[:classes])
+
+
+def few_indices(source: Source, *, seed: int, classes: int, per_class: int, limit: int | None = None) -> Tensor:
+    """Return which images `few_classes` reads: int64, (n,), class by class."""
+    train, labels = _split_of(source, seed, limit).train, source.labels("train")
+    return torch.cat([train[labels[train] == label][:per_class] for label in range(classes)])
 
 
 def random_subset(data: ImageSet, per_class: int, generator: torch.Generator) -> ImageSet:

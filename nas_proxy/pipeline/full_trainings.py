@@ -159,7 +159,8 @@ def _trained_in_rounds(
             nonlocal done
             done += result is not None
             best = max((value for value in _seen(work).values() if value is not None), default=None)
-            bar.to(min(done, rounds.total), "" if best is None else f"best {best:.1%} val")
+            more = [f"{done - rounds.total} more"] if done > rounds.total else []  # as a budget had time for them
+            bar.to(min(done, rounds.total), ", ".join(more + ([] if best is None else [f"best {best:.1%} val"])))
 
         told()
         for turn, (positions, numbers) in _within_budget(work, sample, rounds):

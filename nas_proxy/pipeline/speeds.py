@@ -26,7 +26,7 @@ from nas_proxy.condensation.memory import bytes_of_a_class, few_networks, fittin
 from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.condensation.step import Task, members_of, open_networks
 from nas_proxy.data.images import ImageSet
-from nas_proxy.data.splits import few_classes
+from nas_proxy.data.splits import few_indices
 from nas_proxy.errors import RunFailedError
 from nas_proxy.hardware import free_bytes
 from nas_proxy.pipeline.forecast import THERE_AND_BACK, Span, Speeds, timed, within
@@ -54,6 +54,8 @@ PROBED, TRIED = 4, 12
 LATE = "took longer"
 # Seconds of a probe's steps, of its one step by the coarse estimate, and after which it is ended.
 STEPPING, ONE_STEP, ENDED = 1.5, 1.0, 20.0
+# How often a few images are read, and seconds after which that is enough.
+READINGS, READINGS_END = 5, 0.4
 # Real and synthetic images of a class in the measured steps of condensing.
 REAL, SYNTHETIC = 64, 4
 # Seconds of a training beside its steps, of a compilation, of timing a latency, and of starting workers, judging and
@@ -201,15 +203,23 @@ def _embedded(prospect: Prospect, recipe: Condensation) -> tuple[Span, float]:
 
 def _reading(prospect: Prospect) -> Span:
     """Read a few images once more, which are now in the system's cache, and scale that to all."""
-    began = time.perf_counter()
     classes = len(prospect.few.classes)
-    few_classes(prospect.source, seed=prospect.config.seed, classes=classes, per_class=1)
-    fixed = time.perf_counter() - began
-    began = time.perf_counter()
-    each = len(prospect.few) // classes
-    few_classes(prospect.source, seed=prospect.config.seed, classes=classes, per_class=each)
-    one = max(0.0, time.perf_counter() - began - fixed) / max(1, len(prospect.few) - classes)
-    return within(fixed + one * (prospect.counts.train + prospect.counts.validation), 3)
+    of, each = prospect.source, len(prospect.few) // classes
+    few = few_indices(of, seed=prospect.config.seed, classes=classes, per_class=each)
+
+    def seconds(number: int) -> list[float]:
+        taken: list[float] = []
+        while len(taken) < READINGS and sum(taken) < READINGS_END:
+            began = time.perf_counter()
+            of.read("train", few[:number])
+            taken.append(time.perf_counter() - began)
+        return taken
+
+    single, several = seconds(1), seconds(len(few))
+    # Of a set in memory all take what one takes, and on a busy machine that varies by more than what an image takes.
+    longer = min(several) - min(single) if min(several) > max(single) else 0.0
+    images = prospect.counts.train + prospect.counts.validation
+    return within(min(single) + longer / max(1, len(few) - 1) * images, 3)
 
 
 def _paces(
