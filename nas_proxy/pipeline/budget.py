@@ -95,11 +95,13 @@ def plan_for(
     size: int | None,
     spent: float = 0.0,
     least: Plan | None = None,
+    advice: Callable[[RunConfig], str] = lambda least: "",
 ) -> Plan:
     """Return what the budget of the settings leaves room for; a pure function.
 
     takes: of settings. size: architectures of the space, None if not known. spent: seconds that are spent already.
-    least: the plan of a smaller budget, than which none is smaller, and whose proxy stays.
+    least: the plan of a smaller budget, than which none is smaller, and whose proxy stays. advice: flags with which the
+    budget has room for the least run and more, "" where there are none.
     Raises ConfigError where the least that a run is takes longer, with the time that it takes.
     """
     assert config.budget is not None
@@ -125,12 +127,10 @@ def plan_for(
         fits = (r for r in smaller(recipe) if takes(of(fewest, r).settings(config)).condensing <= CONDENSING * budget)
         recipe = next(fits, replace(recipe, method=RANDOM))
     if (shortest := seconds(of(fewest, recipe))) > left and least is None:
-        raise ConfigError(
-            [
-                f"--budget {config.budget} is too short: the least that a run is takes about "
-                f"{duration(shortest / PLANNED)} here; give more, or fewer --truth-epochs, --epochs or --steps"
-            ]
-        )
+        flags = advice(of(fewest, recipe).settings(config))
+        shorter = f"less to do, such as {flags}" if flags else "fewer --truth-epochs or --epochs, or a --limit"
+        told = f"--budget {config.budget} is too short: the least that a run is takes about"
+        raise ConfigError([f"{told} {duration(shortest / PLANNED)} here; give more, or {shorter}"])
     found = _most(lambda truth: of(truth, recipe), seconds, left, fewest, size)
     if least is None and recipe.method == "dm" and not takes(found.settings(config)).pays:
         recipe = replace(recipe, method=RANDOM)

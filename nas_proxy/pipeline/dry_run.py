@@ -5,17 +5,19 @@ A bound by FLOPs comes at once; where that may be more than a few minutes it is 
 need not exist.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data.splits import Counts
 from nas_proxy.names import TRUTH
 from nas_proxy.pipeline.budget import Plan, Takes, kept_plan, plan_for, spent_in
 from nas_proxy.pipeline.checks import check
 from nas_proxy.pipeline.forecast import Done, Estimate, Speeds, forecast
-from nas_proxy.pipeline.forecast_text import first_sight, told
+from nas_proxy.pipeline.forecast_text import OPTIONS, first_sight, flags_of, told
 from nas_proxy.pipeline.problem import Prospect, open_prospect
 from nas_proxy.pipeline.speeds import coarse, measured, sized, with_recipe
 from nas_proxy.pipeline.work import open_executor
@@ -50,6 +52,8 @@ SHORTENS = {
     "truth": ("full_training.epochs", "limit", "truth"),
     "rank": ("proxy_training.epochs", "truth"),
 }
+# Those that a budget does not decide itself.
+BESIDE_BUDGET = ("full_training.epochs", "proxy_training.epochs", "limit", "pool")
 
 
 @dataclass(frozen=True)
@@ -111,16 +115,32 @@ def planned(
     spent = 0.0 if overwrite else spent_in(run.path)
     speeds = _speeds(prospect, progress, lambda found: found.seconds.high > SHORT, run, stages, done)
 
-    def scaled(to: RunConfig) -> Speeds:
-        return with_recipe(speeds, prospect, config.condense, to.condense)
+    @functools.cache
+    def of_width(width: int) -> Speeds:
+        return with_recipe(speeds, prospect, config.condense, replace(config.condense, width=width))
+
+    def by(recipe: Condensation) -> Speeds:
+        same = replace(config.condense, width=recipe.width)
+        return with_recipe(of_width(recipe.width), prospect, same, recipe)
 
     def takes(to: RunConfig) -> Takes:
-        found = forecast(to, prospect.counts, prospect.shape.classes, prospect.space.size, scaled(to), stages, done)
+        at = by(to.condense)
+        found = forecast(to, prospect.counts, prospect.shape.classes, prospect.space.size, at, stages, done)
         return Takes(found.by_stage["condense"].value, found.seconds.value, found.pays)
 
-    plan = plan_for(config, takes, prospect.space.size, spent, before)
+    def advice(least: RunConfig) -> str:
+        """Return the flags with which the least run takes a third of the budget, so that there is room to search."""
+        most = seconds_of(str(config.budget)) / 3
+
+        def estimate_of(to: RunConfig, counts: Counts) -> Estimate:
+            return forecast(to, counts, prospect.shape.classes, prospect.space.size, by(to.condense), stages, done)
+
+        changed, then = shortened(least, prospect.counts, estimate_of, most, BESIDE_BUDGET)
+        return flags_of(changed) if changed and then.seconds.value <= most else ""
+
+    plan = plan_for(config, takes, prospect.space.size, spent, before, advice)
     settings = plan.settings(config)
-    return replace(run, config=settings), plan, scaled(settings)
+    return replace(run, config=settings), plan, by(settings.condense)
 
 
 def announce(
@@ -209,11 +229,15 @@ def done_in(run: RunFolder) -> Done:
 
 
 def shortened(
-    config: RunConfig, counts: Counts, estimate_of: Callable[[RunConfig, Counts], Estimate], seconds: float = LONG
+    config: RunConfig,
+    counts: Counts,
+    estimate_of: Callable[[RunConfig, Counts], Estimate],
+    seconds: float = LONG,
+    allowed: Container[str] = tuple(OPTIONS),
 ) -> tuple[dict[str, float], Estimate]:
     """Halve what the longest stage depends on, over and over, until all takes `seconds`; return what was changed.
 
-    Ends earlier where nothing more can sensibly be halved.
+    allowed: what may be halved. Ends earlier where nothing more can sensibly be.
     """
     changed: dict[str, float] = {}
     found = estimate_of(config, counts)
@@ -221,7 +245,7 @@ def shortened(
     limit = (counts.train + counts.validation) // classes
     while found.seconds.value > seconds:
         stages = sorted(found.by_stage, key=lambda stage: -found.by_stage[stage].value)
-        names = (name for stage in stages for name in SHORTENS[stage])
+        names = (name for stage in stages for name in SHORTENS[stage] if name in allowed)
         halved = ((name, value) for name in names if (value := _halved(config, name, limit)) is not None)
         name, value = next(halved, ("", 0.0))
         if not name:

@@ -18,6 +18,11 @@ OPTIONS = {
 }
 
 
+def flags_of(changed: Mapping[str, float]) -> str:
+    """Return settings as they are given on the command line."""
+    return " ".join(f"{OPTIONS[name]} {value:g}" for name, value in changed.items())
+
+
 def first_sight(found: Estimate) -> str:
     """Return the line that comes at once."""
     return f"By FLOPs alone: {_between(found.seconds)}. Measuring a few steps for a better estimate …"
@@ -45,9 +50,8 @@ def _lines(found: Estimate, shorter: Mapping[str, float], then: Estimate | None)
         yield _row("Full training" if name == TRUTH else label(name), *_amounts(part), part.seconds)
     yield _row("Reading, judging", "", "", found.other)
     if shorter and then is not None:
-        flags = " ".join(f"{OPTIONS[name]} {value:g}" for name, value in shorter.items())
         yield "More than half an hour. Shorter, and coarser, with:"
-        yield f"  {flags}"
+        yield f"  {flags_of(shorter)}"
         yield f"  takes {_about(then.seconds)}"
     if not found.pays:
         yield "Condensing takes longer than the full training it saves" + (
