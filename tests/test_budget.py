@@ -165,7 +165,7 @@ def go(tmp_path):
 def few(monkeypatch):
     """Plan ten full trainings and twelve on the proxy, whatever the machine."""
 
-    def plan(config, takes, size, spent=0.0, least=None):
+    def plan(config, takes, size, spent=0.0, least=None, advice=None):
         numbers = {"steps": config.condense.steps, "trials": 12, "truth": 10, "judge": 4, "seconds": 1.0}
         return dry_run.Plan(config.budget, **numbers)
 
@@ -229,3 +229,13 @@ def test_the_plan_is_printed_by_a_dry_run(tmp_path, few, go):
     assert found.text().startswith("The budget of 30m allows ")
     assert found.as_json()["plan"]["truth"] == 10
     assert not (tmp_path / "none").exists()
+
+
+def test_a_budget_that_is_too_short_names_flags_that_fit(go):
+    with pytest.raises(ConfigError, match=r"--budget 2s is too short: .* give more, or ") as told:
+        go(budget="2s", full_training={"epochs": 4000, "batch_size": 12})
+    assert "such as --truth-epochs" in str(told.value) or "fewer --truth-epochs" in str(told.value)
+    plan = plan_for(RunConfig(budget="12m"), takes, None)
+    with pytest.raises(ConfigError, match=r"or less to do, such as --limit 7$"):
+        plan_for(RunConfig(budget="5m"), takes, None, advice=lambda least: f"--limit {3 + least.truth}")
+    assert plan.truth >= 4

@@ -85,7 +85,7 @@ def _grown(work: Work) -> Pool:
     before = open_pool(work, BY_PROXY)
     if not before.whole:
         seen = _on_proxy(work, before)
-        belief = standing(before, seen).fit if seen.cheap else None
+        belief = standing(before, seen, None).fit if seen.cheap else None
         if belief is not None:
             grow(work, before, BY_PROXY, believe(belief, np.arange(len(before.architectures))).mean)
             return open_pool(work, BY_PROXY)
@@ -128,7 +128,7 @@ def _standing(
 ) -> Standing:
     trained = {one.key: one for one in (*sample, *chosen)}
     seen = _observed(work, pool, (), list(trained.values()))
-    return standing(pool, seen, exact=work.problem.table is not None)
+    return standing(pool, seen, None if work.problem.table is not None else len(work.problem.data.validation))
 
 
 def _made(work: Work) -> dict[int, Record]:

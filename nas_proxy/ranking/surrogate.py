@@ -10,12 +10,15 @@ the architecture's own encoding smoothly. Hyperparameters are those of largest p
 with analytic gradients, so a fit is a pure function of its arguments. Neither rho nor a slope has a sign: a signal
 that orders the pool backwards is learned from like any other.
 
+What so few images tell of an accuracy is known beforehand, by the binomial distribution, and is part of the noise; the
+rest, of initial weights and the order of images, is fitted.
+
 Accuracies are warped: minus log error, centred at the median and scaled by the quartiles of those that were seen, and
 cut off below, since how bad a bad architecture is tells nothing about which is best.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -163,17 +166,34 @@ def warp_of(accuracy: Floats, least: float = 0.0) -> Warp:
     return Warp(float(middle), float(scale))
 
 
-def fit(features: Features, cheap: Mapping[int, float], full: Mapping[int, float]) -> Fit:
-    """Fit to accuracies (fractions) by index of the pool, after cheap and after full training; at least one in all."""
+def fit(features: Features, cheap: Mapping[int, float], full: Mapping[int, float], images: int | None = None) -> Fit:
+    """Fit to accuracies (fractions) by index of the pool, after cheap and after full training; at least one in all.
+
+    images: on which the full ones were measured; None where they are exact, as in a published table.
+    """
     rows = np.array([*cheap, *full], dtype=np.intp)
     is_full = np.repeat([0.0, 1.0], [len(cheap), len(full)])
     of_cheap, of_full = (np.array(list(found.values()), dtype=np.float64) for found in (cheap, full))
     below, warp = _warps(of_cheap, of_full)
     y = np.concatenate([below(of_cheap), warp(of_full)])
-    theta = _most_probable(_parts(features, rows, rows), is_full, y)
-    factor = linalg.cholesky(_covariance(theta, _parts(features, rows, rows), is_full), lower=True)
+    known = np.concatenate([np.zeros(len(cheap)), of_images(of_full, images) / warp.scale**2])
+    parts = _parts(features, rows, rows)
+    theta = _most_probable(parts, is_full, y, known)
+    factor = linalg.cholesky(_covariance(theta, parts, is_full, known), lower=True)
     best = float(warp(of_full).max()) if len(of_full) else None
-    return Fit(features, rows, is_full, theta, factor, linalg.cho_solve((factor, True), y), best, warp)
+    found = Fit(features, rows, is_full, theta, factor, linalg.cho_solve((factor, True), y), best, warp)
+    if images is None or best is None:
+        return found
+    # The largest of several noisy accuracies is mostly luck: what is to be exceeded is what is believed of the best.
+    return replace(found, best=float(believe(found, rows[is_full > 0]).mean.max()))
+
+
+def of_images(accuracy: Floats, images: int | None) -> Floats:
+    """Return the variance of minus log error (m,) that comes of measuring on so many images; 0 where it is exact."""
+    if images is None:
+        return np.zeros_like(accuracy)
+    error = np.clip(1 - accuracy, 0.5 / images, 1.0)
+    return np.asarray((1 - error) / (error * images), dtype=np.float64)
 
 
 def believe(fitted: Fit, pool: Indices) -> Belief:
@@ -208,8 +228,8 @@ def _warps(cheap: Floats, full: Floats) -> tuple[Warp, Warp]:
     return below, Warp(float(minus_log_error(full).mean()) if len(full) else 0.0, below.scale)
 
 
-def _most_probable(parts: _Parts, full: Floats, y: Floats) -> Floats:
-    """Return the hyperparameters of largest posterior density."""
+def _most_probable(parts: _Parts, full: Floats, y: Floats, known: Floats) -> Floats:
+    """Return the hyperparameters of largest posterior density; known: (m,) variances of y that are not fitted."""
     start, free = MEAN.copy(), np.ones(len(MEAN), dtype=np.bool_)
     if not (full == 0).any():
         free[[CHEAP_NOISE, DIFFERENCE, RHO]] = False
@@ -220,7 +240,7 @@ def _most_probable(parts: _Parts, full: Floats, y: Floats) -> Floats:
     def loss(values: Floats) -> tuple[float, Floats]:
         theta = start.copy()
         theta[free] = values
-        value, gradient = _loss(theta, parts, full, y)
+        value, gradient = _loss(theta, parts, full, y, known)
         return value, gradient[free]
 
     bounds = list(zip(MEAN[free] - 4 * STD[free], MEAN[free] + 4 * STD[free], strict=True))
@@ -230,20 +250,20 @@ def _most_probable(parts: _Parts, full: Floats, y: Floats) -> Floats:
     return theta
 
 
-def _covariance(theta: Floats, parts: _Parts, full: Floats) -> Floats:
+def _covariance(theta: Floats, parts: _Parts, full: Floats, known: Floats) -> Floats:
     """Return the covariance of warped accuracies as they were measured: (m, m)."""
     scale = np.where(full > 0, theta[RHO], 1.0)
     same = np.outer(full, full)
     covariance = np.outer(scale, scale) * parts.base(theta) + np.exp(theta[DIFFERENCE]) * same * parts.shape(theta)
     covariance += CONSTANT * (same + np.outer(1 - full, 1 - full))
     noise = np.where(full > 0, theta[NOISE], theta[CHEAP_NOISE])
-    covariance[np.diag_indices_from(covariance)] += np.exp(noise) + JITTER
+    covariance[np.diag_indices_from(covariance)] += np.exp(noise) + known + JITTER
     return np.asarray(covariance, dtype=np.float64)
 
 
-def _loss(theta: Floats, parts: _Parts, full: Floats, y: Floats) -> tuple[float, Floats]:
+def _loss(theta: Floats, parts: _Parts, full: Floats, y: Floats, known: Floats) -> tuple[float, Floats]:
     """Return minus the logarithm of the posterior density, but for a constant, and its gradient."""
-    factor = linalg.cholesky(_covariance(theta, parts, full), lower=True, check_finite=False)
+    factor = linalg.cholesky(_covariance(theta, parts, full, known), lower=True, check_finite=False)
     inverse = linalg.cho_solve((factor, True), np.eye(len(y)), check_finite=False)
     solution = inverse @ y
     off = (theta - MEAN) / STD
