@@ -14,7 +14,7 @@ from typing import Any
 from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data.splits import Counts
 from nas_proxy.names import TRUTH
-from nas_proxy.pipeline.budget import Plan, Takes, kept_plan, plan_for, spent_in
+from nas_proxy.pipeline.budget import PLANNED, Plan, Takes, kept_plan, plan_for, spent_in
 from nas_proxy.pipeline.checks import check
 from nas_proxy.pipeline.forecast import Done, Estimate, Speeds, forecast
 from nas_proxy.pipeline.forecast_text import OPTIONS, first_sight, flags_of, told
@@ -129,14 +129,17 @@ def planned(
         return Takes(found.by_stage["condense"].value, found.seconds.value, found.pays)
 
     def advice(least: RunConfig) -> str:
-        """Return the flags with which the least run takes a third of the budget, so that there is room to search."""
-        most = seconds_of(str(config.budget)) / 3
+        """Return the flags with which the least run takes a third of the budget, so that there is room to search.
+
+        Where that cannot be, those with which it fits at all.
+        """
+        budget = seconds_of(str(config.budget))
 
         def estimate_of(to: RunConfig, counts: Counts) -> Estimate:
             return forecast(to, counts, prospect.shape.classes, prospect.space.size, by(to.condense), stages, done)
 
-        changed, then = shortened(least, prospect.counts, estimate_of, most, BESIDE_BUDGET)
-        return flags_of(changed) if changed and then.seconds.value <= most else ""
+        changed, then = shortened(least, prospect.counts, estimate_of, budget / 3, BESIDE_BUDGET)
+        return flags_of(changed) if changed and then.seconds.value <= PLANNED * budget else ""
 
     plan = plan_for(config, takes, prospect.space.size, spent, before, advice)
     settings = plan.settings(config)
