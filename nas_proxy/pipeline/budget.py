@@ -32,7 +32,10 @@ STEPS, JUDGES = 50, 24
 
 @dataclass(frozen=True)
 class Plan:
-    """What a budget leaves room for: the settings of these names. seconds: what it was made for, in all."""
+    """What a budget leaves room for: the settings of these names. seconds: what it was made for, in all.
+
+    steps: 0 where nothing is learnt step by step.
+    """
 
     budget: str
     steps: int
@@ -44,12 +47,14 @@ class Plan:
     def settings(self, config: RunConfig) -> RunConfig:
         """Return the settings with these numbers."""
         numbers = {"trials": self.trials, "truth": self.truth, "judge": self.judge}
-        return replace(config, condense=replace(config.condense, steps=self.steps), **numbers)  # type: ignore[arg-type]
+        condense = replace(config.condense, steps=self.steps) if self.steps else config.condense
+        return replace(config, condense=condense, **numbers)  # type: ignore[arg-type]
 
     def sentence(self) -> str:
         """Return the plan for a reader."""
+        steps = f"{self.steps:,} steps of condensing, " if self.steps else ""
         return (
-            f"The budget of {self.budget} allows {self.steps:,} steps of condensing, {self.trials:,} trainings on the "
+            f"The budget of {self.budget} allows {steps}{self.trials:,} trainings on the "
             f"proxy and {self.truth:,} full ones, {self.judge:,} of them to judge: about {duration(self.seconds)}."
         )
 
@@ -81,7 +86,7 @@ def plan_for(
     def takes(plan: Plan) -> float:
         return seconds(plan.settings(config))[1]
 
-    steps = config.condense.steps if least is None else least.steps
+    steps = least.steps if least is not None else config.condense.steps if config.condense.learnt else 0
     fewest = LEAST if least is None else least.truth
     while least is None and steps // 2 >= STEPS:
         if seconds(of(fewest, steps).settings(config))[0] <= CONDENSING * budget:
@@ -91,7 +96,8 @@ def plan_for(
         raise ConfigError(
             [
                 f"--budget {config.budget} is too short: the least that a run is takes about "
-                f"{duration(shortest / PLANNED)} here; give more, or fewer --truth-epochs, --epochs or --steps"
+                f"{duration(shortest / PLANNED)} here; give more, or fewer --truth-epochs, --epochs or "
+                f"{'--teacher-epochs' if config.condense.patched else '--steps'}"
             ]
         )
     low, high = fewest, size if size is not None else max(fewest, 1 << 20)
