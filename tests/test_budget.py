@@ -9,6 +9,7 @@ import pytest
 
 import nas_proxy
 from conftest import blobs, write_space
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.errors import ConfigError
 from nas_proxy.pipeline import dry_run
 from nas_proxy.pipeline.budget import Clock, keep_plan, kept_plan, plan_for, spent_in
@@ -58,6 +59,14 @@ def test_a_plan_fills_its_budget_and_does_not_exceed_it(budget):
 def test_a_small_space_is_not_planned_beyond_its_size():
     plan, _ = planned("1d", size=40)
     assert (plan.trials, plan.truth) == (40, 40)
+
+
+def test_a_budget_has_no_steps_for_images_that_are_chosen():
+    config = RunConfig(budget="2h", condense=Condensation(method="patches", steps=1000))
+    plan = plan_for(config, seconds, None)
+    assert plan.settings(config).condense == config.condense
+    assert "The budget of 2h allows " in plan.sentence()
+    assert "steps" not in plan.sentence()
 
 
 def test_a_budget_that_is_too_short_says_what_the_least_takes():

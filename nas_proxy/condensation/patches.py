@@ -17,7 +17,7 @@ trained it goes on with that teacher and gives the same images.
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -77,32 +77,49 @@ def teaching(recipe: Condensation) -> Recipe:
     return Recipe(epochs=recipe.teacher_epochs, augmentation=recipe.augmentation)
 
 
-def taught(images: int) -> int:
-    """Return how many of so many images the teacher is trained on."""
-    return min(images, TAUGHT)
+def taught(classes: Sequence[int]) -> int:
+    """Return on how many images the teacher is trained; `classes` are the numbers of images of each."""
+    return sum(classes) if sum(classes) <= TAUGHT else sum(min(members, _each(len(classes))) for members in classes)
 
 
-def looked_at(members: int, wanted: int) -> int:
-    """Return how many crops of a class of `members` images are looked at, to choose `wanted` patches."""
-    return CROPS * min(members, max(LOOKED_AT, wanted))
+def _each(classes: int) -> int:
+    return max(1, TAUGHT // classes)
 
 
-def steps_in(recipe: Condensation, classes: Sequence[int]) -> int:
-    """Return in how many steps of the teacher's training `choose_patches` tells its progress.
+@dataclass(frozen=True)
+class Effort:
+    """What choosing patches takes: steps and images of the teacher's training, and crops looked at, by class.
 
-    classes: the number of images of each. Looking at crops counts as the steps that would take as long.
+    In `steps` of progress, looking at crops counts as the steps of training that would take as long.
     """
-    return teaching(recipe).steps(taught(sum(classes))) + sum(_looking(recipe, members) for members in classes)
+
+    training_steps: int
+    training_passes: int
+    crops: tuple[int, ...]
+
+    @property
+    def looking_steps(self) -> list[int]:
+        """Steps of progress of each class."""
+        batch = self.training_passes / self.training_steps
+        return [math.ceil(crops / (FORWARD * batch)) for crops in self.crops]
+
+    @property
+    def steps(self) -> int:
+        """All steps of progress."""
+        return self.training_steps + sum(self.looking_steps)
+
+    @property
+    def passes(self) -> int:
+        """All images and crops that pass through the teacher."""
+        return self.training_passes + sum(self.crops)
 
 
-def passes_in(recipe: Condensation, classes: Sequence[int]) -> tuple[int, int]:
-    """Return the images that pass through the teacher in its training, and the crops that it looks at."""
-    crops = sum(looked_at(members, recipe.per_class) for members in classes)
-    return teaching(recipe).image_passes(taught(sum(classes))), crops
-
-
-def _looking(recipe: Condensation, members: int) -> int:
-    return math.ceil(looked_at(members, recipe.per_class) / (FORWARD * teaching(recipe).batch_size))
+def effort(recipe: Condensation, classes: Sequence[int], side: int) -> Effort:
+    """Return what choosing patches takes; `classes` are the numbers of images of each, side is as of `across`."""
+    how, images = teaching(recipe), taught(classes)
+    most = max(LOOKED_AT, recipe.per_class * side**2)
+    crops = tuple(CROPS * min(members, most) for members in classes)
+    return Effort(how.steps(images), how.image_passes(images), crops)
 
 
 def choose_patches(
@@ -133,14 +150,15 @@ def choose_patches(
             )
     try:
         network, before = _teacher(real, recipe, seed, device, checkpoint, progress)
-        done = teaching(recipe).steps(taught(len(real)))
-        patches = []
+        work = effort(recipe, [len(index) for index in members], side)
+        done, patches = work.training_steps, []
         with reproducible(device):
-            for label, index in enumerate(members):
-                found, loss = _of_class(network, real, index, label, wanted, seed, device)
+            for label, (index, steps) in enumerate(zip(members, work.looking_steps, strict=True)):
+                looked_at = work.crops[label] // CROPS
+                found, loss = _of_class(network, real, index, label, looked_at, wanted, seed, device)
                 # Best and worse of a class side by side, so that no image has all of the best.
                 patches.append(found.view(side**2, -1, *found.shape[1:]).transpose(0, 1).flatten(0, 1))
-                done += _looking(recipe, len(index))
+                done += steps
                 progress(done, loss)
     except torch.OutOfMemoryError:
         raise RunFailedError(
@@ -198,7 +216,8 @@ def _kept(checkpoint: Path | None, identity: str) -> tuple[dict[str, Tensor] | N
             metadata = file.metadata() or {}
             if metadata.get("identity") != identity:
                 return None, 0.0
-            return {name: file.get_tensor(name).clone() for name in file.keys()}, float(metadata["seconds"])  # noqa: SIM118 (no mapping)
+            names = file.keys()
+            return {name: file.get_tensor(name).clone() for name in names}, float(metadata["seconds"])
     except (SafetensorError, OSError):
         return None, 0.0
 
@@ -207,18 +226,27 @@ def _taught(real: ImageSet, seed: int) -> ImageSet:
     """Return the images that the teacher is trained on: all, or as many of each class at random; unread in a store."""
     if len(real) <= TAUGHT:
         return real
-    draws, each = torch_generator(seed, "patches", "taught"), max(1, TAUGHT // len(real.classes))
+    draws, each = torch_generator(seed, "patches", "taught"), _each(len(real.classes))
     index = torch.cat([m[torch.randperm(len(m), generator=draws)[:each].to(m.device)] for m in real.of_class()])
     index = index.sort().values
     return replace(real, images=taken(real.images, index), labels=real.labels[index])
 
 
 def _of_class(
-    network: nn.Module, real: ImageSet, members: Tensor, label: int, wanted: int, seed: int, device: torch.device
+    network: nn.Module,
+    real: ImageSet,
+    members: Tensor,
+    label: int,
+    count: int,
+    wanted: int,
+    seed: int,
+    device: torch.device,
 ) -> tuple[Tensor, float]:
-    """Return the patches of a class, uint8 (wanted, c, h, w), the lowest cross-entropy first; and its mean."""
+    """Return `wanted` patches of `count` images of a class, uint8 (wanted, c, h, w), and their mean cross-entropy.
+
+    The lowest comes first.
+    """
     draws = torch_generator(seed, "patches", label)
-    count = looked_at(len(members), wanted) // CROPS
     index = members[torch.randperm(len(members), generator=draws)[:count]]
     boxes = draw_boxes(count, draws)
     _, height, width = real.images.shape[1:]

@@ -18,7 +18,7 @@ import torch
 from nas_proxy._version import __version__
 from nas_proxy.condensation.distributed import ALONE, ProcessGroup
 from nas_proxy.condensation.distribution_matching import Reports, Setup, match_distributions
-from nas_proxy.condensation.patches import choose_patches, passes_in, steps_in
+from nas_proxy.condensation.patches import Effort, across, choose_patches, effort
 from nas_proxy.condensation.published_sets import read_set
 from nas_proxy.condensation.recipe import Condensation, Condensed
 from nas_proxy.condensation.selection import FEATURE_RECIPE, select
@@ -57,7 +57,7 @@ class ProxySet:
 def steps_of(recipe: Condensation, real: ImageSet) -> int:
     """Return how many steps making a set of `real` takes, as its progress tells them; 1 for what is done at once."""
     if recipe.patched:
-        return steps_in(recipe, [len(members) for members in real.of_class()])
+        return _choosing(recipe, real).steps
     return recipe.steps if recipe.learnt else 1
 
 
@@ -136,8 +136,13 @@ def forward_passes(recipe: Condensation, real: ImageSet) -> int:
     if recipe.method == "dm":
         return recipe.steps * sum(min(members, recipe.real_batch) + recipe.per_class for members in classes)
     if recipe.method == "patches":
-        return sum(passes_in(recipe, classes))
+        return _choosing(recipe, real).passes
     return FEATURE_RECIPE.image_passes(len(real)) + len(real)
+
+
+def _choosing(recipe: Condensation, real: ImageSet) -> Effort:
+    side = across(recipe, real.shape.height, real.shape.width)
+    return effort(recipe, [len(members) for members in real.of_class()], side)
 
 
 def save_proxy(

@@ -7,7 +7,7 @@ Arithmetic alone: nothing is measured or opened here, so other settings on the s
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from nas_proxy.condensation.patches import passes_in, teaching
+from nas_proxy.condensation.patches import effort
 from nas_proxy.data.splits import Counts
 from nas_proxy.names import PROXY, TRUTH
 from nas_proxy.runs.settings import RunConfig
@@ -209,9 +209,10 @@ def _condense(plan: Plan, classes: int, counts: Counts, speeds: Speeds, done: Do
             steps += signal.draws * recipe.steps
             seconds += (one + speeds.condense_start).times(signal.draws)
         elif recipe.patched:
-            training, looking = passes_in(recipe, [counts.train // classes] * classes)
-            steps += signal.draws * (training // teaching(recipe).batch_size)
-            seconds += (speeds.start + speeds.taught.times(training + FORWARD * looking)).times(signal.draws)
+            work = effort(recipe, [round(counts.train / classes)] * classes, recipe.patches_across or 1)
+            passes = work.training_passes + FORWARD * sum(work.crops)
+            steps += signal.draws * work.training_steps
+            seconds += (speeds.start + speeds.taught.times(passes)).times(signal.draws)
     return Part(steps, 0, seconds) if steps else None
 
 
