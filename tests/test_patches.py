@@ -62,10 +62,11 @@ def test_of_an_image_the_crop_of_the_lowest_loss_is_taken(by_brightness):
     images[:, :, 16:] = 240  # the lower half is bright
     real = from_raw(images, torch.tensor([0, 1]), ("bright", "dark"))
     found = make_proxy(real, replace(RECIPE, images_per_class=1, augmentation=()), 0).images.images.float()
-    assert found[0].mean() > 150 > 90 > found[1].mean()
+    assert found[0].mean() > 120 > found[1].mean()
     draws = torch_generator(0, "patches", 0)
     torch.randperm(1, generator=draws)
-    crops = [cropped(images[:1].float(), draw_boxes(1, draws)[:, crop]) for crop in range(patches.CROPS)]
+    boxes = draw_boxes(1, draws)
+    crops = [cropped(images[:1].float(), boxes[:, crop]) for crop in range(patches.CROPS)]
     assert found[0].mean() == max(crop.round().mean() for crop in crops)
 
 
@@ -102,7 +103,7 @@ def test_losses_of_crops_are_of_the_label_and_told_apart_where_the_network_is_su
 
 @pytest.mark.parametrize("formation", [1, 2])
 def test_several_patches_are_packed_in_a_grid_and_ranks_spread_over_images(by_brightness, formation):
-    real = grey(list(range(10, 250, 5)), size=16)
+    real = grey(list(range(4, 252, 2)), size=16)
     recipe = replace(RECIPE, images_per_class=2, formation=formation, patches_across=2, augmentation=())
     found = make_proxy(real, recipe, 0).images
     several = 2 * formation**2
@@ -112,7 +113,7 @@ def test_several_patches_are_packed_in_a_grid_and_ranks_spread_over_images(by_br
     if formation == 1:
         assert (parts == parts[..., :1]).all()  # each quarter is one patch
     levels = parts[..., 0] if formation == 1 else parts.float().mean(-1).round()
-    best = torch.arange(125, 125 - 5 * 4 * several, -5).view(4, several).T  # image i has ranks i, n + i, 2n + i, …
+    best = torch.arange(126, 126 - 2 * 4 * several, -2).view(4, several).T  # image i has ranks i, n + i, 2n + i, …
     assert (levels.view(several, 4) - best).abs().max() <= (0 if formation == 1 else 3)
 
 

@@ -292,11 +292,13 @@ def cropped(images: Tensor, boxes: Tensor) -> Tensor:
 
 @torch.no_grad()
 def cross_entropies(network: nn.Module, images: ImageSet, boxes: Tensor) -> Tensor:
-    """Return the network's cross-entropy with the label on each crop, (n, CROPS), on the CPU.
+    """Return the network's cross-entropy with the label on each crop, (n, CROPS), float64 on the CPU.
 
-    In float64, where what it is sure of is not all zero.
+    As -log p it would be zero for all that the network is sure of, and these are the patches that are wanted.
     """
     crops = boxes.shape[1]
     whole = images.decode().repeat_interleave(crops, 0)
     logits = network(cropped(whole, boxes.flatten(0, 1))).double()
-    return F.cross_entropy(logits, images.labels.repeat_interleave(crops), reduction="none").cpu().view(-1, crops)
+    label = images.labels.repeat_interleave(crops).unsqueeze(1)
+    others = logits.scatter(1, label, -math.inf).logsumexp(1)
+    return F.softplus(others - logits.gather(1, label).squeeze(1)).cpu().view(-1, crops)
