@@ -12,6 +12,7 @@ LABELS = {
     RANDOM: "Random images",
     "herding": "Herding",
     "kcenter": "K-centre",
+    "patches": "Patches",
     EARLY_STOP: "Early stop",
     TOTAL: "Random, equal cost",
     "params": "Parameters",

@@ -10,6 +10,7 @@ import pytest
 
 import nas_proxy
 from conftest import blobs, write_space
+from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.errors import ConfigError
 from nas_proxy.pipeline import dry_run
 from nas_proxy.pipeline.budget import Clock, Takes, keep_plan, kept_plan, plan_for, smaller, spent_in
@@ -64,6 +65,14 @@ def test_a_small_space_is_not_planned_beyond_its_size():
     assert (plan.trials, plan.truth) == (40, 40)
 
 
+def test_a_budget_has_no_steps_for_images_that_are_chosen():
+    config = RunConfig(budget="2h", condense=Condensation(method="patches", steps=1000))
+    plan = plan_for(config, takes, None)
+    assert plan.settings(config).condense == config.condense
+    assert "The budget of 2h allows " in plan.sentence()
+    assert "steps" not in plan.sentence()
+
+
 def test_a_budget_that_is_too_short_says_what_the_least_takes():
     with pytest.raises(ConfigError, match=r"--budget 5m is too short: the least that a run is takes about 8.5 min"):
         planned("5m")
@@ -87,7 +96,7 @@ def test_where_the_least_condensing_is_too_much_random_images_take_its_place():
     config = RunConfig(budget="30m")
     plan = plan_for(config, slow, None)
     assert plan.settings(config).condense.method == "random"
-    assert "no condensing (--method random)" in plan.sentence()
+    assert "images by --method random" in plan.sentence()
     never = plan_for(RunConfig(budget="1d"), lambda c: replace(takes(c), pays=c.condense.method != "dm"), None)
     assert never.method == "random"
     assert never.truth > planned("1d")[0].truth

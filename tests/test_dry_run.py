@@ -41,6 +41,7 @@ SPEEDS = Speeds(
     start=NOTHING,
     embedded=Span(0.001, 0.001, 0.001),
     condense_start=Span(1, 1, 1),
+    taught=Span(0.003, 0.003, 0.003),
     timing=Span(0.5, 0.5, 0.5),
     read=Span(2, 1, 4),
     judging=Span(10, 5, 20),
@@ -96,6 +97,38 @@ def test_a_comparison_has_its_signals_and_draws():
     # Random images at the whole cost of the condensed ones take their making, shared over the sample, more.
     extra = found.parts["random_total"].seconds.value - found.parts["random"].seconds.value
     assert extra == pytest.approx(found.condense.seconds.value / 2 / 8 * 16 / 2)
+
+
+def test_choosing_patches_takes_a_teacher_and_a_look_at_crops():
+    given = {"truth": 8, "compare": {"signals": ("patches",), "draws": 2}, "condense": {"teacher_epochs": 3}}
+    found = forecast(resolve(given), COUNTS, 10, None, SPEEDS, tuple(STAGES), Done({}))
+    # Three epochs of 1,000 images in steps of 50, and five crops of each; twice.
+    assert found.condense.trainings == 2 * 60
+    assert found.condense.seconds.value == pytest.approx(2 * 0.003 * (3000 + 5000 / 3))
+    extra = found.parts["random_total"].seconds.value - found.parts["random"].seconds.value
+    assert extra == pytest.approx(found.condense.seconds.value / 2 / 8 * 16 / 2)
+
+
+def test_a_run_with_patches_is_shorter_by_fewer_epochs_of_the_teacher():
+    config = resolve({"condense": {"method": "patches", "teacher_epochs": 4000}})
+
+    def estimate_of(config, counts):
+        return forecast(config, counts, 10, None, SPEEDS, tuple(STAGES), Done({}))
+
+    changed, then = shortened(config, COUNTS, estimate_of)
+    assert changed["condense.teacher_epochs"] < 4000
+    assert "condense.steps" not in changed
+    assert f"--teacher-epochs {changed['condense.teacher_epochs']:g}" in told(
+        estimate_of(config, COUNTS), changed, then
+    )
+
+
+def test_the_teacher_of_patches_is_timed(given, tmp_path, measuring):
+    patches = {**given, "condense": {"images_per_class": 2, "width": 8, "method": "patches", "teacher_epochs": 2}}
+    found = estimate_run(resolve(patches), tmp_path / "run", tuple(STAGES)).estimate
+    assert found.speeds.taught.high < 4 * found.speeds.taught.low  # from FLOPs alone it would be 36 times
+    assert found.condense.trainings == 2
+    assert found.condense.seconds.value > 0
 
 
 def test_what_is_done_does_not_count():

@@ -176,7 +176,7 @@ def test_a_run_prints_json_alone_and_mistakes_lose_nothing(nas_proxy, tmp_path):
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("method", ["dm", "random", "herding", "kcenter"])
+@pytest.mark.parametrize("method", ["dm", "random", "herding", "kcenter", "patches"])
 def test_condensed_sets_are_made_evaluated_and_exported(nas_proxy, tmp_path, method):
     small = ("--dataset", "digits", "--limit", 12, "--ipc", 2, "--steps", 2, "--device", "cpu")
     made = nas_proxy("condense", "set", *small, "--method", method, "--json")

@@ -62,7 +62,7 @@ def test_what_can_be_chosen_is_there():
         assert set(chosen[f"{table}.precision"]) == set(execution.PRECISIONS)
         assert set(chosen[f"{table}.augmentation"]) == set(augment.FULL)
     assert set(chosen["condense.precision"]) == set(embedding.PRECISIONS)
-    assert set(chosen["condense.method"]) == {"dm", *selection.METHODS}
+    assert set(chosen["condense.method"]) == {"dm", "patches", *selection.METHODS}
     assert set(chosen["sampler"]) == {"ei", *SAMPLERS}
     assert set(chosen["pruner"]) == set(PRUNERS)
     assert set(chosen["score"]) == set(SCORES)

@@ -78,6 +78,14 @@ def test_a_run_that_has_not_begun(run: RunFolder) -> None:
     assert status_text(status).splitlines()[0] == f"{run.path}: not done, and no command is at work"
 
 
+@pytest.mark.parametrize("method", ["random", "patches"])
+def test_choosing_images_has_no_steps(tmp_path: Path, method: str) -> None:
+    run = prepare_run(tmp_path / "run", resolve({"condense": {"steps": 30, "method": method}}))
+    assert stages(look(run))["condense"] == (0, 1, False)
+    (run / "proxy.safetensors").write_bytes(b"")
+    assert stages(look(run))["condense"] == (1, 1, True)
+
+
 def test_a_search_half_way(run: RunFolder) -> None:
     (run / "proxy.safetensors").write_bytes(b"")
     for index, result in enumerate([0.5, "E: no", 0.75, "E: no", 0.25, 0.5]):

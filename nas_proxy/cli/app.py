@@ -96,6 +96,8 @@ def run_command(
     formation: o.Formation = None,
     match: o.Match = None,
     embed: o.Embed = None,
+    teacher_epochs: o.TeacherEpochs = None,
+    patches_across: o.PatchesAcross = None,
     signals: o.Signals = None,
     combine: o.Combine = None,
     no_flip: o.NoFlip = False,

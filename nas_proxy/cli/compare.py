@@ -30,6 +30,8 @@ def compare_command(
     steps: o.Steps = None,
     width: o.Width = None,
     real_batch: o.RealBatch = None,
+    teacher_epochs: o.TeacherEpochs = None,
+    patches_across: o.PatchesAcross = None,
     epochs: o.Epochs = None,
     batch: Annotated[int | None, setting("proxy_training.batch_size")] = None,
     learning_rate: Annotated[float | None, setting("proxy_training.learning_rate")] = None,

@@ -30,6 +30,8 @@ def condense_command(
     formation: o.Formation = None,
     match: o.Match = None,
     embed: o.Embed = None,
+    teacher_epochs: o.TeacherEpochs = None,
+    patches_across: o.PatchesAcross = None,
     seed: o.Seed = None,
     limit: o.Limit = None,
     image_size: o.ImageSize = None,

@@ -35,6 +35,8 @@ RENAMED = {
     "formation": "condense.formation",
     "match": "condense.match",
     "embed": "condense.embed",
+    "teacher_epochs": "condense.teacher_epochs",
+    "patches_across": "condense.patches_across",
     "epochs": "proxy_training.epochs",
     "batch": "proxy_training.batch_size",
     "learning_rate": "proxy_training.learning_rate",
@@ -168,6 +170,8 @@ Method = Annotated[str | None, setting("condense.method")]
 Formation = Annotated[int | None, setting("condense.formation")]
 Match = Annotated[str | None, setting("condense.match")]
 Embed = Annotated[str | None, setting("condense.embed")]
+TeacherEpochs = Annotated[float | None, setting("condense.teacher_epochs")]
+PatchesAcross = Annotated[int | None, setting("condense.patches_across")]
 Epochs = Annotated[float | None, setting("proxy_training.epochs", help="Epochs of a training on the condensed set.")]
 TruthEpochs = Annotated[float | None, setting("full_training.epochs", help="Epochs of a full training.")]
 Signals = Annotated[str | None, setting("signals")]

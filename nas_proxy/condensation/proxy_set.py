@@ -18,6 +18,7 @@ import torch
 from nas_proxy._version import __version__
 from nas_proxy.condensation.distributed import ALONE, ProcessGroup
 from nas_proxy.condensation.distribution_matching import Reports, Setup, match_distributions
+from nas_proxy.condensation.patches import Effort, across, choose_patches, effort
 from nas_proxy.condensation.published_sets import read_set
 from nas_proxy.condensation.recipe import Condensation, Condensed
 from nas_proxy.condensation.selection import FEATURE_RECIPE, select
@@ -35,7 +36,7 @@ class ProxySet:
     """A proxy set on disk, without its images.
 
     fingerprint: of the images; data_fingerprint: of the data that they stand for. method: "dm", "random", "herding",
-        "kcenter", or "file" for a set that was read.
+        "kcenter", "patches", or "file" for a set that was read.
     images: networks train on so many; stored: so many are kept, of so many `stored_bytes`.
     seconds: what making it took on one core, or on the GPU. passes: images that passed through networks for it, None
         where an older file does not say. embedded: keys of the architectures that served as embedding networks.
@@ -53,9 +54,11 @@ class ProxySet:
     data_fingerprint: str
 
 
-def is_learnt(recipe: Condensation) -> bool:
-    """Return whether the images come about step by step, with a checkpoint, rather than at once."""
-    return recipe.source is None and recipe.method == "dm"
+def steps_of(recipe: Condensation, real: ImageSet) -> int:
+    """Return how many steps making a set of `real` takes, as its progress tells them; 1 for what is done at once."""
+    if recipe.patched:
+        return _choosing(recipe, real).steps
+    return recipe.steps if recipe.learnt else 1
 
 
 def make_proxy(
@@ -81,26 +84,30 @@ def make_proxy(
     group: this process among several that learn images together; each returns all of them.
     checkpoint: file in which the state is kept every few seconds and from which the work goes on. At the end it
         holds the finished images, so that a kill before they are stored loses nothing: whoever has stored them
-        removes it (`checkpoint.remove`). A checkpoint of another data set, recipe or seed is ignored.
-    progress: called with (steps done, loss) now and then. preview: called with (steps done, images) every
+        removes it (`checkpoint.remove`). A checkpoint of another data set, recipe or seed is ignored. Of patches it is
+        the trained teacher.
+    progress: called with (steps done of `steps_of`, loss) now and then. preview: called with (steps done, images) every
         `preview_every` steps. say: told, once, why the work is slower than it could be.
     classes_per_step: classes whose images are in memory at a time; None for as many as fit, which is kept in the
         checkpoint. The loss is the same. For embedding networks other than ConvNets anything less than all means that
         images go through them part by part.
     data_fingerprint: of the data that `real` belongs to; a set of ours that is read must have been made of it.
     What a method does not need is not looked at. Raises RunFailedError when the loss is no longer finite (the last good
-    checkpoint stays), ConfigError for more processes than classes, and DataError for a class with too few images and
-    for a file that cannot be read or does not fit.
+    checkpoint stays), ConfigError for more processes than classes and for pixels that patches do not divide, and
+    DataError for a class with too few images and for a file that cannot be read or does not fit.
     """
-    if is_learnt(recipe):
+    if recipe.learnt:
         setup = Setup(torch.device(device), space, exclude, group, checkpoint, classes_per_step)
         return match_distributions(real, recipe, seed, setup, Reports(progress, preview, preview_every, say))
     if recipe.source is not None:
         return _read(Path(recipe.source), real, recipe, data_fingerprint)
+    if recipe.patched:
+        told = (lambda steps, loss: None) if progress is None else progress
+        return choose_patches(real, recipe, seed, device=device, checkpoint=checkpoint, progress=told)
     start = time.perf_counter()
     chosen = select(
         real,
-        recipe.images_per_class * recipe.formation**2,
+        recipe.per_class,
         recipe.method,
         seed,
         width=recipe.width,
@@ -125,10 +132,17 @@ def forward_passes(recipe: Condensation, real: ImageSet) -> int:
     """
     if recipe.source is not None or recipe.method == "random":
         return 0
+    classes = [len(members) for members in real.of_class()]
     if recipe.method == "dm":
-        several = recipe.images_per_class * recipe.formation**2
-        return recipe.steps * sum(min(len(members), recipe.real_batch) + several for members in real.of_class())
+        return recipe.steps * sum(min(members, recipe.real_batch) + recipe.per_class for members in classes)
+    if recipe.method == "patches":
+        return _choosing(recipe, real).passes
     return FEATURE_RECIPE.image_passes(len(real)) + len(real)
+
+
+def _choosing(recipe: Condensation, real: ImageSet) -> Effort:
+    side = across(recipe, real.shape.height, real.shape.width)
+    return effort(recipe, [len(members) for members in real.of_class()], side)
 
 
 def save_proxy(

@@ -22,20 +22,23 @@ class Condensation:
     """The recipe of a condensed set; defaults are the paper's, computed in bfloat16.
 
     method: "dm" learns the images by distribution matching, as everything below says; "random", "herding" and
-        "kcenter" choose real images instead, see `nas_proxy.condensation.selection`.
+        "kcenter" choose real images instead, see `nas_proxy.condensation.selection`, and "patches" parts of them, see
+        `nas_proxy.condensation.patches`.
     source: a published set to be read instead, see `nas_proxy.condensation.published_sets`; then nothing else applies.
     images_per_class: synthetic images a class.
     steps: each with a new embedding network (the paper: 20,000).
     learning_rate, momentum: of stochastic gradient descent on the images. The paper's rate is 1, and 10 for more
         than 50 images a class, for the 2,048 features of 32×32 images; see `rate`.
     real_batch: real images a class and step.
-    width, depth: of the embedding ConvNet (instance norm, ReLU, average pooling).
+    width, depth: of the embedding ConvNet (instance norm, ReLU, average pooling), and of what chooses real images.
     augmentation: operations of `nas_proxy.data.augment`, one drawn a class and step.
     precision: of the convolutions, "float32" or "bfloat16"; see `nas_proxy.condensation.embedding.Embedding`.
     formation: images that a stored one holds, down and across; see `nas_proxy.data.multi_formation`.
     match: features of the "last" block of the embedding network, as in the paper, or of "all" blocks.
     embed: embedding networks are ConvNets ("convnet", as in the paper), drawn from the search "space", or ResNets
         ("resnet18", of half as many channels as `width` says; see `nas_proxy.spaces.resnet18`).
+    teacher_epochs, patches_across: of "patches" alone: epochs of the network that chooses them, and how many patches an
+        image has down and across; None for what suits the images' size.
     """
 
     images_per_class: Annotated[int, Field(ge=1, description="Stored images a class.")] = 10
@@ -51,8 +54,8 @@ class Condensation:
     precision: Annotated[str, one_of("float32", "bfloat16")] = "bfloat16"
     method: Annotated[
         str,
-        one_of("dm", "random", "herding", "kcenter"),
-        Field(description="dm (distribution matching), random, herding or kcenter."),
+        one_of("dm", "random", "herding", "kcenter", "patches"),
+        Field(description="dm (distribution matching), random, herding, kcenter or patches."),
     ] = "dm"
     source: Annotated[Text | None, Field(description="Read a published .pt or .npz file instead.")] = None
     formation: Annotated[int, Field(ge=1, le=4, description="2: each stored image holds four of half the size.")] = 1
@@ -64,6 +67,28 @@ class Condensation:
         one_of("convnet", "space", "resnet18"),
         Field(description="Embedding networks: convnet, resnet18, or drawn from the search space."),
     ] = "convnet"
+    teacher_epochs: Annotated[
+        float, Field(gt=0, le=1_000_000, description="Epochs of the network that chooses patches.")
+    ] = 10.0
+    patches_across: Annotated[
+        int | None,
+        Field(ge=1, le=8, description="Patches down and across an image of patches; 1, or 2 from 128 pixels on."),
+    ] = None
+
+    @property
+    def learnt(self) -> bool:
+        """Whether the images come about step by step, with a checkpoint of each, rather than by choosing or reading."""
+        return self.source is None and self.method == "dm"
+
+    @property
+    def patched(self) -> bool:
+        """Whether the images are patches that a teacher chooses."""
+        return self.source is None and self.method == "patches"
+
+    @property
+    def per_class(self) -> int:
+        """Images of a class that networks are trained on: as many as the stored ones hold."""
+        return self.images_per_class * self.formation**2
 
     def rate(self, features: int) -> float:
         """Return the step size for an embedding with so many features.

@@ -27,6 +27,7 @@ WHAT = {
     RANDOM: "The sampled architectures on as many random real images as the condensed set has, in several draws.",
     "herding": "The sampled architectures on real images chosen by herding.",
     "kcenter": "The sampled architectures on real images chosen by k-centre.",
+    "patches": "The sampled architectures on patches of real images of which a small trained network is surest.",
     EARLY_STOP: "The sampled architectures on all images, for as many image passes as on the condensed set.",
     "random_total": "The sampled architectures on more random images, at the whole cost of a condensed set.",
     TRUTH: "The sampled architectures, in two seeds, and what the search chooses, on all images; scored on the test "

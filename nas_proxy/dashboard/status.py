@@ -264,7 +264,8 @@ def _making_seconds(sets: Sequence[Path]) -> float | None:
 
 
 def _condense(look: Look, at_work: bool) -> Stage:
-    steps = look.run.config.condense.steps
+    recipe = look.run.config.condense
+    steps = recipe.steps if recipe.learnt else 1
     if set_path(look.run.path, PROXY, 0).exists():
         return Stage("condense", steps, steps, True)
     done, left = condensing(checkpoint_path(look.run.path, PROXY, 0), steps)

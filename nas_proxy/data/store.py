@@ -154,7 +154,7 @@ class StoredImages:
         return found[key]
 
 
-def taken(images: Tensor | StoredImages, index: slice) -> Tensor | StoredImages:
+def taken(images: Tensor | StoredImages, index: Tensor | slice) -> Tensor | StoredImages:
     """Return the images at `index`, without reading those of a store."""
     return images.at(index) if isinstance(images, StoredImages) else images[index]
 

@@ -42,7 +42,10 @@ REPEATED = 8
 
 @dataclass(frozen=True)
 class Plan:
-    """What a budget leaves room for: the settings of these names. seconds: what it was made for, in all."""
+    """What a budget leaves room for: the settings of these names. seconds: what it was made for, in all.
+
+    steps: 0 where nothing is learnt step by step.
+    """
 
     budget: str
     steps: int
@@ -70,7 +73,7 @@ class Plan:
         if self.method == "dm":
             images += f" (width {self.width}, {self.real_batch} real images a class)"
         elif self.method is not None:
-            images = f"no condensing (--method {self.method})"
+            images = f"images by --method {self.method}"
         return (
             f"The budget of {self.budget} allows {images}, {self.trials:,} trainings on the proxy and {self.truth:,} "
             f"full ones, {self.judge:,} of them to judge, with {seeds}: about {duration(self.seconds)}."
@@ -132,7 +135,7 @@ def plan_for(
         told = f"--budget {config.budget} is too short: the least that a run is takes about"
         raise ConfigError([f"{told} {duration(shortest / PLANNED)} here; give more, or {shorter}"])
     found = _most(lambda truth: of(truth, recipe), seconds, left, fewest, size)
-    if least is None and recipe.method == "dm" and not takes(found.settings(config)).pays:
+    if least is None and recipe.learnt and not takes(found.settings(config)).pays:
         recipe = replace(recipe, method=RANDOM)
         found = _most(lambda truth: of(truth, recipe), seconds, left, fewest, size)
     return replace(found, seconds=seconds(found) + spent)
@@ -141,11 +144,11 @@ def plan_for(
 def smaller(recipe: Condensation) -> Iterator[Condensation]:
     """Yield a recipe, and those that take ever less to make; a recipe that learns nothing is as cheap as it gets."""
     yield recipe
-    while recipe.method == "dm" and recipe.real_batch // 2 >= REAL:
+    while recipe.learnt and recipe.real_batch // 2 >= REAL:
         yield (recipe := replace(recipe, real_batch=recipe.real_batch // 2))
-    while recipe.method == "dm" and recipe.embed != "space" and recipe.width // 2 >= WIDTH:
+    while recipe.learnt and recipe.embed != "space" and recipe.width // 2 >= WIDTH:
         yield (recipe := replace(recipe, width=recipe.width // 2))
-    while recipe.method == "dm" and recipe.steps // 2 >= STEPS:
+    while recipe.learnt and recipe.steps // 2 >= STEPS:
         yield (recipe := replace(recipe, steps=recipe.steps // 2))
 
 

@@ -9,6 +9,7 @@ import math
 from itertools import islice
 
 from nas_proxy.condensation.memory import check_divisible
+from nas_proxy.condensation.patches import across
 from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.errors import ConfigError, DataError, SpaceError
 from nas_proxy.pipeline.problem import Prospect
@@ -97,14 +98,15 @@ def check_comparison_sample(problem: Prospect) -> None:
 def check_recipe(problem: Prospect, recipe: Condensation) -> None:
     """Find the mistakes in how images are condensed or chosen."""
     shape = problem.shape
-    wanted = recipe.images_per_class * recipe.formation**2
+    side = recipe.formation * (across(recipe, shape.height, shape.width) if recipe.patched else 1)
+    wanted = recipe.images_per_class * side**2
     smallest = problem.counts.smallest
     if wanted > smallest:
-        packed = f" ({recipe.formation**2} in each stored one)" if recipe.formation > 1 else ""
+        packed = f" ({side**2} in each stored one)" if side > 1 else ""
         raise ConfigError(
             [
                 f"{wanted} images a class were asked for{packed}, but the smallest class has {smallest} training "
-                f"images; give {_fewer(problem, recipe, smallest)}"
+                f"images; give {_fewer(problem, recipe, smallest, side)}"
             ]
         )
     if shape.height % recipe.formation or shape.width % recipe.formation:
@@ -154,13 +156,15 @@ def check_objectives(config: RunConfig) -> None:
         raise ConfigError([f"--score {config.score} ranks by losses alone, but {named}; leave one of them out"])
 
 
-def _fewer(problem: Prospect, recipe: Condensation, smallest: int) -> str:
-    """Return what asks for no more than `smallest` images a class."""
-    most = smallest // recipe.formation**2
+def _fewer(problem: Prospect, recipe: Condensation, smallest: int, side: int) -> str:
+    """Return what asks for no more than `smallest` images a class, of which a stored one holds side²."""
+    most = smallest // side**2
     if most > 0 and recipe.source is not None:
         return f"as --ipc the images a class that the file has, {most} at most"
     if most > 0:
         return f"--ipc {most} or less"
+    if side > recipe.formation:
+        return f"--patches-across 1 with --ipc {max(1, smallest // recipe.formation**2)} or less"
     sizes = (problem.shape.height, problem.shape.width)
     formation = next(f for f in range(math.isqrt(smallest), 0, -1) if not any(size % f for size in sizes))
     most = smallest // formation**2

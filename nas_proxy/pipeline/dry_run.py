@@ -37,6 +37,7 @@ SHORT, LONG = 300.0, 1800.0
 # The least that a setting is shortened to.
 LEAST = {
     "condense.steps": 50,
+    "condense.teacher_epochs": 1.0,
     "full_training.epochs": 5.0,
     "proxy_training.epochs": 20.0,
     "truth": 8,
@@ -47,7 +48,6 @@ LEAST_LIMIT = 100
 # What a stage takes grows with these settings, of which the first are the least missed.
 SHORTENS = {
     "read": ("limit",),
-    "condense": ("condense.steps",),
     "search": ("pool", "proxy_training.epochs", "trials"),
     "truth": ("full_training.epochs", "limit", "truth"),
     "rank": ("proxy_training.epochs", "truth"),
@@ -248,7 +248,7 @@ def shortened(
     limit = (counts.train + counts.validation) // classes
     while found.seconds.value > seconds:
         stages = sorted(found.by_stage, key=lambda stage: -found.by_stage[stage].value)
-        names = (name for stage in stages for name in SHORTENS[stage] if name in allowed)
+        names = (name for stage in stages for name in _shortens(config, stage) if name in allowed)
         halved = ((name, value) for name in names if (value := _halved(config, name, limit)) is not None)
         name, value = next(halved, ("", 0.0))
         if not name:
@@ -261,6 +261,12 @@ def shortened(
             config = _with(config, name, value)
         found = estimate_of(config, counts)
     return changed, found
+
+
+def _shortens(config: RunConfig, stage: str) -> tuple[str, ...]:
+    if stage == "condense":
+        return ("condense.teacher_epochs",) if config.condense.patched else ("condense.steps",)
+    return SHORTENS[stage]
 
 
 def _halved(config: RunConfig, name: str, limit: int) -> float | None:

@@ -7,6 +7,7 @@ Arithmetic alone: nothing is measured or opened here, so other settings on the s
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from nas_proxy.condensation.patches import effort
 from nas_proxy.data.splits import Counts
 from nas_proxy.names import PROXY, TRUTH
 from nas_proxy.runs.settings import RunConfig
@@ -49,7 +50,8 @@ class Speeds:
 
     image: of a training step, by images in it: of a mean architecture in one worker, with all workers busy. start: of
     a training, without its steps. embedded: of an image's forward pass through an embedding network, with its share
-    of a step; condense_start: once, for compiling. timing: of an architecture's latency. read: of all images.
+    of a step; condense_start: once, for compiling. taught: of an image in a training step of the network that chooses
+    patches. timing: of an architecture's latency. read: of all images.
     judging: of starting workers, judging and reporting.
     memory_mb: that a training needs beyond what a worker needs anyway; condense_mb: that condensing needs.
     measured: architectures that it comes from, 0 where it is counted from FLOPs alone. failed: reasons of others.
@@ -59,6 +61,7 @@ class Speeds:
     start: Span
     embedded: Span
     condense_start: Span
+    taught: Span
     timing: Span
     read: Span
     judging: Span
@@ -91,10 +94,11 @@ class Part:
 class Estimate:
     """What is to be done.
 
-    condense: its steps; None where nothing is to be learnt. latencies: None where none are to be measured. parts: the
-    trainings by signal, "truth" for full training. scores: seconds of the pool's scores by untrained networks. other:
-    of reading, judging and reporting. seconds: of all. saves: seconds of training what the search trains fully with one
-    seed, instead of on the lead signal's images. speeds: what it is made from.
+    condense: its steps, and those in which a network learns to choose patches; None where there are none. latencies:
+    None where none are to be measured. parts: the trainings by signal, "truth" for full training. scores: seconds of
+    the pool's scores by untrained networks. other: of reading, judging and reporting. seconds: of all. saves: seconds
+    of training what the search trains fully with one seed, instead of on the lead signal's images. speeds: what it is
+    made from.
     """
 
     condense: Part | None
@@ -192,20 +196,23 @@ def _left(config: RunConfig, plan: Plan, size: int | None, stages: Sequence[str]
 
 
 def _condense(plan: Plan, classes: int, counts: Counts, speeds: Speeds, done: Done) -> Part | None:
-    """Return the steps of all sets that are learnt, and their time; None where there are none."""
+    """Return the steps of all sets that are learnt or whose choice is, and their time; None where there are none."""
     steps, seconds = 0, NOTHING
     for signal in plan.trained:
         source = signal.source
         if not isinstance(source, SmallSet) or signal.name in done.sets:
             continue
         recipe = source.recipe
-        if recipe.method != "dm" or recipe.source is not None:
-            continue
-        real = min(recipe.real_batch, counts.train / classes)
-        synthetic = recipe.images_per_class * recipe.formation**2
-        one = speeds.embedded.times(classes * (real + THERE_AND_BACK * synthetic) * recipe.steps)
-        steps += signal.draws * recipe.steps
-        seconds += (one + speeds.condense_start).times(signal.draws)
+        if recipe.learnt:
+            real = min(recipe.real_batch, counts.train / classes)
+            one = speeds.embedded.times(classes * (real + THERE_AND_BACK * recipe.per_class) * recipe.steps)
+            steps += signal.draws * recipe.steps
+            seconds += (one + speeds.condense_start).times(signal.draws)
+        elif recipe.patched:
+            work = effort(recipe, [round(counts.train / classes)] * classes, recipe.patches_across or 1)
+            passes = work.training_passes + FORWARD * sum(work.crops)
+            steps += signal.draws * work.training_steps
+            seconds += (speeds.start + speeds.taught.times(passes)).times(signal.draws)
     return Part(steps, 0, seconds) if steps else None
 
 
@@ -228,7 +235,7 @@ def passes_on_set(config: RunConfig, plan: Plan, classes: int) -> int:
     """Return the image passes of a training on a set."""
     if plan.passes is not None:
         return plan.passes
-    return config.proxy_training.image_passes(config.condense.images_per_class * config.condense.formation**2 * classes)
+    return config.proxy_training.image_passes(config.condense.per_class * classes)
 
 
 def _making(plan: Plan, signal: Signal, classes: int, counts: Counts, speeds: Speeds) -> Span:

@@ -9,6 +9,7 @@ from nas_proxy.report.formats import count, duration
 # What a setting that shortens a run is called on the command line.
 OPTIONS = {
     "condense.steps": "--steps",
+    "condense.teacher_epochs": "--teacher-epochs",
     "full_training.epochs": "--truth-epochs",
     "proxy_training.epochs": "--epochs",
     "truth": "--truth",

@@ -6,6 +6,7 @@ two steps of condensing on two classes with few images. Bounds are wide on purpo
 them with whole runs.
 """
 
+import itertools
 import math
 import statistics
 import tempfile
@@ -23,6 +24,7 @@ from nas_proxy.condensation.distributed import ALONE
 from nas_proxy.condensation.embedding import Embedding, compiles
 from nas_proxy.condensation.estimate import timed_steps
 from nas_proxy.condensation.memory import bytes_of_a_class, few_networks, fitting
+from nas_proxy.condensation.patches import teacher_of, teaching
 from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.condensation.step import Task, members_of, open_networks
 from nas_proxy.data.images import ImageSet
@@ -44,6 +46,7 @@ from nas_proxy.training.executor import Executor
 from nas_proxy.training.jobs import Failure, Timing
 from nas_proxy.training.memory_limit import MB
 from nas_proxy.training.probe import Pace, Probe
+from nas_proxy.training.train import fit
 
 # By how much an estimate may be off, from FLOPs alone and from measurements.
 COARSE, MEASURED = 6.0, 1.6
@@ -56,8 +59,8 @@ LATE = "took longer"
 STEPPING, ONE_STEP, ENDED = 1.5, 1.0, 20.0
 # How often a few images are read, and seconds after which that is enough.
 READINGS, READINGS_END = 5, 0.4
-# Real and synthetic images of a class in the measured steps of condensing.
-REAL, SYNTHETIC = 64, 4
+# Real and synthetic images of a class in the measured steps of condensing; steps of a teacher's training.
+REAL, SYNTHETIC, TEACHING = 64, 4, 4
 # Seconds of a training beside its steps, of a compilation, of timing a latency, and of starting workers, judging and
 # reporting.
 STARTING, COMPILING, TIMING, JUDGING = 0.05, 30.0, 0.5, 8.0
@@ -72,7 +75,7 @@ def coarse(prospect: Prospect, workers: int, sample: Sample) -> Speeds:
     """Return speeds by FLOPs alone, at once."""
     config = prospect.config
     rate = _rate(prospect.device)
-    batch = config.proxy_training.batch_size
+    batch, teaching_batch = config.proxy_training.batch_size, teaching(config.condense).batch_size
     flops = statistics.fmean(flops for _, flops in sample) if sample else 1e7
     embedding = Embedding(prospect.shape, config.condense.width, deepest(prospect.shape, config.condense.depth))
     return Speeds(
@@ -80,6 +83,7 @@ def coarse(prospect: Prospect, workers: int, sample: Sample) -> Speeds:
         start=within(STARTING, COARSE),
         embedded=within(2 * embedding.multiply_adds / rate + OVERHEAD / 100, COARSE),
         condense_start=_compiling(prospect, config.condense),
+        taught=within(3 * 2 * embedding.multiply_adds / rate + OVERHEAD / teaching_batch, COARSE),
         timing=within(TIMING, COARSE),
         read=within(READING * (prospect.counts.train + prospect.counts.validation), COARSE),
         judging=within(JUDGING, 3),
@@ -92,13 +96,16 @@ def measured(prospect: Prospect, executor: Executor, rough: Speeds, sample: Samp
 
     sample: as of `sized`; empty where nothing is to be trained. Raises RunFailedError where all architectures fail.
     """
-    condenses = next(iter(_recipes(prospect.config)), None)
+    recipes = list(_recipes(prospect.config))
+    condenses = next((recipe for recipe in recipes if recipe.learnt), None)
+    patches = next((recipe for recipe in recipes if recipe.patched), None)
     with progress.stage("Estimate", PROBED + 2) as bar, tempfile.TemporaryDirectory() as folder:
         read = _reading(prospect)
         bar.to(1)
         embedded, condense_mb = rough.embedded, None
         if condenses is not None:
             embedded, condense_mb = _embedded(prospect, condenses)
+        taught = rough.taught if patches is None else _taught(prospect, patches, rough.taught)
         bar.to(2)
         found: tuple[list[Pace], list[float], list[str]] = ([], [], [])
         if sample:
@@ -108,7 +115,8 @@ def measured(prospect: Prospect, executor: Executor, rough: Speeds, sample: Samp
     if not paces:
         if failed and not any(LATE in reason for reason in failed):
             raise RunFailedError(f"all {len(failed)} sampled architectures failed; the last with: {failed[-1]}")
-        return replace(rough, embedded=embedded, read=read, condense_mb=condense_mb, failed=tuple(failed))
+        known = {"embedded": embedded, "taught": taught, "read": read, "condense_mb": condense_mb}
+        return replace(rough, **known, failed=tuple(failed))  # type: ignore[arg-type]
     steps = [pace.step / pace.images for pace in paces]
     spread = statistics.stdev(steps) / statistics.fmean(steps) if len(steps) > 1 else 1.0
     factor = MEASURED * (1 + spread / math.sqrt(len(steps)))
@@ -118,6 +126,7 @@ def measured(prospect: Prospect, executor: Executor, rough: Speeds, sample: Samp
         image=within(statistics.fmean(steps), factor),
         start=within(STARTING + statistics.fmean(pace.start for pace in paces), factor),
         embedded=embedded,
+        taught=taught,
         timing=within(statistics.fmean(timings), factor) if timings else rough.timing,
         read=read,
         memory_mb=Span(statistics.fmean(memory), min(memory), max(memory)) if memory else None,
@@ -166,9 +175,7 @@ def _rate(device: str) -> float:
 def _recipes(config: RunConfig) -> Iterator[Condensation]:
     for signal in plan_of(config).trained:
         if isinstance(signal.source, SmallSet):
-            recipe = signal.source.recipe
-            if recipe.method == "dm" and recipe.source is None:
-                yield recipe
+            yield signal.source.recipe
 
 
 def _compiling(prospect: Prospect, recipe: Condensation) -> Span:
@@ -201,6 +208,20 @@ def _embedded(prospect: Prospect, recipe: Condensation) -> tuple[Span, float]:
     classes, looked_at = prospect.shape.classes, few_networks(task, space, ())
     together = min(classes, config.classes_per_step or fitting(whole, looked_at, free_bytes(device)))
     return within(seconds / images, MEASURED * 1.2), together * bytes_of_a_class(whole, looked_at) / MB
+
+
+def _taught(prospect: Prospect, recipe: Condensation, rough: Span) -> Span:
+    """Return the seconds of an image in a training step of the network that chooses patches; `rough` if it diverges."""
+    few, ticks = prospect.few, list[float]()
+    steps = replace(teaching(recipe), epochs=TEACHING, batch_size=len(few))
+
+    def after(network: nn.Module, losses: Sequence[float]) -> bool:
+        ticks.append(time.perf_counter())
+        return False
+
+    fit(lambda: teacher_of(recipe, few.shape), few, steps, prospect.config.seed, prospect.device, after)
+    taken = [later - earlier for earlier, later in itertools.pairwise(ticks)]
+    return within(min(taken) / len(few), MEASURED * 1.2) if taken else rough
 
 
 def _reading(prospect: Prospect) -> Span:

@@ -19,7 +19,6 @@ from pathlib import Path
 from nas_proxy.condensation.checkpoint import remove
 from nas_proxy.condensation.distributed import ALONE, ProcessGroup
 from nas_proxy.condensation.evaluation import NETWORKS, Evaluation, evaluate, paper_recipe
-from nas_proxy.condensation.proxy_set import is_learnt
 from nas_proxy.condensation.published_sets import write_folder
 from nas_proxy.data.images import ImageSet
 from nas_proxy.data.picture import write_grid, write_real
@@ -63,7 +62,7 @@ def condense_stage(work: Work) -> None:
         return
     signal, path = work.plan[PROXY], set_path(work.run.path, PROXY, 0)
     group = work.sets.group
-    group.agree(not path.exists() and is_learnt(work.config.condense))
+    group.agree(not path.exists() and work.config.condense.learnt)
     scoring.sets_of(work, signal)
     condensed, train = ImageSet.load(path), work.problem.data.train
     write_grid(condensed, train, work.run / "proxy.png")

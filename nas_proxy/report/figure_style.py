@@ -26,6 +26,7 @@ COLOURS = {
     "random_total": "#a8590a",
     "herding": "#4b8b3b",
     "kcenter": "#7a6ad8",
+    "patches": "#b8576b",
     "early_stop": "#8f67cf",
     "flops": "#a3893a",
     "synflow": "#3f9e58",

@@ -65,7 +65,7 @@ def _called(name: str) -> str:
         return f"the condensed set ({base}){by}"
     known = {RANDOM: "random images", "calibrated": "the calibrated ranking", "early_stop": "early stopping"}
     known |= {"params": "the number of parameters", "flops": "the number of FLOPs", REPEATABILITY: "full training"}
-    known |= {"herding": "the set by herding", "kcenter": "the set by k-centre"}
+    known |= {"herding": "the set by herding", "kcenter": "the set by k-centre", "patches": "the set of patches"}
     return known.get(base, label(base)) + by
 
 

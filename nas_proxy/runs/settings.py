@@ -55,7 +55,7 @@ class Comparison:
         strings("names of signals"),
         Field(
             description="Signals, with commas between: dm, dm+space, dm+formation, dm+all (and combinations), random, "
-            "herding, kcenter, early_stop, params, flops, synflow, jacob_cov, naswot, az_nas."
+            "herding, kcenter, patches, early_stop, params, flops, synflow, jacob_cov, naswot, az_nas."
         ),
     ]
     combine: Annotated[

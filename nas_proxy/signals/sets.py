@@ -18,10 +18,10 @@ from nas_proxy.condensation.proxy_set import (
     ProxySet,
     draw_random,
     forward_passes,
-    is_learnt,
     make_proxy,
     open_proxy,
     save_proxy,
+    steps_of,
 )
 from nas_proxy.condensation.recipe import Condensation, Condensed
 from nas_proxy.data.images import ImageSet
@@ -81,9 +81,9 @@ class SetMaker:
         if not path.exists():
             made = self.make(signal, draw, sample)
             self._keep(path, made, recipe, self._seed(draw))
-            if is_learnt(recipe):
+            if recipe.learnt:
                 self.group.agree()  # every process keeps its checkpoint until the images are stored
-                remove(checkpoint_path(self.folder, signal.name, draw), self.group)
+            remove(checkpoint_path(self.folder, signal.name, draw), self.group)
         return self.opened(path)
 
     def make(self, signal: Signal, draw: int, sample: Callable[[], Collection[str]]) -> Condensed:
@@ -94,7 +94,7 @@ class SetMaker:
             draws = torch_generator(self.seed, "random", draw)
             return draw_random(self.real, recipe.images_per_class, draws, recipe.formation)
         title = "Condense" if signal.name == PROXY else f"Condense: {signal.name}, {draw + 1}"
-        steps = recipe.steps if is_learnt(recipe) else 1
+        steps = steps_of(recipe, self.real)
         with self.progress.stage(title, steps) as bar:
             made = make_proxy(
                 self.real,
@@ -102,7 +102,7 @@ class SetMaker:
                 self._seed(draw),
                 device=self.device,
                 space=self.space,
-                exclude=sample() if is_learnt(recipe) and recipe.embed == "space" else (),
+                exclude=sample() if recipe.learnt and recipe.embed == "space" else (),
                 group=self.group,
                 checkpoint=checkpoint_path(self.folder, signal.name, draw),
                 progress=_shown(bar, functools.partial(self.tell, title)),

@@ -1,7 +1,8 @@
 """A signal is data: what scores architectures, and where the scores come from. Names in, signals out.
 
     proxy                             networks trained on the run's condensed set, as its recipe says
-    dm, herding, kcenter, random      networks trained on a set of so many images a class
+    dm, herding, kcenter, patches, random
+                                      networks trained on a set of so many images a class
     dm+space, dm+all, dm+formation    variants of the condensation, in any combination; real images take +formation
     early_stop                        networks trained on all images, for as many image passes
     random_total                      more random images, for as long as the first condensed set takes with its making;
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from nas_proxy.condensation.recipe import Condensation
     from nas_proxy.runs.settings import RunConfig
 
-SETS = ("dm", RANDOM, "herding", "kcenter")
+SETS = ("dm", RANDOM, "herding", "kcenter", "patches")
 KNOWN = (*SETS, EARLY_STOP, TOTAL, *ZERO_COST)
 SCORES = ("accuracy", "loss_sum")
 # What a part of a name changes in the recipe of a condensed set, in the order in which names have them.
@@ -94,7 +95,7 @@ class Signal:
 
     @property
     def made(self) -> bool:
-        """Whether making the signal's set costs something: it is learnt, or chosen by features."""
+        """Whether making the signal's set costs something: it is learnt, or chosen by a network."""
         return isinstance(self.source, SmallSet) and self.source.recipe.method != RANDOM
 
     @property
@@ -244,7 +245,7 @@ def completed(names: Sequence[str], combine: Iterable[str] = ()) -> tuple[str, .
 
 
 def is_made(name: str) -> bool:
-    """Return whether the sets of a canonical name are learnt or chosen by features."""
+    """Return whether the sets of a canonical name are learnt or chosen by a network."""
     base = name.split("+", maxsplit=1)[0]
     return base in SETS and base != RANDOM
 

@@ -91,12 +91,20 @@ class Fitted:
 
 
 def fit(
-    build: Callable[[], nn.Module], data: ImageSet, recipe: Recipe, seed: int, device: torch.device | str = "cpu"
+    build: Callable[[], nn.Module],
+    data: ImageSet,
+    recipe: Recipe,
+    seed: int,
+    device: torch.device | str = "cpu",
+    after: "_After | None" = None,
 ) -> Fitted:
-    """Build a network and train it on `data`; see `train` for what is guaranteed and raised."""
+    """Build a network and train it on `data`; see `train` for what is guaranteed and raised, and `fit_in` for `after`.
+
+    What cannot be trained in the fastest mode begins again in a simpler one.
+    """
     data = data.to(device)
     fastest = choose(recipe.precision, data.shape, torch.device(device))
-    return attempt(lambda mode: fit_in(mode, build, data, recipe, seed), fastest)[0]
+    return attempt(lambda mode: fit_in(mode, build, data, recipe, seed, after), fastest)[0]
 
 
 def train(
