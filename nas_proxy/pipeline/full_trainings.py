@@ -25,6 +25,7 @@ from nas_proxy.signals.equal_cost import seconds_a_pass
 from nas_proxy.signals.signal import TRUTH_SEEDS
 from nas_proxy.storage.records import Candidate, Record
 from nas_proxy.strategy.acquisition import Observed
+from nas_proxy.strategy.trainer import Done
 from nas_proxy.training.jobs import Failure, Job
 from nas_proxy.training.train import Outcome
 from nas_proxy.training.worker_pool import lanes
@@ -154,8 +155,9 @@ def _trained_in_rounds(
     done = sum(r.draw == 0 for r in store.records(TRUTH))
     with work.progress.stage("Full trainings", rounds.total) as bar:
 
-        def told(result: Outcome | Failure | None = None) -> None:
+        def told(result: Outcome | Failure | None = None, record: Record | None = None) -> None:
             nonlocal done
+            del record
             done += result is not None
             best = max((value for value in _seen(work).values() if value is not None), default=None)
             bar.to(min(done, rounds.total), "" if best is None else f"best {best:.1%} val")
@@ -269,7 +271,7 @@ def judging_seconds(work: Work, sample: Sequence[Record | Candidate]) -> float:
     return SPARE * spent / lanes(work.executor, work.problem.device) + REPORTING
 
 
-def _train(work: Work, candidates: Sequence[Candidate], told: Callable[[Outcome | Failure], None]) -> None:
+def _train(work: Work, candidates: Sequence[Candidate], told: Done) -> None:
     images = images_of_truth(work.files)
 
     def job(candidate: Candidate, draw: int) -> Job:
