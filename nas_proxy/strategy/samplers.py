@@ -47,8 +47,8 @@ class Proposal:
 class Proposer:
     """Proposes architectures of `space` by `sampler`, those in `first` before any other.
 
-    tpe: tree-structured Parzen estimator, and from `LONG` architectures on `successor`. random: uniform over the space. grid:
-    the space at even distances, see `grid`. nsga2: NSGA-II, with one objective a genetic algorithm. evolution:
+    tpe: tree-structured Parzen estimator, and from `LONG` architectures on `successor`. random: uniform over the space.
+    grid: the space at even distances, see `grid`. nsga2: NSGA-II, with one objective a genetic algorithm. evolution:
     regularised evolution.
     seed: of all proposals. score: which one counts. objectives: what the architectures are to be good at, the accuracy
     first; evolution looks at the accuracy alone.
@@ -143,8 +143,11 @@ class Proposer:
             return [NSGAIISampler(seed=seed % 2**32, population_size=LONG_GENERATION if self._long else GENERATION)]
         # TPE takes the best of 24 draws from the density of good architectures: where few options are good, the same
         # one again and again. The best of fewer draws varies more, and is still better than a random architecture.
-        how = {"seed": seed % 2**32, "n_startup_trials": 0, "constant_liar": False}  # none in the study is running
-        return [TPESampler(n_ei_candidates=n, **how) for n in (24, 8, 4, 2)]
+        # No trial of the study is running, so there is nothing to lie about.
+        return [
+            TPESampler(seed=seed % 2**32, n_startup_trials=0, n_ei_candidates=n, constant_liar=False)
+            for n in (24, 8, 4, 2)
+        ]
 
 
 def grid(space: SearchSpace) -> Iterator[Architecture]:
