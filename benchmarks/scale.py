@@ -264,9 +264,8 @@ def least_mean(total: int, window: int, spread: float, command: float) -> float 
     low, high = 0.0, 10 * WORKERS * command
     while high - low > 0.05 * high:
         middle = (low + high) / 2
-        low, high = (
-            (low, middle) if simulated_share(total, window, middle, spread, command) >= ENOUGH else (middle, high)
-        )
+        enough = simulated_share(total, window, middle, spread, command) >= ENOUGH
+        low, high = (low, middle) if enough else (middle, high)
     return round(high, 1)
 
 

@@ -21,6 +21,8 @@ from nas_proxy.strategy.samplers import LONG, Proposer
 from nas_proxy.strategy.trainer import Trainer
 from nas_proxy.training.pruning import Curve, Pruning
 
+# How many times as many as workers are under way where these are to be busy: long trainings hold up what is far behind.
+AHEAD = 8
 # Curves that a pruner looks at: so many to twice as many of the latest, so that a job stays small.
 CURVES = 500
 
@@ -51,6 +53,18 @@ def _rounds(wanted: Search) -> list[range]:
     ends = [min(end, total) for end in ends]
     ends += [*range(ends[-1] + wanted.round, total, wanted.round), total]
     return [range(start, end) for start, end in itertools.pairwise([0, *ends]) if end > start]
+
+
+def workers_left_idle(trainer: Trainer, wanted: Search) -> str | None:
+    """Return in a sentence that a search keeps only some workers busy, and what keeps more; None where it does not."""
+    workers, size = trainer.executor.count, wanted.round
+    if size >= min(workers, wanted.proposals):
+        return None
+    told = f"{workers} trainings could run at a time, but only {size} proposals are under way (--round {size})"
+    if wanted.propose is None and trainer.latencies is None:
+        more = min(AHEAD * workers, wanted.proposals)
+        return f"{told}; --round {more} keeps all busy, and proposes each without the results of the {more - 1} before."
+    return f"{told}; --round {workers} gives all of them work, and lets them wait for the last of a round."
 
 
 @dataclass

@@ -15,7 +15,7 @@ from nas_proxy.ranking.scores import column, shown, value_of
 from nas_proxy.spaces.limits import limits_text
 from nas_proxy.storage.records import Candidate, Record
 from nas_proxy.strategy.candidates import Search, unpruned
-from nas_proxy.strategy.proposing import Proposals
+from nas_proxy.strategy.proposing import Proposals, workers_left_idle
 from nas_proxy.strategy.trainer import Done, Tasks, Trainer
 from nas_proxy.training.jobs import Failure, Job
 from nas_proxy.training.pruning import Pruning
@@ -132,7 +132,11 @@ def _all_failed(signal: str, failures: Sequence[Record], complete: int) -> RunFa
 
 
 def _train_proposals(trainer: Trainer, wanted: Search, done: Done, start: float) -> None:
-    proposals = Proposals(trainer, wanted, _first_draws(trainer, wanted), start)
+    records = _first_draws(trainer, wanted)
+    made = sum(r.phase == "search" for r in records)
+    if made < wanted.proposals and (idle := workers_left_idle(trainer, wanted)) is not None:
+        trainer.progress.say(idle)
+    proposals = Proposals(trainer, wanted, records, start)
 
     def told(result: Outcome | Failure, record: Record) -> None:
         proposals.done(record)
