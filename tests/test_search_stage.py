@@ -272,9 +272,9 @@ def test_old_folders_whose_full_trainings_a_search_may_not_see_go_on(go, monkeyp
     def without_validation(self, signal, number, result):
         from dataclasses import replace
 
-        return finish(
-            self, signal, number, replace(result, validation=None) if hasattr(result, "validation") else result
-        )
+        if hasattr(result, "validation"):
+            result = replace(result, validation=None)
+        return finish(self, signal, number, result)
 
     monkeypatch.setattr(TrialStore, "finish", without_validation)
     go(truth=5, judge=5)
