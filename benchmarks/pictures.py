@@ -48,7 +48,7 @@ def scale(result: dict[str, Any]) -> go.Figure:
     """How busy a thousand workers are against the mean training, by window; and what a trial takes, first and last."""
     titles = (f"share of {result['workers']:,} workers' time in trainings", "ms a trial in the command")
     figure = make_subplots(1, 2, subplot_titles=titles)
-    shares, parts = result["busy_share"], [name for name in result["measured"][0]["parts_ms"]]
+    shares, parts = result["busy_share"], list(result["measured"][0]["parts_ms"])
     for colour, window in zip(COLOURS, sorted({row["window"] for row in shares})[1:], strict=True):
         for spread, dash in ((0.5, "solid"), (1.0, "dot")):
             rows = [row for row in shares if (row["window"], row["spread"]) == (window, spread)]

@@ -13,6 +13,7 @@ from nas_proxy.errors import ConfigError, RunFailedError, SpaceError
 from nas_proxy.names import PROXY
 from nas_proxy.ranking.scores import column, shown, value_of
 from nas_proxy.spaces.limits import limits_text
+from nas_proxy.spaces.space import Architecture
 from nas_proxy.storage.records import Candidate, Record
 from nas_proxy.strategy.candidates import Search, unpruned
 from nas_proxy.strategy.proposing import Proposals, workers_left_idle
@@ -101,14 +102,14 @@ def _train_sample(trainer: Trainer, wanted: Search, done: Done) -> None:
         records = _first_draws(trainer, wanted)
         known = unpruned(records)
         complete = 0
-        missing: list[Candidate] = []
+        missing: list[tuple[Architecture, int]] = []
         # Failed architectures are passed over, so each wave takes as many further ones as the last one lost.
         for index, architecture in enumerate(wanted.stream):
             if complete + len(missing) == wanted.sample:
                 break
             record = known.get(trainer.space.key(architecture))
             if record is None:
-                missing.append(trainer.candidate(architecture, "sample", index))
+                missing.append((architecture, index))
             elif record.complete:
                 complete += 1
         if not missing:
@@ -116,7 +117,9 @@ def _train_sample(trainer: Trainer, wanted: Search, done: Done) -> None:
         failures = [r for r in records if r.failed and r.phase == "sample"]
         if len(failures) > FAILURES * wanted.sample:
             raise _all_failed(wanted.signal, failures, complete)
-        _train(trainer, wanted, [(candidate, 0) for candidate in missing], lambda _: watched, done)
+        tasks = ((trainer.candidate(architecture, "sample", index), 0) for architecture, index in missing)
+        # An architecture is measured when it is its turn, but for latencies, which want all workers idle.
+        _train(trainer, wanted, tasks if trainer.latencies is None else list(tasks), lambda _: watched, done)
         if complete == 0 and not any(r.complete for r in _first_draws(trainer, wanted)):
             raise _all_failed(wanted.signal, [r for r in _first_draws(trainer, wanted) if not r.complete], 0)
     if complete < wanted.sample:
