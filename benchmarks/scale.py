@@ -262,7 +262,7 @@ def least_mean(total: int, window: int, spread: float, command: float) -> float 
     if simulated_share(total, window, 1e4 * WORKERS * command, spread, command) < ENOUGH:
         return None
     low, high = 0.0, 10 * WORKERS * command
-    while high - low > 0.05 * high:
+    while high - low > 0.1 * high:
         middle = (low + high) / 2
         enough = simulated_share(total, window, middle, spread, command) >= ENOUGH
         low, high = (low, middle) if enough else (middle, high)
@@ -285,8 +285,10 @@ def main() -> None:
         (folder / "many.py").write_text(SPACE.replace("TEN", repr(tuple(range(1, 11)))))
         how = options.window, options.sampler, options.mean
         first = part_of_search(folder, 0, options.first, *how)
+        print(first, flush=True)
         fill(folder / "study.db", options.total - options.last)
         last = part_of_search(folder, options.total - options.last, options.last, *how)
+    print(last, flush=True)
     command = max(first["command_ms"], last["command_ms"]) / 1000
     result = {
         "benchmark": "scale",
@@ -307,7 +309,7 @@ def main() -> None:
         ],
         "least_mean_seconds": [
             {"window": w, "spread": s, "seconds": least_mean(options.total, w, s, command)}
-            for w in WINDOWS
+            for w in WINDOWS[2:]
             for s in SPREADS
         ],
     }
