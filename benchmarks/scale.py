@@ -116,11 +116,16 @@ class SimulatedWorkers(InlineExecutor):
         """Perform the jobs."""
         return run_all(self, jobs)
 
-    def busy_share(self) -> float:
-        """Return the share of their time that workers train, from when all are at work to the last one's beginning."""
+    def busy_share(self) -> float | None:
+        """Return the share of their time that workers train, from when all are at work to the last one's beginning.
+
+        None where there are too few trainings to tell.
+        """
+        if len(self.trained) <= self.count:
+            return None
         start, end = self.trained[self.count - 1][0], self.trained[-1][0]
         trained = sum(max(0.0, min(b, end) - max(a, start)) for a, b in self.trained)
-        return trained / (self.count * (end - start))
+        return round(trained / (self.count * (end - start)), 4)
 
 
 @contextlib.contextmanager
@@ -182,7 +187,7 @@ def part_of_search(folder: Path, before: int, trials: int, window: int, sampler:
         "trials": trials,
         "command_ms": round(1000 * (end - begun[0]) / trials, 2),
         "parts_ms": {name: quartiles(seconds) for name, seconds in parts.items() if seconds},
-        "busy_share": round(executor.busy_share(), 4),
+        "busy_share": executor.busy_share(),
         "seconds_until_first": round(opened, 1),
         "memory_mb": round(memory() / 1e6),
         "memory_before_mb": round(empty / 1e6),
