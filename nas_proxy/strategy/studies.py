@@ -131,6 +131,15 @@ class Elite(Results):
         """What makes a draft a child, once there are parents."""
         return {_GENERATION: 1 if self.held else 0}
 
+    def study(self, sampler: BaseSampler) -> optuna.Study:
+        """Return the study as the sampler sees it."""
+        new = self._study is None
+        found = super().study(sampler)
+        if new and self.held and isinstance(sampler, NSGAIISampler):
+            # Optuna has the parents in another order when it selects them than whenever it finds them noted.
+            sampler.get_parent_population(found, 1)
+        return found
+
     def _hold(self, record: Record) -> None:
         if not record.complete:
             return
