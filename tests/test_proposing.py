@@ -216,7 +216,7 @@ def test_workers_that_a_round_leaves_idle_are_told(tmp_path):
     trainer = trainer_of(tmp_path, Workers(100))
     sentence = workers_left_idle(trainer, wanted_of(proposals=5000))
     assert sentence == (
-        "100 trainings could run at a time, but only 4 proposals are under way (--round 4); --round 800 keeps all "
+        "100 trainings could run at a time, but only 4 proposals are under way (--round 4); --round 800 keeps most "
         "busy, and proposes each without the results of the 799 before."
     )
     assert "--round 24 keeps" in workers_left_idle(trainer, wanted_of())
