@@ -217,7 +217,7 @@ def test_workers_that_a_round_leaves_idle_are_told(tmp_path):
     sentence = workers_left_idle(trainer, wanted_of(proposals=5000))
     assert sentence == (
         "100 trainings could run at a time, but only 4 proposals are under way (--round 4); --round 800 keeps most "
-        "busy, and proposes each without the results of the 799 before."
+        "busy, each proposed without the results of the 799 before."
     )
     assert "--round 24 keeps" in workers_left_idle(trainer, wanted_of())
     assert workers_left_idle(trainer, wanted_of(round=100, proposals=5000)) is None

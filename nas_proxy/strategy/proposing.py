@@ -63,9 +63,7 @@ def workers_left_idle(trainer: Trainer, wanted: Search) -> str | None:
     told = f"{workers} trainings could run at a time, but only {size} proposals are under way (--round {size})"
     if wanted.propose is None and trainer.latencies is None:
         more = min(AHEAD * workers, wanted.proposals)
-        return (
-            f"{told}; --round {more} keeps most busy, and proposes each without the results of the {more - 1} before."
-        )
+        return f"{told}; --round {more} keeps most busy, each proposed without the results of the {more - 1} before."
     return f"{told}; --round {workers} gives all of them work, and lets them wait for the last of a round."
 
 
