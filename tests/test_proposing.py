@@ -36,6 +36,7 @@ def build(architecture, shape):
 
 
 SPACE = Space("cube", Choice("a", range(10)) & Choice("b", range(10)) & Choice("c", range(10)), build)
+SIZES = Sizes(SPACE, SHAPE)  # each architecture is measured once, for all tests
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +95,7 @@ def trainer_of(folder: Path, executor: Workers, latencies: Any = None) -> Traine
     folder.mkdir(exist_ok=True)
     store = TrialStore(folder / "study.db")
     store.close_interrupted()
-    return Trainer(store, executor, SPACE, "cube.py", "cpu", 0, Sizes(SPACE, SHAPE), Said(), latencies=latencies)
+    return Trainer(store, executor, SPACE, "cube.py", "cpu", 0, SIZES, Said(), latencies=latencies)
 
 
 def wanted_of(**changes: Any) -> Search:
