@@ -1,7 +1,6 @@
 """Draw the kept results of the benchmarks of scale: a figure as HTML, and a picture of it by a headless Chromium.
 
     python benchmarks/pictures.py scaling benchmarks/results/scaling-cpu.json
-    python benchmarks/pictures.py scale benchmarks/results/scale-cpu.json
     python benchmarks/pictures.py images_per_class benchmarks/results/images-per-class-cpu.json
     python benchmarks/pictures.py rank_per_class benchmarks/results/rank-per-class-cpu.json
 
@@ -42,31 +41,6 @@ def scaling(result: dict[str, Any]) -> go.Figure:
             shown = go.Scatter(x=x, y=y, name=name, legendgroup=row, showlegend=column == 1, line=style)
             figure.add_trace(shown, 1, column)
     return figure.update_xaxes(type="log", dtick=1).update_yaxes(type="log", dtick=1)
-
-
-def scale(result: dict[str, Any]) -> go.Figure:
-    """How busy a thousand workers are against the mean training, by window; and what a trial takes, first and last."""
-    titles = (f"share of {result['workers']:,} workers' time in trainings", "ms a trial in the command")
-    figure = make_subplots(1, 2, subplot_titles=titles)
-    shares, parts = result["busy_share"], list(result["measured"][0]["parts_ms"])
-    for colour, window in zip(COLOURS, sorted({row["window"] for row in shares})[1:], strict=True):
-        for spread, dash in ((0.5, "solid"), (1.0, "dot")):
-            rows = [row for row in shares if (row["window"], row["spread"]) == (window, spread)]
-            figure.add_scatter(
-                x=[row["mean"] for row in rows],
-                y=[row["share"] for row in rows],
-                name=f"--round {window}, spread {spread:g}",
-                line={"color": colour, "dash": dash},
-                row=1,
-                col=1,
-            )
-    figure.add_hline(0.9, line={"color": "grey", "width": 1}, row=1, col=1)
-    ends = [f"trials {m['trials_before'] + 1:,} to {m['trials_before'] + m['trials']:,}" for m in result["measured"]]
-    for part in parts:
-        figure.add_bar(x=ends, y=[m["parts_ms"][part][0] for m in result["measured"]], name=part, row=1, col=2)
-    means = sorted({row["mean"] for row in shares})
-    figure.update_xaxes(type="log", title="mean seconds of a training", tickvals=means, ticktext=means, row=1, col=1)
-    return figure.update_yaxes(tickformat=".0%", range=[0, 1], row=1, col=1).update_layout(barmode="stack")
 
 
 def images_per_class(result: dict[str, Any]) -> go.Figure:
@@ -146,7 +120,7 @@ def photograph(figure: go.Figure, path: Path) -> None:
         page.screenshot(path=path)
 
 
-FIGURES = {"scaling": scaling, "scale": scale, "images_per_class": images_per_class, "rank_per_class": rank_per_class}
+FIGURES = {"scaling": scaling, "images_per_class": images_per_class, "rank_per_class": rank_per_class}
 
 
 def main() -> None:
