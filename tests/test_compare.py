@@ -143,7 +143,7 @@ def test_it_goes_on_where_it_was_interrupted(finished, bench, monkeypatch):
         count += 1
         if count in {2, 13, 15, 60}:  # in the truth, in random images, at once again, in the last signal
             raise KeyboardInterrupt
-        finish(self, *arguments)
+        return finish(self, *arguments)
 
     with monkeypatch.context() as patched:
         patched.setattr(TrialStore, "finish", dying)

@@ -27,7 +27,7 @@ def test_failures_and_divergence_are_counted(bench, monkeypatch):
             result = Failure("no memory")
         elif name == "random" and number == 1:
             result = type(result)(1 / 3, (2.0, float("nan")), True, 1.0, 24)
-        finish(self, name, number, result)
+        return finish(self, name, number, result)
 
     monkeypatch.setattr(TrialStore, "finish", failing)
     run, ranking = bench.compare("fails", table=True, signals=["early_stop", "random"], draws=1, sample=6)
@@ -43,7 +43,7 @@ def test_a_signal_that_always_fails_is_named(bench, monkeypatch):
     finish = TrialStore.finish
 
     def failing(self, name, number, result):
-        finish(self, name, number, Failure("no memory") if name == "early_stop" else result)
+        return finish(self, name, number, Failure("no memory") if name == "early_stop" else result)
 
     monkeypatch.setattr(TrialStore, "finish", failing)
     more = {"signals": ["early_stop", "random"], "draws": 1}

@@ -87,6 +87,22 @@ def test_jobs_are_taken_one_at_a_time_and_failures_have_a_reason():
     ]
 
 
+def test_a_job_may_wait_for_the_result_of_another():
+    done = []
+
+    def jobs():
+        yield 0, Says()
+        while not done:
+            yield None
+        yield 1, Says()
+
+    with InlineExecutor() as executor:
+        executor.count = 2
+        for tag, _ in executor.run(jobs()):
+            done.append(tag)
+    assert done == [0, 1]
+
+
 def test_a_result_waits_until_it_is_taken():
     executor = InlineExecutor(("meta",))
     assert executor.free == executor.count == 1

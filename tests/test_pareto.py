@@ -18,8 +18,8 @@ from nas_proxy.spaces.latency import measure_latency
 from nas_proxy.spaces.measured import Latency
 from nas_proxy.spaces.objectives import Costs, directions, front, improves
 from nas_proxy.storage.records import Record
-from nas_proxy.strategy.candidates import fruitless
-from nas_proxy.strategy.samplers import SAMPLERS, propose
+from nas_proxy.strategy.samplers import SAMPLERS
+from proposals import fruitless, propose
 
 VALUES = st.one_of(st.none(), st.sampled_from([math.nan, math.inf, -math.inf]), st.integers(0, 4).map(float))
 SPACE = Space("plain", Choice("a", tuple(range(1, 21))) & Choice("b", (0, 1)), lambda architecture, shape: nn.Flatten())

@@ -80,7 +80,7 @@ def test_a_judge_says_what_optuna_would(trials, pruner):
         history.append(curve)
 
 
-def test_the_trainings_of_the_same_round_are_numbered_and_not_seen():
+def test_the_trainings_under_way_are_numbered_and_not_seen():
     history = tuple(Curve(tuple((s, 0.5) for s in STEPS), 0.5) for _ in range(8))
     verdicts = [Judge(Pruning("hyperband", history=history, ahead=n), RECIPE, 1).ends(10, 0.1) for n in range(30)]
     # Only one of Hyperband's brackets has its first rung so early, and a number decides on the bracket.
@@ -205,7 +205,7 @@ def stop_after(run, number: int, error: type[BaseException]) -> None:
     def finish(self, signal, trial, result):
         if len(self.records("proxy")) >= number:
             raise error
-        whole(self, signal, trial, result)
+        return whole(self, signal, trial, result)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(error):
         patch.setattr(TrialStore, "finish", finish)

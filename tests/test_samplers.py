@@ -27,7 +27,8 @@ from nas_proxy.spaces.function_space import FunctionSpace
 from nas_proxy.storage.records import Record
 from nas_proxy.strategy.enqueue import architectures, read_entries
 from nas_proxy.strategy.evolution import RegularisedEvolutionSampler
-from nas_proxy.strategy.samplers import GENERATION, SAMPLERS, grid, propose
+from nas_proxy.strategy.samplers import GENERATION, SAMPLERS, grid
+from proposals import propose
 
 CHOICES = (
     Choice("depth", (1, 2, 3))

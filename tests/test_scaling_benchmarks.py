@@ -74,3 +74,11 @@ def test_gpu_hours_are_arithmetic():
     assert cifar["step_tflop"] == pytest.approx(step / 1e12, abs=0.01)
     assert cifar["hours"] == pytest.approx(20_000 * step / 10e12 / 3600, rel=0.01)
     assert tiny["step_tflop"] == pytest.approx(2 * 4 * cifar["step_tflop"], rel=0.01)
+
+
+@pytest.mark.slow
+def test_scale_goes_on_behind_a_history_that_was_written_into_the_file():
+    found = last_line("scale", "--total", "400", "--first", "250", "--last", "100")
+    assert [(part["trials_before"], part["trials"]) for part in found["measured"]] == [(0, 250), (300, 100)]
+    assert all(set(part["parts_ms"]) == set(found["measured"][0]["parts_ms"]) for part in found["measured"])
+    assert all(0 < row["share"] <= 1 for row in found["busy_share"])

@@ -74,7 +74,7 @@ def test_the_pick_is_the_best_by_posterior_mean_and_no_test_image_chooses(go, mo
     def blind(self, signal, number, result):
         if signal == "truth" and hasattr(result, "score"):
             result = nas_proxy_replace(result, score=1.0 - result.score)
-        finish(self, signal, number, result)
+        return finish(self, signal, number, result)
 
     from dataclasses import replace as nas_proxy_replace
 
@@ -93,7 +93,7 @@ def test_a_run_that_is_cut_off_proposes_the_same_again(go, monkeypatch, deaths):
         count += 1
         if count in deaths:
             raise KeyboardInterrupt
-        finish(self, *arguments)
+        return finish(self, *arguments)
 
     monkeypatch.setattr(TrialStore, "finish", dying)
     for _ in deaths:
@@ -272,7 +272,9 @@ def test_old_folders_whose_full_trainings_a_search_may_not_see_go_on(go, monkeyp
     def without_validation(self, signal, number, result):
         from dataclasses import replace
 
-        finish(self, signal, number, replace(result, validation=None) if hasattr(result, "validation") else result)
+        if hasattr(result, "validation"):
+            result = replace(result, validation=None)
+        return finish(self, signal, number, result)
 
     monkeypatch.setattr(TrialStore, "finish", without_validation)
     go(truth=5, judge=5)

@@ -32,9 +32,10 @@ def test_trials_are_numbered_and_recorded_as_they_end(tmp_path):
     ledger = TrialStore(tmp_path / "study.db")
     numbers = [ledger.begin("proxy", candidate(index), 0) for index in range(3)]
     assert numbers == [0, 1, 2]
-    ledger.finish("proxy", 1, outcome(0.25))
+    told = ledger.finish("proxy", 1, outcome(0.25))
+    assert [told] == ledger.records("proxy")
     assert [(r.key, r.score, r.loss_sum) for r in ledger.records("proxy")] == [("width=1", 0.25, 3.0)]
-    ledger.finish("proxy", 0, Failure("too wide"))
+    assert ledger.finish("proxy", 0, Failure("too wide")).reason == "too wide"
     before = ledger.records("proxy")
     assert [(r.key, r.score, r.reason) for r in before] == [("width=0", None, "too wide"), ("width=1", 0.25, None)]
     ledger.close_interrupted()  # the third, whose training was cut off, counts for nothing

@@ -24,6 +24,7 @@ from nas_proxy.ranking.surrogate import believe
 from nas_proxy.signals.equal_cost import seconds_a_pass
 from nas_proxy.storage.records import Candidate, Record
 from nas_proxy.strategy.acquisition import Observed
+from nas_proxy.strategy.trainer import Done
 from nas_proxy.training.jobs import Failure, Job
 from nas_proxy.training.train import Outcome
 from nas_proxy.training.worker_pool import lanes
@@ -155,8 +156,9 @@ def _trained_in_rounds(
     done = sum(r.draw == 0 for r in store.records(TRUTH))
     with work.progress.stage("Full trainings", rounds.total) as bar:
 
-        def told(result: Outcome | Failure | None = None) -> None:
+        def told(result: Outcome | Failure | None = None, record: Record | None = None) -> None:
             nonlocal done
+            del record
             done += result is not None
             best = max((value for value in _seen(work).values() if value is not None), default=None)
             more = [f"{done - rounds.total} more"] if done > rounds.total else []  # as a budget had time for them
@@ -271,7 +273,7 @@ def judging_seconds(work: Work, sample: Sequence[Record | Candidate]) -> float:
     return SPARE * spent / lanes(work.executor, work.problem.device) + REPORTING
 
 
-def _train(work: Work, candidates: Sequence[Candidate], told: Callable[[Outcome | Failure], None]) -> None:
+def _train(work: Work, candidates: Sequence[Candidate], told: Done) -> None:
     images = images_of_truth(work.files)
 
     def job(candidate: Candidate, draw: int) -> Job:

@@ -50,7 +50,7 @@ from nas_proxy.spaces.limits import Limited
 from nas_proxy.spaces.loading import Given
 from nas_proxy.storage.records import Candidate, Record
 from nas_proxy.storage.trial_store import explained
-from nas_proxy.strategy.candidates import search
+from nas_proxy.strategy.search import search
 from nas_proxy.threads import one_thread_in_numpy
 from nas_proxy.training.pruning import WILCOXON_LEAST
 

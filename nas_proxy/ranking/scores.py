@@ -12,8 +12,6 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from nas_proxy.spaces.objectives import front
 from nas_proxy.storage.records import Record
 
@@ -28,17 +26,24 @@ def other(score: str) -> str:
     return next(name for name in SCORES if name != score)
 
 
+def score_of(record: Record, by: str) -> float:
+    """Return the score of a record: NaN where there is none, minus infinity by the losses of a diverged training."""
+    if record.score is None:
+        return math.nan
+    if by == "accuracy":
+        return record.score
+    return -math.inf if record.loss_sum is None else -record.loss_sum
+
+
 def column(records: Sequence[Record], by: str) -> list[float]:
     """Return the score of each record; NaN where there is none, as after a failure.
 
     By losses, a diverged training gets the next number below the lowest of all others.
     """
-    if by == "accuracy":
-        return [math.nan if r.score is None else r.score for r in records]
-    found = [-r.loss_sum if r.complete and r.loss_sum is not None else math.nan for r in records]
-    lowest = min((value for value in found if not math.isnan(value)), default=0.0)
-    below = float(np.nextafter(lowest, -math.inf))
-    return [below if r.complete and r.loss_sum is None else value for r, value in zip(records, found, strict=True)]
+    found = [score_of(r, by) for r in records]
+    lowest = min((value for value in found if math.isfinite(value)), default=0.0)
+    below = math.nextafter(lowest, -math.inf)
+    return [below if value == -math.inf else value for value in found]
 
 
 def value_of(outcome: Outcome, by: str) -> float | None:

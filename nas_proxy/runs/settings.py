@@ -126,7 +126,7 @@ class RunConfig:
     ] = None
     round: Annotated[
         int | None,
-        Field(ge=1, le=1024, description="Trainings chosen at a time; 4, or --workers where that is more."),
+        Field(ge=1, le=65536, description="Trainings under way from the same results; 4, or --workers where more."),
     ] = None
     budget: Annotated[
         Text | None,
@@ -268,7 +268,7 @@ class RunConfig:
 
     @property
     def round_size(self) -> int:
-        """How many trainings are chosen from the same results."""
+        """How many trainings are under way at a time, chosen without knowing of each other."""
         return self.round or max(ROUND, self.workers * max(len(self.devices), 1), len(self.devices))
 
     @property
@@ -282,7 +282,7 @@ class RunConfig:
 TRUTH_SEEDS = 2
 # Architectures of the pool where nothing is named; each latency takes a process of its own for a second or so.
 POOL, POOL_TIMED = 1_000, 100
-# Trainings chosen from the same results: more keep more workers busy, fewer make a better informed search.
+# Trainings under way from the same results: more keep more workers busy, fewer make a better informed search.
 ROUND = 4
 # The uniform sample of a comparison that names none.
 COMPARED_SAMPLE = 24

@@ -129,7 +129,7 @@ def finished(trials: Iterable[FrozenTrial], known: dict[int, Record] | None = No
     for trial in trials:
         ended = trial.state.is_finished()
         if ended and trial.number not in known and trial.user_attrs.get("reason") != INTERRUPTED:
-            known[trial.number] = _record(trial)
+            known[trial.number] = record_of(trial)
     return sorted(known.values(), key=lambda r: (r.phase != "sample", r.index, r.draw))
 
 
@@ -159,8 +159,8 @@ class _Told:
     why: str | None = None
 
 
-def _record(trial: FrozenTrial) -> Record:
-    """Return what a trial tells. Raises StorageError for what no training has written."""
+def record_of(trial: FrozenTrial) -> Record:
+    """Return what a finished trial tells. Raises StorageError for what no training has written."""
     try:
         told = checked(_Told, cleaned(trial.user_attrs))
         score = _score(trial)

@@ -35,6 +35,7 @@ from nas_proxy.storage.records import (
     Record,
     finished,
     metric_names,
+    record_of,
     told_latency,
 )
 from nas_proxy.storage.sqlite_errors import DAMAGED, closed_after_errors, explanation
@@ -184,17 +185,23 @@ class TrialStore:
             self._costs[trial.number] = candidate.costs.values(self._objectives)
         return trial.number
 
-    def finish(self, signal: str, number: int, result: Outcome | Failure) -> None:
-        """Close a trial with its score or with the reason of its failure."""
+    def finish(self, signal: str, number: int, result: Outcome | Failure) -> Record:
+        """Close a trial with its score or with the reason of its failure; return its record, as it is stored."""
         study, trial = self.study(signal), self._open.pop((signal, number))
         costs = self._costs.pop(number, []) if signal == "proxy" else []
         if isinstance(result, Failure):
             self._fail(study, trial, result.reason)
-            return
-        if None in costs:
+        elif None in costs:
             name = self._objectives[1 + costs.index(None)]
             self._fail(study, trial, f"its {WORDS[name]} could not be measured, which is an objective")
-            return
+        else:
+            self._tell(study, trial, result, [cost for cost in costs if cost is not None])
+        record = record_of(study._storage.get_trial(trial._trial_id))
+        self._records.setdefault(signal, {})[number] = record
+        return record
+
+    @staticmethod
+    def _tell(study: optuna.Study, trial: Trial, result: Outcome, costs: Sequence[float]) -> None:
         trial.set_user_attr("seconds", round(result.seconds, 4))
         trial.set_user_attr("image_passes", result.image_passes)
         # JSON has no infinity: the curve of a diverged training ends where it diverged.
@@ -210,7 +217,7 @@ class TrialStore:
         for step, value in result.curve:
             trial.report(value, step)
         if result.pruned_at is None:
-            study.tell(trial, [result.score, *(cost for cost in costs if cost is not None)])
+            study.tell(trial, [result.score, *costs])
             return
         trial.set_user_attr("pruned_at", result.pruned_at)
         trial.set_user_attr("seconds_saved", round(result.seconds_saved, 4))

@@ -5,7 +5,7 @@ what the store holds is never trained again; who trains changes no score. Candid
 needs could not be measured fail at once, as they would when they are trained.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,8 +25,10 @@ from nas_proxy.training.executor import Executor
 from nas_proxy.training.jobs import Failure, Job
 from nas_proxy.training.train import Outcome, Recipe
 
-Tasks = Sequence[tuple[Candidate, int]]
+# Candidates and draws, taken as they can be trained; None among them as in `nas_proxy.training.executor.Jobs`.
+Tasks = Iterable[tuple[Candidate, int] | None]
 MakeJob = Callable[[Candidate, int], Job]
+Done = Callable[[Outcome | Failure, Record], None]
 
 
 @dataclass(frozen=True)
@@ -96,30 +98,33 @@ class Trainer:
         job = Job(self.spec, architecture, images.train(draw), images.evaluation(), recipe, seed, self.device)
         return replace(job, validation=validation)
 
-    def train(self, signal: str, tasks: Tasks, job: MakeJob, done: Callable[[Outcome | Failure], None]) -> None:
+    def train(self, signal: str, tasks: Tasks, job: MakeJob, done: Done) -> None:
         """Train candidates, each in a draw, and record them in the study of `signal`."""
 
         known: dict[int, tuple[str, int]] = {}
 
         def finished(number: int, result: Outcome | Failure) -> None:
-            self.store.finish(signal, number, result)
-            if isinstance(result, Outcome) and number in known:
-                self.tell(signal, *known[number], result)
+            record = self.store.finish(signal, number, result)
+            told = known.pop(number, None)
+            if isinstance(result, Outcome) and told is not None:
+                self.tell(signal, *told, result)
             if isinstance(result, Outcome) and result.note and result.note not in self._said:
                 self._said.add(result.note)
                 self.progress.say(result.note)
-            done(result)
+            done(result, record)
 
-        for candidate, draw in tasks:
-            if candidate.unmeasured is not None:
-                finished(self.store.begin(signal, candidate, draw), Failure(candidate.unmeasured))
-
-        def jobs() -> Iterator[tuple[int, Job]]:
-            for candidate, draw in tasks:
-                if candidate.unmeasured is None:
-                    number = self.store.begin(signal, candidate, draw)
-                    known[number] = candidate.key, draw
-                    yield number, job(candidate, draw)
+        def jobs() -> Iterator[tuple[int, Job] | None]:
+            for task in tasks:
+                if task is None:
+                    yield None
+                    continue
+                candidate, draw = task
+                number = self.store.begin(signal, candidate, draw)
+                if candidate.unmeasured is not None:
+                    finished(number, Failure(candidate.unmeasured))
+                    continue
+                known[number] = candidate.key, draw
+                yield number, job(candidate, draw)
 
         for number, result in self.executor.run(jobs()):
             finished(number, result)
@@ -147,9 +152,9 @@ class Trainer:
             count = total - len(tasks)
             bar.to(count)
 
-            def done(result: Outcome | Failure) -> None:
+            def done(result: Outcome | Failure, record: Record) -> None:
                 nonlocal count
-                del result
+                del result, record
                 count += 1
                 bar.to(count)
 

@@ -10,13 +10,15 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import is_dataclass, replace
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
 from nas_proxy.threads import one_thread
 from nas_proxy.training.jobs import Failure, Result, Work, performed
 from nas_proxy.training.node import Node
 
 _Tag = TypeVar("_Tag")
+# Jobs with their tags; None among them says that the next one has to wait for a result of those before it.
+Jobs: TypeAlias = Iterable[tuple[_Tag, Work[Result]] | None]
 
 
 class Executor(Protocol):
@@ -46,7 +48,7 @@ class Executor(Protocol):
     def results(self, timeout: float | None = None) -> Iterator[tuple[Any, Any]]:
         """Yield (tag, result) of what has been submitted and is done: at least one, unless `timeout` seconds pass."""
 
-    def run(self, jobs: Iterable[tuple[_Tag, Work[Result]]]) -> Iterator[tuple[_Tag, Result | Failure]]:
+    def run(self, jobs: Jobs[_Tag, Result]) -> Iterator[tuple[_Tag, Result | Failure]]:
         """Perform the jobs in the order of completion, taking the next from `jobs` only when something is free."""
 
     def run_apart(self, job: Work[Result]) -> Result | Failure:
@@ -62,18 +64,22 @@ class Executor(Protocol):
     ) -> None: ...
 
 
-def run_all(executor: Executor, jobs: Iterable[tuple[_Tag, Work[Result]]]) -> Iterator[tuple[_Tag, Result | Failure]]:
+def run_all(executor: Executor, jobs: Jobs[_Tag, Result]) -> Iterator[tuple[_Tag, Result | Failure]]:
     """Perform jobs by submitting one whenever something is free: what `Executor.run` does."""
     waiting, open_jobs = iter(jobs), 0
-    while True:
+
+    def submit() -> None:
+        nonlocal open_jobs
         while executor.free > 0 and (following := next(waiting, None)) is not None:
             executor.submit(*following)
             open_jobs += 1
-        if not open_jobs:
-            return
+
+    submit()
+    while open_jobs:
         for done in executor.results():
             open_jobs -= 1
             yield done
+            submit()
 
 
 def here(executor: Executor, done: int) -> tuple[Node, ...]:
@@ -121,7 +127,7 @@ class InlineExecutor:
         """Return this machine."""
         return here(self, self._performed)
 
-    def run(self, jobs: Iterable[tuple[_Tag, Work[Result]]]) -> Iterator[tuple[_Tag, Result | Failure]]:
+    def run(self, jobs: Jobs[_Tag, Result]) -> Iterator[tuple[_Tag, Result | Failure]]:
         """Perform the jobs one after another."""
         return run_all(self, jobs)
 

@@ -1,8 +1,8 @@
 """Whether a training is worth finishing: curves of earlier trainings in, the word of one of Optuna's pruners out.
 
 A pruner looks at a study. Here that study lives in memory, beside the training, and holds what its job brought: the
-curves of all trainings of completed rounds. Trainings that run at the same time are not in it, so neither the number
-of workers nor a kill changes what is pruned.
+curves of trainings that were known when its own was proposed. Those that run at the same time are not in it, so
+neither the number of workers nor a kill changes what is pruned.
 
 Steps: "median" and "hyperband" look at the first training of a candidate a few times, step = epochs done, and then
 after each of its seeds, step = epochs of all of them. "wilcoxon" looks after each seed alone, step = its number: it
@@ -30,7 +30,7 @@ WILCOXON_LEAST = 5
 
 @dataclass(frozen=True)
 class Curve:
-    """What one training of a completed round showed: (step, score so far), and the final score, None if pruned."""
+    """What one training that has ended showed: (step, score so far), and the final score, None if pruned."""
 
     points: tuple[tuple[int, float], ...]
     score: float | None
@@ -40,8 +40,9 @@ class Curve:
 class Pruning:
     """What decides whether a training goes on.
 
-    pruner: one of `PRUNERS` but "none". by: the score that is looked at. history: of completed rounds, in order.
-    ahead: how many trainings of the same round are numbered before this one; Hyperband deals its brackets by number.
+    pruner: one of `PRUNERS` but "none". by: the score that is looked at. history: of what was known when the training
+    was proposed, in order. ahead: how many trainings are numbered before this one and not in the history; Hyperband
+    deals its brackets by number.
     may_end: False for a training that is looked at, so that others are compared with it, and never ended.
     """
 

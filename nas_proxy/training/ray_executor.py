@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -24,7 +24,7 @@ from nas_proxy.errors import ClusterError
 from nas_proxy.spaces.loading import files_of as files_of_space
 from nas_proxy.spaces.loading import split_spec
 from nas_proxy.training import ray_node
-from nas_proxy.training.executor import run_all
+from nas_proxy.training.executor import Jobs, run_all
 from nas_proxy.training.jobs import Failure, Result, Work, files_of, space_of
 from nas_proxy.training.node import Node
 from nas_proxy.training.ray_node import Answer, Luggage, Parcel, Refusal
@@ -163,7 +163,7 @@ class RayExecutor:
         self._done[answer.node] += 1
         return answer.result
 
-    def run(self, jobs: Iterable[tuple[_Tag, Work[Result]]]) -> Iterator[tuple[_Tag, Result | Failure]]:
+    def run(self, jobs: Jobs[_Tag, Result]) -> Iterator[tuple[_Tag, Result | Failure]]:
         """Perform the jobs, taking the next from `jobs` only when there is room for it."""
         return run_all(self, jobs)
 

@@ -17,11 +17,11 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar, cast
 
-from nas_proxy.training.executor import Executor, here, run_all
+from nas_proxy.training.executor import Executor, Jobs, here, run_all
 from nas_proxy.training.jobs import Failure, Result, Timed, Work, too_much, without_recording
 from nas_proxy.training.memory_limit import TOO_MUCH
 from nas_proxy.training.node import Node
@@ -66,7 +66,7 @@ class ProcessExecutor:
         for worker in self._workers:
             worker.end()
 
-    def run(self, jobs: Iterable[tuple[_Tag, Work[Result]]]) -> Iterator[tuple[_Tag, Result | Failure]]:
+    def run(self, jobs: Jobs[_Tag, Result]) -> Iterator[tuple[_Tag, Result | Failure]]:
         """Perform the jobs, taking the next from `jobs` only when a worker is free."""
         return run_all(self, jobs)
 
