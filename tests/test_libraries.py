@@ -35,7 +35,7 @@ def done(act, undo):
 
 @contextlib.contextmanager
 def hooked():
-    handle = nn.modules.module.register_module_forwardhooked(lambda *_: None)
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
     yield
     handle.remove()
 
@@ -57,7 +57,7 @@ CHANGES = {
     "garbage collection": lambda: done(gc.disable, gc.enable),
     "recursion limit": lambda: done(lambda: sys.setrecursionlimit(5_000), lambda: sys.setrecursionlimit(1_000)),
     "hooks of all modules": hooked,
-    "oneDNN": lambda: torch.backends.mkldnn.flags(enabled=False),
+    "oneDNN": lambda: done(lambda: torch._C._set_mkldnn_enabled(False), lambda: torch._C._set_mkldnn_enabled(True)),
 }
 
 
