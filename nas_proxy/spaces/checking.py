@@ -208,7 +208,7 @@ def _compare(space: SearchSpace, architectures: Sequence[Architecture], shape: D
                 f"two networks of the space {space.name!r} share {name!r}, so that training one changes the other; "
                 "make every layer and tensor anew each time a network is built"
             )
-        if number == 1 and networks and (odd := _different(*networks, built)) is not None:
+        if number == 1 and networks and (odd := _different(networks[0], built)) is not None:
             raise SpaceError(
                 f"two networks of the space {space.name!r} that are built from the same seed differ in {odd!r}, so "
                 "that no score would repeat; draw by torch, random or numpy.random themselves, whose generators are "
