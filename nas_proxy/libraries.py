@@ -52,12 +52,17 @@ class Libraries:
         settings = _settings()
         found = [name for name, before in self._settings.items() if settings[name] != before]
         for name, held, functions in self._held:
-            found += [f"{name}.{key}" for key, value in functions if held.get(key) is not value]
+            found += [f"{name}.{key}" for key, value in functions if not _is_same(held.get(key), value)]
         return found
 
 
 def _settings() -> dict[str, Any]:
     return {name: get() for name, get in SETTINGS.items()}
+
+
+def _is_same(now: object, before: object) -> bool:
+    # PyTorch itself wraps an optimiser's step when the first one is made, and marks that.
+    return now is before or (getattr(now, "hooked", False) is True and getattr(now, "__wrapped__", None) is before)
 
 
 def _is_function(value: object) -> bool:
