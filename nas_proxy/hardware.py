@@ -59,13 +59,26 @@ def free_bytes(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     available: int = psutil.virtual_memory().available
+    container = _container()
+    return available if container is None else min(available, container[0] - container[1])
+
+
+def total_bytes() -> int:
+    """Return the memory of the machine, or of a container that has a limit."""
+    total: int = psutil.virtual_memory().total
+    container = _container()
+    return total if container is None else min(total, container[0])
+
+
+def _container() -> tuple[int, int] | None:
+    """Return how much memory the container may use, and uses; None for no container, or one without a limit."""
     try:
         limit, used = (
             int(Path(f"/sys/fs/cgroup/memory.{name}").read_text(encoding="utf-8")) for name in ("max", "current")
         )
-    except (OSError, ValueError):  # no container, or one without a limit
-        return available
-    return min(available, limit - used)
+    except (OSError, ValueError):
+        return None
+    return limit, used
 
 
 def jobs_at_once(device: str, gpus: int = 1) -> int:

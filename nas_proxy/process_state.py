@@ -2,7 +2,7 @@
 
 In: a process before the code. Out: the same process as it was: working directory, environment, signal handlers, open
 standard streams, PyTorch's defaults. A copy of the process that the code has made, and let return, ends here, since two
-processes would answer for one. Threads that are left cannot be ended; `left_behind` tells of them.
+processes would answer for one. Threads and processes that are left cannot be ended; `left_behind` tells of them.
 """
 
 import contextlib
@@ -91,8 +91,21 @@ class ProcessState:
             setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False) if closed else stream)
 
     def left_behind(self) -> list[str]:
-        """Return the names of threads that have begun since and would keep the process from ending."""
-        return [t.name for t in threading.enumerate() if t.ident not in self.threads and not t.daemon]
+        """Return the names of threads that have begun since, those of other languages aside, and told of processes."""
+        new = [thread for thread in threading.enumerate() if thread.ident not in self.threads]
+        names = [thread.name for thread in new if not isinstance(thread, threading._DummyThread)]
+        return [*names, "a process"] if _has_children() else names
+
+
+def _has_children() -> bool:
+    """Whether a process that this one has started goes on, or has ended and was not waited for."""
+    if not hasattr(os, "waitid"):
+        return False
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -97,6 +97,24 @@ def test_the_page_of_the_proxy_shows_figures_and_images(page: Any, finished: nas
     assert page.wrong == []
 
 
+COLOURS = """() => ['body', '#nas-proxy', '#nas-proxy a'].map(name => {
+    const style = getComputedStyle(document.querySelector(name))
+    return [style.backgroundColor, style.color].map(text => text.match(/[\\d.]+/g).map(Number))
+})"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_decision_is_in_the_colours_of_the_page(page: Any, screenshot: Keep, scheme: str) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.goto("/dashboard/studies/1")
+    page.get_by_text("validation accuracy").first.wait_for()
+    (ground, _), (bar, words), (_, link) = page.evaluate(COLOURS)
+    assert bar == ground
+    assert (sum(ground[:3]) < 3 * 64) == (scheme == "dark")
+    assert abs(sum(words[:3]) - sum(bar[:3])) > 3 * 128 < abs(sum(link[:3]) - sum(bar[:3]))
+    screenshot(page, f"dashboard-{scheme}")
+
+
 @pytest.mark.slow
 def test_the_note_says_how_far_to_trust_the_run_and_links_its_studies(
     page: Any, finished: nas_proxy.Run, screenshot: Keep

@@ -153,7 +153,7 @@ def test_a_recording_that_breaks_off_is_done_again_elsewhere_without(job, monkey
         def build(architecture, shape):
             return Awkward(synchronised)
 
-    monkeypatch.setattr(jobs, "_space", lambda spec, shape: Built)
+    monkeypatch.setattr(jobs, "loaded", lambda spec, shape: Built)
     with EmulatedCuda() as gpu:
         failure = performed(job)
         assert gpu.dirty
@@ -175,7 +175,7 @@ def test_the_worker_is_replaced_after_such_a_recording(job, monkeypatch):
     worker = object.__new__(worker_pool.WorkerProcess)
     worker._device, worker._gpus = None, SharedGpus()
 
-    def answer(job, *, last):
+    def answer(job):
         given.append(job.unrecorded)
         return Failure("RecordingError: it broke off", spoilt=True, recording=True) if len(given) == 1 else "done"
 
@@ -197,7 +197,7 @@ def test_lack_of_memory_in_a_recording_is_told_and_costs_the_process(job, monkey
         def build(architecture, shape):
             return Awkward(out_of_memory)
 
-    monkeypatch.setattr(jobs, "_space", lambda spec, shape: Built)
+    monkeypatch.setattr(jobs, "loaded", lambda spec, shape: Built)
     with EmulatedCuda():
         assert performed(job) == Failure("out of memory on cuda:0", spoilt=True, memory=True)
 

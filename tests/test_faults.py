@@ -77,7 +77,7 @@ REASONS = {
     "always hangs": "its FLOPs could not be counted: it took longer than 6 s",
     "wrong shape": "ValueError: the network returned shape (6, 2), expected (6, 3)",
     "too much memory": "needed more than 300 MB of memory",
-    "dies": "the worker process was killed twice; the machine was probably out of memory",
+    "dies": "the worker process was killed 4 times, from outside or by the network itself",
     "cannot be built": "KeyError: 'no such layer'",
 }
 SETTINGS = {

@@ -5,6 +5,7 @@ import contextlib
 import csv
 import itertools
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from PIL import Image
 
 import nas_proxy
 from conftest import blobs
+from nas_proxy import time_limit
 from nas_proxy.cli.app import main
 from nas_proxy.data.sources import open_source
 from nas_proxy.data.splits import development, held_out_test
@@ -34,6 +36,7 @@ from nas_proxy.ranking.scores import best_first
 from nas_proxy.report.page import write_report
 from nas_proxy.runs.folder import open_run, prepare_run
 from nas_proxy.runs.settings import resolve
+from nas_proxy.spaces.loading import load_space
 
 SETTINGS = {
     "trials": 5,
@@ -447,3 +450,36 @@ def test_many_classes_are_told_by_their_worst_pairs(tmp_path):
     model_card.write_confusion(matrix.tolist(), classes, tmp_path / "confusion.csv")
     text = model_card._confused({"classes": classes}, tmp_path)
     assert text.splitlines()[-2:] == ["- c7 taken for c1: 6 of 15", "- c3 taken for c5: 4 of 13"]
+
+
+@pytest.mark.parametrize(
+    ("does", "told"),
+    [
+        ("os._exit(3)", "it ended its process with exit code 3"),
+        ("sys.exit(3)", "it raises SystemExit: 3"),
+        ("os.kill(os.getpid(), 9)", "it was killed by signal 9"),
+        ("time.sleep(600)", "it took longer than 0.5 s"),
+    ],
+)
+@pytest.mark.parametrize("where", ["build", "training"])
+def test_a_network_that_has_come_to_misbehave_is_told(searched, tmp_path, monkeypatch, does, told, where):
+    good = Path(searched.config.space)
+    space = tmp_path / good.name
+    bad = f"import os, sys, time\n{good.read_text()}\n" + (
+        f"def build(a, s):\n    {does}\nspace = Space(space.name, space.choices, build)\n"
+        if where == "build"
+        else "class Bad(nn.Module):\n    def __init__(self, inner):\n        super().__init__()\n"
+        f"        self.inner = inner\n    def forward(self, x):\n        if self.training:\n            {does}\n"
+        "        return self.inner(x)\n"
+        "whole = space.own('build')\nspace = Space(space.name, space.choices, lambda a, s: Bad(whole(a, s)))\n"
+    )
+    problem = open_problem(searched.config)
+    space.write_text(bad)
+    monkeypatch.setattr(time_limit, "SECONDS", 0.5)
+    spoilt = replace(problem, space=load_space(str(space), problem.shape))
+    monkeypatch.setattr("nas_proxy.pipeline.final.open_problem", lambda *_: spoilt)
+    with pytest.raises(RunFailedError) as error:
+        train_final(searched, out=tmp_path / "out")
+    wanted = rf"the network of width=\d+ cannot be used any more: {re.escape(told)} when it is built and run"
+    assert re.fullmatch(wanted, str(error.value))
+    assert not (tmp_path / "out").exists()

@@ -18,7 +18,7 @@ from nas_proxy.runs.folder import RunFolder
 from nas_proxy.runs.settings import resolve
 from nas_proxy.spaces.measured import Latency
 from nas_proxy.training.jobs import Failure, Timing
-from nas_proxy.training.worker_pool import KILLED, ProcessExecutor
+from nas_proxy.training.worker_pool import ProcessExecutor
 
 pytestmark = pytest.mark.processes
 
@@ -62,7 +62,7 @@ space = Space("untimed", choices, build, valid=lambda a: a["does"] == "fine" or 
 """
 REASONS = {
     "sleeps": "took longer than 0.25 minutes",
-    "dies": KILLED,
+    "dies": "the worker process was killed 4 times, from outside or by the network itself",
     "raises": "RuntimeError: out of luck",
 }
 

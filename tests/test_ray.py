@@ -119,9 +119,9 @@ def test_a_job_that_ends_or_hangs_its_process_fails_alone(executor):
 
 
 @pytest.mark.slow
-def test_a_job_that_takes_rays_worker_along_is_tried_three_times(executor):
+def test_a_job_that_takes_rays_worker_along_is_done_again_three_times(executor):
     ((_, result),) = executor.run([(0, Does("ends Ray's worker"))])
-    assert result == Failure("its machine or Ray's worker there was lost 3 times (WorkerCrashedError)")
+    assert result == Failure("its machine or Ray's worker there was lost 4 times (WorkerCrashedError)")
     ((_, result),) = executor.run([(0, Does())])
     assert isinstance(result, tuple)
 

@@ -1,6 +1,7 @@
 """Several workers on one GPU: how many, whose seconds, and what becomes of a job that lacks memory among others."""
 
 import os
+import pickle
 import threading
 from dataclasses import replace
 from types import SimpleNamespace
@@ -97,7 +98,7 @@ def test_a_job_that_lacks_memory_among_others_is_done_again_alone(monkeypatch, f
     worker._device, worker._gpus = None, gpus
     lack = Failure("out of memory on cuda:0", spoilt=True, memory=True)
 
-    def attempt(job, *, last):
+    def attempt(job):
         alone.append(gpus._gpus["cuda:0"].alone)
         return OUTCOME if alone[-1] and fits_alone else lack
 
@@ -109,15 +110,15 @@ def test_a_job_that_lacks_memory_among_others_is_done_again_alone(monkeypatch, f
 
 
 def test_a_worker_leaves_no_memory_reserved(monkeypatch):
-    messages, given = iter([Work()]), []
+    frames, given = iter([pickle.dumps(Work())]), []
 
     def read(stream):
         try:
-            return next(messages)
+            return next(frames)
         except StopIteration:
             raise EOFError from None
 
-    monkeypatch.setattr(worker_process, "read_message", read)
+    monkeypatch.setattr(worker_process, "read_frame", read)
     monkeypatch.setattr(worker_process, "write_message", lambda stream, message: given.append(message))
     monkeypatch.setattr(worker_process, "performed", lambda job: "result")
     for module, name in (
@@ -132,7 +133,7 @@ def test_a_worker_leaves_no_memory_reserved(monkeypatch):
     with EmulatedCuda():
         monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given.append("emptied"))
         worker_process.main()
-    assert given == ["ready", "result", "emptied"]
+    assert given == ["ready", "begun", "result", "emptied"]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import pickle
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from nas_proxy.threads import one_thread
 from nas_proxy.training.jobs import Failure, Job, performed
 from nas_proxy.training.train import Outcome, Recipe
-from nas_proxy.training.worker_pool import KILLED, ProcessExecutor
+from nas_proxy.training.worker_pool import ProcessExecutor
 
 pytestmark = pytest.mark.processes
 
@@ -118,32 +117,6 @@ def test_a_candidate_that_ends_its_process_fails_alone(images, tmp_path, count):
         (_, first), (_, second) = pool.run(unsent)
         assert "pickle" in first.reason
         assert isinstance(second, Outcome)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kills", [1, 2])
-def test_a_job_whose_worker_is_killed_is_done_again_once(jobs, kills):
-    with ProcessExecutor(2) as pool:
-        assert len(list(pool.run([(i, jobs(4, i)) for i in range(2)]))) == 2
-        victim = pool._workers[0]
-
-        def kill():
-            for _ in range(kills):
-                process = victim._process
-                time.sleep(0.3)
-                process.kill()
-                while victim._process is process:
-                    time.sleep(0.01)
-
-        killing = threading.Thread(target=kill)
-        killing.start()
-        results = dict(pool.run([(i, jobs(4, i, epochs=500)) for i in range(2)]))
-        killing.join()
-        reasons = [r.reason for r in results.values() if isinstance(r, Failure)]
-        assert reasons == [KILLED] * (kills - 1)
-        survivors = dict(pool.run([(i, jobs(4, i)) for i in range(4)]))
-        assert all(isinstance(r, Outcome) for r in survivors.values())
-    assert KILLED == "the worker process was killed twice; the machine was probably out of memory"
 
 
 @pytest.mark.slow

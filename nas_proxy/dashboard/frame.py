@@ -35,9 +35,9 @@ STUDIES = "/api/studies"
 WRITING = ("AddBoxIcon", "DriveFileRenameOutlineIcon", "DeleteIcon", "EditIcon", "UploadFileIcon")
 STYLE = """
 #nas-proxy { position: fixed; z-index: 1100; left: 65px; right: 0; bottom: 0; padding: 10px 24px;
-  font: 15px/1.45 sans-serif; background: #fff; color: #1f242b; border-top: 1px solid #d5d9de;
-  box-shadow: 0 -2px 8px rgba(0, 0, 0, .08); }
-#nas-proxy a { color: #1d66b3; white-space: nowrap; margin-left: .8em; }
+  font: 15px/1.45 sans-serif; border-top: 1px solid rgba(128, 128, 128, .4); box-shadow: 0 -2px 8px rgba(0, 0, 0, .08);
+  background: inherit; color: inherit; }
+#nas-proxy a { color: inherit; white-space: nowrap; margin-left: .8em; }
 body { padding-bottom: 64px; }
 """
 Answer = tuple[str, str, bytes]

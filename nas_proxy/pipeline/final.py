@@ -38,11 +38,13 @@ from nas_proxy.pipeline.problem import Problem, open_problem
 from nas_proxy.pipeline.stages import proxy_images
 from nas_proxy.pipeline.tracking import open_tracker, training
 from nas_proxy.pipeline.work import open_store
+from nas_proxy.process_state import restored
 from nas_proxy.progress import SILENT, Bar, Progress
 from nas_proxy.ranking.scores import best_first, pareto_front
 from nas_proxy.runs.folder import RunFolder
 from nas_proxy.seeds import derive
 from nas_proxy.signals.stored_names import set_path
+from nas_proxy.spaces.checking import tried
 from nas_proxy.spaces.cost import measure
 from nas_proxy.spaces.latency import measure_latency
 from nas_proxy.spaces.loading import Given, space_digest
@@ -150,13 +152,23 @@ def train_final(
         record, rank = _chosen(run, found, rank, key, front)
         wanted = _identity(problem, record, recipe or run.config.full_training)
         told = None if overwrite else _finished(folder, wanted)
-        if told is None:
-            told = _train_and_write(problem, record, rank, wanted, search, folder, run.path, progress)
-        elif told["rank"] != rank:  # further search moved it
-            told = {**told, "rank": rank}
-            write_json(folder / "architecture.json", told)
-        told, not_written = _export(problem, folder, told)
+        _try(problem, record)
+        with restored():
+            if told is None:
+                told = _train_and_write(problem, record, rank, wanted, search, folder, run.path, progress)
+            elif told["rank"] != rank:  # further search moved it
+                told = {**told, "rank": rank}
+                write_json(folder / "architecture.json", told)
+            told, not_written = _export(problem, folder, told)
     return Final(folder, told, not_written, space)
+
+
+def _try(problem: Problem, record: Record) -> None:
+    """Use the network in a process apart, before it is built in this one. Raises RunFailedError where that fails."""
+    complaint = tried(problem.space, record.architecture, problem.shape)
+    if complaint is not None:
+        what = complaint.text if complaint.own else f"it {complaint.text} when it is built and run"
+        raise RunFailedError(f"the network of {record.key} cannot be used any more: {what}")
 
 
 def in_order(run: RunFolder, on_proxy: Sequence[Record], fully: Sequence[Record], space: SearchSpace) -> list[Record]:

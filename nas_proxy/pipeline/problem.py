@@ -17,6 +17,7 @@ from nas_proxy.errors import DeviceError
 from nas_proxy.progress import SILENT, Progress
 from nas_proxy.ranking.truth_table import TruthTable, known_part, load_truth_table
 from nas_proxy.runs.settings import RunConfig
+from nas_proxy.spaces.asked import asked_apart
 from nas_proxy.spaces.cost import Sizes
 from nas_proxy.spaces.limits import small_part
 from nas_proxy.spaces.loading import Given, Spec, load_space, spec_of, try_import, try_out
@@ -87,7 +88,7 @@ def open_prospect(config: RunConfig, progress: Progress = SILENT, space: Given |
     few = few_classes(source, seed=config.seed, limit=config.limit, classes=classes, per_class=PER_CLASS)
     shape = few.shape._replace(classes=len(source.classes))
     try_import(spec, shape)
-    whole = load_space(spec, shape)  # of a space itself the copy that workers get as well
+    whole = asked_apart(load_space(spec, shape))  # of a space itself the copy that workers get as well
     try_out(whole, shape)
     table = _table(config, whole, shape.classes, progress)
     sizes = Sizes(whole, shape, 60 * (config.candidate_minutes or MINUTES))

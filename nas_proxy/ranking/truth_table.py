@@ -36,7 +36,7 @@ from nas_proxy.ranking.intervals import Floats
 from nas_proxy.ranking.nats_bench import PREFIX, read_nats
 from nas_proxy.ranking.repeatability import isomorphic_of
 from nas_proxy.ranking.table_files import READABLE, read_table
-from nas_proxy.spaces.space import ENUMERABLE, Architecture, SearchSpace, Space
+from nas_proxy.spaces.space import ENUMERABLE, TOGETHER, Architecture, SearchSpace, Space, chunks
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,10 @@ def _names(space: SearchSpace) -> dict[str, bool]:
             f"the space {space.name} cannot list its architectures, which a truth table needs; "
             f"a nas_proxy.Space of at most {ENUMERABLE:,} would work"
         )
-    return {space.key(a): space.is_valid(a) for a in space.choices.outcomes()}
+    found: dict[str, bool] = {}
+    for some in chunks(space.choices.outcomes(), TOGETHER):
+        found |= zip(space.keys(some), space.are_valid(some), strict=True)
+    return found
 
 
 def _isomorphic(space: SearchSpace, scores: pd.DataFrame) -> tuple[tuple[float, ...], ...]:

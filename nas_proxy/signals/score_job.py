@@ -19,8 +19,9 @@ from nas_proxy.signals import az_nas, zero_cost
 from nas_proxy.signals.own import function, is_own
 from nas_proxy.signals.zero_cost import Score
 from nas_proxy.spaces.cost import measure
-from nas_proxy.spaces.loading import Spec, load_space
+from nas_proxy.spaces.loading import Spec
 from nas_proxy.spaces.space import Architecture, SearchSpace
+from nas_proxy.training.jobs import loaded
 
 AZ_NAS = "az_nas"
 
@@ -60,7 +61,7 @@ class ScoreJob:
     def perform(self) -> Scored:
         """Compute it; a network without a score has the reason in its place."""
         images, shape = _images(self.data, self.data.stat().st_mtime_ns, self.seed, self.device)
-        return scored(self.name, _space(self.space, shape), self.architecture, shape, images, self.seed)
+        return scored(self.name, loaded(self.space, shape), self.architecture, shape, images, self.seed)
 
 
 def scored(
@@ -95,8 +96,3 @@ def _images(path: Path, written: int, seed: int, device: str) -> tuple[Tensor, D
     del written  # a file that is written again is another file
     data = ImageSet.load(path)
     return zero_cost.some_images(data, seed, device), data.shape
-
-
-@functools.lru_cache(maxsize=2)
-def _space(spec: Spec, shape: DataShape) -> SearchSpace:
-    return load_space(spec, shape)

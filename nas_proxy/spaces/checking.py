@@ -47,8 +47,8 @@ def try_out(space: SearchSpace, shape: DataShape) -> None:
         raise SpaceError(drawn.text if drawn.own else f"the space {space.name!r} cannot be drawn from: it {drawn.text}")
     try:
         for architecture in _drawn(space, TRIED):
-            found = apart(functools.partial(_try, space, architecture, shape), time_limit.SECONDS)
-            if not isinstance(found, Complaint):
+            found = tried(space, architecture, shape)
+            if found is None:
                 _check_shared(space, architecture, shape)
                 return
             if found.own:
@@ -127,6 +127,12 @@ def _check_value(
         )
 
 
+def tried(space: SearchSpace, architecture: Architecture, shape: DataShape) -> Complaint | None:
+    """Use one network in a process of its own as it will be used; return what goes wrong, None for nothing."""
+    found = apart(functools.partial(_try, space, architecture, shape), time_limit.SECONDS)
+    return found if isinstance(found, Complaint) else None
+
+
 def _try(space: SearchSpace, architecture: Architecture, shape: DataShape) -> None:
     """Use one network as it will be used. Raises SpaceError, and what the user's code raises."""
     with time_limit.deadline(time_limit.SECONDS), seeded(0):
@@ -165,7 +171,9 @@ def _check_logits(
 
 
 def _check_shared(space: SearchSpace, architecture: Architecture, shape: DataShape) -> None:
-    """Raise SpaceError where two networks have a parameter or a buffer in common; what else goes wrong is passed over.
+    """Raise SpaceError where two networks have a parameter or a buffer in common, or two of one architecture differ.
+
+    What else goes wrong is passed over.
 
     An architecture that ends its process ends the comparison of that order, so two orders are compared.
     """
@@ -180,14 +188,15 @@ def _check_shared(space: SearchSpace, architecture: Architecture, shape: DataSha
 
 
 def _compare(space: SearchSpace, architectures: Sequence[Architecture], shape: DataShape) -> None:
-    """Raise where two networks have a parameter or a buffer in common: training one would change the other."""
+    """Raise where two networks have a parameter or a buffer in common, or the first two, of one seed, are not alike."""
     until = time.monotonic() + SECONDS
     networks: list[nn.Module] = []
     for number, other in enumerate(architectures):
         if number > 1 and time.monotonic() > until:
             return
         try:
-            built = space.build(other, shape)
+            with seeded(0):
+                built = space.build(other, shape)
         except RAISED:
             continue
         if not isinstance(built, nn.Module):
@@ -199,7 +208,31 @@ def _compare(space: SearchSpace, architectures: Sequence[Architecture], shape: D
                 f"two networks of the space {space.name!r} share {name!r}, so that training one changes the other; "
                 "make every layer and tensor anew each time a network is built"
             )
+        if number == 1 and networks and (odd := _different(networks[0], built)) is not None:
+            raise SpaceError(
+                f"two networks of the space {space.name!r} that are built from the same seed differ in {odd!r}, so "
+                "that no score would repeat; draw by torch, random or numpy.random themselves, whose generators are "
+                "seeded, and leave no tensor empty"
+            )
         networks.append(built)
+
+
+def _different(one: nn.Module, other: nn.Module) -> str | None:
+    """Return the first parameter or buffer in which two networks differ, None where they are alike."""
+    ours, theirs = (dict(itertools.chain(n.named_parameters(), n.named_buffers())) for n in (one, other))
+    if odd := set(ours) ^ set(theirs):
+        return min(odd)
+    for name, tensor in ours.items():
+        if nn.parameter.is_lazy(tensor) or tensor.is_meta:
+            continue
+        if tensor.shape != theirs[name].shape or not torch.equal(_bytes(tensor), _bytes(theirs[name])):
+            return name
+    return None
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    """Return what a tensor holds so that what is not a number equals itself."""
+    return tensor.detach().reshape(-1).contiguous().view(torch.uint8)
 
 
 def _places(network: nn.Module) -> list[tuple[str, int]]:

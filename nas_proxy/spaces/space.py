@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 from nas_proxy.data.shape import DataShape
@@ -49,6 +49,9 @@ Architecture: TypeAlias = Mapping[str, Scalar]
 ENUMERABLE = 200_000
 # This many invalid or repeated draws in a row mean that a space without a known size is used up.
 PATIENCE = 1_000
+# Architectures that a function is asked about together.
+TOGETHER = 1_000
+Item = TypeVar("Item")
 
 
 class SearchSpace(Protocol):
@@ -175,13 +178,21 @@ class Space:
 
     def key(self, architecture: Architecture) -> str:
         """Return the canonical name."""
+        return self.keys([architecture])[0]
+
+    def keys(self, architectures: Sequence[Architecture]) -> Sequence[str]:
+        """Return the canonical names of several."""
         if self.name_of is not None:
-            return self.name_of(architecture)
-        return default_key(architecture if self._plain else stored(self.choices, architecture))
+            return _each(self.name_of, architectures)
+        return [default_key(a if self._plain else stored(self.choices, a)) for a in architectures]
 
     def is_valid(self, architecture: Architecture) -> bool:
         """Whether `valid` accepts the architecture."""
-        return self.valid is None or bool(self.valid(architecture))
+        return self.are_valid([architecture])[0]
+
+    def are_valid(self, architectures: Sequence[Architecture]) -> Sequence[bool]:
+        """Whether `valid` accepts each of several."""
+        return [True] * len(architectures) if self.valid is None else list(map(bool, _each(self.valid, architectures)))
 
     def sample(self, seed: int) -> Iterator[Architecture]:
         """Yield distinct valid architectures in uniformly random order.
@@ -204,15 +215,29 @@ class Space:
         return architecture if self.is_valid(architecture) else None
 
 
+def _each(function: Callable[[Architecture], Any], architectures: Sequence[Architecture]) -> Sequence[Any]:
+    """Return what a function says of each; one that is elsewhere is asked for all at once."""
+    together: Callable[..., Sequence[Any]] | None = getattr(function, "each", None)
+    return [function(a) for a in architectures] if together is None else together(architectures)
+
+
+def chunks(items: Iterable[Item], most: int) -> Iterator[list[Item]]:
+    """Yield lists of up to `most` items."""
+    iterator = iter(items)
+    while some := list(itertools.islice(iterator, most)):
+        yield some
+
+
 def _representatives(space: Space) -> tuple[int, ...] | range:
     """Return the first outcome of each distinct valid architecture, found once a space."""
     if space.valid is None and space.name_of is None:
         return range(space.choices.size)
     if space not in _found:
         first: dict[str, int] = {}
-        for index, architecture in enumerate(space.choices.outcomes()):
-            if space.is_valid(architecture):
-                first.setdefault(space.key(architecture), index)
+        for some in chunks(enumerate(space.choices.outcomes()), TOGETHER):
+            valid = list(itertools.compress(some, space.are_valid([architecture for _, architecture in some])))
+            for (index, _), key in zip(valid, space.keys([architecture for _, architecture in valid]), strict=True):
+                first.setdefault(key, index)
         _found[space] = tuple(first.values())
     return _found[space]
 

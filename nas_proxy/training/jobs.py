@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self, TypeVar, cast, runtime_checkable
 
 import torch
 
+from nas_proxy import libraries
 from nas_proxy.data.images import DataShape
 from nas_proxy.process_state import restored
 from nas_proxy.spaces.latency import measure_latency
@@ -119,7 +120,7 @@ class Job:
         """Train."""
         data, evaluation = _SETS.get(self.data, self.device), _SETS.get(self.evaluation, self.device)
         validation = None if self.validation is None else _SETS.get(self.validation, self.device)
-        space = _space(self.space, data.shape)
+        space = loaded(self.space, data.shape)
 
         def once(seed: int, watch: Watch | None) -> Outcome:
             build = lambda: space.build(self.architecture, data.shape)  # noqa: E731
@@ -152,7 +153,7 @@ class Timing:
 
     def perform(self) -> Latency:
         """Time."""
-        space = _space(self.space, self.shape)
+        space = loaded(self.space, self.shape)
         if self.megabytes is None:
             return measure_latency(space, self.architecture, self.shape, self.device, self.batch)
         with limited(self.megabytes, self.device):
@@ -223,5 +224,9 @@ def too_much(job: Work[Any]) -> str:
 
 
 @functools.lru_cache(maxsize=16)
-def _space(spec: Spec, shape: DataShape) -> SearchSpace:
-    return load_space(spec, shape)
+def loaded(spec: Spec, shape: DataShape) -> SearchSpace:
+    """Return a space for many jobs: what it changes of the process when it is imported is the same for all of them."""
+    with restored():
+        space = load_space(spec, shape)
+    libraries.note()
+    return space

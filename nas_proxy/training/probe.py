@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Self
 
 from nas_proxy.data.images import ImageSet
-from nas_proxy.spaces.loading import Spec, load_space
+from nas_proxy.spaces.loading import Spec
 from nas_proxy.spaces.space import Architecture
+from nas_proxy.training.jobs import loaded
 from nas_proxy.training.memory_limit import limited
 from nas_proxy.training.train import Recipe, Watch, train
 
@@ -56,7 +57,7 @@ class Probe:
 
     def _paced(self) -> Pace:
         data = ImageSet.load(self.data)
-        space = load_space(self.space, data.shape)
+        space = loaded(self.space, data.shape)
         ticks: list[float] = []
 
         def ends(_: int, __: float) -> bool:

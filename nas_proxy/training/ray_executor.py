@@ -1,7 +1,7 @@
 """The executor of many machines: a Ray cluster performs the jobs, each in a process of its own on its node.
 
 In: jobs of any kind, as of every executor. Out: their results, or a `Failure`. Guarantees: a job whose node or Ray
-worker is lost is performed again elsewhere, `ATTEMPTS` times in all, and has one result; what a job does to its process
+worker is lost is performed again elsewhere, up to `REPEATS` times, and has one result; what a job does to its process
 fails that job alone; files and the space that jobs name travel to each node once, see `nas_proxy.training.ray_node`;
 what is under way when this ends is cancelled, and Ray ends it where this process is killed.
 
@@ -24,6 +24,7 @@ from nas_proxy.errors import ClusterError
 from nas_proxy.spaces.loading import files_of as files_of_space
 from nas_proxy.spaces.loading import split_spec
 from nas_proxy.training import ray_node
+from nas_proxy.training.deaths import REPEATS
 from nas_proxy.training.executor import Jobs, run_all
 from nas_proxy.training.jobs import Failure, Result, Work, files_of, space_of
 from nas_proxy.training.node import Node
@@ -36,7 +37,6 @@ try:
 except ImportError:
     raise ClusterError("--ray needs Ray, which is not installed; pip install 'nas-proxy[ray]'") from None
 
-ATTEMPTS = 3
 # Seconds after which the machines of the cluster are counted anew.
 FRESH = 1.0
 # Seconds that a cluster has to accept a connection.
@@ -60,7 +60,7 @@ class RayExecutor:
         self._ours = not ray.is_initialized()
         if self._ours:
             _connect(address)
-        options: dict[str, Any] = {"num_cpus": 1, "num_gpus": gpus, "max_retries": ATTEMPTS - 1, "max_calls": 0}
+        options: dict[str, Any] = {"num_cpus": 1, "num_gpus": gpus, "max_retries": REPEATS, "max_calls": 0}
         self._perform = ray.remote(**options)(ray_node.perform)
         self._versions = ray_node.versions()
         self._open: dict[Any, Any] = {}  # tags by references to answers
@@ -154,9 +154,9 @@ class RayExecutor:
         except RayTaskError as error:
             raise ClusterError(f"a machine of the Ray cluster cannot perform jobs: {_last_line(error)}") from None
         except OutOfMemoryError:
-            return Failure(f"out of memory on its machine, {ATTEMPTS} times")
+            return Failure(f"out of memory on its machine, {REPEATS + 1} times")
         except RayError as error:
-            return Failure(f"its machine or Ray's worker there was lost {ATTEMPTS} times ({type(error).__name__})")
+            return Failure(f"its machine or Ray's worker there was lost {REPEATS + 1} times ({type(error).__name__})")
         assert isinstance(answer, Answer)
         if isinstance(answer.result, Refusal):
             raise ClusterError(answer.result.reason)

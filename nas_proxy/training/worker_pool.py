@@ -21,23 +21,25 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar, cast
 
+from nas_proxy.errors import NasProxyError, RunFailedError
+from nas_proxy.training.deaths import REPEATS, STARTS, Death, watched
 from nas_proxy.training.executor import Executor, Jobs, here, run_all
 from nas_proxy.training.jobs import Failure, Result, Timed, Work, too_much, without_recording
 from nas_proxy.training.memory_limit import TOO_MUCH
 from nas_proxy.training.node import Node
 from nas_proxy.training.shared_gpu import SharedGpus
 
-KILLED = "the worker process was killed twice; the machine was probably out of memory"
-# What a worker is told before its first job with a limit on memory.
-PREPARE = "prepare"
+# What a worker is told before its first job with a limit on memory, and what it says when a job has arrived.
+PREPARE, BEGUN = b"prepare", "begun"
 _Tag = TypeVar("_Tag")
 
 
 class ProcessExecutor:
     """`count` workers, an `Executor`; use it as a context manager.
 
-    `run` yields (tag, result) in the order of completion. A worker that dies is replaced, and its job fails, at
-    once or, where it was killed, when that happens again; so does one that takes longer or more memory than it may.
+    `run` yields (tag, result) in the order of completion. A worker that dies is replaced, and its job fails, as does
+    one that takes longer or more memory than it may. Where the worker was killed, its job is done again up to `REPEATS`
+    times, not counting deaths before it had begun; where no worker begins, RunFailedError is raised.
     A job for which a GPU that others use has too little memory left has it to itself in a second attempt. Seconds of a
     result on a GPU are the job's share of them.
 
@@ -107,6 +109,8 @@ class ProcessExecutor:
         with contextlib.suppress(queue.Empty):
             worker, tag, result = self._done.get(timeout=timeout)
             self._idle.append(worker)
+            if isinstance(result, BaseException):
+                raise result
             self._performed += 1
             yield tag, result
 
@@ -149,14 +153,24 @@ class WorkerProcess:
             start_new_session=True,
         )
 
-    def start(self, job: Work[Result], done: Callable[[Result | Failure], None]) -> None:
-        """Send the job; `done` is called on another thread."""
-        threading.Thread(target=lambda: done(self.perform(job)), daemon=True).start()
+    def start(self, job: Work[Result], done: Callable[[object], None]) -> None:
+        """Send the job; `done` is called on another thread with its result, or with what keeps any from being done."""
+
+        def act() -> None:
+            try:
+                result: object = self.perform(job)
+            except BaseException as error:  # noqa: BLE001 (whoever waits for the result raises it)
+                result = error
+            done(result)
+
+        threading.Thread(target=act, daemon=True).start()
 
     def perform(self, job: Work[Result]) -> Result | Failure:
-        """Have the job performed, and wait for it."""
+        """Have the job performed, and wait for it. Raises RunFailedError where processes end before they begin."""
         try:
             return self._answer(job)
+        except NasProxyError:
+            raise
         except Exception as error:  # noqa: BLE001 (what cannot even be sent)
             self._relaunch()
             return Failure(f"{type(error).__name__}: {error}")
@@ -173,48 +187,56 @@ class WorkerProcess:
     def _tried(self, job: Work[Result], *, alone: bool = False) -> Result | Failure:
         """Return what becomes of a job, with its share of the time on a GPU that others use too."""
         with self._gpus.turn(job.device, alone=alone) as turn:
-            answer = self._attempt(job, last=False) or self._attempt(job, last=True) or Failure(KILLED)
+            answer = self._repeated(job)
         return cast("Result", answer.shared(turn.share)) if isinstance(answer, Timed) else answer
 
-    def _attempt(self, job: Work[Result], *, last: bool) -> Result | Failure | None:
-        """Return what became of a job; None where the process was killed and this was not the last attempt."""
-        process = self._process
+    def _repeated(self, job: Work[Result]) -> Result | Failure:
+        """Return what becomes of a job in as many processes as that takes."""
+        kills = starts = 0
+        while isinstance(found := self._attempt(job), Death):
+            if self._ended:
+                return Failure("the worker process was stopped")
+            self._relaunch()
+            starts = 0 if found.begun else starts + 1
+            kills += found.killed
+            if starts == STARTS:
+                raise RunFailedError(f"no worker process begins to work: {STARTS} in a row ended; {found.reason()}")
+            if found.begun and found.code == TOO_MUCH and job.megabytes is not None:
+                if found.fresh:
+                    return Failure(too_much(job))
+                # otherwise what earlier jobs left behind may be what was too much
+            elif (found.begun and not found.killed) or kills > REPEATS:
+                return Failure(found.reason(kills))
+        return found
+
+    def _attempt(self, job: Work[Result]) -> Result | Failure | Death:
+        """Return what becomes of a job in this process, which is replaced where the job took too long or spoilt it."""
+        process, late, fresh = self._process, threading.Event(), self._served == 0
         assert process.stdin is not None
         assert process.stdout is not None
-        late = threading.Event()
+        begun, answer = False, None
         try:
             if not self._ready:
                 read_message(process.stdout)  # what a process loads before its first job is not the job's time
                 self._ready = True
-            if job.megabytes is not None and self._served == 0:  # nor is what shows how much memory it has before
-                write_message(process.stdin, PREPARE)
+            if job.megabytes is not None and fresh:  # nor is what shows how much memory it has before
+                write_frame(process.stdin, PREPARE)
                 read_message(process.stdout)
-            with _ended_after(job.minutes, process, late):
+            with watched() as memory, _ended_after(job.minutes, process, late):
                 write_message(process.stdin, job)
+                begun = read_message(process.stdout) == BEGUN
                 answer = read_message(process.stdout)
         except (EOFError, OSError):
             answer = None
-        if answer is None or late.is_set():  # both, where the answer comes at the last moment
-            code, fresh = process.wait(), self._served == 0
-            failure = self._replaced(job, _too_long(job) if late.is_set() else None)
-            # A kill may have nothing to do with the job, what earlier jobs left behind may be what was too much, and a
-            # process that something runs on in ends between two jobs, with 0.
-            again = code in {0, -signal.SIGKILL} or (code == TOO_MUCH and not fresh)
-            return None if again and not (last or late.is_set() or self._ended) else failure
+        if late.is_set():  # perhaps with an answer at the last moment
+            self._relaunch()
+            return Failure("the worker process was stopped" if self._ended else _too_long(job))
+        if answer is None:
+            return Death(_code(process), begun, fresh, memory.told() if begun else "")
         self._served += 1
         if isinstance(answer, Failure) and answer.spoilt:
             self._relaunch()
         return cast("Result | Failure", answer)
-
-    def _replaced(self, job: Work[Any], reason: str | None) -> Failure:
-        """Start another process for one that is gone, and return why it went."""
-        code = self._process.wait()
-        if self._ended:
-            return Failure("the worker process was stopped")
-        self._relaunch()
-        if code == TOO_MUCH and reason is None:
-            return Failure(too_much(job))
-        return Failure(reason or _cause_of_death(code))
 
     def _relaunch(self) -> None:
         self.stop()
@@ -227,7 +249,9 @@ class WorkerProcess:
         self.stop()
 
     def stop(self) -> None:
-        """End the process at once and free its pipes."""
+        """End the process at once, with what it has started, and free its pipes."""
+        if self._process.returncode is None:
+            _kill_group(self._process)
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
@@ -261,27 +285,47 @@ def _ended_after(minutes: float | None, process: "subprocess.Popen[bytes]", late
             over.set()
 
 
+def _code(process: "subprocess.Popen[bytes]") -> int:
+    """Wait for the end of a process, end what it has started, and return its exit code."""
+    if hasattr(os, "waitid"):
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # its number stays its own as long
+            _kill_group(process)
+    return process.wait()
+
+
+def _kill_group(process: "subprocess.Popen[bytes]") -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
 def _too_long(job: Work[Any]) -> str:
     return f"took longer than {job.minutes:.3g} minute{'' if job.minutes == 1 else 's'}"
 
 
-def _cause_of_death(code: int) -> str:
-    if code == -signal.SIGKILL:
-        return KILLED
-    return f"the worker process died with {'signal' if code < 0 else 'exit code'} {abs(code)}"
-
-
 def write_message(stream: IO[bytes], message: object) -> None:
-    """Write one length-prefixed pickle. Both ends are this program, so unpickling is safe."""
-    data = pickle.dumps(message)
-    stream.write(struct.pack("<Q", len(data)) + data)
-    stream.flush()
+    """Write one pickle as a frame. Both ends are this program, so unpickling is safe."""
+    write_frame(stream, pickle.dumps(message))
 
 
 def read_message(stream: IO[bytes]) -> object:
     """Read what `write_message` wrote. Raises EOFError when the other end is gone."""
+    return pickle.loads(read_frame(stream))
+
+
+def write_frame(stream: IO[bytes], data: bytes) -> None:
+    """Write bytes with their number before them."""
+    stream.write(struct.pack("<Q", len(data)) + data)
+    stream.flush()
+
+
+def read_frame(stream: IO[bytes]) -> bytes:
+    """Read what `write_frame` wrote. Raises EOFError when the other end is gone."""
     header = stream.read(8)
     if len(header) < 8:
         raise EOFError
-    data = stream.read(struct.unpack("<Q", header)[0])
-    return pickle.loads(data)
+    size = struct.unpack("<Q", header)[0]
+    data = stream.read(size)
+    if len(data) < size:
+        raise EOFError
+    return data

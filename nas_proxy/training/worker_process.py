@@ -4,6 +4,7 @@ Started as `python -m nas_proxy.training.worker_process PARENT_PID`; not meant t
 """
 
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -11,10 +12,11 @@ import time
 
 import torch
 
+from nas_proxy import libraries
 from nas_proxy.process_state import ProcessState
 from nas_proxy.training import memory_limit as memory
 from nas_proxy.training.jobs import Work, performed
-from nas_proxy.training.worker_pool import PREPARE, read_message, write_message
+from nas_proxy.training.worker_pool import BEGUN, PREPARE, read_frame, write_message
 
 
 def main() -> None:
@@ -29,20 +31,23 @@ def main() -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     jobs = os.fdopen(os.dup(sys.stdin.fileno()), "rb")  # and what it closes is not where jobs come from
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    libraries.watch()
     write_message(answers, "ready")
     while True:
         try:
-            job = read_message(jobs)
+            frame = read_frame(jobs)
         except EOFError:
             return
-        if job == PREPARE:
+        if frame == PREPARE:
             write_message(answers, memory.base())
             continue
+        write_message(answers, BEGUN)  # if this process ends from here on, it may be the job's doing
+        job = pickle.loads(frame)
         assert isinstance(job, Work)
         before = ProcessState.now()
         write_message(answers, performed(job))
         memory.give_back(job.device)
-        if before.left_behind():  # threads that nothing ends
+        if before.left_behind() or libraries.changed():  # nobody can put that back
             return
 
 
@@ -50,6 +55,8 @@ def _end_with(parent: int) -> None:
     """End this process when its parent is gone, also in the middle of a training."""
     while os.getppid() == parent:
         time.sleep(0.5)
+    if os.getpgrp() == os.getpid():  # and what a network has started
+        os.killpg(os.getpid(), signal.SIGKILL)
     os._exit(1)
 
 
