@@ -125,6 +125,23 @@ def test_an_architecture_that_cannot_be_measured_has_no_size_and_the_others_have
     assert measured_apart(space, {"width": 2}, SHAPE).params == 16 * 2 + 2 + 2 * 3 + 3
 
 
+def test_sizes_are_measured_without_a_copy_of_what_this_process_has_come_to_hold():
+    def build(architecture, shape):
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, os.getppid()))  # a size that tells whose copy it is
+
+    space = Space("told", Choice("width", (2, 3, 4, 5)), build)
+    sizes = Sizes(space, SHAPE)
+    parents = [sizes.of({"width": width}).params // 17 for width in (2, 3)]
+    assert parents[0] == parents[1] != os.getpid()
+    os.kill(parents[0], signal.SIGKILL)
+    assert sizes.of({"width": 4}) is not None  # by a copy of this process, once
+    after = sizes.of({"width": 5}).params // 17
+    assert after not in {parents[0], os.getpid()}
+    sizes.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(after, 0)
+
+
 def test_a_good_architecture_is_not_blamed_for_what_another_one_does():
     for width in (2, 3, 4):
         try_out(dies_at(width), SHAPE)

@@ -3,7 +3,9 @@
 `measure` runs the network in this process; `Sizes`, for what a user's code may do to it, in one apart.
 """
 
+import contextlib
 import functools
+import os
 
 import torch
 from torch import nn
@@ -11,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas_proxy.data.shape import DataShape
 from nas_proxy.errors import RAISED
-from nas_proxy.spaces.apart import Complaint, apart
+from nas_proxy.spaces.apart import GRACE, Child, Complaint, Link, apart, serving
 from nas_proxy.spaces.measured import Size
 from nas_proxy.spaces.space import Architecture, SearchSpace
 from nas_proxy.time_limit import SECONDS, deadline
@@ -48,13 +50,19 @@ def measured_apart(
 
 
 class Sizes:
-    """The sizes of the architectures of `space`, each measured once, apart, for at most `seconds`."""
+    """The sizes of the architectures of `space`, each measured once, apart, for at most `seconds`.
+
+    Each is measured in a copy of a process that is itself kept apart from the first on: copying this one would take the
+    longer the more it has come to hold, as a command does with thousands of trainings.
+    """
 
     def __init__(self, space: SearchSpace, shape: DataShape, seconds: float = SECONDS) -> None:
         self._space = space
         self._shape = shape
         self._seconds = seconds
         self._known: dict[str, Size | Complaint] = {}
+        self._child: Child | None = None
+        self._owner = os.getpid()
 
     def of(self, architecture: Architecture) -> Size | None:
         """Return the size of an architecture, None where its network cannot be built or run."""
@@ -65,8 +73,41 @@ class Sizes:
         """Return the size of an architecture, or why it has none."""
         key = self._space.key(architecture)
         if key not in self._known:
-            self._known[key] = measured_apart(self._space, architecture, self._shape, self._seconds)
+            self._known[key] = self._measured(architecture)
         return self._known[key]
+
+    def _measured(self, architecture: Architecture) -> Size | Complaint:
+        if self._owner == os.getpid():  # and not a copy of the process that has the link
+            _warm_up()
+            self._child = self._child or serving(self._serve)
+        if self._owner == os.getpid() and self._child is not None:
+            self._child.say(dict(architecture))
+            told = self._child.hear(self._seconds + GRACE)
+            if "size" in told:
+                return Size(*told["size"])
+            if "reason" in told:
+                return Complaint(**told["reason"])
+            self.close()  # that process itself is gone, which nothing of a user's has seen
+        return measured_apart(self._space, architecture, self._shape, self._seconds)
+
+    def _serve(self, link: Link) -> None:
+        with contextlib.suppress(EOFError):
+            while True:
+                found = measured_apart(self._space, link.hear(), self._shape, self._seconds)
+                reason = isinstance(found, Complaint)
+                link.say({"reason": vars(found)} if reason else {"size": [found.params, found.flops]})
+
+    def close(self) -> None:
+        """End the process that is kept."""
+        if self._child is not None and self._owner == os.getpid():
+            self._child.end()
+        self._child = None
+
+    def __del__(self) -> None:
+        try:  # noqa: SIM105 (the interpreter may be ending, and `contextlib` be gone)
+            self.close()
+        except Exception:  # noqa: BLE001
+            pass
 
     def hanging(self, architecture: Architecture) -> str | None:
         """Return in words that an architecture has no size because it took too long; it would when it is trained."""
