@@ -9,7 +9,7 @@ training stands for that on the proxy, so nothing is condensed; what second seed
 from collections.abc import Iterator
 
 from nas_proxy.errors import ConfigError
-from nas_proxy.pipeline.budget import Plan, plan_for
+from nas_proxy.pipeline.budget import Plan, Takes, plan_for
 from nas_proxy.pipeline.choosing import Pool, Rounds, choose, opening_of, propose
 from nas_proxy.ranking.surrogate import Features
 from nas_proxy.runs.settings import ROUND, RunConfig
@@ -29,7 +29,7 @@ def whole_run(task: Task, features: Features, seed: int, budget: float, scored: 
     """
     config = RunConfig(budget=f"{budget:g}h")
     try:
-        plan = plan_for(config, lambda c: (0.0, HOUR * (scored + _spent(task, c))), len(task.keys))
+        plan = plan_for(config, lambda c: Takes(0.0, HOUR * (scored + _spent(task, c))), len(task.keys))
     except ConfigError:
         return []
     pool = Pool(dict(zip(task.keys, task.architectures, strict=True)), features, None, whole=True)

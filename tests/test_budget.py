@@ -11,9 +11,12 @@ import pytest
 import nas_proxy
 from conftest import blobs, write_space
 from nas_proxy.condensation.recipe import Condensation
+from nas_proxy.data.splits import Counts
 from nas_proxy.errors import ConfigError
 from nas_proxy.pipeline import dry_run
 from nas_proxy.pipeline.budget import Clock, Takes, keep_plan, kept_plan, plan_for, smaller, spent_in
+from nas_proxy.pipeline.forecast import Speeds, within
+from nas_proxy.pipeline.speeds import affordable, of_affordable
 from nas_proxy.runs.settings import RunConfig, resolve
 from nas_proxy.runs.settings_checks import seconds_of
 
@@ -176,6 +179,7 @@ def few(monkeypatch):
 
     def plan(config, takes, size, spent=0.0, least=None, advice=None):
         numbers = {"steps": config.condense.steps, "trials": 12, "truth": 10, "judge": 4, "seconds": 1.0}
+        numbers["max_flops"] = config.max_flops
         return dry_run.Plan(config.budget, **numbers)
 
     monkeypatch.setattr(dry_run, "plan_for", plan)
@@ -199,6 +203,38 @@ def test_a_run_with_a_budget_trains_what_was_planned_and_more_while_there_is_tim
     assert run.config.truth == 10
     seen = [one for one in json.loads((run.folder / "search.json").read_text())["order"] if one["validation"]]
     assert len(seen) == 14
+
+
+def test_a_training_takes_a_tenth_of_the_budget_at_most():
+    one = within(1.0, 2.0)
+    speeds = Speeds(within(1e-3, 2.0), *[one] * 7, workers=1)
+    sample = [({"width": width}, 100 * width) for width in range(1, 11)]  # on average 550 FLOPs, 1 ms an image
+    counts, config = Counts(train=1000, validation=100, test=100, smallest=10), RunConfig()
+    config = replace(config, full_training=replace(config.full_training, epochs=10))
+    # 10,000 images of 1,000 FLOPs take 18 s.
+    assert affordable(config, counts, speeds, sample, 19.0) is None
+    assert affordable(config, counts, speeds, sample, 12.8) == 700
+    assert affordable(config, counts, speeds, sample, 1.0) == 500  # half of them in any case
+    assert affordable(config, counts, speeds, [], 1.0) is None
+    assert affordable(replace(config, truth_table="t.csv"), counts, speeds, sample, 1.0) is None
+    assert of_affordable(speeds, sample, 700).image.value == pytest.approx(1e-3 * 400 / 550)
+
+
+def test_what_a_budget_leaves_out_stays_out(go, few, monkeypatch, tmp_path):
+    monkeypatch.setattr(dry_run, "affordable", lambda *_: 2000)
+    monkeypatch.setattr(Clock, "allows", lambda self, *_: trained_in(tmp_path / "run") < 8)
+    said: list[str] = []
+
+    class Telling(type(nas_proxy.pipeline.stages.SILENT)):
+        def say(self, text):
+            said.append(text)
+
+    first = go(budget="1h", progress=Telling())
+    assert first.config.max_flops == 2000
+    assert any("more than 2k FLOPs are left out" in text for text in said)
+    assert {trial.user_attrs["flops"] <= 2000 for trial in first.study.trials} == {True}
+    monkeypatch.setattr(dry_run, "affordable", lambda *_: None)
+    assert go(budget="1h").config.max_flops == 2000  # the same command goes on
 
 
 def test_a_run_ends_where_its_budget_does_and_a_larger_one_goes_on(go, few, monkeypatch, tmp_path):

@@ -58,13 +58,15 @@ class Plan:
     real_batch: int | None = None
     width: int | None = None
     method: str | None = None
+    max_flops: int | None = None
 
     def settings(self, config: RunConfig) -> RunConfig:
         """Return the settings with these numbers."""
         numbers = {name: getattr(self, name) for name in ("trials", "truth", "judge", "truth_seeds")}
         kept = {name: getattr(self, name) for name in ("steps", "real_batch", "width", "method")}
         recipe = replace(config.condense, **{name: value for name, value in kept.items() if value is not None})
-        return replace(config, condense=recipe, **numbers)
+        limit = config.max_flops if self.max_flops is None else self.max_flops
+        return replace(config, condense=recipe, max_flops=limit, **numbers)
 
     def sentence(self) -> str:
         """Return the plan for a reader."""
@@ -119,7 +121,7 @@ def plan_for(
         trials = max(trials, 0 if least is None else least.trials)
         repeats = judge >= REPEATED or (least is not None and least.truth_seeds > 1)
         seeds = config.truth_seeds or (config.seeds_of_truth if repeats else 1)
-        made = (recipe.real_batch, recipe.width, recipe.method)
+        made = (recipe.real_batch, recipe.width, recipe.method, config.max_flops)
         return Plan(str(config.budget), recipe.steps, trials, truth, judge, 0.0, seeds, *made)
 
     def seconds(plan: Plan) -> float:

@@ -18,10 +18,11 @@ from nas_proxy.pipeline.budget import PLANNED, Plan, Takes, kept_plan, plan_for,
 from nas_proxy.pipeline.checks import check
 from nas_proxy.pipeline.forecast import Done, Estimate, Speeds, forecast
 from nas_proxy.pipeline.forecast_text import OPTIONS, first_sight, flags_of, told
-from nas_proxy.pipeline.problem import Prospect, open_prospect
-from nas_proxy.pipeline.speeds import coarse, measured, sized, with_recipe
+from nas_proxy.pipeline.problem import Prospect, open_prospect, within
+from nas_proxy.pipeline.speeds import affordable, coarse, measured, of_affordable, sized, with_recipe
 from nas_proxy.pipeline.work import open_executor
 from nas_proxy.progress import SILENT, Progress
+from nas_proxy.report.formats import count
 from nas_proxy.runs.folder import RunFolder, check_same
 from nas_proxy.runs.settings import RunConfig, default_folder, default_judge
 from nas_proxy.runs.settings_checks import seconds_of
@@ -52,6 +53,8 @@ SHORTENS = {
     "truth": ("full_training.epochs", "limit", "truth"),
     "rank": ("proxy_training.epochs", "truth"),
 }
+# The largest share of a budget that a training may take.
+DEAREST = 0.1
 # Those that a budget does not decide itself.
 BESIDE_BUDGET = ("full_training.epochs", "proxy_training.epochs", "limit", "pool")
 
@@ -86,7 +89,7 @@ def estimate_run(
         check_same(run)
     prospect = open_prospect(run.config, progress)
     check(prospect)
-    run, plan, speeds = planned(run, prospect, stages, progress, overwrite=overwrite)
+    run, prospect, plan, speeds = planned(run, prospect, stages, progress, overwrite=overwrite)
     found = foresee(run, prospect, stages, progress, overwrite=overwrite, speeds=speeds)
     return found if plan is None else replace(found, plan=plan)
 
@@ -99,21 +102,31 @@ def with_plan(config: RunConfig, folder: Path) -> RunConfig:
 
 def planned(
     run: RunFolder, prospect: Prospect, stages: Sequence[str], progress: Progress, *, overwrite: bool = False
-) -> tuple[RunFolder, Plan | None, Speeds | None]:
-    """Return the run with the numbers that its budget leaves room for, the plan, and the speeds that it is made with.
+) -> tuple[RunFolder, Prospect, Plan | None, Speeds | None]:
+    """Return run and prospect with what the budget leaves room for, the plan, and the speeds that it is made with.
 
     Without a budget, or for stages that do not search, the run as it is. A plan that the folder keeps of the same
     budget is not made again.
     """
     config = run.config
     if config.budget is None or not {"search", "truth"} <= set(stages):
-        return run, None, None
+        return run, prospect, None, None
     before = None if overwrite else kept_plan(run.path)
     if before is not None and seconds_of(before.budget) >= seconds_of(config.budget):
-        return run, before, None
+        return run, prospect, before, None
     done = Done({}) if overwrite else done_in(run)
     spent = 0.0 if overwrite else spent_in(run.path)
     speeds = _speeds(prospect, progress, lambda found: found.seconds.high > SHORT, run, stages, done)
+
+    if before is None and config.max_flops is None:
+        sample, seconds = sized(prospect), DEAREST * seconds_of(config.budget)
+        if (most := affordable(config, prospect.counts, speeds, sample, seconds)) is not None:
+            prospect, speeds = within(prospect, most), of_affordable(speeds, sample, most)
+            config = prospect.config
+            progress.say(
+                f"Architectures of more than {count(most)} FLOPs are left out (--max-flops): a full training of one "
+                f"takes more than a tenth of --budget {config.budget}."
+            )
 
     @functools.cache
     def of_width(width: int) -> Speeds:
@@ -143,7 +156,7 @@ def planned(
 
     plan = plan_for(config, takes, prospect.space.size, spent, before, advice)
     settings = plan.settings(config)
-    return replace(run, config=settings), plan, by(settings.condense)
+    return replace(run, config=settings), replace(prospect, config=settings), plan, by(settings.condense)
 
 
 def announce(

@@ -98,6 +98,13 @@ def open_prospect(config: RunConfig, progress: Progress = SILENT, space: Given |
     return Prospect(config, spec, device, source, counts, few, whole, table, sizes, part, enqueued)
 
 
+def within(prospect: Prospect, max_flops: int) -> Prospect:
+    """Return the prospect of the architectures of no more FLOPs. Raises ConfigError for enqueued ones with more."""
+    config = replace(prospect.config, max_flops=max_flops)
+    part = small_part(prospect.space, None, max_flops, prospect.sizes.of)
+    return replace(prospect, config=config, space=part, enqueued=architectures(part, config.enqueue))
+
+
 def opened(prospect: Prospect, progress: Progress = SILENT) -> Problem:
     """Read all train and validation images."""
     known = {field.name: getattr(prospect, field.name) for field in fields(Prospect)}

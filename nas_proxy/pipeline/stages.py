@@ -200,7 +200,7 @@ def run_all(
         start = time.monotonic()
         prospect = open_prospect(run.config, progress, space)
         check(prospect)
-        run, plan, speeds = planned(run, prospect, names, progress, overwrite=overwrite)
+        run, prospect, plan, speeds = planned(run, prospect, names, progress, overwrite=overwrite)
         prospect = replace(prospect, config=run.config)
         announce(run, prospect, names, progress, overwrite=overwrite, speeds=speeds, plan=plan)
         problem = opened(prospect, progress)

@@ -94,8 +94,10 @@ class Sizes:
         with contextlib.suppress(EOFError):
             while True:
                 found = measured_apart(self._space, link.hear(), self._shape, self._seconds)
-                reason = isinstance(found, Complaint)
-                link.say({"reason": vars(found)} if reason else {"size": [found.params, found.flops]})
+                if isinstance(found, Complaint):
+                    link.say({"reason": vars(found)})
+                else:
+                    link.say({"size": [found.params, found.flops]})
 
     def close(self) -> None:
         """End the process that is kept."""
