@@ -16,7 +16,7 @@ from nas_proxy.errors import ConfigError
 from nas_proxy.pipeline import dry_run
 from nas_proxy.pipeline.budget import Clock, Takes, keep_plan, kept_plan, plan_for, smaller, spent_in
 from nas_proxy.pipeline.forecast import Speeds, within
-from nas_proxy.pipeline.speeds import affordable, of_affordable
+from nas_proxy.pipeline.speeds import affordable
 from nas_proxy.runs.settings import RunConfig, resolve
 from nas_proxy.runs.settings_checks import seconds_of
 
@@ -212,16 +212,16 @@ def test_a_training_takes_a_tenth_of_the_budget_at_most():
     counts, config = Counts(train=1000, validation=100, test=100, smallest=10), RunConfig()
     config = replace(config, full_training=replace(config.full_training, epochs=10))
     # 10,000 images of 1,000 FLOPs take 18 s.
-    assert affordable(config, counts, speeds, sample, 19.0) is None
-    assert affordable(config, counts, speeds, sample, 12.8) == 700
-    assert affordable(config, counts, speeds, sample, 1.0) == 500  # half of them in any case
-    assert affordable(config, counts, speeds, [], 1.0) is None
-    assert affordable(replace(config, truth_table="t.csv"), counts, speeds, sample, 1.0) is None
-    assert of_affordable(speeds, sample, 700).image.value == pytest.approx(1e-3 * 400 / 550)
+    assert affordable(config, counts, speeds, sample, 19.0, 500) is None
+    assert affordable(config, counts, speeds, sample, 12.8, 500) == 700
+    assert affordable(config, counts, speeds, sample, 1.0, 500) == 500  # no fewer
+    assert affordable(config, counts, speeds, [], 1.0, 0) is None
+    assert affordable(replace(config, truth_table="t.csv"), counts, speeds, sample, 1.0, 0) is None
 
 
 def test_what_a_budget_leaves_out_stays_out(go, few, monkeypatch, tmp_path):
-    monkeypatch.setattr(dry_run, "affordable", lambda *_: 2000)
+    limits = iter([3000, 2000])
+    monkeypatch.setattr(dry_run, "affordable", lambda *_: next(limits))
     monkeypatch.setattr(Clock, "allows", lambda self, *_: trained_in(tmp_path / "run") < 8)
     said: list[str] = []
 

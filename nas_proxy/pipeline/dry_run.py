@@ -19,7 +19,7 @@ from nas_proxy.pipeline.checks import check
 from nas_proxy.pipeline.forecast import Done, Estimate, Speeds, forecast
 from nas_proxy.pipeline.forecast_text import OPTIONS, first_sight, flags_of, told
 from nas_proxy.pipeline.problem import Prospect, open_prospect, within
-from nas_proxy.pipeline.speeds import affordable, coarse, measured, of_affordable, sized, with_recipe
+from nas_proxy.pipeline.speeds import affordable, coarse, measured, sized, with_recipe
 from nas_proxy.pipeline.work import open_executor
 from nas_proxy.progress import SILENT, Progress
 from nas_proxy.report.formats import count
@@ -119,14 +119,8 @@ def planned(
     speeds = _speeds(prospect, progress, lambda found: found.seconds.high > SHORT, run, stages, done)
 
     if before is None and config.max_flops is None:
-        sample, seconds = sized(prospect), DEAREST * seconds_of(config.budget)
-        if (most := affordable(config, prospect.counts, speeds, sample, seconds)) is not None:
-            prospect, speeds = within(prospect, most), of_affordable(speeds, sample, most)
-            config = prospect.config
-            progress.say(
-                f"Architectures of more than {count(most)} FLOPs are left out (--max-flops): a full training of one "
-                f"takes more than a tenth of --budget {config.budget}."
-            )
+        prospect, speeds = _affordable(run, prospect, speeds, progress)
+        config = prospect.config
 
     @functools.cache
     def of_width(width: int) -> Speeds:
@@ -157,6 +151,29 @@ def planned(
     plan = plan_for(config, takes, prospect.space.size, spent, before, advice)
     settings = plan.settings(config)
     return replace(run, config=settings), replace(prospect, config=settings), plan, by(settings.condense)
+
+
+def _affordable(run: RunFolder, prospect: Prospect, speeds: Speeds, progress: Progress) -> tuple[Prospect, Speeds]:
+    """Return the prospect of the architectures whose training takes little of the budget, and how fast those are.
+
+    What a small network takes for its FLOPs is more than a large one does, so the rest is measured anew, and once more.
+    """
+    seconds, sample = DEAREST * seconds_of(str(run.config.budget)), sized(prospect)
+    most, least = None, sample[(len(sample) - 1) // 2][1] if sample else 0  # half of them stay in any case
+    for _ in range(2):
+        found = affordable(run.config, prospect.counts, speeds, sample, seconds, least)
+        if found is None:
+            break
+        most, sample = found, [one for one in sample if one[1] <= found]
+        with open_executor(run.config, prospect.device) as executor:
+            speeds = measured(prospect, executor, speeds, sample, progress)
+    if most is None:
+        return prospect, speeds
+    progress.say(
+        f"Architectures of more than {count(most)} FLOPs are left out (--max-flops): a full training of one takes more "
+        f"than a tenth of --budget {run.config.budget}."
+    )
+    return within(prospect, most), speeds
 
 
 def announce(

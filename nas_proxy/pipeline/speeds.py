@@ -136,28 +136,23 @@ def measured(prospect: Prospect, executor: Executor, rough: Speeds, sample: Samp
     )
 
 
-def affordable(config: RunConfig, counts: Counts, speeds: Speeds, sample: Sample, seconds: float) -> int | None:
+def affordable(
+    config: RunConfig, counts: Counts, speeds: Speeds, sample: Sample, seconds: float, least: int
+) -> int | None:
     """Return the FLOPs with which no training takes more than some seconds; None where that leaves nothing out.
 
-    Half of the sample is affordable in any case: where even that takes too long, the trainings are to be shorter.
+    speeds: of a mean architecture of the sample. least: never fewer.
     """
-    flops = sorted(each for _, each in sample)
+    flops = [each for _, each in sample]
     if not flops or config.truth_table is not None:
         return None
     passes = max(config.full_training.image_passes(counts.train), FORWARD * counts.validation)
-    most = max(seconds / (speeds.image.value / statistics.fmean(flops) * passes), flops[(len(flops) - 1) // 2])
-    return None if most >= flops[-1] else _two_digits(most)
+    most = max(seconds / (speeds.image.value / statistics.fmean(flops) * passes), least)
+    return None if most >= max(flops) else _two_digits(most)
 
 
 def _two_digits(value: float) -> int:
     return int(round(value, 1 - math.floor(math.log10(max(value, 1)))))
-
-
-def of_affordable(speeds: Speeds, sample: Sample, most: int) -> Speeds:
-    """Return the speeds of a mean architecture among those of at most so many FLOPs."""
-    flops = [each for _, each in sample]
-    share = statistics.fmean([each for each in flops if each <= most] or [most]) / statistics.fmean(flops)
-    return replace(speeds, image=speeds.image.times(share))
 
 
 def with_recipe(speeds: Speeds, prospect: Prospect, before: Condensation, to: Condensation) -> Speeds:
