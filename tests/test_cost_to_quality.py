@@ -67,7 +67,7 @@ def test_all_arms_go_on_where_they_were(tables, tmp_path):
         assert regret["4"] >= regret["12"] >= 0
     assert found["regret"]["ours"]["12"] < found["regret"]["random"]["12"]
     kept = (tmp_path / "kept.jsonl").read_text()
-    assert len(kept.splitlines()) == 2 * len(arms.ARMS)
+    assert len(kept.splitlines()) == 2 * (len(arms.ARMS) + len(arms.PLANNED))  # those once for each budget
     assert last_line("cost_to_quality", *specified(tables), *more)["regret"] == found["regret"]
     assert (tmp_path / "kept.jsonl").read_text() == kept
     assert json.loads((tmp_path / "out.json").read_text())["regret"] == found["regret"]
