@@ -122,8 +122,9 @@ def test_few_judges_are_not_trained_again_unless_that_is_asked_for():
     assert (long.judge >= 8, long.truth_seeds) == (True, 2)
     asked = plan_for(replace(config, truth_seeds=2), takes, None)
     assert asked.truth_seeds == 2
-    more, _ = planned("35m", spent=1800.0, least=replace(short, truth_seeds=2))
-    assert more.truth_seeds == 2
+    # More time goes on to further seeds, from settings that the smaller plan has been put into.
+    more = plan_for(replace(short.settings(config), budget="5h"), takes, None, 1800.0, short)
+    assert (more.judge >= 8, more.truth_seeds) == (True, 2)
 
 
 def test_a_larger_budget_shrinks_nothing_and_plans_the_time_that_is_left():

@@ -35,9 +35,6 @@ JUDGES = 24
 # The least of a condensation: real images a class and step, and channels of its networks, with which the sets of the
 # ablation in benchmarks/README.md ranked no worse than larger ones; and steps.
 REAL, WIDTH, STEPS = 64, 32, 50
-# Judges from which on it is worth its time to train them again: of fewer, how full training repeats itself is not known
-# to within anything, and a short search has more of a third as many full trainings again.
-REPEATED = 8
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class Plan:
 
     def settings(self, config: RunConfig) -> RunConfig:
         """Return the settings with these numbers."""
-        numbers = {name: getattr(self, name) for name in ("trials", "truth", "judge", "truth_seeds")}
+        numbers = {name: getattr(self, name) for name in ("trials", "truth", "judge")}
         kept = {name: getattr(self, name) for name in ("steps", "real_batch", "width", "method")}
         recipe = replace(config.condense, **{name: value for name, value in kept.items() if value is not None})
         limit = config.max_flops if self.max_flops is None else self.max_flops
@@ -119,8 +116,7 @@ def plan_for(
         judge = min(judge, truth)
         trials = max(judge, min(judge + 2 * (truth - judge), size or judge + 2 * (truth - judge)))
         trials = max(trials, 0 if least is None else least.trials)
-        repeats = judge >= REPEATED or (least is not None and least.truth_seeds > 1)
-        seeds = config.truth_seeds or (config.seeds_of_truth if repeats else 1)
+        seeds = replace(config, truth=truth, judge=judge).seeds_of_truth
         made = (recipe.real_batch, recipe.width, recipe.method, config.max_flops)
         return Plan(str(config.budget), recipe.steps, trials, truth, judge, 0.0, seeds, *made)
 

@@ -264,7 +264,8 @@ class RunConfig:
     @property
     def seeds_of_truth(self) -> int:
         """How many full trainings each architecture that judges has, and the pick; what a search chooses has one."""
-        return self.truth_seeds or TRUTH_SEEDS
+        few = self.budget is not None and self.sample < REPEATED
+        return self.truth_seeds or (1 if few else TRUTH_SEEDS)
 
     @property
     def round_size(self) -> int:
@@ -280,6 +281,9 @@ class RunConfig:
 
 # Seeds of full training of what judges where nothing is named.
 TRUTH_SEEDS = 2
+# Judges from which on a budget has further seeds: of fewer, how full training repeats itself is not known to within
+# anything, and a short search has more of a third as many full trainings again.
+REPEATED = 8
 # Architectures of the pool where nothing is named; each latency takes a process of its own for a second or so.
 POOL, POOL_TIMED = 1_000, 100
 # Trainings under way from the same results: more keep more workers busy, fewer make a better informed search.
