@@ -63,7 +63,6 @@ class Child:
     def __init__(self, pid: int, link: "Link") -> None:
         self._pid, self._link = pid, link
         self._ended = False
-        self._owner = os.getpid()
 
     def __enter__(self) -> "Child":
         return self
@@ -97,8 +96,8 @@ class Child:
         return None
 
     def end(self) -> None:
-        """End the process and all that it has started; not where this is a copy of the one that has it."""
-        if self._ended or self._owner != os.getpid():
+        """End the process and all that it has started."""
+        if self._ended:
             return
         self._ended = True
         self._link.close()
@@ -106,12 +105,6 @@ class Child:
             os.killpg(self._pid, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self._pid, 0)
-
-    def __del__(self) -> None:
-        try:  # noqa: SIM105 (the interpreter may be ending, and `contextlib` be gone)
-            self.end()
-        except Exception:  # noqa: BLE001
-            pass
 
 
 class Link:

@@ -92,9 +92,15 @@ class Asked:
 
     def close(self) -> None:
         """End the process."""
-        if self._child is not None:
+        if self._child is not None and self._owner == os.getpid():
             self._child.end()
         self._child = None
+
+    def __del__(self) -> None:
+        try:  # noqa: SIM105 (the interpreter may be ending, and `contextlib` be gone)
+            self.close()
+        except Exception:  # noqa: BLE001
+            pass
 
 
 def _answers(function: Callable[[Architecture], Any], kind: type, architectures: Iterable[Architecture]) -> Any:

@@ -101,9 +101,15 @@ class Sizes:
 
     def close(self) -> None:
         """End the process that is kept."""
-        if self._child is not None:
+        if self._child is not None and self._owner == os.getpid():
             self._child.end()
         self._child = None
+
+    def __del__(self) -> None:
+        try:  # noqa: SIM105 (the interpreter may be ending, and `contextlib` be gone)
+            self.close()
+        except Exception:  # noqa: BLE001
+            pass
 
     def hanging(self, architecture: Architecture) -> str | None:
         """Return in words that an architecture has no size because it took too long; it would when it is trained."""

@@ -81,9 +81,15 @@ class FunctionApart:
 
     def close(self) -> None:
         """End the process."""
-        if self._child is not None:
+        if self._child is not None and self._owner == os.getpid():
             self._child.end()
         self._child = None
+
+    def __del__(self) -> None:
+        try:  # noqa: SIM105 (the interpreter may be ending, and `contextlib` be gone)
+            self.close()
+        except Exception:  # noqa: BLE001
+            pass
 
     def _serve(self, link: Link) -> None:
         with contextlib.suppress(EOFError):
