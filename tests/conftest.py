@@ -4,9 +4,12 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -104,11 +107,25 @@ def browser() -> Iterator[Any]:
     program = next(filter(None, map(shutil.which, names)), None)
     if program is None:
         pytest.skip("no Chromium on the PATH")
+    others = set(psutil.Process().children(recursive=True))
     with api.sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         running = playwright.chromium.launch(executable_path=program, args=arguments)
+        started = set(psutil.Process().children(recursive=True)) - others
         yield running
-        running.close()
+        # Playwright waits for its driver without an end, and a driver has been seen that did not leave.
+        end = Timer(30, end_all, [started])
+        end.daemon = True
+        end.start()
+        with suppress(api.Error):
+            running.close()
+
+
+def end_all(processes: set[psutil.Process]) -> None:
+    """Kill what is left of some processes."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 @pytest.fixture
