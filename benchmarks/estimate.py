@@ -16,7 +16,7 @@ from nas_proxy.environment import environment
 from nas_proxy.pipeline.dry_run import estimate_run
 from nas_proxy.pipeline.stages import STAGES, run_all
 from nas_proxy.progress import SILENT, Bar
-from nas_proxy.runs.settings import resolve
+from nas_proxy.runs.resolving import resolve
 
 # What the bars of a run are called, by what the estimate calls it.
 BARS = {

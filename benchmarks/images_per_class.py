@@ -23,7 +23,7 @@ from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data import augment
 from nas_proxy.data.sources import open_source
 from nas_proxy.data.splits import Development, development
-from nas_proxy.runs.settings import NOT_MIRRORED
+from nas_proxy.runs.resolving import NOT_MIRRORED
 from outcome import show
 
 BATCH = 256

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_proxy.pipeline.stages import run_all
-from nas_proxy.runs.settings import resolve
+from nas_proxy.runs.resolving import resolve
 from outcome import show
 
 ROWS = ("dm", "dm:loss_sum", "random", "random:loss_sum")

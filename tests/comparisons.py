@@ -12,7 +12,7 @@ from conftest import blobs, write_space
 from nas_proxy.cli.options import OF_COMPARISONS, option_names
 from nas_proxy.pipeline import judgement
 from nas_proxy.pipeline.stages import run_all
-from nas_proxy.runs.settings import resolve
+from nas_proxy.runs.resolving import resolve
 
 SIGNALS = ["dm", "dm+space", "random", "herding", "early_stop", "params", "naswot"]
 RECIPE = {"condense": {"images_per_class": 2, "steps": 3, "width": 4}, "proxy_training": {"batch_size": 6}}

@@ -17,7 +17,8 @@ from nas_proxy.pipeline import dry_run
 from nas_proxy.pipeline.budget import Clock, Takes, keep_plan, kept_plan, plan_for, smaller, spent_in
 from nas_proxy.pipeline.forecast import Speeds, within
 from nas_proxy.pipeline.speeds import affordable
-from nas_proxy.runs.settings import RunConfig, resolve
+from nas_proxy.runs.resolving import resolve
+from nas_proxy.runs.settings import RunConfig
 from nas_proxy.runs.settings_checks import seconds_of
 
 
@@ -99,9 +100,12 @@ def test_where_the_least_condensing_is_too_much_random_images_take_its_place():
     config = RunConfig(budget="30m")
     plan = plan_for(config, slow, None)
     assert plan.settings(config).condense.method == "random"
-    assert "images by --method random" in plan.sentence()
+    assert "images by --method random (making others takes more than 15% of the time)" in plan.sentence()
     never = plan_for(RunConfig(budget="1d"), lambda c: replace(takes(c), pays=c.condense.method != "dm"), None)
     assert never.method == "random"
+    assert "(condensing takes longer than the full trainings that it saves)" in never.sentence()
+    asked = plan_for(RunConfig(budget="30m", condense=Condensation(method="random")), takes, None)
+    assert "images by --method random, " in asked.sentence()
     assert never.truth > planned("1d")[0].truth
 
 

@@ -24,7 +24,7 @@ from nas_proxy.cli.app import app
 from nas_proxy.data.images import DataShape, ImageSet
 from nas_proxy.names import ZERO_COST
 from nas_proxy.ranking.agreement import ScoredSignal, mean_rank, rank
-from nas_proxy.runs.settings import resolve
+from nas_proxy.runs.resolving import resolve
 from nas_proxy.signals.computed import Column, computed
 from nas_proxy.signals.zero_cost import IMAGES, Score
 from nas_proxy.spaces.cost import measure

@@ -20,7 +20,7 @@ from nas_proxy.data.picture import write_grid
 from nas_proxy.data.splits import random_subset
 from nas_proxy.errors import RunFailedError
 from nas_proxy.pipeline.stages import run_all
-from nas_proxy.runs.settings import resolve
+from nas_proxy.runs.resolving import resolve
 from nas_proxy.seeds import torch_generator
 
 RECIPE = Condensation(images_per_class=2, steps=12, real_batch=8, width=8)

@@ -16,7 +16,7 @@ from nas_proxy.condensation.step import Networks, Task, initial, open_networks, 
 from nas_proxy.errors import ConfigError
 from nas_proxy.hardware import free_bytes
 from nas_proxy.pipeline.stages import run_all
-from nas_proxy.runs.settings import resolve
+from nas_proxy.runs.resolving import resolve
 from nas_proxy.spaces.space import Space
 from search_spaces.convnet import build, space_for
 

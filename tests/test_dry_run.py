@@ -18,7 +18,7 @@ from nas_proxy.pipeline.forecast_text import told
 from nas_proxy.pipeline.speeds import across
 from nas_proxy.pipeline.stages import STAGES, run_all, run_stages
 from nas_proxy.runs.folder import open_run, prepare_run
-from nas_proxy.runs.settings import resolve
+from nas_proxy.runs.resolving import resolve
 from nas_proxy.training import worker_pool
 from nas_proxy.training.executor import InlineExecutor
 from nas_proxy.training.probe import Pace, Probe
@@ -93,10 +93,20 @@ def test_a_comparison_has_its_signals_and_draws():
     found = forecast(resolve(given), COUNTS, 10, None, SPEEDS, tuple(STAGES), Done({}))
     trainings = {name: part.trainings for name, part in found.parts.items()}
     assert trainings == {"dm": 16, "random": 16, "herding": 16, "random_total": 16, "truth": 16}
-    assert found.condense.trainings == 2 * 200  # herding learns nothing
+    # For herding a network is trained for five epochs of 1,000 images in 39 steps of 128, and sees all of them once more.
+    assert found.condense.trainings == 2 * 200 + 2 * 39
+    herding = 2 * 0.003 * (5000 + 1000 / 3)
+    assert found.condense.seconds.value == pytest.approx(2 * (200 * 10 * (100 + 30) * 0.001 + 1) + herding)
     # Random images at the whole cost of the condensed ones take their making, shared over the sample, more.
     extra = found.parts["random_total"].seconds.value - found.parts["random"].seconds.value
-    assert extra == pytest.approx(found.condense.seconds.value / 2 / 8 * 16 / 2)
+    assert extra == pytest.approx((found.condense.seconds.value - herding) / 2 / 8 * 16 / 2)
+
+
+def test_what_chooses_real_images_cannot_be_made_shorter():
+    config = resolve({"condense": {"method": "kcenter"}})
+    slow = replace(SPEEDS, taught=within(10.0, 2))
+    changed, _ = shortened(config, COUNTS, lambda c, n: forecast(c, n, 10, None, slow, tuple(STAGES), Done({})))
+    assert not [name for name in changed if name.startswith("condense")]
 
 
 def test_choosing_patches_takes_a_teacher_and_a_look_at_crops():

@@ -16,7 +16,7 @@ from conftest import blobs, write_space
 from nas_proxy.dashboard.status import Watcher
 from nas_proxy.pipeline.stages import run_stages
 from nas_proxy.runs.folder import open_run, prepare_run
-from nas_proxy.runs.settings import resolve
+from nas_proxy.runs.resolving import resolve
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 

@@ -27,15 +27,15 @@ from nas_proxy.data.sources import open_source
 from nas_proxy.data.splits import development, held_out_test
 from nas_proxy.errors import ConfigError, DataError, RunFailedError, RunFolderError, SpaceError
 from nas_proxy.pipeline import export, final, image_files, model_card
-from nas_proxy.pipeline.final import NAMES, load_final, train_final
+from nas_proxy.pipeline.final import load_final, train_final
 from nas_proxy.pipeline.problem import open_problem
 from nas_proxy.pipeline.stages import run_stages
 from nas_proxy.pipeline.work import open_store
 from nas_proxy.progress import SILENT
 from nas_proxy.ranking.scores import best_first
 from nas_proxy.report.page import write_report
-from nas_proxy.runs.folder import open_run, prepare_run
-from nas_proxy.runs.settings import resolve
+from nas_proxy.runs.folder import NETWORK, open_run, prepare_run
+from nas_proxy.runs.resolving import resolve
 from nas_proxy.spaces.loading import load_space
 
 SETTINGS = {
@@ -107,7 +107,7 @@ def right(logits: torch.Tensor, images) -> float:
 def test_every_file_gives_the_networks_logits_and_the_final_accuracy(searched, test_images):
     onnxruntime = pytest.importorskip("onnxruntime")
     found = train_final(searched)
-    assert {path.name for path in found.folder.iterdir()} == set(NAMES)
+    assert {path.name for path in found.folder.iterdir()} == set(NETWORK)
     assert found.not_written == {}
     raw = test_images.images
     with torch.no_grad():
@@ -221,7 +221,7 @@ def test_a_kill_before_the_last_file_is_made_good(searched):
     (whole.folder / "model.onnx").unlink()
     again = train_final(searched)
     assert again.told["final_accuracy"] == whole.told["final_accuracy"]
-    assert {path.name for path in again.folder.iterdir()} == set(NAMES)
+    assert {path.name for path in again.folder.iterdir()} == set(NETWORK)
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_without_the_onnx_packages_the_rest_is_written(searched, monkeypatch):
     monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxscript" else name)
     found = train_final(searched)
     assert found.not_written == {"model.onnx": "it needs onnxscript: pip install onnx onnxscript"}
-    assert {path.name for path in found.folder.iterdir()} == set(NAMES) - {"model.onnx", "predict.py"}
+    assert {path.name for path in found.folder.iterdir()} == set(NETWORK) - {"model.onnx", "predict.py"}
     monkeypatch.undo()
     pytest.importorskip("onnxscript")
     assert train_final(searched).not_written == {}
@@ -291,7 +291,7 @@ def test_a_program_that_is_wrong_is_not_written(searched, monkeypatch):
     assert found.not_written == {
         "model.onnx": "the program does not give the network's logits; it may depend on the number of images"
     }
-    assert {path.name for path in found.folder.iterdir()} == set(NAMES) - {"model.onnx", "predict.py"}
+    assert {path.name for path in found.folder.iterdir()} == set(NETWORK) - {"model.onnx", "predict.py"}
 
 
 @pytest.mark.slow

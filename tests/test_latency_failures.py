@@ -15,7 +15,7 @@ from nas_proxy.pipeline import work
 from nas_proxy.pipeline.problem import open_problem
 from nas_proxy.pipeline.stages import run_all
 from nas_proxy.runs.folder import RunFolder
-from nas_proxy.runs.settings import resolve
+from nas_proxy.runs.resolving import resolve
 from nas_proxy.spaces.measured import Latency
 from nas_proxy.training.jobs import Failure, Timing
 from nas_proxy.training.worker_pool import ProcessExecutor

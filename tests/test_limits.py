@@ -11,7 +11,7 @@ from nas_proxy import Choice, Space
 from nas_proxy.data.images import DataShape
 from nas_proxy.errors import ConfigError, RunFolderError, SpaceError
 from nas_proxy.pipeline.stages import run_all
-from nas_proxy.runs.settings import resolve
+from nas_proxy.runs.resolving import resolve
 from nas_proxy.spaces.cost import Sizes, measure
 from nas_proxy.spaces.limits import small_part
 from nas_proxy.storage.records import Record

@@ -13,7 +13,8 @@ from nas_proxy.errors import ConfigError, StorageError
 from nas_proxy.pipeline.work import open_store
 from nas_proxy.progress import SILENT
 from nas_proxy.runs.folder import prepare_run
-from nas_proxy.runs.settings import resolve, to_dict, write_config
+from nas_proxy.runs.resolving import resolve
+from nas_proxy.runs.settings import to_dict, write_config
 from nas_proxy.storage import file_systems as mounts
 from nas_proxy.storage.location import Database, connectable, existing, place_of, settled, without_password
 from nas_proxy.storage.retry import Retry, connect, explained, is_away

@@ -14,7 +14,7 @@ from nas_proxy.cli.app import app
 from nas_proxy.ranking import truth_table
 from nas_proxy.ranking.nats_bench import SETS, read_nats
 from nas_proxy.ranking.truth_table import load_truth_table
-from nas_proxy.runs.settings import resolve
+from nas_proxy.runs.resolving import resolve
 
 CELLS = (
     "|none~0|+|none~0|none~1|+|none~0|none~1|nor_conv_3x3~2|",

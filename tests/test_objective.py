@@ -18,7 +18,7 @@ from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import ConfigError, RunFolderError, SpaceError
 from nas_proxy.pipeline.stages import run_stages
 from nas_proxy.runs.folder import prepare_run
-from nas_proxy.runs.settings import resolve
+from nas_proxy.runs.resolving import resolve
 from nas_proxy.seeds import derive
 from nas_proxy.threads import one_thread
 from nas_proxy.training.pruning import marks

@@ -1,5 +1,6 @@
 """Runs for several objectives and with a limit on latency: what is recorded, kept, shown and refused."""
 
+import contextlib
 import io
 import json
 import shutil
@@ -20,9 +21,12 @@ from nas_proxy.errors import ConfigError, RunFolderError, SpaceError
 from nas_proxy.pipeline import work
 from nas_proxy.pipeline.final import train_final
 from nas_proxy.pipeline.stages import run_all
+from nas_proxy.ranking.scores import pareto_front
+from nas_proxy.report import pareto
+from nas_proxy.report.run_contents import read_run
 from nas_proxy.report.terminal import ranking_table
 from nas_proxy.runs.folder import open_run
-from nas_proxy.runs.settings import resolve
+from nas_proxy.runs.resolving import resolve
 from nas_proxy.spaces.measured import UNMEASURED, Latency, Size
 from nas_proxy.storage.records import INTERRUPTED, Candidate
 from nas_proxy.storage.trial_store import TrialStore
@@ -74,6 +78,11 @@ def trials(run) -> pd.DataFrame:
     return pd.read_csv(run / "trials.csv")
 
 
+def run_records(run, name):
+    with contextlib.closing(TrialStore(run / "study.db", objectives=OBJECTIVES)) as store:
+        return [r for r in store.records(name) if r.complete]
+
+
 def study(run, name) -> optuna.Study:
     return optuna.load_study(study_name=name, storage=f"sqlite:///{run / 'study.db'}")
 
@@ -101,12 +110,26 @@ def test_what_a_run_for_several_tells(places, tmp_path, timed):
         row = table.loc[trial.user_attrs["key"]]
         assert trial.values == [row["score"], row["latency_ms"], row["params"]]
         assert trial.user_attrs["latency_quartiles_ms"] == [row["latency_low_ms"], row["latency_high_ms"]]
-    # Optuna's own front is ours.
+    # Before full trainings Optuna's own front is ours; with them, what is believed of them counts.
     ranking = json.loads((run / "ranking.json").read_text())
-    assert {row["key"] for row in ranking["pareto"]} == {trial.user_attrs["key"] for trial in found.best_trials}
+    records = run_records(run, "proxy")
+    assert {r.key for r in pareto_front(records, OBJECTIVES)} == {t.user_attrs["key"] for t in found.best_trials}
+    believed = {one["key"]: one["mean"] for one in json.loads((run / "search.json").read_text())["order"]}
+    costs = {r.key: (-believed[r.key], r.latency.ms, r.params) for r in [*records, *run_records(run, "truth")]}
+    beaten = {
+        key
+        for key, ours in costs.items()
+        for theirs in costs.values()
+        if ours != theirs and all(a >= b for a, b in zip(ours, theirs, strict=True))
+    }
+    assert {row["key"] for row in ranking["pareto"]} == costs.keys() - beaten
+    assert [row["accuracy"] for row in ranking["pareto"]] == [believed[row["key"]] for row in ranking["pareto"]]
+    final = train_final(open_run(run.path), front=len(ranking["pareto"]))
+    assert final.told["key"] == ranking["pareto"][-1]["key"]
+    report = pareto.of_run(read_run(run.path))
+    assert report[report["place"].notna()]["key"].tolist() == [row["key"] for row in ranking["pareto"]]
     assert [row["latency"] for row in ranking["pareto"]] == sorted(row["latency"] for row in ranking["pareto"])
     assert set(ranking["pareto"][0]) == {"key", *OBJECTIVES, "truth_mean"}
-    # The front is of accuracies on the proxy, the pick of what full trainings showed.
     full = pd.read_csv(run / "truth.csv").set_index("key")["accuracy"]
     assert ranking["pick"]["truth_mean"] == pytest.approx(full[ranking["pick"]["key"]])
     for row in ranking["pareto"]:

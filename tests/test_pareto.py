@@ -13,7 +13,8 @@ from nas_proxy.data.images import DataShape
 from nas_proxy.errors import ConfigError
 from nas_proxy.pipeline.checks import check_objectives
 from nas_proxy.ranking.scores import pareto_front
-from nas_proxy.runs.settings import RunConfig, resolve
+from nas_proxy.runs.resolving import resolve
+from nas_proxy.runs.settings import RunConfig
 from nas_proxy.spaces.latency import measure_latency
 from nas_proxy.spaces.measured import Latency
 from nas_proxy.spaces.objectives import Costs, directions, front, improves

@@ -14,7 +14,7 @@ from nas_proxy.dashboard.server import application, serving
 from nas_proxy.pipeline import work
 from nas_proxy.pipeline.stages import run_all
 from nas_proxy.runs.folder import RunFolder
-from nas_proxy.runs.settings import resolve
+from nas_proxy.runs.resolving import resolve
 from nas_proxy.spaces.measured import Latency
 from nas_proxy.storage.read_only import open_studies
 

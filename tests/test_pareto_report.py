@@ -16,6 +16,7 @@ from conftest import blobs
 from failing_objectives import several, two
 from made_up_runs import ordinary
 from nas_proxy.data.picture import GAP, TILE, write_grid, write_real
+from nas_proxy.ranking.believed import Believed, write_order
 from nas_proxy.report import pareto
 from nas_proxy.report.figure_style import MOST, add_markers, blank, evenly
 from nas_proxy.report.page import report_html, write_report
@@ -28,6 +29,7 @@ ROWS = pd.DataFrame(
         "key": ["a", "b", "c", "d", "e"],
         "state": "complete",
         "score": [0.5, 0.9, 0.7, 0.6, 0.8],
+        "proxy_accuracy": [0.5, 0.9, 0.7, 0.6, 0.8],
         "diverged": False,
         "params": [10.0, 1000.0, 100.0, 200.0, 50.0],
         "flops": ["7", "5", "9", "nan", ""],
@@ -106,6 +108,21 @@ def test_the_section_of_the_report(tmp_path: Path) -> None:
     assert "Latency was measured" not in text
     ordinary(tmp_path / "one")
     assert "Pareto" not in page_of(tmp_path / "one").text
+
+
+def test_after_full_trainings_the_front_is_of_what_is_believed(tmp_path: Path) -> None:
+    with_objectives(tmp_path, two)
+    proxied, full = read_run(tmp_path).trials["key"].tolist()[5:], read_run(tmp_path).truth["key"].tolist()
+    believed = [Believed(key, 0.9 - 0.01 * n, 0.1, 1.0, 0.9) for n, key in enumerate(dict.fromkeys(proxied + full))]
+    write_order(tmp_path, believed, finished=True)
+    rows = pareto.of_run(read_run(tmp_path))
+    assert rows["accuracy"].tolist() == [{b.key: b.mean for b in believed}[key] for key in rows["key"]]
+    assert len(rows) == len(set(rows["key"])) <= len(believed)
+    text = page_of(tmp_path).text
+    assert "in believed accuracy after full training and in FLOPs of one image at once" in text
+    (tmp_path / "search.json").write_text('{"order": [{"key": 3}]}')
+    assert "search.json cannot be read" in page_of(tmp_path).text
+    assert pareto.of_run(read_run(tmp_path))["accuracy"].max() > 0.9  # of the proxy
 
 
 def test_every_section_of_a_whole_report(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from nas_proxy.data.images import ImageSet, from_raw
 from nas_proxy.data.store import StoredImages
 from nas_proxy.errors import ConfigError, DataError, RunFailedError
 from nas_proxy.pipeline.stages import run_all
-from nas_proxy.runs.settings import resolve
+from nas_proxy.runs.resolving import resolve
 from nas_proxy.seeds import torch_generator
 from nas_proxy.training.recipe import Recipe
 

@@ -20,7 +20,7 @@ from nas_proxy.errors import ConfigError
 from nas_proxy.pipeline.stages import run_all, run_stages
 from nas_proxy.ranking.scores import best_first
 from nas_proxy.runs.folder import prepare_run
-from nas_proxy.runs.settings import resolve
+from nas_proxy.runs.resolving import resolve
 from nas_proxy.storage.trial_store import TrialStore
 from nas_proxy.training.pruning import Curve, Judge, Pruning, marks
 from nas_proxy.training.seed_average import repeated

@@ -31,7 +31,8 @@ from nas_proxy.data.store import open_store
 from nas_proxy.errors import ClusterError, ConfigError, RunFolderError, UserError
 from nas_proxy.pipeline.stages import run_stages
 from nas_proxy.runs.folder import RunFolder, prepare_run
-from nas_proxy.runs.settings import RunConfig, resolve
+from nas_proxy.runs.resolving import resolve
+from nas_proxy.runs.settings import RunConfig
 from nas_proxy.storage.read_only import open_studies
 from nas_proxy.threads import one_thread
 from nas_proxy.training.jobs import Failure, Job, performed

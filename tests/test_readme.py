@@ -10,7 +10,8 @@ from nas_proxy.names import label
 from nas_proxy.ranking.ranking import Ranking
 from nas_proxy.report.formats import decimal, interval
 from nas_proxy.report.verdict import verdict
-from nas_proxy.runs.settings import differences, resolve
+from nas_proxy.runs.identity import differences
+from nas_proxy.runs.resolving import resolve
 from nas_proxy.spaces.loading import load_space, try_out
 
 README = read("README.md")

@@ -26,7 +26,7 @@ from nas_proxy.pipeline import image_files
 from nas_proxy.pipeline.stages import run_stages
 from nas_proxy.ranking.ranking import Ranking
 from nas_proxy.runs.folder import open_run, prepare_run
-from nas_proxy.runs.settings import resolve
+from nas_proxy.runs.resolving import resolve
 
 SETTINGS = {
     "trials": 12,

@@ -22,7 +22,7 @@ from nas_proxy.errors import ConfigError, RunFolderError
 from nas_proxy.pipeline.stages import run_all, run_stages
 from nas_proxy.ranking.truth_table import KnownPart
 from nas_proxy.runs.folder import open_run, prepare_run
-from nas_proxy.runs.settings import resolve
+from nas_proxy.runs.resolving import resolve
 from nas_proxy.spaces.function_space import FunctionSpace
 from nas_proxy.storage.records import Record
 from nas_proxy.strategy.enqueue import architectures, read_entries

@@ -82,3 +82,20 @@ def test_scale_goes_on_behind_a_history_that_was_written_into_the_file():
     assert [(part["trials_before"], part["trials"]) for part in found["measured"]] == [(0, 250), (300, 100)]
     assert all(set(part["parts_ms"]) == set(found["measured"][0]["parts_ms"]) for part in found["measured"])
     assert all(0 < row["share"] <= 1 for row in found["busy_share"])
+
+
+@pytest.mark.slow
+def test_overhead_is_that_of_trials_that_train_nothing():
+    found = last_line("overhead", "--count", "110")
+    assert found["n"] == 110
+    assert found["per_trial_ms"] > 0
+    assert found["executor"] == "one local process"
+
+
+@pytest.mark.slow
+def test_scale_of_a_small_search():
+    found = last_line("scale", "--total", "3000", "--first", "220", "--last", "60", "--window", "2000")
+    assert [part["trials_before"] for part in found["measured"]] == [0, 2940]
+    assert all(part["command_ms"] > 0 for part in found["measured"])
+    shares = {(row["window"], row["mean"], row["spread"]): row["share"] for row in found["busy_share"]}
+    assert shares[16_000, 300, 0.25] >= shares[1000, 300, 1.0]

@@ -10,10 +10,10 @@ import pytest
 import nas_proxy
 from conftest import blobs, write_space
 from nas_proxy.errors import UserError
-from nas_proxy.pipeline import full_trainings
 from nas_proxy.pipeline.choosing import Rounds, opening_of
 from nas_proxy.pipeline.pool import costs_too_much
 from nas_proxy.pipeline.saved import against_random
+from nas_proxy.ranking.believed import NAME
 from nas_proxy.spaces.choices import Choice
 from nas_proxy.spaces.space import Space
 from nas_proxy.storage.trial_store import TrialStore
@@ -286,4 +286,4 @@ def test_old_folders_whose_full_trainings_a_search_may_not_see_go_on(go, monkeyp
 
 
 def full_trainings_of(folder: Path) -> list[dict]:
-    return json.loads((folder / full_trainings.NAME).read_text())["order"]
+    return json.loads((folder / NAME).read_text())["order"]

@@ -17,18 +17,10 @@ from nas_proxy.ranking.intervals import LEAST
 from nas_proxy.ranking.nats_bench import PREFIX
 from nas_proxy.ranking.scores import SCORES
 from nas_proxy.runs.comparison_checks import LEAST as LEAST_RANKED
+from nas_proxy.runs.identity import differences
 from nas_proxy.runs.nested import NATS
-from nas_proxy.runs.settings import (
-    Comparison,
-    RunConfig,
-    default_config,
-    default_folder,
-    differences,
-    resolve,
-    settings_file,
-    to_dict,
-    write_config,
-)
+from nas_proxy.runs.resolving import default_config, resolve
+from nas_proxy.runs.settings import Comparison, RunConfig, default_folder, settings_file, to_dict, write_config
 from nas_proxy.strategy.samplers import SAMPLERS
 from nas_proxy.training import execution
 from nas_proxy.training.pruning import PRUNERS

@@ -12,7 +12,7 @@ import torch
 from cuda_emulation import EmulatedCuda
 from nas_proxy.hardware import MOST_ON_A_GPU, jobs_at_once
 from nas_proxy.pipeline.work import open_executor
-from nas_proxy.runs.settings import resolve
+from nas_proxy.runs.resolving import resolve
 from nas_proxy.signals.score_job import Scored
 from nas_proxy.signals.zero_cost import Score
 from nas_proxy.training import worker_pool, worker_process

@@ -16,7 +16,8 @@ import nas_proxy
 from conftest import blobs
 from nas_proxy import Branch, Choice, Space, SpaceError
 from nas_proxy.data.images import DataShape
-from nas_proxy.runs.settings import default_folder, resolve
+from nas_proxy.runs.resolving import resolve
+from nas_proxy.runs.settings import default_folder
 from nas_proxy.spaces.by_value import by_value
 from nas_proxy.spaces.loading import load_space, space_digest, spec_of
 

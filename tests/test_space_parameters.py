@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from nas_proxy import DataShape, SpaceError, load_space
-from nas_proxy.runs.settings import default_folder, resolve
+from nas_proxy.runs.resolving import resolve
+from nas_proxy.runs.settings import default_folder
 from nas_proxy.spaces.loading import space_digest, split_spec
 
 SHAPE = DataShape(1, 8, 8, 10)

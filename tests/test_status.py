@@ -25,7 +25,7 @@ from nas_proxy.pipeline.stages import run_stages
 from nas_proxy.runs import heartbeat
 from nas_proxy.runs.folder import RunFolder, is_held, prepare_run
 from nas_proxy.runs.heartbeat import Command
-from nas_proxy.runs.settings import resolve
+from nas_proxy.runs.resolving import resolve
 from nas_proxy.spaces.measured import Size
 from nas_proxy.storage.records import Candidate
 from nas_proxy.storage.trial_store import TrialStore

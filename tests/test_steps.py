@@ -13,7 +13,7 @@ import nas_proxy
 from nas_proxy import Choice, Space, notebook, progress
 from nas_proxy.errors import ConfigError, DataError, RunFolderError
 from nas_proxy.runs.folder import open_run
-from nas_proxy.runs.settings import resolve
+from nas_proxy.runs.resolving import resolve
 
 SET = {"images_per_class": 2, "steps": 12, "width": 4, "real_batch": 4}
 SHORT = {

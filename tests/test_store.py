@@ -23,7 +23,7 @@ from nas_proxy.data.splits import development, held_out_test
 from nas_proxy.data.store import StoredImages, taken, together
 from nas_proxy.errors import DataError, RunFolderError
 from nas_proxy.pipeline.stages import run_all
-from nas_proxy.runs.settings import resolve
+from nas_proxy.runs.resolving import resolve
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from nas_proxy.pipeline import tracking
 from nas_proxy.pipeline.final import train_final
 from nas_proxy.pipeline.stages import run_all
 from nas_proxy.runs.folder import RunFolder
-from nas_proxy.runs.settings import resolve
+from nas_proxy.runs.resolving import resolve
 from nas_proxy.training.executor import InlineExecutor
 
 SETTINGS = {

@@ -17,7 +17,7 @@ from nas_proxy.ranking.truth_table import known_part, load_truth_table
 from nas_proxy.report.page import report_html
 from nas_proxy.report.run_contents import read_run
 from nas_proxy.report.verdict import truth_source
-from nas_proxy.runs.settings import resolve
+from nas_proxy.runs.resolving import resolve
 from nas_proxy.spaces.function_space import FunctionSpace
 
 SPACE = Space("toy", Choice("code", ("00", "01", "10", "11")), lambda _, __: None, name_of=lambda a: a["code"])

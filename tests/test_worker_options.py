@@ -12,7 +12,7 @@ from conftest import blobs
 from nas_proxy.cli.app import app
 from nas_proxy.pipeline.stages import run_stages
 from nas_proxy.runs.folder import RunFolder, open_run, prepare_run
-from nas_proxy.runs.settings import resolve
+from nas_proxy.runs.resolving import resolve
 from nas_proxy.training.worker_pool import ProcessExecutor
 
 pytestmark = pytest.mark.processes

@@ -107,7 +107,7 @@ def run_command(
 ) -> None:
     """Condense, search, train the ground truth, rank and report. Run it again to continue or to extend."""
     chosen = given(locals())
-    from nas_proxy.runs.settings import resolve
+    from nas_proxy.runs.resolving import resolve
 
     # Mistakes are told before PyTorch is imported, which takes seconds.
     if enqueue is not None:
@@ -164,8 +164,7 @@ def search_command(
     as_json: o.Json = False,
 ) -> None:
     """Search on the condensed set of a run; how, can be changed until the first architecture is proposed."""
-    from nas_proxy.runs.folder import open_run
-    from nas_proxy.runs.settings import resolve
+    from nas_proxy.runs.folder import open_run, with_changes
 
     chosen = given(locals())
     folder = open_run(run, comparisons=False)
@@ -173,7 +172,7 @@ def search_command(
         from nas_proxy.strategy.enqueue import read_entries
 
         chosen["enqueue"] = read_entries(enqueue)
-    settings = resolve(chosen, folder / "run.toml", options=option_names())
+    settings = with_changes(folder.path, chosen, option_names())
     with at_work() as terminal:
         from nas_proxy.pipeline.dry_run import estimate_run
         from nas_proxy.pipeline.stages import run_all

@@ -51,7 +51,7 @@ def compare_command(
     """Compare signals on one sample of architectures, at equal cost. Run it again to continue or to extend."""
     names = RENAMED | OF_COMPARISONS
     chosen = given(locals(), names)
-    from nas_proxy.runs.settings import resolve
+    from nas_proxy.runs.resolving import resolve
 
     settings = resolve(chosen, options=option_names(names))
     check_names(settings)  # tells mistakes before PyTorch is imported

@@ -109,8 +109,9 @@ def condense_command(
 
 def _settings(chosen: dict[str, Any], run: Path) -> "RunConfig":
     """Return the settings of a new run where a data set is given, else those of the run with what is given."""
-    from nas_proxy.runs.folder import open_run
-    from nas_proxy.runs.settings import resolve
+    from nas_proxy.runs.folder import open_run, with_changes
+    from nas_proxy.runs.resolving import resolve
 
-    file = None if chosen["dataset"] is not None else open_run(run, comparisons=False) / "run.toml"
-    return resolve(chosen, file, options=option_names())
+    if chosen["dataset"] is not None:
+        return resolve(chosen, options=option_names())
+    return with_changes(open_run(run, comparisons=False).path, chosen, option_names())

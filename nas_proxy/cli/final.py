@@ -28,7 +28,7 @@ def final_command(
     with at_work() as terminal:
         from nas_proxy.pipeline.final import told_as_text, train_final
         from nas_proxy.report.page import write_report
-        from nas_proxy.runs.settings import resolve
+        from nas_proxy.runs.resolving import resolve
 
         given = {"full_training": {"epochs": epochs}}
         recipe = resolve(given, folder / "run.toml", options={"full_training.epochs": "--epochs"}).full_training

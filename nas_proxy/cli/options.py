@@ -87,7 +87,7 @@ def setting(path: str, *, flag: str | None = None, help: str | None = None) -> A
 
 
 def given(parameters: Mapping[str, Any], renamed: Mapping[str, str] = RENAMED) -> dict[str, Any]:
-    """Return the settings among the parameters of a command, as `nas_proxy.runs.settings.resolve` takes them.
+    """Return the settings among the parameters of a command, as `nas_proxy.runs.resolving.resolve` takes them.
 
     parameters: the command's `locals()`. What is no setting is left out; a flag that is not set is not given.
     """

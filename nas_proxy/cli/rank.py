@@ -16,8 +16,7 @@ def truth_command(
 ) -> None:
     """Train the sample and what the search chooses fully, round after round, or look them up in the truth table."""
     chosen = given(locals())
-    from nas_proxy.runs.folder import open_run
-    from nas_proxy.runs.settings import resolve
+    from nas_proxy.runs.folder import open_run, with_changes
 
     folder = open_run(run, comparisons=False)
     with at_work() as terminal:
@@ -26,7 +25,7 @@ def truth_command(
         if all(value is None for value in chosen.values()):
             run_stages(folder, ("truth",), terminal)
         else:
-            settings = resolve(chosen, folder / "run.toml", options=option_names())
+            settings = with_changes(folder.path, chosen, option_names())
             run_all(settings, run, progress=terminal, names=("truth",))
     truth = rows(folder / "truth.csv")
     best = max(truth, key=lambda row: row["accuracy"])
@@ -49,13 +48,12 @@ def rank_command(
 ) -> None:
     """Train the controls, compute the others, and judge every signal by the ground truth. Its options stay chosen."""
     chosen = given(locals())
-    from nas_proxy.runs.folder import open_run
-    from nas_proxy.runs.settings import resolve
+    from nas_proxy.runs.folder import open_run, with_changes
 
     folder = open_run(run, comparisons=False)
     with at_work() as terminal:
         from nas_proxy.pipeline.stages import run_all
 
-        settings = resolve(chosen, folder / "run.toml", options=option_names())
+        settings = with_changes(folder.path, chosen, option_names())
         run_all(settings, run, progress=terminal, names=("rank",))
     print_ranking(run, as_json=as_json)

@@ -86,6 +86,11 @@ class Condensation:
         return self.source is None and self.method == "patches"
 
     @property
+    def compared(self) -> bool:
+        """Whether the images are real ones, chosen by the features of a network."""
+        return self.source is None and self.method in ("herding", "kcenter")
+
+    @property
     def per_class(self) -> int:
         """Images of a class that networks are trained on: as many as the stored ones hold."""
         return self.images_per_class * self.formation**2

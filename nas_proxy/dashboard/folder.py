@@ -10,6 +10,7 @@ from functools import cached_property
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_proxy.names import TRUTH
+from nas_proxy.ranking.believed import read_order
 from nas_proxy.runs.folder import RunFolder
 from nas_proxy.runs.heartbeat import Command
 from nas_proxy.signals.score_file import ScoreFile
@@ -17,7 +18,6 @@ from nas_proxy.signals.signal import Plan, plan_of
 from nas_proxy.signals.stored_names import study_of
 from nas_proxy.storage.location import Location, study_name
 from nas_proxy.storage.records import LATENCY, Record, finished
-from nas_proxy.untrusted import read_json
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,8 @@ class Look:
     @cached_property
     def pick(self) -> str | None:
         """The architecture that the search hands out; None before its full trainings, and in older folders."""
-        try:
-            found = read_json(self.run / "search.json").get("pick")
-        except (FileNotFoundError, ValueError, AttributeError):
-            return None
-        return found if isinstance(found, str) else None
+        order = read_order(self.run.path)
+        return order[0].key if order and order[0].validation is not None else None
 
     @cached_property
     def computed(self) -> Mapping[str, Sequence[str | None]]:

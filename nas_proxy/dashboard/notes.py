@@ -106,9 +106,9 @@ def _figures(run: Run) -> "dict[str, Figure]":
     found: dict[str, tuple[str, Figure]] = {}
     if len(run.truth) and len(run.trials):
         found["rank"] = ("Where proxy and full training agree", ranks_against_truth(run.trials, run.truth, run.by))
-    objectives = pareto.objectives_of(run.config)
-    if len(objectives) > 1 and len(rows := pareto.comparable(run.trials, objectives)):
-        found["pareto"] = ("Pareto front", pareto.pareto_figure(rows, objectives, across=True))
+    if len(rows := pareto.of_run(run)):
+        told = pareto.objectives_of(run.config), pareto.accuracy_in_words(run)
+        found["pareto"] = ("Pareto front", pareto.pareto_figure(rows, *told, across=True))
     if run.ranking is not None and run.ranking.signals:
         found["signals"] = ("How well each signal ranks, 95 % intervals", signal_figures.spearman_dots(run.ranking))
         found["cost"] = (

@@ -16,6 +16,7 @@ from typing import Any
 from nas_proxy.dashboard.folder import Look, study_names
 from nas_proxy.errors import RunFolderError
 from nas_proxy.names import COMBINED, PROXY, RANDOM, TRUTH
+from nas_proxy.ranking.believed import is_finished
 from nas_proxy.ranking.ranking import Ranking
 from nas_proxy.ranking.scores import best_first
 from nas_proxy.runs import heartbeat
@@ -164,10 +165,8 @@ def _fully(look: Look, sample: int, most: int | None) -> tuple[int, int]:
         return 0, 0
     wanted = max(config.truth, sample) if most is None else min(max(config.truth, sample), most)
     total = wanted + (config.seeds_of_truth - 1) * sample
-    with contextlib.suppress(FileNotFoundError):  # written when they are done, fewer in a small space
-        asked = (look.run / "run.toml").stat().st_mtime
-        if (look.run / "search.json").stat().st_mtime >= asked:
-            return done, done
+    if is_finished(look.run.path, look.run / "run.toml"):  # fewer in a small space
+        return done, done
     if (look.run / "ranking.json").exists() and not (look.run / "search.json").exists():
         return done, min(done, total)  # of an earlier version
     return min(done, total), total

@@ -26,8 +26,9 @@ from nas_proxy.pipeline.opened import FolderRanking, Proxy, Run
 from nas_proxy.pipeline.problem import read_data
 from nas_proxy.pipeline.stages import run_all
 from nas_proxy.progress import Progress, shown
-from nas_proxy.runs.folder import RunFolder, check_same, open_run
-from nas_proxy.runs.settings import RUN_FILE, RunConfig, resolve
+from nas_proxy.runs.folder import RunFolder, check_same, open_run, with_changes
+from nas_proxy.runs.resolving import resolve
+from nas_proxy.runs.settings import RUN_FILE, RunConfig
 from nas_proxy.signals.stored_names import set_path
 from nas_proxy.spaces.by_value import GIVEN, SpaceByValue
 from nas_proxy.spaces.loading import Given, spec_of
@@ -135,7 +136,7 @@ def rank(
     Returns the ranking: `.verdict`, `.to_frame()` and `.plot()`. Raises RunFolderError before the search.
     """
     opened = _opened(run, space)
-    config = resolve(settings, opened.folder / RUN_FILE)
+    config = with_changes(opened.folder, settings)
     names, bars = ("truth", "rank", "report"), shown(progress)
     made = run_all(config, opened.folder, progress=bars, names=names, space=_given(opened))
     return Run(made, opened.space).ranking

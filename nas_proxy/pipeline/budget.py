@@ -41,7 +41,7 @@ REAL, WIDTH, STEPS = 64, 32, 50
 class Plan:
     """What a budget leaves room for: the settings of these names. seconds: what it was made for, in all.
 
-    steps: 0 where nothing is learnt step by step.
+    steps: 0 where nothing is learnt step by step. why: `method` is not that of the settings.
     """
 
     budget: str
@@ -56,6 +56,7 @@ class Plan:
     width: int | None = None
     method: str | None = None
     max_flops: int | None = None
+    why: str = ""
 
     def settings(self, config: RunConfig) -> RunConfig:
         """Return the settings with these numbers."""
@@ -72,7 +73,7 @@ class Plan:
         if self.method == "dm":
             images += f" (width {self.width}, {self.real_batch} real images a class)"
         elif self.method is not None:
-            images = f"images by --method {self.method}"
+            images = f"images by --method {self.method}" + (f" ({self.why})" if self.why else "")
         return (
             f"The budget of {self.budget} allows {images}, {self.trials:,} trainings on the proxy and {self.truth:,} "
             f"full ones, {self.judge:,} of them to judge, with {seeds}: about {duration(self.seconds)}."
@@ -124,9 +125,12 @@ def plan_for(
         return takes(plan.settings(config)).everything
 
     recipe = config.condense if least is None else least.settings(config).condense
+    why = "" if least is None else least.why
     if least is None:
         fits = (r for r in smaller(recipe) if takes(of(fewest, r).settings(config)).condensing <= CONDENSING * budget)
-        recipe = next(fits, replace(recipe, method=RANDOM))
+        if (fitting := next(fits, None)) is None and recipe.method != RANDOM:
+            why = f"making others takes more than {CONDENSING:.0%} of the time"
+        recipe = fitting or replace(recipe, method=RANDOM)
     if (shortest := seconds(of(fewest, recipe))) > left and least is None:
         flags = advice(of(fewest, recipe).settings(config))
         shorter = f"less to do, such as {flags}" if flags else "fewer --truth-epochs or --epochs, or a --limit"
@@ -134,9 +138,9 @@ def plan_for(
         raise ConfigError([f"{told} {duration(shortest / PLANNED)} here; give more, or {shorter}"])
     found = _most(lambda truth: of(truth, recipe), seconds, left, fewest, size)
     if least is None and recipe.learnt and not takes(found.settings(config)).pays:
-        recipe = replace(recipe, method=RANDOM)
+        recipe, why = replace(recipe, method=RANDOM), "condensing takes longer than the full trainings that it saves"
         found = _most(lambda truth: of(truth, recipe), seconds, left, fewest, size)
-    return replace(found, seconds=seconds(found) + spent)
+    return replace(found, seconds=seconds(found) + spent, why=why)
 
 
 def smaller(recipe: Condensation) -> Iterator[Condensation]:
@@ -184,6 +188,17 @@ class Clock:
     def keep(self) -> None:
         """Keep what is spent."""
         write_json(self._path, {**_kept(self._path.parent), "spent": round(self.spent, 3)})
+
+    def once(self, name: str, make: Callable[[], float]) -> float:
+        """Return a number that is made once for this budget, and kept for the commands that go on with it."""
+        kept = _kept(self._path.parent)
+        numbers = kept.get(name)
+        numbers = numbers if isinstance(numbers, dict) else {}
+        budget = f"{self.seconds:g}"
+        if budget not in numbers:
+            numbers[budget] = round(make(), 3)
+            write_json(self._path, {**kept, name: numbers})
+        return float(numbers[budget])
 
     def allows(self, seconds: float, reserved: float = 0.0) -> bool:
         """Whether so much more may be begun, when so much is reserved for what comes after it."""

@@ -15,6 +15,7 @@ import numpy as np
 from nas_proxy.names import PROXY
 from nas_proxy.pipeline.pool import BY_VOTE, Pool, grow, open_pool
 from nas_proxy.pipeline.work import Work
+from nas_proxy.ranking.believed import Believed
 from nas_proxy.ranking.surrogate import Fit, believe, fit
 from nas_proxy.spaces.space import Architecture
 from nas_proxy.storage.records import Record
@@ -102,20 +103,6 @@ def choose(pool: Pool, seen: Observed, seed: int, number: int, size: int) -> lis
     actions = next_actions(pool.features, seen, plan, seed, number + 1, pool.costs)
     members = list(pool.architectures.values())
     return [(members[action.index], action.why) for action in actions if action.fidelity == "full"]
-
-
-@dataclass(frozen=True)
-class Believed:
-    """What is believed of an architecture's validation accuracy after full training: mean and 95 % interval.
-
-    validation: what was seen; None where it was not fully trained.
-    """
-
-    key: str
-    mean: float
-    low: float
-    high: float
-    validation: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -84,7 +84,8 @@ def estimate_run(
     config: RunConfig, out: Path | None, stages: Sequence[str], *, overwrite: bool = False, progress: Progress = SILENT
 ) -> Outlook:
     """Return what the same command without `--dry-run` has to do; its mistakes are raised here as there."""
-    run = RunFolder(out or default_folder(config), with_plan(config, out or default_folder(config)))
+    folder = out or default_folder(config)
+    run = RunFolder(folder, config if overwrite else with_plan(config, folder))
     if not overwrite:
         check_same(run)
     prospect = open_prospect(run.config, progress)
@@ -148,7 +149,8 @@ def planned(
         changed, then = shortened(least, prospect.counts, estimate_of, budget / 3, BESIDE_BUDGET)
         return flags_of(changed) if changed and then.seconds.value <= PLANNED * budget else ""
 
-    plan = plan_for(config, takes, prospect.space.size, spent, before, advice)
+    sizes = [size for size in (prospect.space.size, config.pool) if size is not None]
+    plan = plan_for(config, takes, min(sizes, default=None), spent, before, advice)
     settings = plan.settings(config)
     return replace(run, config=settings), replace(prospect, config=settings), plan, by(settings.condense)
 
@@ -295,7 +297,8 @@ def shortened(
 
 def _shortens(config: RunConfig, stage: str) -> tuple[str, ...]:
     if stage == "condense":
-        return ("condense.teacher_epochs",) if config.condense.patched else ("condense.steps",)
+        recipe = config.condense
+        return ("condense.teacher_epochs",) if recipe.patched else ("condense.steps",) if recipe.learnt else ()
     return SHORTENS[stage]
 
 

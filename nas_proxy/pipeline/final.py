@@ -26,39 +26,34 @@ from nas_proxy import notebook
 from nas_proxy.data.images import ImageSet
 from nas_proxy.data.store import together
 from nas_proxy.environment import environment
-from nas_proxy.errors import ConfigError, RunFailedError, RunFolderError
+from nas_proxy.errors import RunFailedError, RunFolderError
 from nas_proxy.files import atomic_path, write_json
 from nas_proxy.names import PROXY, TRUTH, label
 from nas_proxy.pipeline import export, model_card
 from nas_proxy.pipeline.deployed import Deployed, One
-from nas_proxy.pipeline.full_trainings import NAME as SEARCH
 from nas_proxy.pipeline.image_files import confusion_on_test
 from nas_proxy.pipeline.load_final import FORMAT, load_final, read_told
 from nas_proxy.pipeline.problem import Problem, open_problem
+from nas_proxy.pipeline.selection import chosen_of_table, selected
 from nas_proxy.pipeline.stages import proxy_images
 from nas_proxy.pipeline.tracking import open_tracker, training
 from nas_proxy.pipeline.work import open_store
 from nas_proxy.process_state import restored
 from nas_proxy.progress import SILENT, Bar, Progress
-from nas_proxy.ranking.scores import best_first, pareto_front
-from nas_proxy.runs.folder import RunFolder
+from nas_proxy.ranking.believed import read_order
+from nas_proxy.runs.folder import NETWORK, RunFolder
 from nas_proxy.seeds import derive
 from nas_proxy.signals.stored_names import set_path
 from nas_proxy.spaces.checking import tried
 from nas_proxy.spaces.cost import measure
 from nas_proxy.spaces.latency import measure_latency
 from nas_proxy.spaces.loading import Given, space_digest
-from nas_proxy.spaces.space import SearchSpace
 from nas_proxy.storage.records import TRAINED, Record
 from nas_proxy.storage.trial_store import TrialStore, explained
 from nas_proxy.training.train import Fitted, Recipe, fit
-from nas_proxy.untrusted import in_a_line, read_json
+from nas_proxy.untrusted import in_a_line
 
 FOLDER = "final"
-NAMES = (
-    *("architecture.json", "model.safetensors", "model.pt2", "model.onnx", "load.py"),
-    *("preprocessing.json", "predict.py", "confusion.csv", "README.md"),
-)
 # What a final network depends on; where all are equal it is not trained again.
 IDENTITY = ("key", "space_digest", "data_fingerprint", "recipe", "seed")
 # What latencies are measured with, as they are told.
@@ -144,12 +139,10 @@ def train_final(
             store.bind("proxy", "space", space_digest(problem.spec))
             records = store.records("proxy")
             search = _search(run, store, records)
-            found = in_order(run, records, store.records(TRUTH) if store.has(TRUTH) else (), problem.space)
-        if (
-            records and front is not None and rank is None and key is None
-        ):  # of the accuracies on the proxy, as the report has it
-            key, front = _on_front(run.config.objective, best_first(records, run.config.score), front).key, None
-        record, rank = _chosen(run, found, rank, key, front)
+            fully = [r for r in store.records(TRUTH) if r.draw == 0] if store.has(TRUTH) else []
+            if problem.table is not None:
+                fully = chosen_of_table(problem, problem.table, store, read_order(run.path))
+        record, rank = selected(run, records, fully, rank, key, front)
         wanted = _identity(problem, record, recipe or run.config.full_training)
         told = None if overwrite else _finished(folder, wanted)
         _try(problem, record)
@@ -171,24 +164,6 @@ def _try(problem: Problem, record: Record) -> None:
         raise RunFailedError(f"the network of {record.key} cannot be used any more: {what}")
 
 
-def in_order(run: RunFolder, on_proxy: Sequence[Record], fully: Sequence[Record], space: SearchSpace) -> list[Record]:
-    """Return the architectures of the search, the pick first: by posterior mean, what is fully trained before the rest.
-
-    Those of the pool that were never trained are left out. Before there are full trainings to be seen, and in folders
-    of earlier versions, the order is by the score on the proxy.
-    """
-    best = best_first(on_proxy, run.config.score)
-    try:
-        order = [str(one["key"]) for one in read_json(run / SEARCH)["order"]]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return best
-    known = {r.key: r for r in best}
-    # Its score is that of the test images, which is no score of the search.
-    known |= {r.key: replace(r, score=r.validation) for r in fully if r.draw == 0 and r.key not in known and r.complete}
-    ordered = [known[key] for key in order if key in known]
-    return ordered + [r for r in best if r.key not in set(order)]
-
-
 def _search(run: RunFolder, store: TrialStore, records: Sequence[Record]) -> dict[str, Any]:
     """Return how the network was found and what that took: seconds of one worker, and of condensing."""
     config = run.config
@@ -203,44 +178,6 @@ def _search(run: RunFolder, store: TrialStore, records: Sequence[Record]) -> dic
         "score": config.score,
         "seconds": {"Condensing": condensed.get("seconds", 0.0), **trained},
     }
-
-
-def _chosen(
-    run: RunFolder, found: Sequence[Record], rank: int | None, key: str | None, front: int | None
-) -> tuple[Record, int]:
-    """Return the search's record of the wanted architecture, and its rank in the search, which `found` is in."""
-    given = [name for name, value in (("--rank", rank), ("--key", key), ("--front", front)) if value is not None]
-    if len(given) > 1:
-        raise ConfigError([f"{given[0]} and {given[1]} both name an architecture; give one of them"])
-    if not found:
-        raise RunFolderError(f"nothing is searched yet; first run: nas-proxy search {run.path}")
-    if key is not None:
-        place = next((place for place, r in enumerate(found, 1) if r.key == key), None)
-        if place is None:
-            raise ConfigError(
-                [
-                    f"the search trained no architecture with the key {key!r}; trials.csv lists its "
-                    f"{len(found)} keys, such as {found[0].key}"
-                ]
-            )
-        return found[place - 1], place
-    rank = 1 if rank is None else rank
-    if not 1 <= rank <= len(found):
-        raise ConfigError([f"--rank is {rank}; it must be between 1 and {len(found)}, the architectures of the search"])
-    return found[rank - 1], rank
-
-
-def _on_front(objectives: Sequence[str], found: Sequence[Record], place: int) -> Record:
-    if len(objectives) == 1:
-        raise ConfigError(
-            [f"--front is {place}, but the run has one objective, {objectives[0]}; choose with --rank or --key"]
-        )
-    front = pareto_front(found, objectives)
-    if not 1 <= place <= len(front):
-        raise ConfigError(
-            [f"--front is {place}; it must be between 1 and {len(front)}, the architectures on the Pareto front"]
-        )
-    return front[place - 1]
 
 
 def _identity(problem: Problem, record: Record, recipe: Recipe) -> dict[str, Any]:
@@ -259,7 +196,7 @@ def _finished(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
         raise RunFolderError(f"{folder} is a file; choose a folder with --out")
     told = read_told(folder)
     if told is None:
-        found = [name for name in NAMES if (folder / name).exists()]
+        found = [name for name in NETWORK if (folder / name).exists()]
         if found and not _is_ours(folder / "model.safetensors"):  # which is written first
             raise RunFolderError(
                 f"{folder} holds {found[0]}, which nas-proxy did not write; choose another folder with --out, "
@@ -302,7 +239,7 @@ def _train_and_write(
 ) -> dict[str, Any]:
     from safetensors.torch import save_model
 
-    for name in NAMES:  # so that files of different networks never stand together
+    for name in NETWORK:  # so that files of different networks never stand together
         (folder / name).unlink(missing_ok=True)
     recipe = Recipe(**{**wanted["recipe"], "augmentation": tuple(wanted["recipe"]["augmentation"])})
     images = joined(problem.data.train, problem.data.validation)

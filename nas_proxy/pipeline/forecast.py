@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from nas_proxy.condensation.patches import effort
+from nas_proxy.condensation.selection import FEATURE_RECIPE
 from nas_proxy.data.splits import Counts
 from nas_proxy.names import PROXY, TRUTH
 from nas_proxy.runs.settings import RunConfig
@@ -51,7 +52,7 @@ class Speeds:
     image: of a training step, by images in it: of a mean architecture in one worker, with all workers busy. start: of
     a training, without its steps. embedded: of an image's forward pass through an embedding network, with its share
     of a step; condense_start: once, for compiling. taught: of an image in a training step of the network that chooses
-    patches. timing: of an architecture's latency. read: of all images.
+    patches or real images. timing: of an architecture's latency. read: of all images.
     judging: of starting workers, judging and reporting.
     memory_mb: that a training needs beyond what a worker needs anyway; condense_mb: that condensing needs.
     measured: architectures that it comes from, 0 where it is counted from FLOPs alone. failed: reasons of others.
@@ -94,7 +95,7 @@ class Part:
 class Estimate:
     """What is to be done.
 
-    condense: its steps, and those in which a network learns to choose patches; None where there are none. latencies:
+    condense: its steps, and those in which a network learns to choose images; None where there are none. latencies:
     None where none are to be measured. parts: the trainings by signal, "truth" for full training. scores: seconds of
     the pool's scores by untrained networks. other: of reading, judging and reporting. seconds: of all. saves: seconds
     of training what the search trains fully with one seed, instead of on the lead signal's images. speeds: what it is
@@ -212,6 +213,10 @@ def _condense(plan: Plan, classes: int, counts: Counts, speeds: Speeds, done: Do
             work = effort(recipe, [round(counts.train / classes)] * classes, recipe.patches_across or 1)
             passes = work.training_passes + FORWARD * sum(work.crops)
             steps += signal.draws * work.training_steps
+            seconds += (speeds.start + speeds.taught.times(passes)).times(signal.draws)
+        elif recipe.compared:
+            passes = FEATURE_RECIPE.image_passes(counts.train) + FORWARD * counts.train
+            steps += signal.draws * FEATURE_RECIPE.steps(counts.train)
             seconds += (speeds.start + speeds.taught.times(passes)).times(signal.draws)
     return Part(steps, 0, seconds) if steps else None
 

@@ -8,17 +8,17 @@ was cut off proposes the same again, since a round is chosen from the rounds bef
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 
-from nas_proxy.files import write_json
 from nas_proxy.names import PROXY, TRUTH
 from nas_proxy.pipeline.choosing import Rounds, Standing, choose, on_proxy, standing
 from nas_proxy.pipeline.ground_truth import images_of_truth, train_fully
 from nas_proxy.pipeline.pool import BY_PROXY, Pool, grow, open_pool
 from nas_proxy.pipeline.scoring import sample_of
 from nas_proxy.pipeline.work import Work
+from nas_proxy.ranking.believed import write_order
 from nas_proxy.ranking.intervals import LEAST
 from nas_proxy.ranking.surrogate import believe
 from nas_proxy.signals.equal_cost import seconds_a_pass
@@ -29,7 +29,6 @@ from nas_proxy.training.jobs import Failure, Job
 from nas_proxy.training.train import Outcome
 from nas_proxy.training.worker_pool import lanes
 
-NAME = "search.json"
 # Seconds of ranking and reporting; and what all that judges may take more than expected.
 REPORTING, SPARE = 15.0, 1.15
 Known = Mapping[str, float | None]  # what a search sees of full trainings, by key; None of those that failed
@@ -43,6 +42,7 @@ def full_trainings(work: Work) -> Standing:
     rounds = Rounds(total, len(sample), work.config.round_size)
     chosen = _trained_in_rounds(work, pool, sample, rounds)
     found = _standing(work, pool, sample, chosen)
+    write_order(work.run.path, found.order, finished=False)
     if work.problem.table is None:
         there = {r.key for r in work.store.records(TRUTH)}  # all, but where a budget ended before
         judged = {one.key: one for one in sample if one.key in there}
@@ -51,7 +51,7 @@ def full_trainings(work: Work) -> Standing:
         seeds, title = work.config.seeds_of_truth, "Judge: further seeds"
         if seeds > 1:
             train_fully(work.trainer, work.files, work.config.full_training, list(judged.values()), seeds, title)
-    write_json(work.run / NAME, as_json(found))
+    write_order(work.run.path, found.order, finished=True)
     return found
 
 
@@ -66,19 +66,17 @@ def chosen_of(work: Work, found: Standing) -> list[Record]:
     if work.problem.table is None:
         return []
     known = {r.key for r in work.store.records(PROXY)}
-    keys = [b.key for b in found.order if b.validation is not None and b.key not in known]
+    seen = {b.key: b.validation for b in found.order if b.validation is not None and b.key not in known}
     of = found.pool.architectures
-    chosen = [work.trainer.candidate(of[key], "search", number) for number, key in enumerate(keys)]
-    return [
-        Record(c.key, c.architecture, c.phase, c.index, 0, c.size.params, c.size.flops, latency=c.latency)
-        for c in chosen
-    ]
+    chosen = [work.trainer.candidate(of[key], "search", number) for number, key in enumerate(seen)]
+    return [looked_up(c, seen[c.key]) for c in chosen]
 
 
-def as_json(found: Standing) -> dict[str, object]:
-    """Return the object of `search.json`."""
-    pick = found.pick
-    return {"pick": None if pick is None else pick.key, "order": [asdict(believed) for believed in found.order]}
+def looked_up(candidate: Candidate, accuracy: float) -> Record:
+    """Return an architecture with a published accuracy as the record of a training that was none."""
+    c, size = candidate, candidate.size
+    known = {"score": accuracy, "validation": accuracy, "latency": c.latency}
+    return Record(c.key, c.architecture, c.phase, c.index, 0, size.params, size.flops, **known)  # type: ignore[arg-type]
 
 
 def _grown(work: Work) -> Pool:
@@ -173,10 +171,12 @@ def _trained_in_rounds(
                 before = [*sample[: positions.start], *(made[n] for n in sorted(made) if n < numbers.start)]
                 seen = _observed(work, pool, sample[positions.start :], before)
                 found = choose(pool, seen, work.config.seed, turn, len(numbers))
+                # In a run that was extended, some of a round may be trained already, under these numbers or later ones.
+                known = {record.key for record in made.values()}
+                fresh = [one for one in found if work.trainer.space.key(one[0]) not in known]
                 candidates += [
                     work.trainer.candidate(architecture, "search", number, why)
-                    for number, (architecture, why) in zip(numbers, found, strict=False)
-                    if number not in made
+                    for number, (architecture, why) in zip((n for n in numbers if n not in made), fresh, strict=False)
                 ]
             _train(work, candidates, told)
             if work.clock is not None:
@@ -218,13 +218,14 @@ def proxy_ends(work: Work) -> Callable[[], str | None]:
     clock = work.clock
     if clock is None:
         return lambda: None
-    begun: list[float] = []
+
+    def half() -> float:
+        # The sample is trained, which tells what judging takes.
+        sample = [r for r in work.store.records(PROXY) if r.phase == "sample" and r.complete]
+        return clock.spent + (clock.seconds - clock.spent - judging_seconds(work, sample)) / 2
 
     def ends() -> str | None:
-        if not begun:  # the sample is trained, which tells what judging takes
-            sample = [r for r in work.store.records(PROXY) if r.phase == "sample" and r.complete]
-            begun.append(clock.spent + (clock.seconds - clock.spent - judging_seconds(work, sample)) / 2)
-        if clock.spent < begun[0]:
+        if clock.spent < clock.once("proxy_until", half):
             return None
         return f"Half of what the budget of {work.config.budget} left is spent on the proxy; full trainings follow."
 

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from nas_proxy.errors import UserError
-from nas_proxy.names import CALIBRATED, COMBINED, EARLY_STOP, RANDOM, REPEATABILITY, SIZES, TOTAL, TRUTH
+from nas_proxy.names import CALIBRATED, COMBINED, EARLY_STOP, PROXY, RANDOM, REPEATABILITY, SIZES, TOTAL, TRUTH
 from nas_proxy.pipeline.calibrated import Calibrated, calibrated
 from nas_proxy.pipeline.choosing import Standing
 from nas_proxy.pipeline.ground_truth import Truth, by_draw
@@ -201,7 +201,16 @@ def _truth_cost(work: Work, truth: Truth, keys: Sequence[str]) -> Cost | None:
         return None
     train = work.problem.data.train
     cost = cost_of(truth.records, set(keys), truth.seeds, ())
-    return replace(cost, stored_images=len(train), stored_bytes=train.stored_bytes)
+    # Where a budget ended before all that judges had all seeds, as if they had them: of all other rows all are trained.
+    trained = sum(r.key in keys and r.draw < truth.seeds for r in truth.records)
+    more = len(set(keys)) * truth.seeds / max(trained, 1)
+    return replace(
+        cost,
+        training_seconds=more * cost.training_seconds,
+        training_passes=round(more * cost.training_passes),
+        stored_images=len(train),
+        stored_bytes=train.stored_bytes,
+    )
 
 
 def _full_seconds(work: Work, truth: Truth, records: Mapping[str, Sequence[Record]]) -> float | None:
@@ -289,10 +298,17 @@ def _settings(work: Work) -> dict[str, object]:
         "seed": config.seed,
         "draws": draws,
         "passes": passes_of(work),
-        "candidates": work.plan.sharing,
+        "candidates": _candidates(work),
         **{name: getattr(config.condense, name) for name in ("images_per_class", "steps", "real_batch", "width")},
         **{name: getattr(config.proxy_training, name) for name in ("batch_size", "learning_rate")},
     }
+
+
+def _candidates(work: Work) -> int:
+    """Return how many candidates share the making of a set: those of the search, which may have had fewer to choose."""
+    if work.config.compare is not None:
+        return work.plan.sharing
+    return len({r.key for r in work.store.records(PROXY) if r.complete or r.pruned_at is not None})
 
 
 def _failures(work: Work, scores: Scores, truth: Truth) -> dict[str, int]:

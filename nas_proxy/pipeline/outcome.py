@@ -1,17 +1,18 @@
 """What a run found beside its table: the pick, the Pareto front, what all of it took, what failed and was pruned."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from nas_proxy.data.images import ImageSet
 from nas_proxy.names import PROXY, SIZES, TRUTH
-from nas_proxy.pipeline.choosing import Believed, Standing
+from nas_proxy.pipeline.choosing import Standing
 from nas_proxy.pipeline.ground_truth import Truth
 from nas_proxy.pipeline.network import network_of
 from nas_proxy.pipeline.scoring import Scores
 from nas_proxy.pipeline.work import Work
 from nas_proxy.ranking.agreement import ELSEWHERE
+from nas_proxy.ranking.believed import Believed, means
 from nas_proxy.ranking.scores import best_first, pareto_front, values_of
 from nas_proxy.storage.records import Record
 
@@ -33,7 +34,7 @@ def outcome(work: Work, scores: Scores, truth: Truth, found: Standing) -> dict[s
     return {
         "pick": pick | _tested(work, truth) | network_of(work, best[0]),
         "curves": [_curves(one, truth, records) for one in best],
-        **_pareto(work.config.objective, records, truth.scores),
+        **_pareto(work.config.objective, records, truth, means(found.order)),
         "cost": _run_cost(scores, records, truth, keys),
         "failures": {
             **{
@@ -86,18 +87,23 @@ def _pick(pick: Record, on_proxy: Record | None, truth: pd.DataFrame, sample: se
     }
 
 
-def _pareto(objectives: Sequence[str], records: Sequence[Record], truth: pd.DataFrame) -> dict[str, object]:
-    """Return the Pareto front, the cheapest first; nothing where accuracy is the only objective."""
+def _pareto(
+    objectives: Sequence[str], records: Sequence[Record], truth: Truth, believed: Mapping[str, float] | None
+) -> dict[str, object]:
+    """Return the Pareto front, the cheapest first; nothing where accuracy is the only objective.
+
+    records: of the proxy. believed: the accuracy after full training, by key.
+    """
     if len(objectives) == 1:
         return {}
-    means = truth.mean(axis=1)  # of the seeds that there are: what a search chooses has one
+    known = truth.scores.mean(axis=1)  # of the seeds that there are: what a search chooses has one
     rows = [
         {
             "key": r.key,
-            **dict(zip(objectives, values_of(r, objectives), strict=True)),
-            "truth_mean": _known(means.get(r.key)),
+            **dict(zip(objectives, values_of(r, objectives, believed), strict=True)),
+            "truth_mean": _known(known.get(r.key)),
         }
-        for r in pareto_front(records, objectives)
+        for r in pareto_front(records, objectives, truth.records, believed)
     ]
     return {"pareto": rows}
 
@@ -113,12 +119,14 @@ def _run_cost(scores: Scores, trained: Sequence[Record], truth: Truth, keys: Seq
     if not truth.trained:
         unknown = {"truth_seconds": None, "speedup": None, "speedup_reason": ELSEWHERE}
         return {"condense_seconds": condense, "proxy_seconds": proxy, **unknown}
-    full = sum(r.seconds for r in _of(truth.records, keys)) / truth.seeds
+    # Fewer than all seeds of all, where a budget ended before.
+    fully = [r.seconds for r in _of(truth.records, keys) if r.draw < truth.seeds]
+    full = sum(fully) / max(len(fully), 1) * len(keys)
     speedup = full / (condense + proxy)
     return {
         "condense_seconds": condense,
         "proxy_seconds": proxy,
-        "truth_seconds": full * truth.seeds,
+        "truth_seconds": sum(fully),
         "speedup": speedup,
         "speedup_note": _speedup_note(speedup, condense, proxy / len(keys), full / len(keys)),
     }

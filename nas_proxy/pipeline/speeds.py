@@ -98,14 +98,14 @@ def measured(prospect: Prospect, executor: Executor, rough: Speeds, sample: Samp
     """
     recipes = list(_recipes(prospect.config))
     condenses = next((recipe for recipe in recipes if recipe.learnt), None)
-    patches = next((recipe for recipe in recipes if recipe.patched), None)
+    chooses = next((recipe for recipe in recipes if recipe.patched or recipe.compared), None)
     with progress.stage("Estimate", PROBED + 2) as bar, tempfile.TemporaryDirectory() as folder:
         read = _reading(prospect)
         bar.to(1)
         embedded, condense_mb = rough.embedded, None
         if condenses is not None:
             embedded, condense_mb = _embedded(prospect, condenses)
-        taught = rough.taught if patches is None else _taught(prospect, patches, rough.taught)
+        taught = rough.taught if chooses is None else _taught(prospect, chooses, rough.taught)
         bar.to(2)
         found: tuple[list[Pace], list[float], list[str]] = ([], [], [])
         if sample:
@@ -230,7 +230,7 @@ def _embedded(prospect: Prospect, recipe: Condensation) -> tuple[Span, float]:
 
 
 def _taught(prospect: Prospect, recipe: Condensation, rough: Span) -> Span:
-    """Return the seconds of an image in a training step of the network that chooses patches; `rough` if it diverges."""
+    """Return the seconds of an image in a training step of the network that chooses images; `rough` if it diverges."""
     few, ticks = prospect.few, list[float]()
     steps = replace(teaching(recipe), epochs=TEACHING, batch_size=len(few))
 

@@ -40,10 +40,12 @@ from nas_proxy.pipeline.problem import choose_device, open_problem, open_prospec
 from nas_proxy.pipeline.tables import write_tables
 from nas_proxy.pipeline.work import Work, make_sets, work_in
 from nas_proxy.progress import SILENT, Progress
+from nas_proxy.ranking.believed import NAME as SEARCH
+from nas_proxy.ranking.believed import is_finished, write_order
 from nas_proxy.report.page import write_report
 from nas_proxy.runs import heartbeat
 from nas_proxy.runs.folder import RunFolder, check_same, claim
-from nas_proxy.runs.settings import RunConfig, default_folder
+from nas_proxy.runs.settings import RUN_FILE, RunConfig, default_folder
 from nas_proxy.signals.signal import SmallSet, plan_of
 from nas_proxy.signals.stored_names import checkpoint_path, set_path
 from nas_proxy.spaces.limits import Limited
@@ -96,7 +98,9 @@ def search_stage(work: Work) -> None:
             if isinstance(part, Limited) and (left_out := part.left_out()) is not None:
                 say(f"{left_out}.")
     finally:
-        write_tables(work)
+        # What a search has chosen of published accuracies alone stays in the tables; no study holds it.
+        seen = work.problem.table is not None and (work.run / SEARCH).exists()
+        write_tables(work, chosen=chosen_of(work, how_it_stands(work)) if seen else ())
 
 
 def _require_proxy(work: Work) -> None:
@@ -136,6 +140,8 @@ def rank_stage(work: Work) -> None:
     made = environment(work.problem.device, work.executor.count)
     ranking, made_of_others = judge(work, scores, truth, made, found)
     write_tables(work, scores.studies, made_of_others, chosen)
+    if found is not None:  # other signals may make another pick
+        write_order(work.run.path, found.order, finished=is_finished(work.run.path, work.run / RUN_FILE))
     write_json(work.run / "ranking.json", ranking)
 
 

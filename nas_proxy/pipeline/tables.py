@@ -87,6 +87,7 @@ def _phase(record: Record, sample: set[str]) -> str:
 def truth_table(truth: Truth, sample: set[str]) -> pd.DataFrame:
     """Return a row an architecture with a ground truth, with the accuracy of each seed, and what training it took."""
     scores, records = truth.scores, truth.records
+    timed = any(r.latency is not None for r in records)
     first = {r.key: r for r in reversed(records)}
     seconds = {"seconds": [round(sum(r.seconds for r in records if r.key == key), 4) for key in first]}
     frame = pd.DataFrame(
@@ -98,6 +99,7 @@ def truth_table(truth: Truth, sample: set[str]) -> pd.DataFrame:
             **(seconds if truth.trained else {}),
             "params": [r.params for r in first.values()],
             "flops": [r.flops for r in first.values()],
+            **({"latency_ms": [_latency(r)["latency_ms"] for r in first.values()]} if timed else {}),
         }
     )
     return frame.sort_values("key", ignore_index=True)

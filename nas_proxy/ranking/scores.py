@@ -9,7 +9,7 @@ counts as worse than any other. Guarantee: the order of the records changes no n
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nas_proxy.spaces.objectives import front
@@ -68,13 +68,27 @@ def best_first(records: Iterable[Record], by: str = "accuracy") -> list[Record]:
     return [complete[i] for i in order]
 
 
-def values_of(record: Record, objectives: Sequence[str]) -> list[float]:
-    """Return a completed record's values of the objectives, in their order: the accuracy first."""
-    return [math.nan if record.score is None else record.score, *record.costs.known(objectives)]
+def values_of(record: Record, objectives: Sequence[str], believed: Mapping[str, float] | None = None) -> list[float]:
+    """Return a completed record's values of the objectives, in their order: the accuracy first.
+
+    believed: what the accuracy after full training is believed to be, by key; the record's own score without it.
+    """
+    accuracy = record.score if believed is None else believed.get(record.key)
+    return [math.nan if accuracy is None else accuracy, *record.costs.known(objectives)]
 
 
-def pareto_front(records: Iterable[Record], objectives: Sequence[str]) -> list[Record]:
-    """Return the completed records that no other one beats in all objectives, the cheapest first."""
-    complete = best_first(records)
-    columns = zip(*(values_of(r, objectives) for r in complete), strict=True)
+def pareto_front(
+    on_proxy: Iterable[Record],
+    objectives: Sequence[str],
+    fully: Iterable[Record] = (),
+    believed: Mapping[str, float] | None = None,
+) -> list[Record]:
+    """Return the architectures, a record each, that no other one beats in all objectives, the cheapest first.
+
+    fully: those of full training, which count where something is `believed`, as `values_of` has it.
+    """
+    known = [*on_proxy, *(() if believed is None else fully)]
+    whole = [r for r in known if r.complete and None not in r.costs.values(objectives)]
+    complete = best_first({r.key: r for r in reversed(whole)}.values())
+    columns = zip(*(values_of(r, objectives, believed) for r in complete), strict=True)
     return [complete[row] for row in front(dict(zip(objectives, columns, strict=False)))] if complete else []

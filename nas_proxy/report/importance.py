@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # The columns of trials.csv that are no choices.
 MEASURED = frozenset(
     {"key", "index", "phase", "state", "reason", "diverged", "pruned_at"}
-    | {"score", "loss_sum", "score_std", "loss_sum_std", "seconds", "image_passes", "params", "flops"}
+    | {"score", "proxy_accuracy", "loss_sum", "score_std", "loss_sum_std", "seconds", "image_passes", "params", "flops"}
     | {"latency_ms", "latency_low_ms", "latency_high_ms"}
 )
 LEAST, MOST = 8, 1000

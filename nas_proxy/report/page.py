@@ -131,7 +131,7 @@ def _of_trials(run: Run) -> dict[str, Any]:
         "architectures": _architectures(run),
         "trained": run.truth["key"].nunique(),
         "importances": importances(run.trials),
-        "pareto": pareto.section(run.trials, run.truth, run.config, MOST_ROWS),
+        "pareto": pareto.section(run, MOST_ROWS),
         "failures": _failures(run),
         "spread": _spread(run.trials),
         "diverged": int((run.trials["diverged"] & usable(run.trials)).sum()),
@@ -166,9 +166,10 @@ def _figures(run: Run) -> dict[str, "Figure"]:
             found["figure-spearman-top-half"] = signal_figures.spearman_dots(ranking, "spearman_top_half")
         found["figure-cost-seconds"] = signal_figures.correlation_by_cost(ranking, "seconds")
         found["figure-cost-passes"] = signal_figures.correlation_by_cost(ranking, "passes")
-    objectives = pareto.objectives_of(run.config)
-    if len(objectives) > 1 and len(rows := pareto.comparable(run.trials, objectives)):
-        found["figure-pareto"] = pareto.pareto_figure(rows, objectives)
+    if len(rows := pareto.of_run(run)):
+        found["figure-pareto"] = pareto.pareto_figure(
+            rows, pareto.objectives_of(run.config), pareto.accuracy_in_words(run)
+        )
     pick = None if ranking is None or ranking.pick is None else ranking.pick.key
     best = _best(run)
     if not run.comparison and best.ten["params"].notna().any():

@@ -1,8 +1,9 @@
 """The Pareto front of a run for several objectives: the trials in, a table and a figure out.
 
-In: the rows of trials.csv as `nas_proxy.report.run_contents.read_run` gives them, and the objectives of the run. Out:
-the front, cheapest first, as `nas_proxy.spaces.objectives` finds it, and a Plotly figure under the rules of
-`nas_proxy.report.figure_style`. Trials without a finite value of each objective are left out.
+In: a run's folder as `nas_proxy.report.run_contents.read_run` gives it, and its objectives. Out: the front, cheapest
+first, as `nas_proxy.spaces.objectives` finds it, and a Plotly figure by the rules of `nas_proxy.report.figure_style`.
+Accuracies are those of full training that the search believes in, and before there are any those on the proxy.
+Architectures without a finite value of each objective are left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,13 +26,13 @@ from nas_proxy.report.figure_style import (
     view,
 )
 from nas_proxy.report.formats import UNDEFINED, count, known, percent
-from nas_proxy.report.run_contents import usable
+from nas_proxy.report.run_contents import Run, usable
 from nas_proxy.spaces.objectives import ACCURACY, METRICS, OBJECTIVES, WORDS, front
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-COLUMNS = {ACCURACY: "score", "params": "params", "flops": "flops", "latency": "latency_ms"}
+COLUMNS = {ACCURACY: "proxy_accuracy", "params": "params", "flops": "flops", "latency": "latency_ms"}
 MOST_NAMED = 30
 """A front of more points bears no places; a finger or a mouse on a point tells its own."""
 MOST = 250
@@ -45,12 +46,23 @@ def objectives_of(config: Mapping[str, Any]) -> tuple[str, ...]:
     return (ACCURACY, *sorted(costs, key=named.index if isinstance(named, list) else None))
 
 
-def comparable(trials: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
-    """Return the trials that have a value of every objective: `key`, a column an objective, `place` on the front.
+def comparable(
+    trials: pd.DataFrame,
+    objectives: Sequence[str],
+    truth: pd.DataFrame | None = None,
+    believed: Mapping[str, float] | None = None,
+) -> pd.DataFrame:
+    """Return what has a value of every objective: `key`, a column an objective, `place` on the front.
 
-    place: 1 for the cheapest; NaN for those that are beaten. The rows of the front come first, in its order.
+    trials, truth: rows of trials.csv and truth.csv; those of the truth count where something is `believed`.
+    believed: the accuracy after full training, by key. place: 1 for the cheapest; NaN for those that are beaten. The
+    rows of the front come first, in its order.
     """
-    rows = trials[usable(trials)].drop_duplicates("key")
+    rows = trials[usable(trials)]
+    if believed is not None:
+        rows = pd.concat([rows, truth]) if truth is not None and len(truth) else rows
+        rows = rows.assign(**{COLUMNS[ACCURACY]: rows["key"].map(believed)})
+    rows = rows.drop_duplicates("key")
     found = pd.DataFrame({"key": rows["key"], **{name: _numbers(rows, COLUMNS[name]) for name in objectives}})
     found = found.dropna().reset_index(drop=True)
     on = front({name: found[name].tolist() for name in objectives})
@@ -66,17 +78,33 @@ def _numbers(rows: pd.DataFrame, name: str) -> "pd.Series[float]":
     return numbers.where(np.isfinite(numbers))
 
 
-def pareto_figure(rows: pd.DataFrame, objectives: Sequence[str], *, across: bool = False) -> "Figure":
+def of_run(run: Run) -> pd.DataFrame:
+    """Return what is compared of a run, see `comparable`; no rows where accuracy is the only objective."""
+    objectives = objectives_of(run.config)
+    if len(objectives) == 1:
+        return pd.DataFrame(columns=["key", "place"])
+    return comparable(run.trials, objectives, run.truth, run.believed)
+
+
+def accuracy_in_words(run: Run) -> str:
+    """Return which accuracy is compared."""
+    return WORDS[ACCURACY] if run.believed is None else "believed accuracy after full training"
+
+
+def pareto_figure(
+    rows: pd.DataFrame, objectives: Sequence[str], accuracy: str = WORDS[ACCURACY], *, across: bool = False
+) -> "Figure":
     """Return the accuracy against each cost, one plot above the other; the front in colour, what is beaten grey.
 
-    rows: what `comparable` returns. With one cost a line joins the front. across: the plots stand side by side.
+    rows: what `comparable` returns. accuracy: which it is, in words. With one cost a line joins the front. across: the
+        plots stand side by side.
     """
     costs = [name for name in objectives if name != ACCURACY]
     figure = blank("", "", height=400 if across else 110 + 290 * len(costs))
     on = rows["place"].notna()
     several = len(costs) > 1
     for number, cost in enumerate(costs):
-        axes = _axes(figure, number, len(costs), cost, rows[cost], across)
+        axes = _axes(figure, number, len(costs), cost, rows[cost], accuracy, across)
         for found, name, color, symbol, size in (
             (rows[~on], "beaten by another", OTHER, "circle", 6),
             (rows[on], "on the Pareto front", SEARCH, "diamond", 10),
@@ -90,7 +118,7 @@ def pareto_figure(rows: pd.DataFrame, objectives: Sequence[str], *, across: bool
                 modes = ["lines"] * (not several) + ["markers"] + ["text"] * (len(part) <= MOST_NAMED)
                 joined |= {"mode": "+".join(modes), "textposition": "top left", "textfont": {"size": 11}}
                 joined |= {"text": [f"{place:.0f}" for place in part["place"]], "cliponaxis": False}
-            hover = [_told(row, objectives) for row in part.to_dict("records")]
+            hover = [_told(row, objectives, accuracy) for row in part.to_dict("records")]
             add_markers(
                 figure,
                 part[cost],
@@ -108,7 +136,7 @@ def pareto_figure(rows: pd.DataFrame, objectives: Sequence[str], *, across: bool
 
 
 def _axes(
-    figure: "Figure", number: int, of: int, cost: str, values: "pd.Series[float]", across: bool
+    figure: "Figure", number: int, of: int, cost: str, values: "pd.Series[float]", accuracy: str, across: bool
 ) -> dict[str, str]:
     """Give the figure a pair of axes, from the top down or from the left, and return what a trace calls them."""
     gap = 0.16 / of
@@ -119,15 +147,16 @@ def _axes(
     axis = {"gridcolor": GRID, "zeroline": False, "automargin": True, "ticks": ""}
     wide = len(values) > 0 and values.min() > 0 and values.max() / values.min() > WIDE
     x = {"title": axis_title(METRICS[cost]), "type": "log" if wide else "linear", "anchor": f"y{suffix}"}
-    y = {"title": axis_title("" if across and number else "proxy score, %"), "anchor": f"x{suffix}"}
+    y = {"title": axis_title("" if across and number else f"{accuracy}, %"), "anchor": f"x{suffix}"}
     figure.update_layout({f"xaxis{suffix}": axis | x, f"yaxis{suffix}": axis | y})
     figure.update_layout({f"{'x' if across else 'y'}axis{suffix}_domain": domain})
     return {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
 
 
-def _told(row: Mapping[Any, Any], objectives: Sequence[str]) -> str:
+def _told(row: Mapping[Any, Any], objectives: Sequence[str], accuracy: str) -> str:
     lines = [f"place {row['place']:.0f} on the front"] if known(row["place"]) else []
-    return hover_text(row["key"], *lines, *(f"{METRICS[name]}: {value_text(name, row[name])}" for name in objectives))
+    names = METRICS | {ACCURACY: accuracy}
+    return hover_text(row["key"], *lines, *(f"{names[name]}: {value_text(name, row[name])}" for name in objectives))
 
 
 def value_text(objective: str, value: float | None) -> str:
@@ -139,17 +168,14 @@ def value_text(objective: str, value: float | None) -> str:
     return count(value)
 
 
-def section(trials: pd.DataFrame, truth: pd.DataFrame, config: Mapping[str, Any], most: int) -> dict[str, Any]:
-    """Return what the section of the report shows, {} for a run with one objective.
-
-    trials, truth: rows of trials.csv and truth.csv. config: run.toml. most: rows of the table.
-    """
-    objectives = objectives_of(config)
+def section(run: Run, most: int) -> dict[str, Any]:
+    """Return what the section of the report shows, {} for a run with one objective; most: rows of the table."""
+    objectives = objectives_of(run.config)
     if len(objectives) == 1:
         return {}
-    rows = comparable(trials, objectives)
+    rows, words = of_run(run), WORDS | {ACCURACY: accuracy_in_words(run)}
     on = rows[rows["place"].notna()]
-    accuracy = truth.drop_duplicates("key").set_index("key")["accuracy"]
+    accuracy = run.truth.drop_duplicates("key").set_index("key")["accuracy"]
     table = [
         {
             "place": int(row["place"]),
@@ -160,7 +186,7 @@ def section(trials: pd.DataFrame, truth: pd.DataFrame, config: Mapping[str, Any]
         for row in on.head(most).to_dict("records")
     ]
     drawn = min(len(on), MOST) + min(len(rows) - len(on), MOST)
-    names = [METRICS[name] for name in objectives]
-    words = [WORDS[name] for name in objectives]
+    names = [words[ACCURACY], *(METRICS[name] for name in objectives[1:])]
     counted = {"front": len(on), "of": len(rows), "drawn": drawn}
-    return {"rows": table, "names": names, "words": words, "objectives": objectives, **counted}
+    found = {"rows": table, "names": names, "words": [words[name] for name in objectives], "objectives": objectives}
+    return {**found, "believed": run.believed is not None, **counted}

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from nas_proxy.errors import RunFolderError
+from nas_proxy.ranking.believed import NAME as SEARCH
+from nas_proxy.ranking.believed import means, order_of
 from nas_proxy.ranking.ranking import Ranking
 from nas_proxy.report.pictures import Picture, read_picture
 from nas_proxy.untrusted import checked, read_json, read_toml
@@ -52,6 +54,7 @@ class Run:
     ranking: `ranking.json`, or None. by: the score that ranks and picks; that of `trials`, `scores` and their figures.
     trials, truth, scores: the CSV files with all their columns, numbers finite or NaN; no rows when absent.
     image, real: `proxy.png` and `real.png`, or None. final: None where no final network was trained.
+    believed: what the accuracy after full training is believed to be, by key; None before full trainings.
     missing: pairs of what is not there yet and the stage (the command) that makes it.
     damaged: pairs of a sentence about a file that cannot be read and the stage that makes it.
     """
@@ -69,6 +72,7 @@ class Run:
     missing: tuple[tuple[str, str], ...]
     damaged: tuple[tuple[str, str], ...]
     by: str = "accuracy"
+    believed: Mapping[str, float] | None = None
 
 
 def is_comparison(folder: Path) -> bool:
@@ -99,8 +103,9 @@ def read_run(folder: Path) -> Run:
     if comparison:
         missing = ()
     name = folder.resolve().name
+    believed = _read(folder, SEARCH, lambda told: means(order_of(told)), "truth", damaged)
     told = (*missing,), (*damaged,)
-    return Run(name, comparison, config, ranking, trials, truth, scores, image, real, final, *told, by)
+    return Run(name, comparison, config, ranking, trials, truth, scores, image, real, final, *told, by, believed)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -152,7 +157,11 @@ def _read_table(path: Path, columns: tuple[str, ...], stage: str, damaged: list[
 
 
 def _scored(trials: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Return the trials with the score `by`, higher for better; a diverged one has the lowest sum of losses."""
+    """Return the trials with the score `by`, higher for better; a diverged one has the lowest sum of losses.
+
+    The accuracy stays beside it as `proxy_accuracy`.
+    """
+    trials = trials.assign(proxy_accuracy=trials["score"])
     if by == "accuracy":
         return trials
     scores = -trials["loss_sum"]

@@ -57,11 +57,11 @@ class Drawn:
 
 
 def accuracy_of(ranking: Ranking, final: FinalNetwork | None = None) -> Accuracy | None:
-    """Return how good the network is: the final one, or the pick after full training; None without a pick.
+    """Return how good the network is: the pick's final one, or the pick after full training; None without a pick.
 
     The interval is Wilson's over the test images (Wilson 1927); how far another training differs is not in it.
     """
-    if final is not None:
+    if final is not None and (ranking.pick is None or final.key == ranking.pick.key):
         told = "final network, trained on all train and validation images"
         return Accuracy(over_images(final.final_accuracy, final.test_images), f"test accuracy, {told}")
     pick = ranking.pick

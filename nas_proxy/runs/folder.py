@@ -26,34 +26,30 @@ import contextlib
 import fcntl
 import functools
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import filelock
 
 from nas_proxy.errors import ConfigError, RunFolderError
 from nas_proxy.files import is_full
-from nas_proxy.runs.nested import read_toml
-from nas_proxy.runs.settings import (
-    COMPARISON_FILE,
-    OF_PROPOSALS,
-    RUN_FILE,
-    RunConfig,
-    differences,
-    of_trainings,
-    resolve,
-    settings_file,
-    write_config,
-)
+from nas_proxy.runs.identity import OF_PROPOSALS, differences, of_trainings
+from nas_proxy.runs.nested import read_toml, without_none
+from nas_proxy.runs.resolving import resolve
+from nas_proxy.runs.settings import COMPARISON_FILE, RUN_FILE, RunConfig, settings_file, write_config
 from nas_proxy.storage.location import Database, Location, existing, place_of
 
 if TYPE_CHECKING:
     from nas_proxy.storage.trial_store import TrialStore
 
 STUDIES = ("study.db", "study.db-journal", "study.db-wal", "study.db-shm")
-NETWORK = ("architecture.json", "model.safetensors", "model.pt2", "model.onnx", "load.py")
+# Of a final network, in `final`.
+NETWORK = (
+    *("architecture.json", "model.safetensors", "model.pt2", "model.onnx", "load.py"),
+    *("preprocessing.json", "predict.py", "confusion.csv", "README.md"),
+)
 # The files of each kind of folder, by the one that tells the kind.
 OURS = {
     RUN_FILE: (
@@ -179,10 +175,15 @@ def open_run(path: Path, *, comparisons: bool = True) -> RunFolder:
         )
     if not (path / RUN_FILE).is_file():
         raise RunFolderError(f"{path} holds no run (it has no {RUN_FILE}); make one with: nas-proxy run --out {path}")
+    return RunFolder(path, with_changes(path, {}))
+
+
+def with_changes(path: Path, given: Mapping[str, Any], options: Mapping[str, str] | None = None) -> RunConfig:
+    """Return the settings of the run in a folder with what is given, as `resolve` takes it."""
     before = read_toml(path / RUN_FILE)
     # In folders of earlier versions all that is fully trained is the sample.
-    given = {} if "judge" in before or "truth" not in before else {"judge": before["truth"]}
-    return RunFolder(path, resolve(given, path / RUN_FILE))
+    old = {} if "judge" in before or "truth" not in before else {"judge": before["truth"]}
+    return resolve({**old, **without_none(given)}, path / RUN_FILE, options=options)
 
 
 def _open_comparison(path: Path) -> RunFolder:

@@ -1,15 +1,12 @@
 """The settings of a run or of a comparison: typed, complete, written to and read from TOML.
 
-What a setting may be, and what it is for in a line, stands at its field. Precedence: the defaults of the data set, then
-a file, then what was given explicitly. Mistakes are collected and reported together, each with the value, what is
-allowed and, for an unknown name, the nearest valid one. The paths of the user's data and space come out absolute, so
-that a run goes on, and repeats, from any working directory.
+What a setting may be, and what it is for in a line, stands at its field. How defaults, a file and options meet:
+`nas_proxy.runs.resolving`. What makes two runs the same: `nas_proxy.runs.identity`.
 """
 
 import dataclasses
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,21 +14,14 @@ import tomli_w
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from nas_proxy.condensation.recipe import Condensation
-from nas_proxy.data import operations
-from nas_proxy.errors import ConfigError
 from nas_proxy.files import write_text
-from nas_proxy.names import EARLY_STOP, PROXY, SIZES, ZERO_COST
+from nas_proxy.names import EARLY_STOP, PROXY, ZERO_COST
 from nas_proxy.runs import settings_checks
-from nas_proxy.runs.comparison_checks import LEAST, completed
-from nas_proxy.runs.nested import anchored, flat, listed, merged, read_toml, without_none
+from nas_proxy.runs.comparison_checks import LEAST
+from nas_proxy.runs.nested import listed, without_none
 from nas_proxy.spaces.objectives import ACCURACY, OBJECTIVES
 from nas_proxy.training.recipe import Recipe
-from nas_proxy.validation import Mistake, Text, filled, is_whole, list_of, one_of, strings
-
-# Data sets whose classes change their meaning when mirrored.
-NOT_MIRRORED = frozenset({"digits", "mnist", "svhn"})
-# What is compared where nothing is named.
-COMPARED = ("dm", "random", "herding", EARLY_STOP, *ZERO_COST)
+from nas_proxy.validation import Text, list_of, one_of, strings
 
 RUN_FILE, COMPARISON_FILE = "run.toml", "compare.toml"
 
@@ -246,7 +236,6 @@ class RunConfig:
         BeforeValidator(settings_checks.NamesAndOwn((PROXY, EARLY_STOP, *ZERO_COST), "names", unique=True)),
         BeforeValidator(settings_checks.one_draw),
         AfterValidator(settings_checks.several),
-        AfterValidator(settings_checks.several),
         Field(description="Add the mean rank of several: proxy, early_stop or computed ones, with commas between."),
     ] = ()
     condense: Condensation = field(default_factory=Condensation)
@@ -276,7 +265,7 @@ class RunConfig:
     def pool_size(self) -> int:
         """How many architectures are drawn uniformly into the pool at most."""
         timed = self.max_latency_ms is not None or "latency" in self.objective
-        return self.pool or (POOL_TIMED if timed else POOL)
+        return self.pool or max(POOL_TIMED if timed else POOL, self.trials, self.truth)
 
 
 # Seeds of full training of what judges where nothing is named.
@@ -288,139 +277,11 @@ REPEATED = 8
 POOL, POOL_TIMED = 1_000, 100
 # Trainings under way from the same results: more keep more workers busy, fewer make a better informed search.
 ROUND = 4
-# The uniform sample of a comparison that names none.
-COMPARED_SAMPLE = 24
 
 
 def default_judge(truth: int) -> int:
     """Return how many of so many full trainings are uniform where nobody says: two thirds, at least what ranks."""
     return min(truth, max(LEAST, round(2 * truth / 3)))
-
-
-# What the proposals alone depend on: it may change until the first of them is trained.
-OF_PROPOSALS = frozenset({"sampler", "enqueue", "score", "pruner"})
-# What the condensed images depend on, beside their recipe.
-OF_IMAGES = frozenset({"dataset", "seed", "limit", "image_size"})
-# Where the trainings are kept: it may change until there are some.
-OF_TRAININGS = frozenset({"storage"})
-# What may change between two commands in one folder: where it is computed, how far it goes, what is computed anew.
-NOT_IDENTITY = frozenset(
-    {"device", "devices", "workers", "ray", "gpus_per_candidate", "candidate_minutes", "candidate_memory", "log"}
-    | {"preview_every", "classes_per_step", "trials", "truth", "judge", "truth_seeds", "pool", "round", "budget"}
-    | {"patience", "hours", "signals", "combine", "allow_pickle"}
-    | {f"compare.{name}" for name in ("signals", "combine", "score", "draws", "candidates", "calibrate")}
-)
-
-
-def default_config(
-    dataset: str = "digits", *, flip: bool = True, images_per_class: int = 10, trials: int = RunConfig.trials
-) -> RunConfig:
-    """Return the settings for a data set; those of digits are made for a first look on two cores."""
-    strategy = operations.FULL if flip and dataset not in NOT_MIRRORED else operations.NO_FLIP
-    small = dataset == "digits"
-    return RunConfig(
-        dataset=dataset,
-        # Whoever asks for a few trials means all of them: a larger sample has to be asked for.
-        truth=max(1, min(RunConfig.truth, trials)),
-        condense=Condensation(
-            images_per_class=images_per_class,
-            steps=200 if small else 1000,
-            learning_rate=10.0 if images_per_class > 50 else 1.0,
-            width=64 if small else 128,
-            augmentation=strategy,
-        ),
-        proxy_training=Recipe(epochs=60 if small else 200, augmentation=strategy),
-        full_training=Recipe(epochs=10 if small else 50, augmentation=strategy),
-    )
-
-
-def resolve(
-    given: Mapping[str, Any], file: Path | None = None, *, options: Mapping[str, str] | None = None
-) -> RunConfig:
-    """Return the complete settings from a file and from explicit values, both over the defaults.
-
-    given: nested mappings with the names of `RunConfig`'s fields, and `flip` (bool); None means not given. With
-        "compare", even an empty one, in it or in the file they are a comparison's.
-    options: what the user calls a setting, such as {"condense.steps": "--steps"}; told in mistakes.
-    A relative path in `given` starts at the working directory, one in the file at the file's folder.
-    Raises ConfigError with all mistakes.
-    """
-    read = anchored(read_toml(file), file.parent) if file is not None else {}
-    compares = given.get("compare") is not None or "compare" in read
-    given = anchored(without_none(given), Path())
-    values, explicit = merged(read, given), flat(given)
-    mistakes: list[Mistake] = []
-    base = _base(values, mistakes)
-    if compares:
-        values.pop("trials", None)
-        base = replace(base, truth=COMPARED_SAMPLE, signals=SIZES, compare=Comparison(COMPARED))
-    config = filled(base, values, mistakes)
-    if config.compare is not None:
-        config = replace(config, trials=config.truth, compare=completed(config.compare, config.truth, mistakes))
-        if {"compare.passes", "proxy_training.epochs"} <= explicit.keys():
-            both = "compare.passes and --epochs (proxy_training.epochs) both say how long a training is"
-            mistakes.append(("compare.passes", f"{both}; give one of them"))
-    elif config.judge is not None and config.judge > config.truth:
-        mistakes.append(("judge", f"judge is {config.judge}, more than truth, {config.truth}; give that or less"))
-    if (wrong := settings_checks.of_cluster(config.ray, config.devices, config.gpus_per_candidate)) is not None:
-        mistakes.append(wrong)
-    if mistakes:
-        raise ConfigError([_told(mistake, explicit, file, options or {}) for mistake in mistakes])
-    return config if config.compare is not None else replace(config, judge=config.sample)
-
-
-def _base(values: dict[str, Any], mistakes: list[Mistake]) -> RunConfig:
-    """Return the defaults for what `values` name, and bring these into the form that a RunConfig has."""
-    if isinstance(url := values.get("storage"), str):
-        from nas_proxy.storage.location import without_password
-
-        values["storage"] = without_password(url)
-    flip = values.pop("flip", True)
-    if not isinstance(flip, bool):
-        mistakes.append(("flip", f"flip is {flip!r}; it must be true or false"))
-    if flip is False:
-        # An explicit --no-flip also holds against a file that mirrors.
-        for name in ("condense", "proxy_training", "full_training"):
-            recipe = values.get(name)
-            if isinstance(recipe, dict) and isinstance(recipe.get("augmentation"), list):
-                recipe["augmentation"] = [o for o in recipe["augmentation"] if o != "flip"]
-    dataset, condense = values.get("dataset", "digits"), values.get("condense", {})
-    images_per_class = condense.get("images_per_class", 10) if isinstance(condense, dict) else 10
-    trials = values.get("trials", RunConfig.trials)
-    return default_config(
-        dataset if isinstance(dataset, str) else "digits",
-        flip=flip is not False,
-        images_per_class=images_per_class if is_whole(images_per_class) else 10,
-        trials=trials if is_whole(trials) else RunConfig.trials,
-    )
-
-
-def _told(mistake: Mistake, explicit: Mapping[str, Any], file: Path | None, options: Mapping[str, str]) -> str:
-    """Return the sentence, with the file's name, or with what the user calls the setting."""
-    path, sentence = mistake
-    if file is not None and path not in explicit:
-        return f"{file}: {sentence}"
-    option = options.get(path, path)
-    same = option.removeprefix("--").replace("-", "_") in {path, path.removeprefix("compare.")}
-    return sentence.replace(path, option if same else f"{option} ({path})", 1)
-
-
-def differences(ours: RunConfig, theirs: RunConfig, *, free: frozenset[str] = frozenset()) -> list[str]:
-    """Return "name: theirs → ours" for each setting, but for those in `free`, in which two runs are not the same."""
-    a, b = flat(to_dict(ours)), flat(to_dict(theirs))
-    if ours.compare is not None and ours.truth_table is not None:
-        # Nobody trains fully by the recipe where a table holds the truth.
-        free |= {name for name in a if name.startswith("full_training.")}
-    names = sorted((set(a) | set(b)) - NOT_IDENTITY - free)
-    return [f"{name}: {b.get(name)!r} → {a.get(name)!r}" for name in names if a.get(name) != b.get(name)]
-
-
-def of_trainings(config: RunConfig) -> frozenset[str]:
-    """Return the settings that the condensed images do not depend on; they may change until one is trained on."""
-    if config.condense.embed == "space":  # with architectures outside the sample, which many settings decide
-        return OF_PROPOSALS | OF_TRAININGS
-    names = flat(to_dict(RunConfig())).keys() | flat(to_dict(config)).keys()
-    return frozenset(name for name in names if name not in OF_IMAGES and not name.startswith("condense."))
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:

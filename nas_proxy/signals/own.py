@@ -11,6 +11,7 @@ in worker processes, as all code of the user's does.
 import hashlib
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,9 @@ def looked_up(name: str) -> Mapping[str, float]:
     if column not in frame:
         known = [str(other) for other in frame.columns]
         raise DataError(f"the table of scores {path} has no column {column!r}{nearest(column, known)}")
+    if len(set(keys)) < len(keys):
+        twice, _ = Counter(keys).most_common(1)[0]
+        raise DataError(f"the table of scores {path} has several rows of {twice!r}; keep one of them")
     found = {key: _number(value) for key, value in zip(keys, frame[column], strict=True)}
     return {key: value for key, value in found.items() if math.isfinite(value)}
 

@@ -46,11 +46,11 @@ def apart(work: Callable[[], Any], seconds: float) -> Any:
 
     def serve(link: Link) -> None:
         last_call(seconds)
-        link.say(_answer(work))
+        link.say(answer(work))
 
     child = serving(serve)
     if child is None:
-        found = _answer(work)
+        found = answer(work)
     else:
         with child:
             found = child.hear(seconds)
@@ -194,7 +194,8 @@ class _Own(Link):
         super().say(message)
 
 
-def _answer(work: Callable[[], Any]) -> dict[str, Any]:
+def answer(work: Callable[[], Any]) -> dict[str, Any]:
+    """Call `work`; return {"result": …}, or {"complaint": …}, a `Complaint` as plain values, whatever it raises."""
     try:
         return {"result": work()}
     except SpaceError as error:

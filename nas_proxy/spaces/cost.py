@@ -5,7 +5,11 @@
 
 import contextlib
 import functools
+import itertools
 import os
+from collections.abc import Mapping
+from dataclasses import astuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,10 +17,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas_proxy.data.shape import DataShape
 from nas_proxy.errors import RAISED
-from nas_proxy.spaces.apart import GRACE, Child, Complaint, Link, apart, serving
+from nas_proxy.libraries import Libraries
+from nas_proxy.process_state import restored
+from nas_proxy.spaces.apart import GRACE, Child, Complaint, Link, answer, apart, last_call, serving
 from nas_proxy.spaces.measured import Size
 from nas_proxy.spaces.space import Architecture, SearchSpace
 from nas_proxy.time_limit import SECONDS, deadline
+
+# Architectures that a process measures before it makes room for another: what their code leaves there adds up.
+EACH = 200
 
 
 def measure(space: SearchSpace, architecture: Architecture, shape: DataShape, seconds: float = SECONDS) -> Size:
@@ -38,22 +47,25 @@ def measured_apart(
     space: SearchSpace, architecture: Architecture, shape: DataShape, seconds: float = SECONDS
 ) -> Size | Complaint:
     """Return what `measure` does in a process of its own, or what went wrong there."""
-
     _warm_up()
-
-    def count() -> tuple[int, int]:
-        size = measure(space, architecture, shape, seconds)
-        return size.params, size.flops
-
-    found = apart(count, seconds)
+    found = apart(lambda: [*astuple(measure(space, architecture, shape, seconds))], seconds)
     return found if isinstance(found, Complaint) else Size(*found)
+
+
+def _told(found: Size | Complaint) -> dict[str, Any]:
+    return {"complaint": vars(found)} if isinstance(found, Complaint) else {"result": [*astuple(found)]}
+
+
+def _size_in(told: Mapping[str, Any]) -> Size | Complaint:
+    return Complaint(**told["complaint"]) if "complaint" in told else Size(*told["result"])
 
 
 class Sizes:
     """The sizes of the architectures of `space`, each measured once, apart, for at most `seconds`.
 
-    Each is measured in a copy of a process that is itself kept apart from the first on: copying this one would take the
-    longer the more it has come to hold, as a command does with thousands of trainings.
+    They are measured one after another in a copy of a process that is itself kept apart from the first on: copying this
+    one would take the longer the more it has come to hold, as a command does with thousands of trainings. The copy puts
+    back what an architecture changes there, and makes room for another where it cannot, or after `EACH` of them.
     """
 
     def __init__(self, space: SearchSpace, shape: DataShape, seconds: float = SECONDS) -> None:
@@ -62,6 +74,7 @@ class Sizes:
         self._seconds = seconds
         self._known: dict[str, Size | Complaint] = {}
         self._child: Child | None = None
+        self._copy: Child | None = None  # of the child
         self._owner = os.getpid()
 
     def of(self, architecture: Architecture) -> Size | None:
@@ -83,21 +96,42 @@ class Sizes:
         if self._owner == os.getpid() and self._child is not None:
             self._child.say(dict(architecture))
             told = self._child.hear(self._seconds + GRACE)
-            if "size" in told:
-                return Size(*told["size"])
-            if "reason" in told:
-                return Complaint(**told["reason"])
+            if "found" in told:
+                return _size_in(told["found"])
             self.close()  # that process itself is gone, which nothing of a user's has seen
         return measured_apart(self._space, architecture, self._shape, self._seconds)
 
     def _serve(self, link: Link) -> None:
+        """Be the process that is kept: have another one measure, which may come to harm."""
+        pristine = Libraries()
         with contextlib.suppress(EOFError):
             while True:
-                found = measured_apart(self._space, link.hear(), self._shape, self._seconds)
-                if isinstance(found, Complaint):
-                    link.say({"reason": vars(found)})
-                else:
-                    link.say({"size": [found.params, found.flops]})
+                architecture = link.hear()
+                self._copy = self._copy or serving(lambda copied: self._measure_each(copied, pristine))
+                if self._copy is None:
+                    link.say({"found": _told(measured_apart(self._space, architecture, self._shape, self._seconds))})
+                    continue
+                self._copy.say(architecture)
+                found = self._copy.hear(self._seconds)
+                if found.pop("last", True):
+                    self._copy.end()
+                    self._copy = None
+                link.say({"found": found})
+
+    def _measure_each(self, link: Link, pristine: Libraries) -> None:
+        """Be the copy."""
+        with contextlib.suppress(EOFError):
+            for number in itertools.count(1):
+                architecture = link.hear()
+                last_call(self._seconds)
+                with restored() as state:
+                    found = answer(functools.partial(self._counted, architecture))
+                last = number == EACH or bool(state.left_behind() or pristine.changed())
+                last_call(0)
+                link.say({**found, "last": last})
+
+    def _counted(self, architecture: Architecture) -> list[int]:
+        return [*astuple(measure(self._space, architecture, self._shape, self._seconds))]
 
     def close(self) -> None:
         """End the process that is kept."""

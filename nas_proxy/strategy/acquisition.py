@@ -21,7 +21,7 @@ the one of largest posterior mean (`best_by_posterior`) where few validation ima
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -93,6 +93,9 @@ def next_actions(
     observed: what was observed before it; before round 0 nothing, or a uniform sample. seed: the run's.
     costs: (n, c) what each architecture costs when it is used, where that is to be low as well; NaN where unknown.
     """
+    if costs is not None:  # what cannot be measured fails when it is trained
+        unmeasured = np.flatnonzero(~np.isfinite(costs).all(axis=1))
+        observed = replace(observed, closed=observed.closed | set(unmeasured.tolist()))
     if number == 0 or not (observed.cheap or observed.full):
         return _opening(pool, observed, plan, seed)
     if len(observed.full) >= len(pool.vote):
@@ -135,7 +138,7 @@ def _opening(pool: Features, observed: Observed, plan: Plan, seed: int) -> tuple
     order = np.lexsort((rng.random(n), -pool.vote))
     order = order[~_among({*observed.cheap, *observed.full, *observed.closed}, n)[order]]
     first = order[:best]
-    second = rng.permutation(order[best : max(n // 3, best)])[:upper]
+    second = rng.permutation(order[best : max(n // 3, best + upper)])[:upper]
     rest = rng.permutation(np.setdiff1d(order, np.concatenate([first, second])))[:uniform]
     fidelity: Fidelity = "cheap" if plan.cheap else "full"
     parts = (("vote", first), ("upper third", second), ("uniform", rest))

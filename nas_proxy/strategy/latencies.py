@@ -71,6 +71,7 @@ class Latencies:
     @functools.cached_property
     def _known(self) -> dict[str, Latency | Failure]:
         self._store.bind(LATENCY, "device of the latencies", self._device.partition(":")[0])
+        self._store.bind(LATENCY, "number of images of a latency", str(self._batch))
         trials = self._store.study(LATENCY).get_trials(deepcopy=False)
         return {
             trial.user_attrs["key"]: read_latency(trial.user_attrs) or Failure(trial.user_attrs.get("reason", ""))

@@ -142,7 +142,8 @@ class Proposals:
                 return
             candidates, ended = self._from_pool(batch) if self._proposer is None else self._from_sampler(batch)
             if ended:
-                say("Every architecture of the space has been trained; the search ends here.")
+                among = "of the space" if self._proposer is not None else "of the pool (--pool)"
+                say(f"Every architecture {among} has been trained; the search ends here.")
             self._under_way.update(candidate.index for candidate in candidates)
             yield from ((candidate, 0) for candidate in candidates)
             if ended:
@@ -195,11 +196,13 @@ class Proposals:
             chosen = [(a, "enqueued") for a in wanted.enqueued[numbers.start : numbers.stop]]
         else:
             chosen = list(wanted.propose(self._history, batch.turn - bool(wanted.enqueued), len(numbers)))
-        seen = {r.key for r in self._history}
+        # In a search that was extended, some of a round may be trained already, under these numbers or later ones.
+        seen = {r.key for r in (*self._history, *self._made.values())}
+        fresh = [(a, why) for a, why in chosen if trainer.space.key(a) not in seen]
+        missing = (number for number in numbers if number not in self._made)
         candidates = [
             trainer.candidate(architecture, "search", number, why)
-            for number, (architecture, why) in zip(numbers, chosen, strict=False)
-            if number not in self._made and trainer.space.key(architecture) not in seen
+            for number, (architecture, why) in zip(missing, fresh, strict=False)
         ]
         return candidates, not chosen
 

@@ -113,6 +113,8 @@ def _train_sample(trainer: Trainer, wanted: Search, done: Done) -> None:
             elif record.complete:
                 complete += 1
         if not missing:
+            if complete == 0 and (failed := [r for r in records if r.failed]):
+                raise _all_failed(wanted.signal, failed, 0)
             break
         failures = [r for r in records if r.failed and r.phase == "sample"]
         if len(failures) > FAILURES * wanted.sample:

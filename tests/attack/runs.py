@@ -14,7 +14,8 @@ import psutil
 from conftest import blobs
 from nas_proxy.errors import NasProxyError
 from nas_proxy.pipeline.stages import run_all
-from nas_proxy.runs.settings import RunConfig, resolve
+from nas_proxy.runs.resolving import resolve
+from nas_proxy.runs.settings import RunConfig
 
 SPACE = """
 import time

@@ -29,7 +29,8 @@ from nas_proxy.ranking.truth_table import load_truth_table
 from nas_proxy.report.page import write_report
 from nas_proxy.report.terminal import ranking_table
 from nas_proxy.runs.folder import open_run, prepare_run
-from nas_proxy.runs.settings import resolve, write_config
+from nas_proxy.runs.resolving import resolve
+from nas_proxy.runs.settings import write_config
 from nas_proxy.strategy.enqueue import architectures, read_entries
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]

@@ -1,0 +1,68 @@
+"""What a search believes of each architecture of its pool, and `search.json`, which holds it, the pick first."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from nas_proxy.files import write_json
+from nas_proxy.untrusted import checked, read_json
+
+NAME = "search.json"
+
+
+@dataclass(frozen=True)
+class Believed:
+    """What is believed of an architecture's validation accuracy after full training: mean and 95 % interval.
+
+    validation: what was seen; None where it was not fully trained.
+    """
+
+    key: str
+    mean: float
+    low: float
+    high: float
+    validation: float | None = None
+
+
+@dataclass(frozen=True)
+class _File:
+    order: tuple[Believed, ...]
+    pick: str | None = None
+    finished: bool = True  # what earlier versions do not say
+
+
+def means(order: Iterable[Believed]) -> dict[str, float] | None:
+    """Return the posterior mean of each architecture by key; None before a full training was seen."""
+    known = [*order]
+    return {one.key: one.mean for one in known} if any(one.validation is not None for one in known) else None
+
+
+def write_order(folder: Path, order: Sequence[Believed], *, finished: bool) -> None:
+    """Write `search.json` of a run's folder; the pick is the first, where that was fully trained.
+
+    finished: whether no full training is left to be done.
+    """
+    pick = order[0].key if order and order[0].validation is not None else None
+    write_json(folder / NAME, {"pick": pick, "finished": finished, "order": [asdict(one) for one in order]})
+
+
+def is_finished(folder: Path, settings: Path) -> bool:
+    """Return whether `search.json` of a run's folder says that no full training is left to be done by its settings."""
+    path = folder / NAME
+    try:
+        return path.stat().st_mtime >= settings.stat().st_mtime and checked(_File, read_json(path)).finished
+    except (OSError, ValueError):
+        return False
+
+
+def read_order(folder: Path) -> tuple[Believed, ...]:
+    """Return what `search.json` of a run's folder holds; () where there is none, or none that can be read."""
+    try:
+        return order_of(read_json(folder / NAME))
+    except (FileNotFoundError, ValueError):
+        return ()
+
+
+def order_of(told: object) -> tuple[Believed, ...]:
+    """Return the order that the object of `search.json` holds. Raises ValueError for what is not such an object."""
+    return checked(_File, told).order
