@@ -93,9 +93,9 @@ def test_a_comparison_has_its_signals_and_draws():
     found = forecast(resolve(given), COUNTS, 10, None, SPEEDS, tuple(STAGES), Done({}))
     trainings = {name: part.trainings for name, part in found.parts.items()}
     assert trainings == {"dm": 16, "random": 16, "herding": 16, "random_total": 16, "truth": 16}
-    # For herding a network is trained for five epochs of 1,000 images in 39 steps of 128, and sees all of them once more.
+    # For herding a network is trained for five epochs of 1,000 images in 39 steps, and sees all of them once more.
     assert found.condense.trainings == 2 * 200 + 2 * 39
-    herding = 2 * 0.003 * (5000 + 1000 / 3)
+    herding = 2 * 0.003 * (39 * 128 + 1000 / 3)
     assert found.condense.seconds.value == pytest.approx(2 * (200 * 10 * (100 + 30) * 0.001 + 1) + herding)
     # Random images at the whole cost of the condensed ones take their making, shared over the sample, more.
     extra = found.parts["random_total"].seconds.value - found.parts["random"].seconds.value
