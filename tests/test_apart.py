@@ -142,6 +142,36 @@ def test_sizes_are_measured_without_a_copy_of_what_this_process_has_come_to_hold
         os.kill(after, 0)
 
 
+def test_sizes_are_measured_in_one_process_until_an_architecture_does_something_to_it(monkeypatch):
+    monkeypatch.setattr(module, "GRACE", 0.1)
+
+    def build(architecture, shape):
+        width = architecture["width"]
+        if width == 3:
+            torch.set_default_dtype(torch.float64)
+        if width == 4:
+            nn.Linear.forward = nn.Identity.forward
+        if width == 5:
+            os._exit(3)
+        if width == 6:
+            raise ValueError("six")
+        if width == 7:
+            time.sleep(60)
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, os.getpid()))  # a size that tells where
+
+    space = Space("told", Choice("width", tuple(range(1, 11))), build)
+    sizes = Sizes(space, SHAPE, seconds=1)
+    found = {width: sizes.found({"width": width}) for width in range(1, 11)}
+    sizes.close()
+    words = {5: "ended its process with exit code 3", 6: "raises ValueError: six", 7: "took longer than 1 s"}
+    assert {width: found[width].text for width in words} == words
+    where = {width: size.params // 17 for width, size in found.items() if width not in words}
+    # What can be put back is; of what cannot the next one sees nothing.
+    assert where[1] == where[2] == where[3] == where[4]
+    assert where[8] == where[9] == where[10] != where[1]
+    assert all(found[width].flops == 2 * 16 * where[width] for width in where if width != 4)
+
+
 def test_a_good_architecture_is_not_blamed_for_what_another_one_does():
     for width in (2, 3, 4):
         try_out(dies_at(width), SHAPE)

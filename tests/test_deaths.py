@@ -1,5 +1,6 @@
 """Deaths of worker processes: what is done again, what is not, and that the sentence at the end is true."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -59,6 +60,13 @@ while True:
         killed()
     jobs += 1
     say("result")
+    if first == "leaving":  # and a process stays that holds the pipes, in a group of its own
+        if os.fork():
+            os._exit(0)
+        os.setsid()
+        with open(plan + ".left", "w") as file:
+            file.write(str(os.getpid()))
+        signal.pause()
 """
 OFTEN = f"the worker process was killed {REPEATS + 1} times, from outside or by the network itself"
 
@@ -118,6 +126,16 @@ def test_a_job_is_done_again_where_its_end_may_come_from_elsewhere(pool, ends, r
         assert list(executor.run([("job", Asked())])) == [("job", result)]
         assert len(pool.started) == processes
         assert list(executor.run([("next", Asked())])) == [("next", "result")]
+
+
+def test_what_a_process_leaves_behind_holds_nothing_up(pool, tmp_path):
+    try:
+        with pool("leaving") as executor:
+            jobs = [(0, Asked()), (1, Asked(minutes=5))]
+            assert list(executor.run(jobs)) == [(0, "result"), (1, "result")]
+            assert len(pool.started) == 2
+    finally:
+        os.kill(int((tmp_path / "plan.left").read_text()), signal.SIGKILL)
 
 
 def test_too_much_memory_is_told_from_a_kill(pool):

@@ -47,7 +47,7 @@ from nas_proxy.signals.stored_names import set_path
 from nas_proxy.spaces.checking import tried
 from nas_proxy.spaces.cost import measure
 from nas_proxy.spaces.latency import measure_latency
-from nas_proxy.spaces.loading import Given, space_digest
+from nas_proxy.spaces.loading import Given
 from nas_proxy.storage.records import TRAINED, Record
 from nas_proxy.storage.trial_store import TrialStore, explained
 from nas_proxy.training.train import Fitted, Recipe, fit
@@ -136,7 +136,7 @@ def train_final(
         problem = open_problem(run.config, progress, space)
         proxy_images(run, problem.data.fingerprint)  # raises where the data are not those of the search
         with contextlib.closing(open_store(run, progress)) as store:
-            store.bind("proxy", "space", space_digest(problem.spec))
+            store.bind("proxy", "space", problem.digest)
             records = store.records("proxy")
             search = _search(run, store, records)
             fully = [r for r in store.records(TRUTH) if r.draw == 0] if store.has(TRUTH) else []
@@ -183,7 +183,7 @@ def _search(run: RunFolder, store: TrialStore, records: Sequence[Record]) -> dic
 def _identity(problem: Problem, record: Record, recipe: Recipe) -> dict[str, Any]:
     return {
         "key": record.key,
-        "space_digest": space_digest(problem.spec),
+        "space_digest": problem.digest,
         "data_fingerprint": problem.data.fingerprint,
         "recipe": json.loads(json.dumps(asdict(recipe))),
         "seed": problem.config.seed,

@@ -18,7 +18,6 @@ from nas_proxy.runs.settings import RunConfig
 from nas_proxy.signals.computed import Column
 from nas_proxy.signals.equal_cost import EqualCostPlan, plan_total
 from nas_proxy.signals.signal import AllImages, EqualCost, Signal, SmallSet
-from nas_proxy.spaces.loading import space_digest
 from nas_proxy.storage.records import Candidate, Record
 from nas_proxy.strategy.candidates import Propose, Search, sampled
 from nas_proxy.strategy.trainer import Images
@@ -90,7 +89,7 @@ def make_sets(work: Work) -> dict[str, tuple[ProxySet, ...]]:
 def bind(work: Work, signal: Signal, study: str, sets: Sequence[ProxySet]) -> None:
     """Tie a study to what its scores depend on. Raises RunFolderError when it was begun with something else."""
     store = work.store
-    store.bind(study, "space", space_digest(work.problem.spec))
+    store.bind(study, "space", work.problem.digest)
     store.bind(study, "data", work.problem.data.fingerprint)
     for draw, made in enumerate(sets):
         store.bind(study, "condensed set" if signal.name == PROXY else f"set {draw}", made.fingerprint)

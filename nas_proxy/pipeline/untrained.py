@@ -18,7 +18,6 @@ from nas_proxy.signals.score_file import KeptScore, ScoreFile
 from nas_proxy.signals.score_job import AZ_NAS, Scored, ScoreJob
 from nas_proxy.signals.signal import OwnScore, Signal
 from nas_proxy.signals.zero_cost import IMAGES, NEED_IMAGES, Score
-from nas_proxy.spaces.loading import space_digest
 from nas_proxy.spaces.space import Architecture
 from nas_proxy.training.jobs import Failure
 
@@ -30,7 +29,7 @@ SCORE_MINUTES = 10.0
 
 def opened(work: Work) -> ScoreFile:
     """Return the scores that the folder keeps of this data and space."""
-    data, space = work.problem.data.fingerprint, space_digest(work.problem.spec)
+    data, space = work.problem.data.fingerprint, work.problem.digest
     return ScoreFile(work.run.path, {"data": data, "space": space})
 
 

@@ -56,7 +56,8 @@ class RayExecutor:
     devices: tuple[str, ...] = ()
 
     def __init__(self, address: str = "auto", workers: int = 0, gpus: float = 0.0) -> None:
-        self._workers, self._gpus, self._device = workers, gpus, "cuda" if gpus else "cpu"
+        # To a process Ray shows the GPUs that it has, and no others.
+        self._workers, self._gpus, self._device = workers, gpus, "cuda:0" if gpus else "cpu"
         self._ours = not ray.is_initialized()
         if self._ours:
             _connect(address)
@@ -102,8 +103,11 @@ class RayExecutor:
 
     @property
     def free(self) -> int:
-        """How many more jobs may be submitted now; none where the cluster has just become smaller."""
-        return max(0, self.count - len(self._open))
+        """How many more jobs may be submitted now; none where the cluster has just become smaller.
+
+        One where there is no machine and no job: it waits in the cluster, and lets an autoscaler add a machine.
+        """
+        return max(0 if self._open else 1, self.count - len(self._open))
 
     def _fitting(self, resources: dict[str, float]) -> int:
         cpus = resources.get("CPU", 0.0)
@@ -171,8 +175,9 @@ class RayExecutor:
         """Perform one job while no other is performed, always on the same machine as long as that is there."""
         while self._open:  # what is done only now is wanted no more
             list(self.results())
-        node = min(node["NodeID"] for node in _alive() if self._fitting(node["Resources"]))
-        self._submit(None, job, {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)})
+        nodes = [node["NodeID"] for node in _alive() if self._fitting(node["Resources"])]
+        where = {"scheduling_strategy": NodeAffinitySchedulingStrategy(min(nodes), soft=True)} if nodes else {}
+        self._submit(None, job, where)
         ((_, result),) = self.results()
         found: Result | Failure = result
         return found

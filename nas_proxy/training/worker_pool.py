@@ -12,14 +12,16 @@ import functools
 import os
 import pickle
 import queue
+import select
 import signal
 import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self, TypeVar, cast
+from typing import IO, Any, Protocol, Self, TypeVar, cast
 
 from nas_proxy.errors import NasProxyError, RunFailedError
 from nas_proxy.training.deaths import REPEATS, STARTS, Death, watched
@@ -29,6 +31,12 @@ from nas_proxy.training.memory_limit import TOO_MUCH
 from nas_proxy.training.node import Node
 from nas_proxy.training.shared_gpu import SharedGpus
 
+# What a worker begins with. Its own folder and the working directory are not where it looks for modules: a file there
+# may be called like one of them. The folder of this package comes last, for where it is not installed.
+ROOT = Path(__file__).resolve().parents[2]
+BEGIN = "import sys; sys.path.append(sys.argv.pop()); from nas_proxy.training.worker_process import begin; begin()"
+# Seconds between two looks at whether a worker that says nothing is still there.
+LOOK = 0.25
 # What a worker is told before its first job with a limit on memory, and what it says when a job has arrived.
 PREPARE, BEGUN = b"prepare", "begun"
 _Tag = TypeVar("_Tag")
@@ -137,6 +145,7 @@ class WorkerProcess:
         self._gpus = gpus
         self._device = device
         self._ended = False
+        self._ending = threading.Lock()
         self._ready = False
         self._served = 0  # jobs since the process began
         self._process = self._launch()
@@ -145,7 +154,7 @@ class WorkerProcess:
     def _launch() -> "subprocess.Popen[bytes]":
         single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         return subprocess.Popen(
-            [sys.executable, "-m", "nas_proxy.training.worker_process", str(os.getpid())],
+            [sys.executable, "-P", "-c", BEGIN, str(os.getpid()), str(ROOT)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **single},
@@ -213,19 +222,18 @@ class WorkerProcess:
         """Return what becomes of a job in this process, which is replaced where the job took too long or spoilt it."""
         process, late, fresh = self._process, threading.Event(), self._served == 0
         assert process.stdin is not None
-        assert process.stdout is not None
-        begun, answer = False, None
+        answers, begun, answer = _Answers(process), False, None
         try:
             if not self._ready:
-                read_message(process.stdout)  # what a process loads before its first job is not the job's time
+                read_message(answers)  # what a process loads before its first job is not the job's time
                 self._ready = True
             if job.megabytes is not None and fresh:  # nor is what shows how much memory it has before
                 write_frame(process.stdin, PREPARE)
-                read_message(process.stdout)
+                read_message(answers)
             with watched() as memory, _ended_after(job.minutes, process, late):
                 write_message(process.stdin, job)
-                begun = read_message(process.stdout) == BEGUN
-                answer = read_message(process.stdout)
+                begun = read_message(answers) == BEGUN
+                answer = read_message(answers)
         except (EOFError, OSError):
             answer = None
         if late.is_set():  # perhaps with an answer at the last moment
@@ -240,12 +248,14 @@ class WorkerProcess:
 
     def _relaunch(self) -> None:
         self.stop()
-        if not self._ended:
-            self._ready, self._served, self._process = False, 0, self._launch()
+        with self._ending:
+            if not self._ended:
+                self._ready, self._served, self._process = False, 0, self._launch()
 
     def end(self) -> None:
         """Stop the process for good: its death is then no reason to start another."""
-        self._ended = True
+        with self._ending:  # or a process that is just being started would stay
+            self._ended = True
         self.stop()
 
     def stop(self) -> None:
@@ -285,6 +295,39 @@ def _ended_after(minutes: float | None, process: "subprocess.Popen[bytes]", late
             over.set()
 
 
+class _Answers:
+    """What a worker process writes, until it is gone: a process that it has left may hold the pipe open for ever."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        assert process.stdout is not None
+        self._process, self._pipe = process, process.stdout.fileno()
+        self._ready = select.poll()
+        self._ready.register(self._pipe, select.POLLIN)
+
+    def read(self, size: int) -> bytes:
+        """Return so many bytes, fewer where there are no more."""
+        found = bytearray()
+        while len(found) < size:
+            if not self._ready.poll(1000 * LOOK):
+                if _is_gone(self._process):
+                    break
+                continue
+            if not (part := os.read(self._pipe, size - len(found))):
+                break
+            found += part
+        return bytes(found)
+
+
+def _is_gone(process: "subprocess.Popen[bytes]") -> bool:
+    """Whether a process has ended; its number stays its own until somebody waits for it."""
+    if not hasattr(os, "waitid"):
+        return process.poll() is not None
+    try:
+        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True
+
+
 def _code(process: "subprocess.Popen[bytes]") -> int:
     """Wait for the end of a process, end what it has started, and return its exit code."""
     if hasattr(os, "waitid"):
@@ -308,7 +351,14 @@ def write_message(stream: IO[bytes], message: object) -> None:
     write_frame(stream, pickle.dumps(message))
 
 
-def read_message(stream: IO[bytes]) -> object:
+class Readable(Protocol):
+    """What bytes are read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return so many bytes, fewer where there are no more."""
+
+
+def read_message(stream: Readable) -> object:
     """Read what `write_message` wrote. Raises EOFError when the other end is gone."""
     return pickle.loads(read_frame(stream))
 
@@ -319,7 +369,7 @@ def write_frame(stream: IO[bytes], data: bytes) -> None:
     stream.flush()
 
 
-def read_frame(stream: IO[bytes]) -> bytes:
+def read_frame(stream: Readable) -> bytes:
     """Read what `write_frame` wrote. Raises EOFError when the other end is gone."""
     header = stream.read(8)
     if len(header) < 8:

@@ -60,6 +60,7 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-if __name__ == "__main__":
+def begin() -> None:
+    """Be a worker process: what `nas_proxy.training.worker_pool` starts."""
     main()
     os._exit(0)  # whatever is left running in it
