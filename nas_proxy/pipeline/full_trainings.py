@@ -39,6 +39,11 @@ def full_trainings(work: Work) -> Standing:
     sample = sample_of(work)
     pool = _grown(work)
     total = min(max(work.config.truth, len(sample)), len(pool.architectures))
+    if total < work.config.truth and not pool.whole:
+        work.progress.say(
+            f"The pool has {total} architectures, so there are no more full trainings than that, though --truth is "
+            f"{work.config.truth}; give a larger --pool."
+        )
     rounds = Rounds(total, len(sample), work.config.round_size)
     chosen = _trained_in_rounds(work, pool, sample, rounds)
     found = _standing(work, pool, sample, chosen)

@@ -83,9 +83,6 @@ def resolve(
     if config.budget is not None:
         told = f"is chosen by --budget {config.budget}, in place of numbers; leave one of them out"
         mistakes += [(name, f"{name} {told}") for name in ("trials", "truth", "judge") if name in explicit]
-    elif config.pool is not None and config.pool < (most := max(config.trials, config.truth)):
-        name = "trials" if config.trials == most else "truth"
-        mistakes.append(("pool", f"pool is {config.pool}, less than {name}, {most}; give that or more"))
     if (wrong := settings_checks.of_cluster(config.ray, config.devices, config.gpus_per_candidate)) is not None:
         mistakes.append(wrong)
     if mistakes:
