@@ -1,6 +1,6 @@
 """How well few full trainings calibrate published signals: Spearman on the architectures that were not drawn.
 
-    python benchmarks/calibrated_correlation.py
+    python benchmarks/calibrated_correlation.py --data DIR
     python benchmarks/calibrated_correlation.py --table nas_bench_201.csv:cifar10_valid_200ep --scores zero_cost.csv \
         --mid nas_bench_201.csv:cifar10_test_12ep:0.06 --cheapest 0.3 --trainings 24
 
@@ -8,8 +8,9 @@ Each draw takes a uniform sample of the (limited) table as its full trainings, c
 correlates the prediction with the truth on all others. Beside it:
 the best single signal, which nobody knows beforehand; the mean rank without any fit; and the
 correlation that cross-fitting over the sample estimates, against the one over the rest, which tells whether a report
-may show it. Without options: NAS-Bench-201 whole and its cheapest 60 % and 30 % by FLOPs, with and without the
-12-epoch accuracy, and NAS-Bench-Macro whole and its cheapest 60 %. The last line on stdout is one JSON object.
+may show it. Without a table: all cells of NAS-Bench-201's part and its cheapest 60 % and 30 % by FLOPs, with and
+without the 12-epoch accuracy, and all of NAS-Bench-Macro's part and its cheapest 60 %; DIR holds the published tables
+that the README here names under "Inputs". The last line on stdout is one JSON object.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from cost_to_quality import FOLDER, band
+from cost_to_quality import band, folder_of
 from nas_proxy.errors import DataError
 from nas_proxy.ranking.calibration import calibrate, cross_fitted, features_of
 from nas_proxy.seeds import derive, numpy_generator
@@ -91,16 +92,15 @@ def measure(task: Task, options: argparse.Namespace) -> dict[str, Any]:
 def tasks(options: argparse.Namespace) -> list[Task]:
     if options.table:
         return [load_task("table", options.table, options.scores, options.mid, options.cheapest)]
-    if not options.data.exists():
-        raise DataError(f"{options.data} does not exist; give a table with --table FILE:COLUMN")
-    table, scores = options.data / "nas_bench_201_public.csv", options.data / "nas_bench_201_zero_cost_public.csv"
+    folder = folder_of(options.data)
+    table, scores = folder / "nas_bench_201_public.csv", folder / "nas_bench_201_zero_cost_public.csv"
     found = []
     for part in (1.0, 0.6, 0.3):
         name = "nas_bench_201" + (f"_cheapest_{100 * part:.0f}" if part < 1 else "")
         mid = f"{table}:cifar10_test_12ep:0.06"
         task = load_task(name, f"{table}:cifar10_valid_200ep", scores, mid, part)
         found += [task, replace(task, name=f"{name}, untrained scores alone", mid=None)]
-    macro = f"{options.data / 'nas_bench_macro_public.json'}:mean_acc"
+    macro = f"{folder / 'nas_bench_macro_public.json'}:mean_acc"
     parts = (("nas_bench_macro", 1.0), ("nas_bench_macro_cheapest_60", 0.6))
     return [*found, *(load_task(name, macro, cheapest=part) for name, part in parts)]
 
@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=30)
     parser.add_argument("--crossed", type=int, default=10, help="of the draws, those that are cross-fitted too")
     parser.add_argument("--without-encoding", action="store_true", help="give the surrogate the signals alone")
-    parser.add_argument("--data", type=Path, default=FOLDER, help="folder of the published tables")
+    parser.add_argument("--data", type=Path, help="folder of the published tables, needed without --table")
     parser.add_argument("--out", type=Path, help="file for the result, beside the last line")
     options = parser.parse_args()
     try:

@@ -1,6 +1,6 @@
 """Regret against cost on published tables: how good is the best found after so many full trainings' worth of work?
 
-    python benchmarks/cost_to_quality.py --keep traces.jsonl                     # all; goes on where it was cut off
+    python benchmarks/cost_to_quality.py --data DIR --keep traces.jsonl          # all; goes on where it was cut off
     python benchmarks/cost_to_quality.py --table nas_bench_201.csv:cifar10_valid_200ep --scores zero_cost.csv \
         --mid nas_bench_201.csv:cifar10_test_12ep:0.06 --cheapest 0.3 --arms ours,random,tpe --budgets 8,16,32
 
@@ -9,9 +9,10 @@ fully trained by then; before it has any, that of a random architecture. Cost is
 counts: cheap trainings at their share, and what scores took (`--score-share`: a batch of 64 images forward and back
 for each score of each architecture, against 200 epochs of 25,000 images; FLOPs and parameters are counted for
 nothing). Bands are 95 % bootstrap intervals of the mean over repeats. `--mislead noise` shuffles every signal, the
-cheap training among them, and `reversed` turns them around. Without options: NAS-Bench-201 whole, its cheapest 60 %
-and 30 % by FLOPs, NAS-Bench-Macro's cheapest 60 %, and on each, ours and random with both kinds of misleading
-signals. Arms are described in `arms.py`. The last line on stdout is one JSON object.
+cheap training among them, and `reversed` turns them around. Without a table: all cells of NAS-Bench-201's part, its
+cheapest 60 % and 30 % by FLOPs, NAS-Bench-Macro's cheapest 60 %, and on each, ours, run and random with both kinds of
+misleading signals. DIR holds the published tables that the README here names under "Inputs". Arms are described in
+`arms.py`. The last line on stdout is one JSON object.
 """
 
 import argparse
@@ -32,7 +33,6 @@ from nas_proxy.seeds import derive, numpy_generator
 from outcome import show
 from published_tables import MISLEADING, Task, load_task, misled
 
-FOLDER = Path(__file__).parents[2] / "shared" / "data" / "benchmarks"
 SCORE_SHARE = 64 / (200 * 25_000)
 HORIZON = 64
 # What is run to the largest budget that is asked for, and no further: ours, which is there by then, and the Gaussian
@@ -54,6 +54,15 @@ def published(folder: Path) -> list[Task]:
         *(load_task(name, cells, scores, mid, part) for name, part in parts),
         load_task("nas_bench_macro_cheapest_60", f"{macro}:mean_acc", cheapest=0.6),
     ]
+
+
+def folder_of(data: Path | None) -> Path:
+    """Return the folder of the published tables. Raises DataError where none is given, or where it does not exist."""
+    if data is None:
+        raise DataError("give the folder of the published tables with --data DIR, or a table with --table FILE:COLUMN")
+    if not data.exists():
+        raise DataError(f"{data} does not exist; give a table with --table FILE:COLUMN")
+    return data
 
 
 def horizon(arm: str, budgets: Sequence[float], most: int) -> int:
@@ -147,9 +156,7 @@ def times_fewer(reach: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def tasks(options: argparse.Namespace) -> list[Task]:
     if options.table:
         return [load_task("table", options.table, options.scores, options.mid, options.cheapest)]
-    if not options.data.exists():
-        raise DataError(f"{options.data} does not exist; give a table with --table FILE:COLUMN")
-    return published(options.data)
+    return published(folder_of(options.data))
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -181,7 +188,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--horizon", type=int, default=HORIZON, help="budget up to which a regret of 0.3 is waited for")
     parser.add_argument("--mislead", choices=MISLEADING, default="", help="what is done to the signals")
     parser.add_argument("--score-share", type=float, default=SCORE_SHARE, help="cost of a score, in full trainings")
-    parser.add_argument("--data", type=Path, default=FOLDER, help="folder of the published tables")
+    parser.add_argument("--data", type=Path, help="folder of the published tables, needed without --table")
     parser.add_argument("--keep", type=Path, help="file in which traces are kept")
     parser.add_argument("--out", type=Path, help="file for the result, beside the last line")
     return parser.parse_args()

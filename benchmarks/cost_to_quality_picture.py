@@ -17,7 +17,7 @@ import pictures
 
 MOST, HEIGHT = 32, 640
 STYLES = {
-    "ours": ("nas_proxy", "#2563eb", "solid"),
+    "ours": ("nas_proxy, search alone", "#2563eb", "solid"),
     "random": ("random search", "#6b7280", "dot"),
     "tpe": ("TPE", "#f59e0b", "solid"),
     "gp": ("Optuna's GP", "#059669", "solid"),
@@ -27,7 +27,7 @@ STYLES = {
     "vote": ("vote order", "#0891b2", "dot"),
 }
 TITLES = {
-    "nas_bench_201": "NAS-Bench-201, all",
+    "nas_bench_201": "NAS-Bench-201, 1,199 cells",
     "nas_bench_201_cheapest_60": "NAS-Bench-201, cheapest 60 %",
     "nas_bench_201_cheapest_30": "NAS-Bench-201, cheapest 30 %",
     "nas_bench_macro_cheapest_60": "NAS-Bench-Macro, cheapest 60 %, no cheap training",

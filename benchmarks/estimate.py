@@ -18,13 +18,13 @@ from nas_proxy.pipeline.stages import STAGES, run_all
 from nas_proxy.progress import SILENT, Bar
 from nas_proxy.runs.resolving import resolve
 
-# What the bars of a run are called, by what the estimate calls it.
+# How the titles of a run's bars begin, by what the estimate calls it; none is shown within another.
 BARS = {
     "read": ("Load",),
     "condense": ("Condense",),
-    "search": ("Search",),
-    "truth": ("Ground truth",),
-    "rank": ("Baseline: random images", "Baseline: early stopping"),
+    "search": ("Train: proxy", "Pool", "Score: ", "Time: latency", "Search"),
+    "truth": ("Full trainings", "Judge: further seeds"),
+    "rank": ("Baseline: ",),
 }
 
 
@@ -71,7 +71,7 @@ def measured(name: str, given: dict[str, object], out: Path) -> dict[str, object
     told = {stage: vars(span) for stage, span in found.by_stage.items()} | {"all": vars(found.seconds)}
     for bound, rest in vars(found.speeds.judging).items():
         told["rank"] = {**told["rank"], bound: told["rank"][bound] - rest}
-    took = {stage: sum(clock.seconds.get(bar, 0.0) for bar in bars) for stage, bars in BARS.items()} | {"all": whole}
+    took = {stage: _taken(clock.seconds, titles) for stage, titles in BARS.items()} | {"all": whole}
     return {
         "case": name,
         "settings": given,
@@ -82,6 +82,10 @@ def measured(name: str, given: dict[str, object], out: Path) -> dict[str, object
         "bars": clock.seconds,
         "environment": environment("cpu", 1),
     }
+
+
+def _taken(seconds: dict[str, float], titles: tuple[str, ...]) -> float:
+    return sum(taken for title, taken in seconds.items() if title.startswith(titles))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ The space of Zhao & Bilen (WACV 2023), see `search_spaces.convnet`, narrowed so 
 take their place; an epoch with 32 takes about twice as long as one with 16), maps that are not pooled (up to five
 times the seconds), a fourth block (its maps have one pixel), layer norm and the leaky rectifier.
 
-    nas-proxy run RUN --space benchmarks/small_convnets.py
+    nas-proxy run --dataset fashion-mnist --space benchmarks/small_convnets.py
 """
 
 from nas_proxy.data.images import DataShape

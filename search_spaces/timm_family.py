@@ -1,8 +1,8 @@
-"""45 networks of a dozen families of timm, made for images of 32 to 64 pixels; shows how to bring any other.
+"""45 networks of a dozen families of timm, made for images of 24 to 64 pixels; shows how to bring any other.
 
-Needs `pip install timm` (or nas-proxy[timm]). A family is a row of `FAMILIES`: its choices, and what they make of
-`timm.create_model`, a model's name and its options. Where a family has models of several sizes, `size` is a part of the
-name; where its class takes widths and depths, they are choices. Weights are never downloaded: all begin at random.
+Needs `pip install timm`. A family is a row of `FAMILIES`: its choices, and what they make of `timm.create_model`, a
+model's name and its options. Where a family has models of several sizes, `size` is a part of the name; where its class
+takes widths and depths, they are choices. Weights are never downloaded: all begin at random.
 """
 
 from collections.abc import Callable

@@ -88,6 +88,9 @@ def test_without_tables_one_sentence_says_so(benchmark, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["benchmark", "--data", str(tmp_path / "nowhere")])
     with pytest.raises(SystemExit, match=r"^\S+ does not exist; give a table with --table FILE:COLUMN$"):
         benchmark.main()
+    monkeypatch.setattr(sys, "argv", ["benchmark"])
+    with pytest.raises(SystemExit, match=r"^give the folder of the published tables with --data DIR, or a table with "):
+        benchmark.main()
 
 
 def load(tables: Path, cheapest: float = 1.0) -> published_tables.Task:

@@ -113,7 +113,7 @@ def test_without_the_driver(monkeypatch):
     with pytest.raises(StorageError) as error:
         connect(Database(URL, "run"))
     assert str(error.value) == (
-        "PostgreSQL needs the driver psycopg, which is not installed; pip install 'nas-proxy[postgres]'"
+        "PostgreSQL needs the driver psycopg, which is not installed; pip install -e '.[postgres]'"
     )
 
 

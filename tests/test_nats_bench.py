@@ -116,7 +116,7 @@ def test_nothing_is_opened_without_consent(tmp_path, monkeypatch):
 
 def test_a_missing_package_names_the_line_that_installs_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "nats_bench", None)
-    with pytest.raises(DataError, match=r"needs nats_bench; install it with: pip install 'nas-proxy\[nats\]'"):
+    with pytest.raises(DataError, match=r"needs nats_bench; install it with: pip install -e '\.\[nats\]'"):
         read_nats(f"nats:{tmp_path}", allow_pickle=True)
 
 

@@ -63,6 +63,17 @@ def test_rank_per_class_goes_on_where_it_was(tmp_path):
     assert last_line("rank_per_class", *options, *less)["points"] == found["points"]
 
 
+@pytest.mark.slow
+def test_the_estimate_finds_all_bars_of_a_run(tmp_path):
+    training = {"proxy_training": {"epochs": 1}, "full_training": {"epochs": 1}}
+    less = {"limit": 20, "trials": 6, "truth": 6, "pool": 6, "signals": ["params"]}
+    settings = {**less, "condense": {"images_per_class": 2, "steps": 2}, **training}
+    found = last_line("estimate", "--case", f"tiny=digits|{json.dumps(settings)}", "--out", str(tmp_path))
+    took, bars = found["took"], found["bars"]
+    assert took["truth"] == pytest.approx(bars["Full trainings"] + bars["Judge: further seeds"])
+    assert sum(took.values()) - took["all"] == pytest.approx(sum(bars.values()) - bars.get("Estimate", 0.0))
+
+
 def test_gpu_hours_are_arithmetic():
     found = last_line("gpu_hours", "--ipc", "10,50", "--rate", "10")
     assert found["measured"] is False

@@ -157,5 +157,5 @@ def test_a_data_set_of_hugging_faces_library(tmp_path):
 
 def test_the_library_that_is_absent_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    with pytest.raises(DataError, match=r"needs the library datasets; install it with: pip install 'nas-proxy\[hf\]'"):
+    with pytest.raises(DataError, match=r"needs the library datasets; install it with: pip install -e '\.\[hf\]'"):
         open_source(f"hf:{tmp_path}")

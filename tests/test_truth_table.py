@@ -84,7 +84,7 @@ def test_parquet_without_pyarrow_names_the_line_that_installs_it(tmp_path, monke
         raise ImportError
 
     monkeypatch.setattr(pd, "read_parquet", missing)
-    with pytest.raises(DataError, match=r"needs pyarrow; install it with: pip install 'nas-proxy\[parquet\]'"):
+    with pytest.raises(DataError, match=r"needs pyarrow; install it with: pip install -e '\.\[parquet\]'"):
         load(str(path))
 
 

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from nas_proxy.runs.settings import RunConfig
 
 EVALUATE_WITH = "Networks that judge the set: convnet, or resnet18 of half as many channels."
+DRY_RUN = (
+    "Estimate time by FLOPs, and where that may be more than five minutes, time and memory from two steps on two "
+    "classes; write nothing."
+)
 NAMES = {"convnet": "ConvNets", "resnet18": "ResNets"}
 
 
@@ -45,7 +49,7 @@ def condense_command(
     evaluate_with: Annotated[str, typer.Option(help=EVALUATE_WITH)] = "convnet",
     evaluate_epochs: Annotated[float, typer.Option(help="Epochs of these trainings.", min=1, max=1e6)] = 1000.0,
     export: Annotated[Path | None, typer.Option(help="Write what networks are trained on as PNG files here.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate time and memory; write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help=DRY_RUN)] = False,
     as_json: o.Json = False,
 ) -> None:
     """Make the condensed set of a run; with --dataset, make the run as well.

@@ -172,8 +172,12 @@ Match = Annotated[str | None, setting("condense.match")]
 Embed = Annotated[str | None, setting("condense.embed")]
 TeacherEpochs = Annotated[float | None, setting("condense.teacher_epochs")]
 PatchesAcross = Annotated[int | None, setting("condense.patches_across")]
-Epochs = Annotated[float | None, setting("proxy_training.epochs", help="Epochs of a training on the condensed set.")]
-TruthEpochs = Annotated[float | None, setting("full_training.epochs", help="Epochs of a full training.")]
+Epochs = Annotated[
+    float | None, setting("proxy_training.epochs", help="Epochs of a training on the condensed set; 200 (digits: 60).")
+]
+TruthEpochs = Annotated[
+    float | None, setting("full_training.epochs", help="Epochs of a full training; 50 (digits: 10).")
+]
 Signals = Annotated[str | None, setting("signals")]
 Combine = Annotated[str | None, setting("combine")]
 GroupColumn = Annotated[
@@ -186,7 +190,9 @@ NoFlip = Annotated[bool, typer.Option("--no-flip", help="Never mirror images.")]
 DryRun = Annotated[
     bool,
     typer.Option(
-        "--dry-run", help="Train nothing: print what would be trained, and an estimate of its time and memory."
+        "--dry-run",
+        help="Train nothing: print what would be trained, and an estimate of its time, by FLOPs, and where that may be "
+        "more than five minutes, of time and memory by a few measured steps.",
     ),
 ]
 Run = Annotated[Path, typer.Argument(help="The run folder.", metavar="RUN", show_default=False)]

@@ -21,6 +21,8 @@ PAPER_FEATURES = 128 * 4 * 4
 class Condensation:
     """The recipe of a condensed set; defaults are the paper's, computed in bfloat16.
 
+    Those of runs and comparisons are fewer steps, see `nas_proxy.runs.resolving.default_config`.
+
     method: "dm" learns the images by distribution matching, as everything below says; "random", "herding" and
         "kcenter" choose real images instead, see `nas_proxy.condensation.selection`, and "patches" parts of them, see
         `nas_proxy.condensation.patches`.
@@ -41,12 +43,16 @@ class Condensation:
         image has down and across; None for what suits the images' size.
     """
 
-    images_per_class: Annotated[int, Field(ge=1, description="Stored images a class.")] = 10
-    steps: Annotated[int, Field(ge=1, description="Steps of a condensation.")] = 20_000
+    images_per_class: Annotated[int, Field(ge=1, description="Stored images a class; 10.")] = 10
+    steps: Annotated[
+        int, Field(ge=1, description="Steps of a condensation; 1,000 (digits: 200; the paper: 20,000).")
+    ] = 20_000
     learning_rate: Annotated[float, Field(gt=0)] = 1.0
     momentum: Annotated[float, Field(ge=0, le=0.999)] = 0.5
-    real_batch: Annotated[int, Field(ge=1, description="Real images a class and step.")] = 256
-    width: Annotated[int, Field(ge=1, le=4096, description="Channels of the embedding ConvNet.")] = 128
+    real_batch: Annotated[int, Field(ge=1, description="Real images a class and step; 256.")] = 256
+    width: Annotated[int, Field(ge=1, le=4096, description="Channels of the embedding ConvNet; 128 (digits: 64).")] = (
+        128
+    )
     depth: Annotated[int, Field(ge=1, le=8)] = 3
     augmentation: Annotated[tuple[str, ...], list_of(operations.FULL, what="operations", unique=False)] = (
         operations.FULL
@@ -55,20 +61,27 @@ class Condensation:
     method: Annotated[
         str,
         one_of("dm", "random", "herding", "kcenter", "patches"),
-        Field(description="dm (distribution matching), random, herding, kcenter or patches."),
+        Field(description="dm (distribution matching), random, herding, kcenter or patches; default dm."),
     ] = "dm"
     source: Annotated[Text | None, Field(description="Read a published .pt or .npz file instead.")] = None
-    formation: Annotated[int, Field(ge=1, le=4, description="2: each stored image holds four of half the size.")] = 1
+    formation: Annotated[
+        int,
+        Field(
+            ge=1, le=4, description="Images that a stored one holds, down and across: 2 packs four of half the size; 1."
+        ),
+    ] = 1
     match: Annotated[
-        str, one_of("last", "all"), Field(description="Match the last block of the embedding networks, or all.")
+        str,
+        one_of("last", "all"),
+        Field(description="Match the last block of the embedding networks, or all; default last."),
     ] = "last"
     embed: Annotated[
         str,
         one_of("convnet", "space", "resnet18"),
-        Field(description="Embedding networks: convnet, resnet18, or drawn from the search space."),
+        Field(description="Embedding networks: convnet, resnet18, or drawn from the search space; default convnet."),
     ] = "convnet"
     teacher_epochs: Annotated[
-        float, Field(gt=0, le=1_000_000, description="Epochs of the network that chooses patches.")
+        float, Field(gt=0, le=1_000_000, description="Epochs of the network that chooses patches; 10.")
     ] = 10.0
     patches_across: Annotated[
         int | None,

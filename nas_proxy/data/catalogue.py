@@ -76,7 +76,7 @@ def list_datasets() -> list[tuple[str, str]]:
         ("folder:DIR", "image files in DIR/train/<class>, DIR/test/<class> and DIR/val/<class>, or in DIR/<class>"),
         ("npz:FILE", "arrays train_images, train_labels, test_images, test_labels, or images, labels"),
         ("csv:FILE", "a table with the columns path, label and, where there are parts, split"),
-        ("hf:DIR", "a data set of Hugging Face's library, saved or in its cache; needs nas-proxy[hf]"),
+        ("hf:DIR", "a data set of Hugging Face's library, saved or in its cache; needs pip install -e '.[hf]'"),
     ]
 
 

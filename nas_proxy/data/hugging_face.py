@@ -102,7 +102,7 @@ def _library(place: str) -> Any:
             import datasets
     except ImportError:
         raise DataError(
-            f"reading hf:{place} needs the library datasets; install it with: pip install 'nas-proxy[hf]'"
+            f"reading hf:{place} needs the library datasets; install it with: pip install -e '.[hf]'"
         ) from None
     return datasets
 

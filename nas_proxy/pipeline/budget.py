@@ -32,8 +32,8 @@ NAME = "budget.json"
 CONDENSING, PLANNED = 0.15, 0.95
 # The most architectures that are only there to judge.
 JUDGES = 24
-# The least of a condensation: real images a class and step, and channels of its networks, with which the sets of the
-# ablation in benchmarks/README.md ranked no worse than larger ones; and steps.
+# The least of a condensation: real images a class and step, and channels of its networks, which is what all sets of the
+# ablation in benchmarks/README.md were made with (larger ones have not been compared with them); and steps.
 REAL, WIDTH, STEPS = 64, 32, 50
 
 

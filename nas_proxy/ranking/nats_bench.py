@@ -41,7 +41,7 @@ def read_nats(spec: str, *, allow_pickle: bool) -> tuple[Path, list[str], pd.Dat
     try:
         import nats_bench
     except ImportError:
-        raise DataError(f"reading {path} needs nats_bench; install it with: pip install 'nas-proxy[nats]'") from None
+        raise DataError(f"reading {path} needs nats_bench; install it with: pip install -e '.[nats]'") from None
     try:
         with contextlib.redirect_stdout(sys.stderr):  # where the package says what it does
             found = _accuracies(nats_bench.create(str(path), "tss", fast_mode=path.is_dir(), verbose=False), dataset)

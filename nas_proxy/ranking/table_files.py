@@ -34,7 +34,7 @@ def read_table(path: Path, what: str = "truth table") -> tuple[list[str], pd.Dat
     try:
         frame = {".csv": _read_csv, ".json": _read_json, ".parquet": _read_parquet}[kind](path)
     except ImportError:
-        raise DataError(f"reading {path} needs pyarrow; install it with: pip install 'nas-proxy[parquet]'") from None
+        raise DataError(f"reading {path} needs pyarrow; install it with: pip install -e '.[parquet]'") from None
     except (OSError, ValueError, RecursionError, pd.errors.ParserWarning) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(f"the {what} {path} cannot be read ({reason}); mend or replace it") from None

@@ -45,7 +45,8 @@ class Comparison:
         strings("names of signals"),
         Field(
             description="Signals, with commas between: dm, dm+space, dm+formation, dm+all (and combinations), random, "
-            "herding, kcenter, patches, early_stop, params, flops, synflow, jacob_cov, naswot, az_nas."
+            f"herding, kcenter, patches (real images take +formation), early_stop, {', '.join(ZERO_COST)}, "
+            f"table:FILE:COLUMN or FILE.py:FUNCTION; default dm,random,herding,early_stop,{','.join(ZERO_COST)}."
         ),
     ]
     combine: Annotated[
@@ -95,12 +96,21 @@ class RunConfig:
     What is in NOT_IDENTITY may change between two commands in one folder.
     """
 
-    dataset: Annotated[Text, Field(description="digits, cifar10, …, folder:DIR or npz:FILE.")] = "digits"
-    space: Annotated[Text, Field(description="A built-in space, or the path of a Python file.")] = "convnet"
+    dataset: Annotated[
+        Text, Field(description="digits, cifar10, …, folder:DIR, npz:FILE, csv:FILE or hf:DIR; default digits.")
+    ] = "digits"
+    space: Annotated[Text, Field(description="A built-in space, or the path of a Python file; default convnet.")] = (
+        "convnet"
+    )
     seed: Annotated[int, Field(ge=0, le=2**62, description="All randomness derives from it.")] = 0
-    trials: Annotated[int, Field(ge=1, description="Architectures trained on the proxy, the sample included.")] = 48
+    trials: Annotated[int, Field(ge=1, description="Architectures trained on the proxy, the sample included; 48.")] = 48
     truth: Annotated[
-        int, Field(ge=1, description="Architectures trained on all data: the uniform sample, the rest by choice.")
+        int,
+        Field(
+            ge=1,
+            description="Architectures trained on all data: the uniform sample, the rest by choice; 36, or --trials "
+            "where fewer.",
+        ),
     ] = 36
     judge: Annotated[
         int | None,
@@ -136,19 +146,21 @@ class RunConfig:
         one_of("ei", "tpe", "random", "grid", "nsga2", "evolution"),
         Field(
             description="What proposes trainings on the proxy: ei (expected improvement over the pool), tpe, random, "
-            "grid, nsga2 or evolution."
+            "grid, nsga2 or evolution; default ei."
         ),
     ] = "ei"
     score: Annotated[
         str,
         one_of("accuracy", "loss_sum"),
-        Field(description="What ranks and picks candidates: accuracy, or loss_sum (the training losses)."),
+        Field(
+            description="What ranks and picks candidates: accuracy or loss_sum (the training losses); default accuracy."
+        ),
     ] = "accuracy"
-    seeds: Annotated[int, Field(ge=1, le=100, description="Trainings a candidate; its score is their mean.")] = 1
+    seeds: Annotated[int, Field(ge=1, le=100, description="Trainings a candidate; its score is their mean; 1.")] = 1
     pruner: Annotated[
         str,
         one_of("none", "median", "hyperband", "wilcoxon"),
-        Field(description="End proposals early: none, median, hyperband or wilcoxon (across seeds)."),
+        Field(description="End proposals early: none, median, hyperband or wilcoxon (across seeds); default none."),
     ] = "none"
     enqueue: Annotated[
         tuple[str, ...],
@@ -165,7 +177,7 @@ class RunConfig:
         tuple[str, ...],
         list_of(OBJECTIVES),
         AfterValidator(settings_checks.accuracy_first),
-        Field(description="accuracy, or with params, flops or latency after it, and commas between."),
+        Field(description="accuracy, or with params, flops or latency after it, and commas between; default accuracy."),
     ] = (ACCURACY,)
     max_params: Annotated[int | None, Field(ge=1, description="No architecture with more parameters.")] = None
     max_flops: Annotated[int | None, Field(ge=1, description="No architecture with more FLOPs an image.")] = None
@@ -183,7 +195,9 @@ class RunConfig:
     image_size: Annotated[
         int | None, Field(ge=4, le=1024, description="Resize images to a square of so many pixels.")
     ] = None
-    device: Annotated[Device, Field(description="auto, cpu, cuda or cuda:N.")] = "auto"
+    device: Annotated[
+        Device, Field(description="auto (a GPU where there is one), cpu, cuda or cuda:N; default auto.")
+    ] = "auto"
     devices: Annotated[
         tuple[str, ...],
         BeforeValidator(settings_checks.devices),
@@ -228,7 +242,7 @@ class RunConfig:
         BeforeValidator(settings_checks.NamesAndOwn(ZERO_COST, "names", unique=True)),
         Field(
             description=f"Scores without training, of the pool too: {', '.join(ZERO_COST)}, table:FILE:COLUMN or "
-            "FILE.py:FUNCTION, with commas between."
+            "FILE.py:FUNCTION, with commas between; default all of those named."
         ),
     ] = ZERO_COST
     combine: Annotated[

@@ -65,7 +65,7 @@ def require_driver() -> None:
         import psycopg  # noqa: F401
     except ImportError:
         raise StorageError(
-            "PostgreSQL needs the driver psycopg, which is not installed; pip install 'nas-proxy[postgres]'"
+            "PostgreSQL needs the driver psycopg, which is not installed; pip install -e '.[postgres]'"
         ) from None
 
 

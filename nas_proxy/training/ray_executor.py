@@ -35,7 +35,7 @@ try:
     from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ImportError:
-    raise ClusterError("--ray needs Ray, which is not installed; pip install 'nas-proxy[ray]'") from None
+    raise ClusterError("--ray needs Ray, which is not installed; pip install -e '.[ray]'") from None
 
 # Seconds after which the machines of the cluster are counted anew.
 FRESH = 1.0

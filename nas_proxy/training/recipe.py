@@ -29,8 +29,8 @@ class Recipe:
     """
 
     epochs: Annotated[float, Field(gt=0, le=MOST_EPOCHS, description="Epochs of a training.")]
-    batch_size: Annotated[int, Field(ge=1, description="Images a step of a training.")] = 50
-    learning_rate: Annotated[float, Field(gt=0, description="Learning rate of a training.")] = 0.05
+    batch_size: Annotated[int, Field(ge=1, description="Images a step of a training; 50.")] = 50
+    learning_rate: Annotated[float, Field(gt=0, description="Learning rate of a training; 0.05.")] = 0.05
     momentum: Annotated[float, Field(ge=0, le=0.999)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     nesterov: bool = True
