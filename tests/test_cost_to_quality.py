@@ -89,6 +89,7 @@ def test_without_tables_one_sentence_says_so(benchmark, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match=r"^\S+ does not exist; give a table with --table FILE:COLUMN$"):
         benchmark.main()
     monkeypatch.setattr(sys, "argv", ["benchmark"])
+    monkeypatch.setattr(cost_to_quality, "BESIDE", tmp_path / "nowhere")
     with pytest.raises(SystemExit, match=r"^give the folder of the published tables with --data DIR, or a table with "):
         benchmark.main()
 
