@@ -253,3 +253,23 @@ def test_encoding():
     counted = encode([{"a": "x", "b": "y"}, {"a": "y", "b": "y"}, {"a": "x", "b": "x"}])
     assert math.isfinite(counted.sum())
     assert counted.shape[1] == 2 * 2 + 2
+
+
+def test_what_has_no_known_cost_is_not_chosen():
+    features, cheap, full = pool()
+    costs = np.linspace(1, 2, len(CHOICES))[:, None].copy()
+    costs[::2] = np.nan
+    plan = Plan(opening=(6, 5, 5), cheap_a_round=4, full_a_round=4)
+    observed = Observed()
+    for number in range(6):
+        actions = next_actions(features, observed, plan, 0, number, costs)
+        assert actions
+        assert all(action.index % 2 for action in actions)
+        observed = after(observed, [(a, float((full if a.fidelity == "full" else cheap)[a.index])) for a in actions])
+
+
+def test_an_opening_is_as_long_as_it_is_to_be_in_a_small_pool():
+    features, _, _ = pool()
+    small = replace(features, **{name: getattr(features, name)[:24] for name in ("vote", "signals", "encoding")})
+    plan = Plan(opening=(5, 4, 0))
+    assert len(next_actions(small, Observed(), plan, 0, 0)) == 9

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from optuna import load_study
 
 import nas_proxy
 from conftest import blobs, write_space
@@ -13,7 +14,11 @@ from nas_proxy.errors import UserError
 from nas_proxy.pipeline.choosing import Rounds, opening_of
 from nas_proxy.pipeline.pool import costs_too_much
 from nas_proxy.pipeline.saved import against_random
+from nas_proxy.pipeline.stages import run_all, run_stages
 from nas_proxy.ranking.believed import NAME
+from nas_proxy.report import pareto
+from nas_proxy.report.run_contents import read_run
+from nas_proxy.runs.folder import open_run, with_changes
 from nas_proxy.spaces.choices import Choice
 from nas_proxy.spaces.space import Space
 from nas_proxy.storage.trial_store import TrialStore
@@ -114,9 +119,25 @@ def test_a_larger_run_extends_a_smaller_one(go):
     assert len(larger) == 12
 
 
-def test_what_is_proposed_says_why(go):
-    from optuna import load_study
+@pytest.mark.parametrize("change", [{"trials": 15, "truth": 13}, {"round": 3, "trials": 13, "truth": 12}])
+def test_what_is_trained_already_is_not_chosen_again_where_rounds_move(go, change):
+    run = go(judge=4)
+    go(judge=4, **change)
+    storage = f"sqlite:///{run.folder / 'study.db'}"
+    for name in ("proxy", "truth"):
+        trials = load_study(study_name=name, storage=storage).trials
+        known = [(t.user_attrs["key"], t.user_attrs["draw"]) for t in trials]
+        assert len(known) == len(set(known)), name
 
+
+def test_another_ranking_writes_its_order_too(go):
+    run = go()
+    (run.folder / "search.json").unlink()
+    run_all(with_changes(run.folder, {"signals": ["flops"]}), run.folder, names=("rank",))
+    assert full_trainings_of(run.folder)[0]["key"] == run.ranking["pick"]["key"]
+
+
+def test_what_is_proposed_says_why(go):
     run = go()
     storage = f"sqlite:///{run.folder / 'study.db'}"
     why = [t.user_attrs.get("why") for t in load_study(study_name="proxy", storage=storage).trials]
@@ -153,6 +174,26 @@ def test_with_published_accuracies_nothing_is_trained_fully(go, tmp_path):
     assert run.pick["truth_mean"] == pytest.approx(max(seen))
     assert run.ranking["saving"]["estimated"] is True
     assert run.ranking["signals"]["calibrated"]["pick"] == run.pick["key"]
+    # The pick, which may never have been trained, is what the final network is of, and stays in the table.
+    assert nas_proxy.final(run).told["key"] == run.pick["key"]
+    trained = set(rows(run.folder, "trials.csv")["key"])
+    chosen = [one["key"] for one in full_trainings_of(run.folder) if one["validation"] and one["key"] not in trained]
+    assert chosen
+    assert nas_proxy.final(run, key=chosen[0], out=tmp_path / "chosen").told["search_score"] == accuracy[chosen[0]]
+    before = set(rows(run.folder, "truth.csv")["key"])
+    run_stages(open_run(run.folder), ("search",))
+    assert set(rows(run.folder, "truth.csv")["key"]) == before
+
+
+def test_a_table_and_several_objectives_have_one_front(go, tmp_path):
+    keys = [f"width={w},act={a}" for w in (1, 2, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24) for a in ("relu", "tanh")]
+    table = tmp_path / "published.csv"
+    pd.DataFrame({"key": keys, "accuracy": np.linspace(0.3, 0.9, len(keys))}).to_csv(table, index=False)
+    run = go(truth_table=str(table), objective=["accuracy", "params"])
+    front = [row["key"] for row in run.ranking["pareto"]]
+    shown = pareto.of_run(read_run(run.folder))
+    assert shown[shown["place"].notna()]["key"].tolist() == front
+    assert nas_proxy.final(run, front=len(front)).told["key"] == front[-1]
 
 
 def test_several_objectives_are_searched_for_the_front(go):
