@@ -107,6 +107,38 @@ class Child:
             os.waitpid(self._pid, 0)
 
 
+class Kept:
+    """A process apart that is kept from one use to the next, and ends with this object."""
+
+    def __init__(self) -> None:
+        self._child: Child | None = None
+        self._owner = os.getpid()
+
+    @property
+    def ours(self) -> bool:
+        """Whether this is the process that has it, and not a copy of that one."""
+        return self._owner == os.getpid()
+
+    def child(self, serve: Callable[["Link"], None]) -> Child | None:
+        """Return the process, which is made when there is none, and serves; None where it cannot be, and in a copy."""
+        if not self.ours:
+            return None
+        self._child = self._child or serving(serve)
+        return self._child
+
+    def end(self) -> None:
+        """End the process; the next use makes another."""
+        if self._child is not None and self.ours:
+            self._child.end()
+        self._child = None
+
+    def __del__(self) -> None:
+        try:  # noqa: SIM105 (the interpreter may be ending, and `contextlib` be gone)
+            self.end()
+        except Exception:  # noqa: BLE001
+            pass
+
+
 class Link:
     """One end of a connection of two processes."""
 

@@ -6,7 +6,6 @@ they do to their process ends in a SpaceError with a sentence.
 
 import contextlib
 import copy
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 from nas_proxy import time_limit
 from nas_proxy.errors import SpaceError
-from nas_proxy.spaces.apart import Child, Link, last_call, reason_of, serving
+from nas_proxy.spaces.apart import Kept, Link, last_call, reason_of
 from nas_proxy.spaces.space import Architecture, SearchSpace, Space, default_key
 
 FUNCTIONS = {"valid": bool, "name_of": str, "function_of": str}
@@ -39,8 +38,7 @@ class Asked:
     def __init__(self, space: str, name: str, kind: type, function: Callable[[Architecture], Any]) -> None:
         self._space, self._name, self._kind, self._function = space, name, kind, function
         self._known: dict[tuple[Any, ...], Any] = {}
-        self._child: Child | None = None
-        self._owner = os.getpid()
+        self._process = Kept()
         self._one_at_a_time = threading.Lock()
 
     def __call__(self, architecture: Architecture) -> Any:
@@ -54,7 +52,7 @@ class Asked:
 
     def each(self, architectures: Sequence[Architecture]) -> Sequence[Any]:
         """Return the answers for several. Raises SpaceError where the function gives none."""
-        if self._owner != os.getpid():  # a copy of the process that asks, itself apart
+        if not self._process.ours:  # a copy of the process that asks, itself apart
             return [self._function(architecture) for architecture in architectures]
         found: list[Any] = []
         with self._one_at_a_time:
@@ -64,16 +62,15 @@ class Asked:
 
     def _asked(self, architectures: Sequence[dict[str, Any]]) -> list[Any]:
         """Return the answers for the first, as many as are given in some time."""
-        self._child = self._child or serving(self._serve)
-        if self._child is None:
+        if (child := self._process.child(self._serve)) is None:
             answers = _answers(self._function, self._kind, architectures)
         else:
-            self._child.say(architectures)
-            answers = self._child.hear(time_limit.SECONDS)
+            child.say(architectures)
+            answers = child.hear(time_limit.SECONDS)
         found: list[Any] = answers.get("found", [])
         if (complaint := answers.get("complaint")) is None:
             return found
-        self.close()
+        self._process.end()
         rest = architectures[len(found) :]
         by_itself = isinstance(complaint, str)  # and not what became of its process, for whichever of the rest
         asked = f" for {default_key(rest[0])!r}" if by_itself or len(rest) == 1 else ""
@@ -89,18 +86,6 @@ class Asked:
                 answers = _answers(self._function, self._kind, architectures)
                 last_call(0)
                 link.say(answers)
-
-    def close(self) -> None:
-        """End the process."""
-        if self._child is not None and self._owner == os.getpid():
-            self._child.end()
-        self._child = None
-
-    def __del__(self) -> None:
-        try:  # noqa: SIM105 (the interpreter may be ending, and `contextlib` be gone)
-            self.close()
-        except Exception:  # noqa: BLE001
-            pass
 
 
 def _answers(function: Callable[[Architecture], Any], kind: type, architectures: Iterable[Architecture]) -> Any:

@@ -6,7 +6,6 @@
 import contextlib
 import functools
 import itertools
-import os
 from collections.abc import Mapping
 from dataclasses import astuple
 from typing import Any
@@ -19,7 +18,7 @@ from nas_proxy.data.shape import DataShape
 from nas_proxy.errors import RAISED
 from nas_proxy.libraries import Libraries
 from nas_proxy.process_state import restored
-from nas_proxy.spaces.apart import GRACE, Child, Complaint, Link, answer, apart, last_call, serving
+from nas_proxy.spaces.apart import GRACE, Child, Complaint, Kept, Link, answer, apart, last_call, serving
 from nas_proxy.spaces.measured import Size
 from nas_proxy.spaces.space import Architecture, SearchSpace
 from nas_proxy.time_limit import SECONDS, deadline
@@ -73,9 +72,8 @@ class Sizes:
         self._shape = shape
         self._seconds = seconds
         self._known: dict[str, Size | Complaint] = {}
-        self._child: Child | None = None
-        self._copy: Child | None = None  # of the child
-        self._owner = os.getpid()
+        self._process = Kept()
+        self._copy: Child | None = None  # of that process
 
     def of(self, architecture: Architecture) -> Size | None:
         """Return the size of an architecture, None where its network cannot be built or run."""
@@ -90,15 +88,13 @@ class Sizes:
         return self._known[key]
 
     def _measured(self, architecture: Architecture) -> Size | Complaint:
-        if self._owner == os.getpid():  # and not a copy of the process that has the link
-            _warm_up()
-            self._child = self._child or serving(self._serve)
-        if self._owner == os.getpid() and self._child is not None:
-            self._child.say(dict(architecture))
-            told = self._child.hear(self._seconds + GRACE)
+        _warm_up()
+        if (child := self._process.child(self._serve)) is not None:
+            child.say(dict(architecture))
+            told = child.hear(self._seconds + GRACE)
             if "found" in told:
                 return _size_in(told["found"])
-            self.close()  # that process itself is gone, which nothing of a user's has seen
+            self._process.end()  # that process itself is gone, which nothing of a user's has seen
         return measured_apart(self._space, architecture, self._shape, self._seconds)
 
     def _serve(self, link: Link) -> None:
@@ -135,15 +131,7 @@ class Sizes:
 
     def close(self) -> None:
         """End the process that is kept."""
-        if self._child is not None and self._owner == os.getpid():
-            self._child.end()
-        self._child = None
-
-    def __del__(self) -> None:
-        try:  # noqa: SIM105 (the interpreter may be ending, and `contextlib` be gone)
-            self.close()
-        except Exception:  # noqa: BLE001
-            pass
+        self._process.end()
 
     def hanging(self, architecture: Architecture) -> str | None:
         """Return in words that an architecture has no size because it took too long; it would when it is trained."""

@@ -7,7 +7,6 @@ as another working directory, meets later calls of the same function alone, whic
 
 import contextlib
 import enum
-import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +26,7 @@ from optuna.trial import BaseTrial, FixedTrial
 from nas_proxy import time_limit
 from nas_proxy.errors import RAISED, SpaceError
 from nas_proxy.seeds import seeded
-from nas_proxy.spaces.apart import Child, Link, last_call, serving
+from nas_proxy.spaces.apart import Child, Kept, Link, last_call
 from nas_proxy.spaces.suggesting import SuggestingTrial
 
 # Calls that take too long before the function is given up: each is waited for.
@@ -47,8 +46,7 @@ class FunctionApart:
 
     def __init__(self, name: str, function: Callable[[BaseTrial], Any]) -> None:
         self._name, self._function = name, function
-        self._child: Child | None = None
-        self._owner, self._hangs = os.getpid(), 0
+        self._process, self._hangs = Kept(), 0
         self._one_at_a_time = threading.Lock()
 
     def ended(self, trial: SuggestingTrial, device: str) -> Ended:
@@ -57,19 +55,18 @@ class FunctionApart:
         What the trial raises is kept in it. Raises SpaceError for a function that hangs time and again.
         """
         with self._one_at_a_time:
-            if self._owner != os.getpid():  # in a copy of the process that has the link
-                self._child, self._owner = None, os.getpid()
-            self._child = self._child or serving(self._serve)
-            if self._child is None:
+            if not self._process.ours:  # in a copy of the process that has the link
+                self._process = Kept()
+            if (child := self._process.child(self._serve)) is None:
                 return _ended(self._function, trial, device)
-            return self._heard(self._child, trial, device)
+            return self._heard(child, trial, device)
 
     def _heard(self, child: Child, trial: SuggestingTrial, device: str) -> Ended:
         child.say({"device": device, "number": trial.number, "known": dict(trial.known)})
         while True:
             message = child.hear(time_limit.SECONDS)
             if (complaint := message.get("complaint")) is not None:
-                self.close()
+                self._process.end()
                 self._hangs += complaint["late"]
                 if self._hangs == HANGS:
                     raise SpaceError(f"the space {self._name!r} {complaint['text']} to suggest, {HANGS} times")
@@ -78,18 +75,6 @@ class FunctionApart:
             if "ended" in message:
                 return Ended(message["ended"])
             child.say(_answered(trial, message))
-
-    def close(self) -> None:
-        """End the process."""
-        if self._child is not None and self._owner == os.getpid():
-            self._child.end()
-        self._child = None
-
-    def __del__(self) -> None:
-        try:  # noqa: SIM105 (the interpreter may be ending, and `contextlib` be gone)
-            self.close()
-        except Exception:  # noqa: BLE001
-            pass
 
     def _serve(self, link: Link) -> None:
         with contextlib.suppress(EOFError):
