@@ -30,6 +30,7 @@ from nas_proxy.data.listing import NAMED, list_folder
 from nas_proxy.data.store import Progress, Say, StoredImages, open_store
 from nas_proxy.errors import DataError
 from nas_proxy.files import write_text
+from nas_proxy.hardware import cores
 
 _BLOCK = 128
 # Bytes of pixels that are decoded into memory; on a small machine a share of its memory.
@@ -134,7 +135,7 @@ def decoded(
         return len(some)
 
     done = 0
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=min(4, cores())) as pool:
         # `map` keeps the order, so that of several bad files the first is always the one named.
         for count in pool.map(block, range(0, len(chosen), _BLOCK)):
             done += count
