@@ -252,11 +252,13 @@ def _step(network: nn.Module, recipe: Recipe, mode: ExecutionMode, classes: int)
         return loss.detach()
 
     def state() -> Iterator[Tensor]:
-        yield from itertools.chain(network.parameters(), network.buffers())
+        return itertools.chain(network.parameters(), network.buffers())
+
+    def momentum() -> Iterator[Tensor]:
         for kept in optimiser.state.values():
             yield from (value for value in kept.values() if isinstance(value, Tensor))
 
-    return CudaGraphStep(step, state) if mode.recorded else step
+    return CudaGraphStep(step, state, momentum) if mode.recorded else step
 
 
 def _epochs(images: int, batch: int, steps: int, epochs: float) -> list[range]:
