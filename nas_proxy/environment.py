@@ -1,6 +1,5 @@
 """Where a result was computed: versions and hardware, for every number that is printed."""
 
-import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import torch
 
 from nas_proxy._version import __version__
+from nas_proxy.hardware import cores
 
 
 def environment(device: str, workers: int) -> dict[str, object]:
@@ -19,7 +19,7 @@ def environment(device: str, workers: int) -> dict[str, object]:
         **{package: version(package) for package in packages},
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu(),
-        "cores": os.cpu_count() or 1,
+        "cores": cores(),
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
         "workers": workers,
     }

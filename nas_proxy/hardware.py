@@ -20,6 +20,8 @@ from nas_proxy.threads import one_thread
 
 # How many times as fast bfloat16 must be, and in how many rounds that is measured: some 20 ms in all.
 WORTH_ROUNDING, MEASURED = 1.2, 6
+# What Linux says of a container from within.
+CGROUP = Path("/sys/fs/cgroup")
 # Of a GPU, for each of several trainings at a time.
 MULTIPROCESSORS_EACH, BYTES_EACH, MOST_ON_A_GPU = 16, 4 << 30, 4
 
@@ -73,12 +75,20 @@ def total_bytes() -> int:
 def _container() -> tuple[int, int] | None:
     """Return how much memory the container may use, and uses; None for no container, or one without a limit."""
     try:
-        limit, used = (
-            int(Path(f"/sys/fs/cgroup/memory.{name}").read_text(encoding="utf-8")) for name in ("max", "current")
-        )
+        limit, used = (int((CGROUP / f"memory.{name}").read_text(encoding="utf-8")) for name in ("max", "current"))
     except (OSError, ValueError):
         return None
     return limit, used
+
+
+def cores() -> int:
+    """Return how many cores this process may use: those of its affinity, within a container's share of time."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = (CGROUP / "cpu.max").read_text(encoding="utf-8").split()
+        return max(1, min(found, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError, ZeroDivisionError):  # no container, or one without a limit ("max")
+        return found
 
 
 def jobs_at_once(device: str, gpus: int = 1) -> int:
@@ -86,12 +96,11 @@ def jobs_at_once(device: str, gpus: int = 1) -> int:
 
     A small network's kernels fill a few multiprocessors of a GPU, and each process holds some memory of its own there.
     """
-    cores = os.cpu_count() or 1
     if device == "cpu":
-        return cores
+        return cores()
     card = torch.cuda.get_device_properties(device)
     room = min(card.multi_processor_count // MULTIPROCESSORS_EACH, card.total_memory // BYTES_EACH)
-    return max(1, min(MOST_ON_A_GPU, cores // gpus, room))
+    return max(1, min(MOST_ON_A_GPU, cores() // gpus, room))
 
 
 def held_bytes() -> int:

@@ -1,6 +1,8 @@
 """The blocks of a network, to be drawn."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -89,3 +91,15 @@ def test_a_network_that_needs_values_is_told_of_and_one_that_fails_is_not() -> N
 
     assert [block.layers for block in made_of(OfValues)] == [("linear",)]
     assert made_of(lambda: nn.Linear(3, 10)) == ()
+
+
+def test_what_a_network_does_to_its_process_is_not_done_to_the_command(tmp_path: Path) -> None:
+    class Moving(nn.Flatten):
+        def forward(self, images: Tensor) -> Tensor:
+            os.chdir(tmp_path)
+            return super().forward(images)
+
+    before = Path.cwd()
+    assert [block.layers for block in made_of(lambda: nn.Sequential(Moving(), nn.Linear(64, 10)))] == [("linear",)]
+    assert Path.cwd() == before
+    assert made_of(lambda: os._exit(3)) == ()

@@ -11,7 +11,7 @@ from conftest import blobs
 from nas_proxy.data import augment
 from nas_proxy.spaces.convnet import NORMS, ConvNet
 from nas_proxy.training import train as training
-from nas_proxy.training.cuda_graph import WARM_UP, CudaGraphStep
+from nas_proxy.training.cuda_graph import WARM_UP, CudaGraphStep, NotRecordableError
 from nas_proxy.training.execution import PLAIN, ExecutionMode, attempt, choose
 from nas_proxy.training.train import Recipe, train, train_in
 
@@ -59,6 +59,42 @@ def test_a_step_is_warmed_up_once_and_its_loss_is_its_own():
     found = [take(images, labels, torch.tensor(rate)) for rate in (1.0, 10.0)]
     assert [float(loss) for loss in found] == [2, 22]
     assert calls == [1.0] * WARM_UP + [1.0, 10.0]
+
+
+class Remembering(Noisy):
+    """Makes a buffer in its first pass, a scale that stays."""
+
+    def forward(self, x):
+        if "scale" not in self._buffers:
+            self.register_buffer("scale", torch.full((1,), 2.0))
+        return super().forward(x * self.scale)
+
+
+def test_what_a_network_makes_in_its_first_pass_stays():
+    data, evaluation = problem()
+    plain, recorded = (train_in(mode, Remembering, data, evaluation, RECIPE, 5) for mode in (PLAIN, RECORDED))
+    assert recorded.losses == pytest.approx(plain.losses, rel=1e-5)
+
+
+class Counting(Noisy):
+    """Puts a new tensor in the place of its buffer in each pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("passes", torch.zeros(1))
+
+    def forward(self, x):
+        self.passes = self.passes + 1
+        return super().forward(x) / self.passes
+
+
+def test_a_network_that_replaces_a_buffer_is_trained_without_recording():
+    data, evaluation = problem()
+    with pytest.raises(NotRecordableError, match="in the place of a parameter or buffer"):
+        train_in(RECORDED, Counting, data, evaluation, RECIPE, 5)
+    outcome, note = attempt(lambda mode: train_in(mode, Counting, data, evaluation, RECIPE, 5), RECORDED)
+    assert outcome.losses == train_in(PLAIN, Counting, data, evaluation, RECIPE, 5).losses
+    assert "as a recorded CUDA graph" in note
 
 
 @pytest.mark.parametrize("together", [2, 5, 64])

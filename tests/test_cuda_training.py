@@ -1,6 +1,7 @@
 """Training on an emulated GPU: what it computes, that no step waits, what becomes of awkward networks."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ import torch
 from awkward_networks import Awkward, masked
 from conftest import blobs
 from cuda_emulation import CAPTURING, EmulatedCuda
+from nas_proxy.pipeline import final
+from nas_proxy.progress import SILENT
 from nas_proxy.spaces.convnet import NORMS, ConvNet
 from nas_proxy.training import jobs, worker_pool
 from nas_proxy.training import train as training
@@ -206,6 +209,16 @@ def test_a_recording_that_breaks_off_is_raised_to_who_trains_in_this_process():
     data, evaluation = problem()
     with EmulatedCuda(), pytest.raises(RecordingError, match=CAPTURING):
         train(lambda: Awkward(synchronised), data, evaluation, RECIPE, 0, "cuda")
+
+
+def test_the_final_training_does_without_recording():
+    data = problem()[0]
+    space = SimpleNamespace(build=lambda architecture, shape: Awkward(synchronised))
+    given = SimpleNamespace(config=SimpleNamespace(seed=0), space=space, shape=data.shape, device="cuda:0")
+    with EmulatedCuda() as gpu:
+        fitted, _ = final._fitted(given, SimpleNamespace(key="a", architecture={}), data, RECIPE, SILENT)
+        assert not gpu.dirty
+    assert len(fitted.losses) == 3
 
 
 def test_the_emulation_finds_what_is_added_to_a_step(monkeypatch):

@@ -145,7 +145,9 @@ def test_what_is_told(searched, test_images):
 def test_it_trains_on_train_and_validation_and_never_on_test(searched, test_images, monkeypatch):
     seen = []
     fit = final.fit
-    monkeypatch.setattr(final, "fit", lambda build, data, *rest: seen.append(data) or fit(build, data, *rest))
+    monkeypatch.setattr(
+        final, "fit", lambda build, data, *rest, **more: seen.append(data) or fit(build, data, *rest, **more)
+    )
     train_final(searched)
     data = open_problem(searched.config).data
     train, validation = data.train, data.validation
@@ -160,7 +162,7 @@ def test_the_test_images_are_opened_once_after_the_training_and_not_again(search
     events = []
     opened, fit = image_files.held_out_test, final.fit
     monkeypatch.setattr(image_files, "held_out_test", lambda *a, **o: events.append("test") or opened(*a, **o))
-    monkeypatch.setattr(final, "fit", lambda *a: events.append("fit") or fit(*a))
+    monkeypatch.setattr(final, "fit", lambda *a, **more: events.append("fit") or fit(*a, **more))
     first = train_final(searched)
     (first.folder / "model.pt2").unlink()
     again = train_final(searched)

@@ -1,11 +1,15 @@
+import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from nas_proxy.data import folders
+from nas_proxy.data.decoding import opened
 from nas_proxy.data.sources import open_source
 from nas_proxy.errors import DataError
 
@@ -234,6 +238,40 @@ def test_unreadable_images(tmp_path):
     )
     first.write_bytes(b"")
     assert message(tmp_path) == f"the image {first} cannot be read (not an image); mend or remove it"
+
+
+def test_a_decoder_that_gives_up_and_a_huge_image_get_sentences(tmp_path, monkeypatch):
+    first, _ = (save(tmp_path / name / "1.png", Image.new("L", (8, 8))) for name in ("a", "b"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
+        assert message(tmp_path) == (
+            f"the image {first} cannot be read (it has 64 pixels, more than the 40 that are read); make it smaller or "
+            "remove it"
+        )
+
+    def broken(self):
+        raise RuntimeError("Decoding of color planes failed")
+
+    monkeypatch.setattr(PngImageFile, "load", broken)
+    assert message(tmp_path).startswith(f"the image {first} cannot be read (Decoding of color planes failed)")
+
+
+def test_decoding_in_threads_leaves_warnings_as_they_were(tmp_path):
+    file = save(tmp_path / "1.png", Image.new("L", (8, 8)))
+    before, entered, leaving = list(warnings.filters), threading.Event(), threading.Event()
+
+    def decode():
+        with opened(file):
+            entered.set()
+            assert leaving.wait(10)
+
+    thread = threading.Thread(target=decode)
+    with opened(file):
+        thread.start()
+        assert entered.wait(10)
+    leaving.set()  # the one that began later ends later
+    thread.join()
+    assert warnings.filters == before
 
 
 def test_layouts_that_cannot_be_used(tmp_path):

@@ -1,6 +1,7 @@
 """Mistakes at the command line: one sentence on stderr with the value and what would work, exit code 2."""
 
 import json
+import math
 import os
 import sys
 
@@ -11,7 +12,9 @@ from PIL import Image
 
 from conftest import blobs
 from nas_proxy.cli import app as cli
+from nas_proxy.cli.printing import found_by_truth
 from nas_proxy.data.images import ImageSet
+from nas_proxy.errors import RunFailedError
 
 QUICK = ["--truth=4", "--trials=5", "--ipc=2", "--steps=2", "--epochs=1", "--truth-epochs=1", "--limit=20"]
 QUICK += ["--workers=1", "--device=cpu"]
@@ -205,6 +208,15 @@ def test_a_condensed_set_that_does_not_fit_gets_a_sentence(nas_proxy, tmp_path):
     code, _, err = nas_proxy("condense", "out", "--dataset", "digits", "--method", "herdin")
     assert code == 2
     assert "--method (condense.method) is 'herdin'; did you mean 'herding'?" in err
+
+
+def test_what_failed_in_full_training_is_not_the_best():
+    truth = [{"key": "a", "accuracy": math.nan, "seconds": 1}, {"key": "b", "accuracy": 0.5, "seconds": 1}]
+    result, text = found_by_truth(truth)
+    assert result == {"architectures": 2, "failed": 1, "best": "b", "accuracy": 0.5}
+    assert text == "1 architectures fully trained, 1 failed; the best is b at 50.0%"
+    with pytest.raises(RunFailedError, match="the full training of all 1 architectures failed"):
+        found_by_truth(truth[:1])
 
 
 def test_a_full_disk_gets_a_sentence(nas_proxy, monkeypatch):

@@ -15,6 +15,7 @@ from PIL import Image
 from conftest import blobs
 from failing_objectives import several, two
 from made_up_runs import ordinary
+from nas_proxy.data import picture
 from nas_proxy.data.picture import GAP, TILE, write_grid, write_real
 from nas_proxy.ranking.believed import Believed, write_order
 from nas_proxy.report import pareto
@@ -149,6 +150,21 @@ def test_real_images_are_the_first_of_each_class(tmp_path: Path) -> None:
     write_real(blobs(per_class=9), blobs(per_class=3), tmp_path / "few.png")
     with Image.open(tmp_path / "few.png") as image:
         assert image.width == 3 * (TILE + GAP) + GAP
+
+
+def test_a_picture_of_large_images_has_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, condensed = blobs(classes=6, per_class=9), blobs(classes=6, per_class=8, seed=1)
+    write_grid(condensed, real, tmp_path / "all.png")
+    monkeypatch.setattr(picture, "MOST_PIXELS", 12 * (TILE + GAP) ** 2)
+    write_grid(condensed, real, tmp_path / "proxy.png")
+    write_real(condensed, real, tmp_path / "real.png")
+    images = []
+    for name in ("all", "proxy", "real"):
+        with Image.open(tmp_path / f"{name}.png") as image:
+            images.append(image.copy())
+    assert [(image.width // (TILE + GAP), image.height // (TILE + GAP)) for image in images] == [(8, 6), (4, 3), (4, 3)]
+    corner = (0, 0, 4 * (TILE + GAP), 3 * (TILE + GAP))
+    assert images[1].crop(corner).tobytes() == images[0].crop(corner).tobytes()
 
 
 def test_real_images_stand_beside_condensed_ones(tmp_path: Path) -> None:

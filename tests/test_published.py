@@ -1,5 +1,6 @@
 import gzip
 import hashlib
+import os
 import pickle
 import sys
 import urllib.request
@@ -165,7 +166,7 @@ def test_packed_files_beside_the_wanted_ones_do_not_help_unless_torchvision_know
     file = tmp_path / "MNIST" / "raw" / "t10k-labels-idx1-ubyte"
     file.with_suffix(".gz").write_bytes(gzip.compress(file.read_bytes()))
     file.unlink()
-    with pytest.raises(DataError, match="mnist is not in"):
+    with pytest.raises(DataError, match="mnist is not whole in"):
         open_source("mnist", cache=tmp_path)
 
 
@@ -175,9 +176,35 @@ def test_a_cache_that_cannot_be_made(tmp_path):
         open_source("mnist", cache=tmp_path / "file" / "cache")
 
 
+def test_files_that_a_download_left_half_way_do_not_count(tmp_path, monkeypatch):
+    kind, known = torchvision.datasets.SVHN, {}
+    for part in ("train", "test"):
+        file = tmp_path / f"{part}_32x32.mat"
+        scipy.io.savemat(file, {"X": pictures(3, (3, 32, 32)).transpose(2, 3, 1, 0), "y": np.array([[10], [1], [9]])})
+        known[part] = ["https://example.org/", file.name, hashlib.md5(file.read_bytes()).hexdigest()]
+    monkeypatch.setattr(kind, "split_list", known)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-100])
+    with pytest.raises(DataError, match=r"^svhn is not whole in .* and could not be downloaded \(.*no network here"):
+        open_source("svhn", cache=tmp_path)
+    file.write_bytes(whole)
+    open_source("svhn", cache=tmp_path)
+    monkeypatch.setattr(kind, "download", lambda self: pytest.fail("they have been checked"))
+    open_source("svhn", cache=tmp_path)
+
+
+def test_files_that_nobody_may_write_are_read_as_they_are(tmp_path, monkeypatch):
+    stored = lay_out_mnist(tmp_path / "MNIST" / "raw")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert len(open_source("mnist", cache=tmp_path).read("train")[0]) == len(stored["train"])
+    assert [path.name for path in tmp_path.iterdir()] == ["MNIST"]
+
+
 def test_damaged_files(tmp_path, monkeypatch):
     lay_out_mnist(tmp_path / "MNIST" / "raw")
     lay_out_cifar10(tmp_path, monkeypatch)
+    for name in ("mnist", "cifar10"):
+        open_source(name, cache=tmp_path)
     for broken in ("MNIST/raw/train-images-idx3-ubyte", "cifar-10-batches-py/data_batch_2"):
         file = tmp_path / broken
         file.write_bytes(file.read_bytes()[:1000])

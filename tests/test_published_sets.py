@@ -202,7 +202,7 @@ def contents(folder):
 def test_an_export_replaces_an_earlier_one_whole(tmp_path):
     out, alone = tmp_path / "out", tmp_path / "alone"
     write_folder(select(REAL, 3, "random", 0), REAL, out)
-    (out / "class0" / ".00007.png.part").write_bytes(b"")  # what a kill leaves
+    (out / "class0" / ".00007.png.0a1b2c3d-123.part").write_bytes(b"")  # what a kill leaves, on any machine
     (out / ".hidden").write_text("kept")
     fewer = select(REAL, 1, "random", 1)
     for _ in range(2):

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from cuda_emulation import EmulatedCuda
+from nas_proxy import hardware
+from nas_proxy.environment import environment
 from nas_proxy.hardware import MOST_ON_A_GPU, jobs_at_once
 from nas_proxy.pipeline.work import open_executor
 from nas_proxy.runs.resolving import resolve
@@ -137,13 +139,27 @@ def test_a_worker_leaves_no_memory_reserved(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("limit", "expected"),
+    [("max 100000", 6), ("200000 100000", 2), ("150000 100000", 2), ("20000 100000", 1), ("800000 100000", 6), ("", 6)],
+)
+def test_the_cores_that_count_are_those_that_may_be_used(monkeypatch, tmp_path, limit, expected):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)), raising=False)
+    monkeypatch.setattr(hardware, "CGROUP", tmp_path)
+    if limit:
+        (tmp_path / "cpu.max").write_text(f"{limit}\n")
+    assert jobs_at_once("cpu") == expected
+    assert environment("cpu", 1)["cores"] == expected
+
+
+@pytest.mark.parametrize(
     ("multiprocessors", "gigabytes", "cores", "expected"),
     [(132, 80, 16, MOST_ON_A_GPU), (40, 15, 16, 2), (108, 10, 16, 2), (108, 40, 3, 3), (20, 6, 16, 1), (8, 2, 1, 1)],
 )
 def test_the_default_number_of_workers_follows_from_the_gpu(
     monkeypatch, multiprocessors, gigabytes, cores, expected, tiny_space
 ):
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(hardware, "cores", lambda: cores)
     with EmulatedCuda(2) as gpu:
         gpu.card = {"multi_processor_count": multiprocessors, "total_memory": gigabytes << 30}
         assert jobs_at_once("cuda:0") == expected

@@ -1,5 +1,6 @@
 """Space files: modules beside them, edits in one process, digests, and spaces that are given as they are."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 from nas_proxy import Choice, DataShape, Space, SpaceError, load_space
@@ -123,6 +125,21 @@ def test_packages_beside_the_file_count_and_folders_of_data_shadow_nothing(tmp_p
     write(tmp_path, pack__inner="A = (1, 2, 3)")
     assert load_space(mine, SHAPE).size == 3
     assert space_digest(mine) != digest
+
+
+def test_what_importing_a_file_changes_of_the_process_is_put_back(tmp_path):
+    text = """
+        import os, pathlib, torch
+        from nas_proxy import Choice, Space
+        os.chdir(pathlib.Path(__file__).parent)
+        os.environ["OF_A_SPACE"] = "1"
+        torch.set_default_dtype(torch.float64)
+        space = Space("s", Choice("a", (1, 2)), print)
+    """
+    before = (Path.cwd(), torch.get_default_dtype())
+    assert load_space(write(tmp_path, mine=text), SHAPE).size == 2
+    assert (Path.cwd(), torch.get_default_dtype()) == before
+    assert "OF_A_SPACE" not in os.environ
 
 
 def test_the_digest_of_a_file_alone_is_that_of_its_bytes(tmp_path):

@@ -19,7 +19,7 @@ from nas_proxy.data import folders, store
 from nas_proxy.data.catalogue import default_cache
 from nas_proxy.data.images import ImageSet
 from nas_proxy.data.sources import open_source
-from nas_proxy.data.splits import development, held_out_test
+from nas_proxy.data.splits import development, few_classes, few_indices, held_out_test
 from nas_proxy.data.store import StoredImages, taken, together
 from nas_proxy.errors import DataError, RunFolderError
 from nas_proxy.pipeline.stages import run_all
@@ -183,6 +183,19 @@ def test_unreadable_files_are_left_out_and_told(large, monkeypatch):
     assert sorted(rows.tolist()) == [i for i in range(40) if i not in (15, 27)]
     for part in (data.train, data.validation, held_out):
         assert torch.equal(part.labels, part.images.rows // 10)
+
+
+def test_a_few_images_are_read_past_unreadable_ones(large, monkeypatch):
+    chosen = few_indices(open_source(f"folder:{large}"), seed=3, classes=2, per_class=3).tolist()
+    for index in chosen[::3]:
+        (large / f"class{index // 10}" / f"{index % 10}.png").write_bytes(b"not an image")
+    monkeypatch.setattr(folders, "IN_MEMORY", 2000)  # room for ten images, not for all
+    few = few_classes(open_source(f"folder:{large}"), seed=3, classes=2, per_class=3)
+    assert few.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert few.images.shape == (6, 3, 8, 8)
+    monkeypatch.setattr(folders, "IN_MEMORY", 1 << 30)  # where an unreadable file is a mistake
+    with pytest.raises(DataError, match="cannot be read"):
+        few_classes(open_source(f"folder:{large}"), seed=3, classes=2, per_class=3)
 
 
 def test_too_many_unreadable_files_are_a_mistake_with_a_list(large):

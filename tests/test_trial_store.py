@@ -12,6 +12,8 @@ from optuna.distributions import CategoricalDistribution
 
 from nas_proxy.errors import RunFolderError
 from nas_proxy.spaces.measured import Size
+from nas_proxy.storage import trial_store
+from nas_proxy.storage.location import Database
 from nas_proxy.storage.read_only import open_studies
 from nas_proxy.storage.records import Candidate
 from nas_proxy.storage.trial_store import TrialStore
@@ -95,6 +97,40 @@ def test_what_was_recorded_before_a_kill_is_there(tmp_path):
     assert ledger.begin("proxy", candidate(1), 0) == 2
     ledger.close()
     assert [p.name for p in tmp_path.iterdir()] == ["study.db"]
+
+
+def test_what_is_open_is_closed_in_all_studies_of_the_run_and_in_no_other(tmp_path, monkeypatch):
+    file = tmp_path / "shared.db"
+    opened = trial_store._open
+    monkeypatch.setattr(trial_store, "_open", lambda place, patience: opened(file, patience))
+    ours, others = (TrialStore(Database("postgresql+psycopg://me@here/data", name)) for name in ("run", "run-2"))
+    for signal in ("proxy", "herding@equal", "latency"):
+        ours.begin(signal, candidate(0), 0)
+    others.begin("proxy", candidate(0), 0)
+    again = TrialStore(ours.place)
+    assert sorted(again.names()) == ["run/herding@equal", "run/latency", "run/proxy"]
+    again.close_interrupted()
+    states = {name: again._storage.get_all_trials(study) for name, study in ids(again)}
+    told = {name: [trial.state.name for trial in trials] for name, trials in states.items()}
+    assert told == {name: ["FAIL"] for name in again.names()} | {"run-2/proxy": ["RUNNING"]}
+
+
+def ids(store: TrialStore) -> list[tuple[str, int]]:
+    return [(study.study_name, study._study_id) for study in store._storage.get_all_studies()]
+
+
+@pytest.mark.parametrize("name", ["a?1", "x%2Fy", "100%", "b?timeout=0"])
+def test_a_folder_may_have_any_name(tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    ledger = TrialStore(folder / "study.db")
+    ledger.finish("proxy", ledger.begin("proxy", candidate(0), 0), outcome(0.5))
+    reader = open_studies(folder)
+    assert len(reader.get_all_studies()) == 1
+    reader.engine.dispose()
+    ledger.close()
+    assert [path.relative_to(tmp_path) for path in tmp_path.rglob("*")] == [Path(name), Path(name, "study.db")]
+    assert [record.score for record in TrialStore(folder / "study.db").records("proxy")] == [0.5]
 
 
 @pytest.mark.parametrize("opened", [TrialStore, lambda path: open_studies(path.parent)])

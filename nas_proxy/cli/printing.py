@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from nas_proxy.cli.exits import end_if_interrupted
+from nas_proxy.errors import RunFailedError
 from nas_proxy.untrusted import safe
 
 if TYPE_CHECKING:
@@ -76,6 +77,22 @@ def found_by_search(trials: list[dict[str, Any]], by: str) -> tuple[dict[str, An
     found = f"best {best['key']} at {best['score']:.1%}{least}"
     text = f"{len(complete)} architectures trained, {failed} failed{told}; {found}"
     return {**counted, "best": best["key"], "score": best["score"], **losses}, text
+
+
+def found_by_truth(truth: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
+    """Return what full training found, from the rows of truth.csv, as an object and as a sentence.
+
+    Raises RunFailedError where no architecture has an accuracy.
+    """
+    known = [row for row in truth if row["accuracy"] == row["accuracy"]]  # pandas reads what is missing as NaN
+    failed = len(truth) - len(known)
+    if not known:
+        raise RunFailedError(f"the full training of all {failed} architectures failed; nas-proxy dashboard tells why")
+    best = max(known, key=lambda row: row["accuracy"])
+    result = {"architectures": len(truth), "failed": failed, "best": best["key"], "accuracy": best["accuracy"]}
+    what = "fully trained" if "seconds" in best else "have a published accuracy"
+    told = f", {failed} failed" if failed else ""
+    return result, f"{len(known)} architectures {what}{told}; the best is {best['key']} at {best['accuracy']:.1%}"
 
 
 def print_pairs(pairs: list[tuple[str, str]], *, as_json: bool) -> None:

@@ -2,7 +2,7 @@
 
 from nas_proxy.cli import options as o
 from nas_proxy.cli.options import given, option_names
-from nas_proxy.cli.printing import at_work, print_ranking, print_result, rows
+from nas_proxy.cli.printing import at_work, found_by_truth, print_ranking, print_result, rows
 
 
 def truth_command(
@@ -27,11 +27,7 @@ def truth_command(
         else:
             settings = with_changes(folder.path, chosen, option_names())
             run_all(settings, run, progress=terminal, names=("truth",))
-    truth = rows(folder / "truth.csv")
-    best = max(truth, key=lambda row: row["accuracy"])
-    result = {"architectures": len(truth), "best": best["key"], "accuracy": best["accuracy"]}
-    known = "fully trained" if "seconds" in best else "have a published accuracy"
-    text = f"{len(truth)} architectures {known}; the best is {best['key']} at {best['accuracy']:.1%}"
+    result, text = found_by_truth(rows(folder / "truth.csv"))
     print_result(result, text, as_json=as_json)
 
 

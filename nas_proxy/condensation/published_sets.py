@@ -28,7 +28,7 @@ EXPECTED = "`images` and `labels`, a pair of both, or the authors' {'data': [[im
 FAR, TIMES = 10.0, 2.0
 # What tells the files of an export from others, which must not be replaced.
 MARK = ("Software", "nas_proxy")
-_IMAGE, _UNFINISHED = re.compile(r"\d{5,}\.png"), re.compile(r"\.\d{5,}\.png\.part")
+_IMAGE, _UNFINISHED = re.compile(r"\d{5,}\.png"), re.compile(r"\.\d{5,}\.png(\.[0-9a-f]{8}-\d+)?\.part")
 _UNSAFE = re.compile(r'^\.+|[. ]+$|[/\\:*?"<>|\x00-\x1f\x7f\ud800-\udfff]')
 _LONGEST = 60
 

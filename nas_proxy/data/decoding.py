@@ -44,9 +44,8 @@ _UNREADABLE = (
     KeyError,
     TypeError,
     OverflowError,
-    NotImplementedError,
+    RuntimeError,  # of the decoder of AVIF, and NotImplementedError
     struct.error,
-    Image.DecompressionBombError,
 )
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -85,16 +84,23 @@ class Frame:
 
     @cached_property
     def channels(self) -> int:
-        """1 if every train file is grey by its header, else 3; reads up to the first file in colour."""
+        """1 if every train file that opens is grey by its header, else 3; reads up to the first file in colour."""
         return 1 if all(map(_is_grey, self.files)) else 3
 
     @cached_property
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels: the image size asked for, else that of the first train file."""
-        if self.image_size is not None:
-            return self.image_size, self.image_size
-        with opened(self.files[0]) as image:
-            return upright(image).size
+        """Width and height in pixels: the image size asked for, else that of the first train file that opens."""
+        return self._first[1] if self.image_size is None else (self.image_size, self.image_size)
+
+    @cached_property
+    def _first(self) -> tuple[Path | Encoded, tuple[int, int]]:
+        """The first train file that opens, and its size. Raises the DataError of the first where none does."""
+        found = next(filter(None, map(_size, self.files)), None)
+        if found is None:
+            with opened(self.files[0]):
+                pass
+            raise AssertionError("what has just not opened opens")
+        return found
 
     def levels(self, *, floats: bool) -> Levels:
         """The levels of train files with whole numbers of more than 8 bits, or with floats; these are read for it."""
@@ -139,16 +145,49 @@ def _formats() -> tuple[str, ...]:
 def opened(file: Path | Encoded) -> Iterator[Image.Image]:
     """Open an image file. Raises DataError with the path for whatever goes wrong in it, also in the block."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of notes beside the pixels; a huge image is an error of its own
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file.stream() if isinstance(file, Encoded) else file, formats=_formats()) as image:
-                yield image
-    except Image.DecompressionBombWarning as error:
+        with _QUIET, Image.open(file.stream() if isinstance(file, Encoded) else file, formats=_formats()) as image:
+            _check_size(image)
+            yield image
+    except Image.DecompressionBombError as error:
         raise DataError(f"the image {file} cannot be read ({error}); make it smaller or remove it") from None
     except _UNREADABLE as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
         raise DataError(f"the image {file} cannot be read ({reason}); mend or remove it") from None
+
+
+class _Quiet:
+    """In the block no thread hears warnings of notes beside the pixels.
+
+    Python's `catch_warnings` puts back what it found, which several threads at once must not do each for itself.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._caught = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._caught = warnings.catch_warnings()
+                self._caught.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._caught.__exit__(None, None, None)
+
+
+_QUIET = _Quiet()
+
+
+def _check_size(image: Image.Image) -> None:
+    """Raise an error for a size that Pillow warns of."""
+    most, pixels = Image.MAX_IMAGE_PIXELS, image.width * image.height
+    if most is not None and pixels > most:
+        raise Image.DecompressionBombError(f"it has {pixels:,} pixels, more than the {most:,} that are read")
 
 
 def _check_png(file: IO[bytes]) -> None:
@@ -169,8 +208,19 @@ def _check_png(file: IO[bytes]) -> None:
 
 
 def _is_grey(file: Path | Encoded) -> bool:
-    with opened(file) as image:
-        return image.mode in _GREY
+    try:
+        with opened(file) as image:
+            return image.mode in _GREY
+    except DataError:
+        return True  # it is told, or left out, where it is decoded
+
+
+def _size(file: Path | Encoded) -> tuple[Path | Encoded, tuple[int, int]] | None:
+    try:
+        with opened(file) as image:
+            return file, upright(image).size
+    except DataError:
+        return None
 
 
 def _is_wide(image: Image.Image) -> bool:
@@ -227,7 +277,7 @@ def _framed(found: Image.Image, frame: Frame, file: Path | Encoded) -> np.ndarra
         image = square.resize(frame.size, Image.Resampling.BILINEAR)  # antialiased, as `arrays.resized` is
     if image.size != frame.size:
         raise DataError(
-            f"{frame.files[0]} has {_by(frame.size)} pixels but {file} has {_by(image.size)}; "
+            f"{frame._first[0]} has {_by(frame.size)} pixels but {file} has {_by(image.size)}; "
             "images of one data set must have one size, so choose one, for example --image-size 32"
         )
     values = np.asarray(image)

@@ -30,6 +30,7 @@ from nas_proxy.data.listing import NAMED, list_folder
 from nas_proxy.data.store import Progress, Say, StoredImages, open_store
 from nas_proxy.errors import DataError
 from nas_proxy.files import write_text
+from nas_proxy.hardware import cores
 
 _BLOCK = 128
 # Bytes of pixels that are decoded into memory; on a small machine a share of its memory.
@@ -99,6 +100,27 @@ class FolderPart:
         """Decode one file: uint8, (c, h, w). Raises DataError with the path."""
         return pixels(self.files[index], self.frame)
 
+    def readable(self, index: Tensor, most: int) -> Tensor:
+        """Return the first `most` of the images at `index`, without unreadable ones where such are left out.
+
+        Where none can be read they are the first all the same, so that reading them tells.
+        """
+        if not self._is_large(self.count):
+            return index[:most]
+        found = [*itertools.islice(filter(self._opens, index.tolist()), most)]
+        return torch.tensor(found, dtype=torch.int64) if found else index[:most]
+
+    def _opens(self, index: int) -> bool:
+        try:
+            self.pixels(index)
+        except DataError:
+            return False
+        return True
+
+    def _is_large(self, count: int) -> bool:
+        # Three channels, since to know better may take reading every file.
+        return count * 3 * math.prod(self.frame.size) > _room()
+
     def digest(self, block: range) -> str:
         """Return what changes with the names, sizes and times of files, and with the size of images."""
         digest = hashlib.sha256(repr(self.frame.image_size).encode())
@@ -113,8 +135,7 @@ class FolderPart:
 
         Where they are too many for the memory, they stay in the store, and those that are unreadable are left out.
         """
-        # Three channels, since to know better may take reading every file.
-        if len(index) * 3 * math.prod(self.frame.size) > _room():
+        if self._is_large(len(index)):
             stored = open_store(self.place, self, progress, self.say)
             return stored.at(torch.searchsorted(stored.rows, index[torch.isin(index, stored.rows)]))
         return decoded(self.pixels, index, self.shape, progress)
@@ -134,7 +155,7 @@ def decoded(
         return len(some)
 
     done = 0
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=min(4, cores())) as pool:
         # `map` keeps the order, so that of several bad files the first is always the one named.
         for count in pool.map(block, range(0, len(chosen), _BLOCK)):
             done += count

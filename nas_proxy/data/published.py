@@ -2,9 +2,11 @@
 
 In: a name and a cache folder. Out: the class names and the train and test parts.
 Guarantees: torchvision is imported here alone and only when a published set is asked for; all files are
-downloaded when the set is opened, so that a run does not fail late; reading train opens no test file.
+downloaded when the set is opened, so that a run does not fail late; files that a download which was cut off has left
+do not count, nor do others before torchvision has checked them once; reading train opens no test file.
 """
 
+import os
 import pickle
 import warnings
 from collections.abc import Iterator, Mapping
@@ -39,7 +41,7 @@ def open_published(name: str, image_size: int | None, cache: Path) -> tuple[tupl
     """Return the class names and the parts of `PUBLISHED[name]`, downloaded into `cache` if absent there."""
     published = PUBLISHED[name]
     kind = _torchvision_class(published.torchvision)
-    if not all((cache / published.folder / file).exists() for file in published.files):
+    if not _is_whole(name, cache):
         _download(name, kind, cache)
 
     def part(which: str) -> ArrayPart:
@@ -68,18 +70,38 @@ def _torchvision_class(name: str) -> Any:
     return getattr(published, name)
 
 
+def _absent(name: str, cache: Path) -> list[str]:
+    published = PUBLISHED[name]
+    return [file for file in published.files if not (cache / published.folder / file).exists()]
+
+
+def _is_whole(name: str, cache: Path) -> bool:
+    """Return whether all files are there and have been checked; in a folder that cannot be written, nobody does."""
+    return not _absent(name, cache) and (_marker(name, cache).exists() or not os.access(cache, os.W_OK))
+
+
+def _marker(name: str, cache: Path) -> Path:
+    return cache / f".{name}.checked"
+
+
 def _download(name: str, kind: Any, cache: Path) -> None:
+    """Download what is not there, or is not as its checksum says, and leave a marker."""
     wanted = PUBLISHED[name]
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / f".{name}.lock"):
+            if _is_whole(name, cache):  # by now, by somebody else
+                return
+            _marker(name, cache).unlink(missing_ok=True)
             for part in ("train", "test"):
                 _construct(kind, part, cache, download=True)
+            _marker(name, cache).touch()
     except (OSError, HTTPException, *_DAMAGED) as error:
         # torchvision tells of several mirrors in several lines; the last one holds the reason.
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        state = "not" if len(_absent(name, cache)) == len(wanted.files) else "not whole"
         raise DataError(
-            f"{name} is not in {cache} and could not be downloaded ({reason}); "
+            f"{name} is {state} in {cache} and could not be downloaded ({reason}); "
             f"put the unpacked files {', '.join(wanted.files)} into {cache / wanted.folder}"
         ) from None
 

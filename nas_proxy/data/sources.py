@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nas_proxy.data.arrays import ArrayPart, open_npz
 from nas_proxy.data.catalogue import PUBLISHED, default_cache, kind_and_place, split_group
-from nas_proxy.data.folders import open_folder
+from nas_proxy.data.folders import FolderPart, open_folder
 from nas_proxy.data.published import open_published
 from nas_proxy.data.store import Progress, Say, StoredImages
 from nas_proxy.data.tables import open_table
@@ -77,6 +77,11 @@ class Source:
         chosen = torch.arange(len(labels)) if index is None else index
         images = stored.images(chosen, progress)
         return images, labels[images.rows if isinstance(images, StoredImages) else chosen]
+
+    def readable(self, part: Part, index: Tensor, most: int) -> Tensor:
+        """Return the first `most` of the images at `index`; what a large part leaves out does not count."""
+        stored = self._part(part)
+        return stored.readable(index, most) if isinstance(stored, FolderPart) else index[:most]
 
     def _part(self, part: Part) -> StoredPart:
         if part not in self.parts:

@@ -212,7 +212,7 @@ def few_classes(source: Source, *, seed: int, classes: int, per_class: int, limi
 def few_indices(source: Source, *, seed: int, classes: int, per_class: int, limit: int | None = None) -> Tensor:
     """Return which images `few_classes` reads: int64, (n,), class by class."""
     train, labels = _split_of(source, seed, limit).train, source.labels("train")
-    return torch.cat([train[labels[train] == label][:per_class] for label in range(classes)])
+    return torch.cat([source.readable("train", train[labels[train] == label], per_class) for label in range(classes)])
 
 
 def random_subset(data: ImageSet, per_class: int, generator: torch.Generator) -> ImageSet:

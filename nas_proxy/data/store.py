@@ -33,6 +33,7 @@ from torch import Tensor
 
 from nas_proxy.errors import DataError
 from nas_proxy.files import is_full, write_json, write_text
+from nas_proxy.hardware import cores
 
 Progress = Callable[[int, int], None]
 Say = Callable[[str], None]
@@ -271,7 +272,7 @@ class _Indexing:
             pending.clear()
 
         with contextlib.ExitStack() as stack:
-            pool = stack.enter_context(ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)))
+            pool = stack.enter_context(ThreadPoolExecutor(max_workers=min(4, cores())))
             stack.callback(sync)
             for at in range(0, len(missing), TOGETHER):
                 some = missing[at : at + TOGETHER]

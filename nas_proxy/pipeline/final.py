@@ -301,7 +301,8 @@ def _fitted(
     with progress.stage("Final training", recipe.steps(len(images))) as bar:
         build = _counted(lambda: problem.space.build(record.architecture, problem.shape), bar)
         try:
-            fitted = fit(build, images, recipe, seed, problem.device)
+            # Not recorded: a recording that breaks off would cost this process, which no other one replaces, the GPU.
+            fitted = fit(build, images, recipe, seed, problem.device, recorded=False)
             bar.to(recipe.steps(len(images)))
         except Exception as error:
             if isinstance(error, MemoryError | OSError | torch.OutOfMemoryError):

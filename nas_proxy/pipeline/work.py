@@ -190,5 +190,5 @@ def _closing(store: TrialStore) -> Iterator[TrialStore]:
     try:
         yield store
     finally:
-        store.close_interrupted(store.names())
+        store.close_interrupted()
         store.close()

@@ -288,12 +288,9 @@ def _trained(path: Path) -> set[str]:
 
 
 def _studies(path: Path) -> list[str]:
-    """Return the names of the studies of the run or comparison in the folder `path`; a database holds others' too."""
+    """Return the names of the studies of the run or comparison in the folder `path`."""
     with _store(path) as store:
-        if store is None:
-            return []
-        ours = store.place.study("") if isinstance(store.place, Database) else ""
-        return [name for name in store.names() if name.startswith(ours)]
+        return [] if store is None else store.names()
 
 
 def forget(path: Path) -> None:
@@ -303,8 +300,8 @@ def forget(path: Path) -> None:
     from nas_proxy.storage.removal import remove_run
 
     with _store(path) as store:
-        if store is not None and isinstance(store.place, Database):
-            remove_run(store, store.place)
+        if store is not None:
+            remove_run(store)
 
 
 @contextlib.contextmanager

@@ -3,10 +3,10 @@
 A block is a convolution or linear layer with what follows it and has no weights of its own (normalisation, activation,
 pooling), or a module of the user's that holds others, such as a residual block, by its class's name. The network and
 what only strings modules together (`Sequential`) are taken apart. Nothing is computed: it is built on the meta device,
-where that works.
+where that works. Whatever its code does, it does to a process of its own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nas_proxy.data.shape import DataShape
 from nas_proxy.errors import RAISED
+from nas_proxy.spaces.apart import Complaint, apart
 from nas_proxy.spaces.space import Architecture, SearchSpace
 from nas_proxy.time_limit import SECONDS, deadline
 
@@ -55,15 +56,23 @@ def blocks_of(
     space: SearchSpace, architecture: Architecture, shape: DataShape, seconds: float = SECONDS
 ) -> tuple[Block, ...]:
     """Return the blocks of an architecture's network; none where they cannot be told within `seconds`."""
-    for device in ("meta", "cpu"):
+    found = apart(lambda: [block.as_json() for block in _told(space, architecture, shape, seconds)], seconds)
+    return () if isinstance(found, Complaint) else tuple(map(_from_json, found))
+
+
+def _told(space: SearchSpace, architecture: Architecture, shape: DataShape, seconds: float) -> tuple[Block, ...]:
+    with deadline(seconds):
         try:
-            with deadline(seconds), torch.device(device):
-                return _cut(_blocks(space.build(architecture, shape), shape, device))
+            with torch.device("meta"):
+                return _cut(_blocks(space.build(architecture, shape), shape, "meta"))
         except TimeoutError:
-            return ()
+            raise
         except RAISED:  # of tensors without values; what is the network's own, it raises on the CPU too
-            continue
-    return ()
+            return _cut(_blocks(space.build(architecture, shape), shape, "cpu"))
+
+
+def _from_json(told: Mapping[str, Any]) -> Block:
+    return Block(tuple(told["layers"]), tuple(told["shape"]), told["params"], told["skipped"])
 
 
 def _cut(blocks: tuple[Block, ...]) -> tuple[Block, ...]:

@@ -3,7 +3,8 @@
 In: the path of a Python file. Out: its module, and a digest of its code. Guarantees: a file, or a module beside it that
 it imports, is read anew once it has changed, in the same process too; modules beside the file can be imported at any
 time, also while a network is built or trained, and in every process that has loaded the file; they never stand in for
-a module of Python's standard library; the digest is that of the file alone where it imports nothing from beside it.
+a module of Python's standard library; what importing the file changes of the whole process, such as the working
+directory, is put back; the digest is that of the file alone where it imports nothing from beside it.
 """
 
 import ast
@@ -20,6 +21,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from nas_proxy.errors import RAISED, SpaceError
+from nas_proxy.process_state import restored
 from nas_proxy.untrusted import in_a_line
 
 
@@ -121,7 +123,7 @@ def imported(path: Path) -> ModuleType:
     sys.modules[name] = module
     loaded = _LOADED[path] = _Loaded(digest, module, {})
     try:
-        with beside(path):
+        with restored(), beside(path):
             loader.exec_module(module)
     except SpaceError:
         _forget(path, name)

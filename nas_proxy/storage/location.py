@@ -22,6 +22,8 @@ from nas_proxy.untrusted import read_toml
 EXAMPLE = "postgresql+psycopg://USER@HOST/DATABASE"
 DRIVER = "postgresql+psycopg"
 FILE, NAME = "study.db", "study.name"
+SQLITE = f"sqlite:///{FILE}"
+"""The URL for whoever connects to a file by itself."""
 
 _passwords: dict[str, str] = {}
 

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from nas_proxy.errors import RunFolderError
 from nas_proxy.storage import retry
-from nas_proxy.storage.location import Database, Location, connectable, existing
+from nas_proxy.storage.location import SQLITE, Database, Location, connectable, existing
 from nas_proxy.storage.sqlite_errors import DAMAGED, closed_after_errors, explanation
 
 # Attributes of studies by the studies' names, made when they are looked at.
@@ -54,7 +54,7 @@ class Studies(RDBStorage):
                 opened.append(connection := _connected(place, writable=writable))
                 return connection
 
-            super().__init__(f"sqlite:///{place}", engine_kwargs={"creator": connect}, skip_table_creation=True)
+            super().__init__(SQLITE, engine_kwargs={"creator": connect}, skip_table_creation=True)
 
     def get_all_studies(self) -> list["optuna.study._frozen.FrozenStudy"]:
         """Return the studies under the names that a reader sees."""

@@ -2,12 +2,10 @@
 
 import optuna
 
-from nas_proxy.storage.location import Database
 from nas_proxy.storage.trial_store import TrialStore
 
 
-def remove_run(store: TrialStore, place: Database) -> None:
-    """Remove what the run has in its database."""
+def remove_run(store: TrialStore) -> None:
+    """Remove the studies of the store's run."""
     for name in store.names():
-        if name.startswith(place.study("")):
-            optuna.delete_study(study_name=name, storage=store._storage)
+        optuna.delete_study(study_name=name, storage=store._storage)

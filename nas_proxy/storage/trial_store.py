@@ -12,7 +12,7 @@ import contextlib
 import math
 import sqlite3
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,10 @@ from nas_proxy.errors import RunFolderError
 from nas_proxy.optuna_quiet import without_announcements
 from nas_proxy.spaces.objectives import ACCURACY, WORDS, directions
 from nas_proxy.storage import retry
-from nas_proxy.storage.location import Database, Location, study_name
+from nas_proxy.storage.location import SQLITE, Database, Location, study_name
 from nas_proxy.storage.records import (
     INTERRUPTED,
     LATENCY,
-    TRAINED,
     Candidate,
     Record,
     finished,
@@ -72,13 +71,15 @@ def _open(place: Location, patience: retry.Retry) -> RDBStorage:
     if isinstance(place, Database):
         return retry.open_storage(place, patience)
     try:
+        path = str(place.absolute())  # wherever the process is when it connects again
         with closed_after_errors() as opened:
 
-            def connect(*arguments: Any, **options: Any) -> _Connection:
-                opened.append(connection := _Connection(*arguments, **options))
+            def connect() -> _Connection:
+                opened.append(connection := _Connection(path, timeout=60, check_same_thread=False))
                 return connection
 
-            return RDBStorage(f"sqlite:///{place}", engine_kwargs={"connect_args": {"timeout": 60, "factory": connect}})
+            # The path itself, and in no URL: there a folder's ? and % mean something else.
+            return RDBStorage(SQLITE, engine_kwargs={"creator": connect})
     except (SQLAlchemyError, RuntimeError) as error:
         raise RunFolderError(explanation(place, error, writing=True)) from None
 
@@ -119,8 +120,9 @@ class TrialStore:
         return self._studies[signal]
 
     def names(self) -> list[str]:
-        """Return the names of all studies that there are."""
-        return optuna.get_all_study_names(self._storage)
+        """Return the names in the storage of this run's studies; a database may hold those of other runs too."""
+        ours = study_name(self.place, "") if isinstance(self.place, Database) else ""
+        return [name for name in optuna.get_all_study_names(self._storage) if name.startswith(ours)]
 
     def _objectives_of(self, signal: str) -> tuple[str, ...]:
         return {"proxy": self._objectives, LATENCY: (LATENCY,)}.get(signal, (ACCURACY,))
@@ -150,10 +152,10 @@ class TrialStore:
                 "restore it, or start again with --overwrite"
             )
 
-    def close_interrupted(self, signals: Iterable[str] = TRAINED) -> None:
-        """Close the trials that a killed run left open in the studies of `signals`."""
-        known = set(optuna.get_all_study_names(self._storage))
-        for study in (self.study(signal) for signal in signals if study_name(self.place, signal) in known):
+    def close_interrupted(self) -> None:
+        """Close the trials that are open in this run's studies, such as those that a kill left."""
+        for name in self.names():
+            study = optuna.load_study(study_name=name, storage=self._storage)
             for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 self._fail(study, Trial(study, trial._trial_id), INTERRUPTED)
 

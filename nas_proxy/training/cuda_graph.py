@@ -5,9 +5,10 @@ a step, a function of tensors. Out: the same step, which copies its arguments to
 Source: "whole-network capture" in PyTorch's notes on CUDA graphs.
 
 What Python does in a step, it does once: a network that chooses by Python's own random numbers chooses once. A network
-that waits for the device in its forward pass cannot be recorded. That is found before the recording, in a step in which
-PyTorch refuses to wait (`NotRecordableError`), because a recording that breaks off leaves its memory pool, its stream
-and the random generator unusable in this process (`RecordingError`): the work is then for another process.
+that waits for the device in its forward pass, or replaces a buffer there, which a replay would not do, cannot be
+recorded. That is found before the recording, in a step in which PyTorch refuses to wait (`NotRecordableError`), because
+a recording that breaks off leaves its memory pool, its stream and the random generator unusable in this process
+(`RecordingError`): the work is then for another process.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ WARM_UP = 3
 
 
 class NotRecordableError(RuntimeError):
-    """The step waits for the device, so it cannot be recorded; nothing has happened."""
+    """The step waits for the device or replaces its tensors, so it cannot be recorded; nothing has been."""
 
 
 class RecordingError(RuntimeError):
@@ -35,15 +36,19 @@ class CudaGraphStep:
     """`step`, recorded at its first call. Arguments have the shapes and the device of that call for ever.
 
     step: images, labels and learning rate to the loss.
-    state: gives the tensors that a step changes in place. What warming up did to them is undone: tensors that were
-        there before have their values back, new ones (momentum) are zero. So are random numbers.
+    state: gives the network's tensors, some of which a step changes in place. What warming up did to those that were
+        there before is undone, and so are random numbers; what the network made in its first pass stays as it is.
+    momentum: gives the tensors that the optimiser has made in its steps, which begin as zeros.
 
     On the CPU, which has no graphs, the step is called where it would be replayed.
     """
 
-    def __init__(self, step: Step, state: Callable[[], Iterable[Tensor]]) -> None:
+    def __init__(
+        self, step: Step, state: Callable[[], Iterable[Tensor]], momentum: Callable[[], Iterable[Tensor]] = tuple
+    ) -> None:
         self._step = step
         self._state = state
+        self._momentum = momentum
         self._held: tuple[Tensor, ...] = ()
 
     def __call__(self, *given: Tensor) -> Tensor:
@@ -59,18 +64,20 @@ class CudaGraphStep:
 
     def _warm_up(self) -> None:
         device = self._held[0].device
-        before = {id(tensor): tensor.detach().clone() for tensor in self._state()}
+        before = [(tensor, tensor.detach().clone()) for tensor in self._state()]
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _aside(device):
             for _ in range(WARM_UP - 1):
                 self._step(*self._held)
+            settled = list(self._state())
             with _refusing_to_wait(device):
                 self._step(*self._held)
+        if {id(tensor) for tensor in settled} - {id(tensor) for tensor in self._state()}:
+            raise NotRecordableError("a step puts another tensor in the place of a parameter or buffer")
         with torch.no_grad():
-            for tensor in self._state():
-                if id(tensor) in before:
-                    tensor.copy_(before[id(tensor)])
-                else:
-                    tensor.zero_()
+            for tensor, value in before:
+                tensor.copy_(value)
+            for tensor in self._momentum():
+                tensor.zero_()
 
     def _recorded(self) -> tuple[Callable[[], None], Tensor]:
         if self._held[0].device.type != "cuda":

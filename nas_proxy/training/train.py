@@ -97,13 +97,17 @@ def fit(
     seed: int,
     device: torch.device | str = "cpu",
     after: "_After | None" = None,
+    *,
+    recorded: bool = True,
 ) -> Fitted:
     """Build a network and train it on `data`; see `train` for what is guaranteed and raised, and `fit_in` for `after`.
 
-    What cannot be trained in the fastest mode begins again in a simpler one.
+    What cannot be trained in the fastest mode begins again in a simpler one. recorded: whether steps may be recorded on
+    a GPU; not in a process that cannot do without the device where a recording breaks off.
     """
     data = data.to(device)
     fastest = choose(recipe.precision, data.shape, torch.device(device))
+    fastest = replace(fastest, recorded=fastest.recorded and recorded)
     return attempt(lambda mode: fit_in(mode, build, data, recipe, seed, after), fastest)[0]
 
 
@@ -252,11 +256,13 @@ def _step(network: nn.Module, recipe: Recipe, mode: ExecutionMode, classes: int)
         return loss.detach()
 
     def state() -> Iterator[Tensor]:
-        yield from itertools.chain(network.parameters(), network.buffers())
+        return itertools.chain(network.parameters(), network.buffers())
+
+    def momentum() -> Iterator[Tensor]:
         for kept in optimiser.state.values():
             yield from (value for value in kept.values() if isinstance(value, Tensor))
 
-    return CudaGraphStep(step, state) if mode.recorded else step
+    return CudaGraphStep(step, state, momentum) if mode.recorded else step
 
 
 def _epochs(images: int, batch: int, steps: int, epochs: float) -> list[range]:
