@@ -77,11 +77,12 @@ def test_it_gives_what_a_file_gives(run, alone, name):
 @pytest.mark.slow
 def test_seeds_and_what_is_pruned_pass_through_it(config, postgres, tmp_path):
     longer = replace(OPTIONS, epochs=6)
-    config = replace(config, trials=36, truth=4, seeds=2, pruner="median", proxy_training=longer)
+    config = replace(config, trials=36, truth=4, seeds=2, sampler="tpe", pruner="median", proxy_training=longer)
     tables = []
     for place, storage in (("file", None), ("database", postgres.url())):
         for truth in (4, 16):  # of which some were proposed and pruned before the sample came to them
-            found = run_all(replace(config, truth=truth, storage=storage), tmp_path / place, names=NAMES)
+            longer_sample = replace(config, truth=truth, judge=truth, storage=storage)
+            found = run_all(longer_sample, tmp_path / place, names=NAMES)
             tables.append(without_time((found / "trials.csv").read_text()))
     assert tables[:2] == tables[2:]
     states = [[row[tables[0][0].index("state")] for row in table] for table in tables[:2]]
