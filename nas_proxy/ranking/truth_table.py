@@ -37,6 +37,7 @@ from nas_proxy.ranking.nats_bench import PREFIX, read_nats
 from nas_proxy.ranking.repeatability import isomorphic_of
 from nas_proxy.ranking.table_files import READABLE, read_table
 from nas_proxy.spaces.space import ENUMERABLE, TOGETHER, Architecture, SearchSpace, Space, chunks
+from nas_proxy.untrusted import safe
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ def _columns(path: Path, frame: pd.DataFrame, wanted: str) -> tuple[str, ...]:
     if wanted:
         named = [wanted] if wanted in known else wanted.split(",")
         if unknown := [name for name in named if name not in known]:
-            raise DataError(f"the truth table {path} has no column {unknown[0]!r}{nearest(unknown[0], known)}")
+            raise DataError(f"the truth table {path} has no column {unknown[0]!r}{nearest(unknown[0], map(_shown, known))}")
         if len(set(named)) < len(named):
             raise DataError(f"the columns {wanted} of the truth table {path} name one twice; name each seed once")
         return tuple(named)
@@ -206,8 +207,13 @@ def _columns(path: Path, frame: pd.DataFrame, wanted: str) -> tuple[str, ...]:
     how_many = {0: "no column", 1: "one column"}.get(len(numbers), "several columns")
     raise DataError(
         f"the truth table {path} has {how_many} of numbers{', which may be no accuracies' * (len(numbers) == 1)}; "
-        f"name the accuracy as {path.name}:COLUMN, with a column of: {', '.join(numbers or known) or 'none'}"
+        f"name the accuracy as {path.name}:COLUMN, with a column of: {', '.join(map(_shown, numbers or known)) or 'none'}"
     )
+
+
+def _shown(name: str) -> str:
+    """Return the name of a column as it stands in a sentence: on one line."""
+    return " ".join(safe(name).split())
 
 
 def _numbers(path: Path, frame: pd.DataFrame, columns: Sequence[str], keys: Sequence[str]) -> Floats:
