@@ -194,7 +194,8 @@ def _columns(path: Path, frame: pd.DataFrame, wanted: str) -> tuple[str, ...]:
     if wanted:
         named = [wanted] if wanted in known else wanted.split(",")
         if unknown := [name for name in named if name not in known]:
-            raise DataError(f"the truth table {path} has no column {unknown[0]!r}{nearest(unknown[0], map(_shown, known))}")
+            shown = map(_shown, known)
+            raise DataError(f"the truth table {path} has no column {unknown[0]!r}{nearest(unknown[0], shown)}")
         if len(set(named)) < len(named):
             raise DataError(f"the columns {wanted} of the truth table {path} name one twice; name each seed once")
         return tuple(named)
@@ -205,9 +206,10 @@ def _columns(path: Path, frame: pd.DataFrame, wanted: str) -> tuple[str, ...]:
     if len(numbers) == 1 and not _NO_ACCURACY & set(re.findall("[a-z]+", numbers[0].lower())):
         return (numbers[0],)
     how_many = {0: "no column", 1: "one column"}.get(len(numbers), "several columns")
+    shown = map(_shown, numbers or known)
     raise DataError(
         f"the truth table {path} has {how_many} of numbers{', which may be no accuracies' * (len(numbers) == 1)}; "
-        f"name the accuracy as {path.name}:COLUMN, with a column of: {', '.join(map(_shown, numbers or known)) or 'none'}"
+        f"name the accuracy as {path.name}:COLUMN, with a column of: {', '.join(shown) or 'none'}"
     )
 
 
