@@ -107,11 +107,12 @@ def measured(prospect: Prospect, executor: Executor, rough: Speeds, sample: Samp
             embedded, condense_mb = _embedded(prospect, condenses)
         taught = rough.taught if chooses is None else _taught(prospect, chooses, rough.taught)
         bar.to(2)
-        found: tuple[list[Pace], list[float], list[str]] = ([], [], [])
+        found: tuple[list[tuple[Pace, int | None]], list[float], list[str]] = ([], [], [])
         if sample:
             found = _paces(prospect, executor, rough, sample, Path(folder), lambda n: bar.to(2 + n))
         bar.to(PROBED + 2)
-    paces, timings, failed = found
+    timed_paces, timings, failed = found
+    paces = [pace for pace, _ in timed_paces]
     if not paces:
         if failed and not any(LATE in reason for reason in failed):
             raise RunFailedError(f"all {len(failed)} sampled architectures failed; the last with: {failed[-1]}")
@@ -120,6 +121,7 @@ def measured(prospect: Prospect, executor: Executor, rough: Speeds, sample: Samp
     steps = [pace.step / pace.images for pace in paces]
     spread = statistics.stdev(steps) / statistics.fmean(steps) if len(steps) > 1 else 1.0
     factor = MEASURED * (1 + spread / math.sqrt(len(steps)))
+    rates = [pace.step / pace.images / flops for pace, flops in timed_paces if flops]
     memory = [pace.memory / MB for pace in paces if pace.memory is not None]
     return replace(
         rough,
@@ -133,6 +135,7 @@ def measured(prospect: Prospect, executor: Executor, rough: Speeds, sample: Samp
         condense_mb=condense_mb,
         measured=len(paces),
         failed=tuple(failed),
+        fastest=min(rates, default=None),
     )
 
 
@@ -141,13 +144,15 @@ def affordable(
 ) -> int | None:
     """Return the FLOPs with which no training takes more than some seconds; None where that leaves nothing out.
 
-    speeds: of a mean architecture of the sample. least: never fewer.
+    speeds: of the sample. least: never fewer.
     """
     flops = [each for _, each in sample]
     if not flops or config.truth_table is not None:
         return None
     passes = max(config.full_training.image_passes(counts.train), FORWARD * counts.validation)
-    most = max(seconds / (speeds.image.value / statistics.fmean(flops) * passes), least)
+    # Small networks take more than large ones for their FLOPs: by what the fastest takes no large one is wronged.
+    rate = speeds.fastest or speeds.image.value / statistics.fmean(flops)
+    most = max(seconds / (rate * passes), least)
     return None if most >= max(flops) else _two_digits(most)
 
 
@@ -266,23 +271,27 @@ def _reading(prospect: Prospect) -> Span:
 
 def _paces(
     prospect: Prospect, executor: Executor, rough: Speeds, sample: Sample, folder: Path, done: Callable[[int], None]
-) -> tuple[list[Pace], list[float], list[str]]:
-    """Return the paces of architectures, what timing their latencies takes where that is wanted, reasons of failure."""
+) -> tuple[list[tuple[Pace, int | None]], list[float], list[str]]:
+    """Return the paces of architectures, with their FLOPs where these are known, seconds of timing a latency where that
+    is wanted, and reasons of failure.
+    """
     config = prospect.config
     chosen = [sample[place][0] for place in across(len(sample), PROBED)]
     chosen += [a for a in islice(Stream(prospect.space, config.seed), TRIED) if a not in chosen]
     _batch(prospect, rough, sample).save(folder / "images")
-    paces: list[Pace] = []
+    flops = {prospect.space.key(architecture): each for architecture, each in sample}
+    paces: list[tuple[Pace, int | None]] = []
     failed: list[str] = []
     limits = {"minutes": ENDED / 60, "megabytes": math.inf}
     while len(paces) < PROBED and chosen and not any(LATE in reason for reason in failed):
         now, chosen = chosen[: PROBED - len(paces)], chosen[PROBED - len(paces) :]
         probe = Probe(prospect.spec, {}, folder / "images", config.proxy_training, STEPPING, prospect.device, **limits)
-        for _, result in executor.run((None, replace(probe, architecture=dict(a))) for a in now):
+        probes = ((flops.get(prospect.space.key(a)), replace(probe, architecture=dict(a))) for a in now)
+        for counted, result in executor.run(probes):
             if isinstance(result, Failure):
                 failed.append(result.reason)
             else:
-                paces.append(result)
+                paces.append((result, counted))
             done(len(paces))
     timings: list[float] = []
     if paces and timed(config):
