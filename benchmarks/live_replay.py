@@ -2,7 +2,7 @@
 
     python benchmarks/live_replay.py --rows benchmarks/results/fashion-convnets-cpu.jsonl --repeats 100
 
-The rows are those of `fashion_table.py`; of unfinished ones, the architectures that have a row are the space. A
+The rows are those of `convnet_table.py`; of unfinished ones, the architectures that have a row are the space. A
 search pays for a full training what it and the look at the validation images took (seconds of the processor, one
 thread), and no repeat. At any moment its pick is, of what it has trained fully, the best by what it sees:
 
@@ -17,7 +17,7 @@ tpe_hyperband: the same with Optuna's Hyperband, which sees the validation accur
 own curve and ends it there. Only what was trained to the end can be picked.
 evolution: regularised evolution, population 10, tournament 3.
 order:SIGNAL: the signal of all architectures first (paid for), then full trainings in its order; signals are the
-columns that `fashion_table.py table` writes, such as flops, vote, random10 or early_stop:loss_sum.
+columns that `convnet_table.py table` writes, such as flops, vote, random10 or early_stop:loss_sum.
 events:NAME=FOLDER: runs that were made live. Each file events.jsonl at any depth of FOLDER is one repeat, and holds a
 line of JSON for each piece of work in the order in which it ended:
 
@@ -45,7 +45,7 @@ from typing import Any
 import numpy as np
 import optuna
 
-from fashion_table import columns, lowest, read_rows, truth_of
+from convnet_table import columns, lowest, read_rows, truth_of
 from nas_proxy.files import write_json
 from nas_proxy.seeds import derive, numpy_generator
 from nas_proxy.strategy.evolution import RegularisedEvolutionSampler

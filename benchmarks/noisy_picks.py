@@ -2,7 +2,7 @@
 
     python benchmarks/noisy_picks.py --out benchmarks/results/noisy-picks-fashion-cpu.json
 
-On the ConvNets of `fashion_table.py`: the search of `nas_proxy.strategy.acquisition` sees the accuracy on 5,000
+On the ConvNets of `convnet_table.py`: the search of `nas_proxy.strategy.acquisition` sees the accuracy on 5,000
 validation images of what it trains fully (and `early_stop` as its cheap training); test images judge. After so many
 full trainings' worth, the same trainings are looked at in three ways:
 

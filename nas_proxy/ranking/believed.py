@@ -27,7 +27,6 @@ class Believed:
 @dataclass(frozen=True)
 class _File:
     order: tuple[Believed, ...]
-    pick: str | None = None
     finished: bool = True  # what earlier versions do not say
 
 

@@ -1,7 +1,8 @@
-"""Train every one of 96 small ConvNets on Fashion-MNIST once, and keep beside it what cheaper signals say of it.
+"""Train every one of 96 small ConvNets on a data set once, and keep beside it what cheaper signals say of it.
 
-    python benchmarks/fashion_table.py train --idx FOLDER --rows rows.jsonl
-    python benchmarks/fashion_table.py table --rows rows.jsonl --out benchmarks/results/fashion-convnets-cpu
+    python benchmarks/convnet_table.py train --idx FOLDER --rows rows.jsonl
+    python benchmarks/convnet_table.py train --dataset folder:cifar10 --limit 500 --epochs 10 --rows rows.jsonl
+    python benchmarks/convnet_table.py table --rows rows.jsonl --out benchmarks/results/fashion-convnets-cpu
 
 `train` appends a line of JSON for each finished architecture and goes on where it ended, whether it was killed or not.
 FOLDER holds the four IDX files of Fashion-MNIST (Xiao, Rasul & Vollgraf, arXiv:1708.07747), packed by gzip or not, as
@@ -9,8 +10,9 @@ Debian's package dataset-fashion-mnist installs them. The architectures (`small_
 order, so what is finished is a uniform sample of them at any time. `table` writes OUT.json, a summary, and
 OUT.csv, the accuracies, seconds and signals by architecture; it can be made of unfinished rows, and says of how many.
 
-Of each architecture: the accuracy on the 10,000 test images after a full training (55,000 images, the product's recipe
-but for the epochs); the training loss and the accuracy on the 5,000 validation images after each epoch of it; trainings
+Of each architecture: the accuracy on the test images after a full training (the product's recipe but for the epochs;
+of Fashion-MNIST 55,000 images, 5,000 for validation and 10,000 for test); the training loss and the accuracy on the
+validation images after each epoch of it; trainings
 on 10 and on 50 random images a class, and on all images, of 6,000 image passes each; scores of untrained networks.
 Only the truth has seen test images.
 
@@ -320,7 +322,7 @@ def truth_of(row: dict[str, Any]) -> float:
 def correlation(values: Sequence[float], truth: Sequence[float]) -> dict[str, Any]:
     """Return Spearman's rho with a 95 % interval (BCa bootstrap over architectures)."""
     scores, true = np.array(lowest(values)), np.array(truth)
-    draws = numpy_generator(0, "fashion_table")
+    draws = numpy_generator(0, "fashion_table")  # as the kept results were drawn
     found = bootstrap_interval(lambda counts: spearman(scores, true, counts), len(true), draws)
     rounded = [None if v is None else round(v, 3) for v in (found.value, found.low, found.high)]
     return {"spearman": rounded[0], "low": rounded[1], "high": rounded[2], "n": len(true), "reason": found.reason}
@@ -365,7 +367,7 @@ def write_table(rows_file: Path, out: Path) -> dict[str, Any]:
     first, *rows = read_rows(rows_file)
     if not rows:
         raise ValueError(f"{rows_file} has no finished architecture yet; let `train` run longer")
-    found = {"benchmark": "fashion_table", **first, **summary(rows)}
+    found = {"benchmark": "convnet_table", **first, **summary(rows)}
     facts = environment("cpu", 1)
     found["hardware"] = {"device": "cpu", "cpu": facts["cpu"], "threads": 1}
     found["seconds_are"] = "of the processor, one thread; wall_seconds are the clock's, on a machine with other work"
@@ -410,7 +412,7 @@ def main() -> None:
         place = None if options.idx is None else unpack(options.idx, Path(cache))
         trained_now = train_all(options.rows, open_source(options.dataset, cache=place), setting, options.most)
     rows = len(read_rows(options.rows)) - 1
-    print(json.dumps({"benchmark": "fashion_table", "trained": trained_now, "rows": rows, "of": space.size}))
+    print(json.dumps({"benchmark": "convnet_table", "trained": trained_now, "rows": rows, "of": space.size}))
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-import fashion_table  # noqa: E402
+import convnet_table  # noqa: E402
 import live_replay  # noqa: E402
-from fashion_table import Setting, read_rows, space, train_all  # noqa: E402
+from convnet_table import Setting, read_rows, space, train_all  # noqa: E402
 from nas_proxy.data.sources import open_source  # noqa: E402
 
 TINY = Setting("digits", epochs=0.2, passes=100)
@@ -68,7 +68,7 @@ def test_the_table_tells_how_many_rows_it_is_of(tmp_path):
     path, out = tmp_path / "rows.jsonl", tmp_path / "table"
     tiny_rows(path, 3)
     done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "fashion_table.py"), "table", "--rows", str(path), "--out", str(out)],
+        [sys.executable, str(BENCHMARKS / "convnet_table.py"), "table", "--rows", str(path), "--out", str(out)],
         capture_output=True,
         text=True,
         timeout=120,
@@ -85,10 +85,10 @@ def test_the_table_tells_how_many_rows_it_is_of(tmp_path):
 
 def test_missing_scores_count_as_the_lowest_and_az_nas_ranks_all_rows(tmp_path):
     rows = tiny_rows(tmp_path / "rows.jsonl", 4)[1:]
-    scores, _ = fashion_table.columns(rows)["az_nas"]
+    scores, _ = convnet_table.columns(rows)["az_nas"]
     for row, score in zip(rows, scores, strict=True):
         assert np.isnan(score) == (row["zero_cost"]["az_nas"]["traits"] is None)
-    assert fashion_table.lowest([3.0, float("nan"), 2.0])[1] < 2.0
+    assert convnet_table.lowest([3.0, float("nan"), 2.0])[1] < 2.0
 
 
 def test_idx_files_are_read_packed_or_not(tmp_path):
@@ -96,12 +96,12 @@ def test_idx_files_are_read_packed_or_not(tmp_path):
     labels = np.arange(20, dtype=np.uint8) % 10
     packed = tmp_path / "packed"
     packed.mkdir()
-    for number, name in enumerate(fashion_table.FILES):
+    for number, name in enumerate(convnet_table.FILES):
         values = labels if "labels" in name else images
         content = bytes([0, 0, 8, values.ndim]) + b"".join(n.to_bytes(4, "big") for n in values.shape)
         content += values.tobytes()
         (packed / (name if number else f"{name}.gz")).write_bytes(content if number else gzip.compress(content))
-    source = open_source("fashion-mnist", cache=fashion_table.unpack(packed, tmp_path / "cache"))
+    source = open_source("fashion-mnist", cache=convnet_table.unpack(packed, tmp_path / "cache"))
     found, known = source.read("train")
     assert np.array_equal(found.numpy()[:, 0], images)
     assert known.tolist() == labels.tolist()
@@ -117,7 +117,7 @@ def made_up(count: int = 24) -> list[dict]:
             for epoch in (1, 2)
         ]
         short = {"validation": accuracy, "losses": [1 - accuracy], "seconds": 1.0, "validation_seconds": 0.0}
-        scores = {n: {"value": accuracy, "seconds": 0.5} for n in ("params", "flops", *fashion_table.zero_cost.SCORES)}
+        scores = {n: {"value": accuracy, "seconds": 0.5} for n in ("params", "flops", *convnet_table.zero_cost.SCORES)}
         full = {"test": accuracy, "validation": accuracy, "losses": [1.0, 1.0], "seconds": 10.0, "curve": curve}
         rows.append(
             {
