@@ -1,8 +1,10 @@
 """What many tests need: tiny images, a tiny space, a folder of images, a browser, and a database."""
 
+import gc
 import os
 import shutil
 import signal
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -119,6 +121,14 @@ def browser() -> Iterator[Any]:
         end.start()
         with suppress(api.Error):
             running.close()
+    collect_what_libraries_leave()
+
+
+def collect_what_libraries_leave() -> None:
+    """Collect sockets that a library left open, here: in a later test their warnings would be that test's failure."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def end_all(processes: set[psutil.Process]) -> None:

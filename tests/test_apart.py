@@ -318,9 +318,10 @@ def test_trainings_of_networks_that_draw_from_any_generator_repeat():
 def test_a_function_space_says_nothing_where_the_interpreter_takes_its_modules_away(monkeypatch):
     space = FunctionSpace("f", lambda trial: trial.suggest_int("a", 1, 3), SHAPE)
     assert len(list(space.sample(0))) == 3
-    gc.collect()  # what other tests have left
     told = []
     monkeypatch.setattr(sys, "unraisablehook", told.append)
+    gc.collect()  # what other tests have left
+    told.clear()
     with monkeypatch.context() as ending:
         ending.setattr(function_apart, "contextlib", None)
         del space

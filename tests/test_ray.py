@@ -23,7 +23,7 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from conftest import blobs
+from conftest import blobs, collect_what_libraries_leave
 from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.dashboard.status import Watcher
 from nas_proxy.data.images import ImageSet, from_raw
@@ -68,6 +68,7 @@ def cluster() -> Iterator[Cluster]:
             add(started)
         yield started
         started.shutdown()
+    collect_what_libraries_leave()
 
 
 def add(cluster: Cluster) -> Any:
