@@ -9,7 +9,7 @@ import torch
 from awkward_networks import Awkward, masked
 from conftest import blobs
 from cuda_emulation import CAPTURING, EmulatedCuda
-from nas_proxy.pipeline import final
+from nas_proxy.pipeline import final_training
 from nas_proxy.progress import SILENT
 from nas_proxy.spaces.convnet import NORMS, ConvNet
 from nas_proxy.training import jobs, worker_pool
@@ -216,7 +216,7 @@ def test_the_final_training_does_without_recording():
     space = SimpleNamespace(build=lambda architecture, shape: Awkward(synchronised))
     given = SimpleNamespace(config=SimpleNamespace(seed=0), space=space, shape=data.shape, device="cuda:0")
     with EmulatedCuda() as gpu:
-        fitted, _ = final._fitted(given, SimpleNamespace(key="a", architecture={}), data, RECIPE, SILENT)
+        fitted, _ = final_training.fit_final(given, SimpleNamespace(key="a", architecture={}), data, RECIPE, SILENT)
         assert not gpu.dirty
     assert len(fitted.losses) == 3
 

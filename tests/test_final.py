@@ -26,7 +26,7 @@ from nas_proxy.cli.app import main
 from nas_proxy.data.sources import open_source
 from nas_proxy.data.splits import development, held_out_test
 from nas_proxy.errors import ConfigError, DataError, RunFailedError, RunFolderError, SpaceError
-from nas_proxy.pipeline import export, final, image_files, model_card
+from nas_proxy.pipeline import export, final_training, image_files, model_card
 from nas_proxy.pipeline.final import load_final, train_final
 from nas_proxy.pipeline.problem import open_problem
 from nas_proxy.pipeline.stages import run_stages
@@ -144,9 +144,9 @@ def test_what_is_told(searched, test_images):
 @pytest.mark.usefixtures("no_onnx")
 def test_it_trains_on_train_and_validation_and_never_on_test(searched, test_images, monkeypatch):
     seen = []
-    fit = final.fit
+    fit = final_training.fit
     monkeypatch.setattr(
-        final, "fit", lambda build, data, *rest, **more: seen.append(data) or fit(build, data, *rest, **more)
+        final_training, "fit", lambda build, data, *rest, **more: seen.append(data) or fit(build, data, *rest, **more)
     )
     train_final(searched)
     data = open_problem(searched.config).data
@@ -160,9 +160,9 @@ def test_it_trains_on_train_and_validation_and_never_on_test(searched, test_imag
 
 def test_the_test_images_are_opened_once_after_the_training_and_not_again(searched, monkeypatch):
     events = []
-    opened, fit = image_files.held_out_test, final.fit
+    opened, fit = image_files.held_out_test, final_training.fit
     monkeypatch.setattr(image_files, "held_out_test", lambda *a, **o: events.append("test") or opened(*a, **o))
-    monkeypatch.setattr(final, "fit", lambda *a, **more: events.append("fit") or fit(*a, **more))
+    monkeypatch.setattr(final_training, "fit", lambda *a, **more: events.append("fit") or fit(*a, **more))
     first = train_final(searched)
     (first.folder / "model.pt2").unlink()
     again = train_final(searched)

@@ -88,7 +88,7 @@ def test_nothing_is_done_twice(steps, monkeypatch):
 
     monkeypatch.setattr("nas_proxy.signals.sets.make_proxy", never)
     monkeypatch.setattr("nas_proxy.training.jobs.train", never, raising=False)
-    monkeypatch.setattr("nas_proxy.pipeline.final.fit", never)
+    monkeypatch.setattr("nas_proxy.pipeline.final_training.fit", never)
     again = nas_proxy.condense(data, out=proxy.folder, device="cpu", **SET)
     assert again.made == proxy.made
     assert list(nas_proxy.search(data, again, SPACE, **SHORT).trials["score"]) == list(found.trials["score"])

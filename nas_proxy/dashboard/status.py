@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_proxy.dashboard.folder import Look, study_names
+from nas_proxy.dashboard.set_files import condensing, making_seconds
 from nas_proxy.errors import RunFolderError
 from nas_proxy.names import COMBINED, PROXY, RANDOM, TRUTH
 from nas_proxy.ranking.believed import is_finished
@@ -221,7 +222,7 @@ def _training_seconds(look: Look, signal: Signal) -> float | None:
         return own
     if isinstance(signal.source, EqualCost):  # as long as its target's, with the making shared, by its definition
         target = look.plan[signal.source.target]
-        each, making = _training_seconds(look, target), _making_seconds(_sets(look, target))
+        each, making = _training_seconds(look, target), making_seconds(_sets(look, target))
         return None if each is None or making is None else each + making / look.plan.sharing
     others = [other.name for other in look.plan.trained if not isinstance(other.source, EqualCost)]
     known = (_mean_seconds(look.of(name)) for name in [RANDOM, *others])
@@ -253,13 +254,8 @@ def _making_left(look: Look, signal: Signal, sets: Sequence[Path], made: int) ->
     done, left = max(begun, key=lambda state: state[0])
     if left is not None:
         return left + (missing - 1) * left * steps / max(steps - done, 1)
-    known = _making_seconds(sets)
+    known = making_seconds(sets)
     return None if known is None else missing * known
-
-
-def _making_seconds(sets: Sequence[Path]) -> float | None:
-    known = [float(_metadata(path).get("seconds", 0.0)) for path in sets if path.exists()]
-    return sum(known) / len(known) if known else None
 
 
 def _condense(look: Look, at_work: bool) -> Stage:
@@ -269,27 +265,6 @@ def _condense(look: Look, at_work: bool) -> Stage:
         return Stage("condense", steps, steps, True)
     done, left = condensing(checkpoint_path(look.run.path, PROXY, 0), steps)
     return Stage("condense", done, steps, False, left if at_work else None)
-
-
-def condensing(checkpoint: Path, steps: int) -> tuple[int, float | None]:
-    """Return the steps that a condensation has done, and about how many seconds the rest of `steps` takes."""
-    told = _metadata(checkpoint)
-    try:
-        done, seconds = int(told["step"]), float(told["seconds"])
-    except (KeyError, ValueError):
-        return 0, None
-    return done, (steps - done) * seconds / done if done else None
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    """Return what a file of image sets says of itself; {} where it cannot be read."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError):
-        return {}
 
 
 def _page(look: Look, name: str, *, ready: bool) -> Stage:

@@ -13,24 +13,23 @@ trains nothing twice and completes what is missing.
 
 import contextlib
 import json
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nas_proxy import notebook
 from nas_proxy.data.images import ImageSet
-from nas_proxy.data.store import together
 from nas_proxy.environment import environment
 from nas_proxy.errors import RunFailedError, RunFolderError
 from nas_proxy.files import atomic_path, write_json
 from nas_proxy.names import PROXY, TRUTH, label
 from nas_proxy.pipeline import export, model_card
 from nas_proxy.pipeline.deployed import Deployed, One
+from nas_proxy.pipeline.final_training import fit_final, joined
 from nas_proxy.pipeline.image_files import confusion_on_test
 from nas_proxy.pipeline.load_final import FORMAT, load_final, read_told
 from nas_proxy.pipeline.problem import Problem, open_problem
@@ -39,10 +38,9 @@ from nas_proxy.pipeline.stages import proxy_images
 from nas_proxy.pipeline.tracking import open_tracker, training
 from nas_proxy.pipeline.work import open_store
 from nas_proxy.process_state import restored
-from nas_proxy.progress import SILENT, Bar, Progress
+from nas_proxy.progress import SILENT, Progress
 from nas_proxy.ranking.believed import read_order
 from nas_proxy.runs.folder import NETWORK, RunFolder
-from nas_proxy.seeds import derive
 from nas_proxy.signals.stored_names import set_path
 from nas_proxy.spaces.checking import tried
 from nas_proxy.spaces.cost import measure
@@ -50,8 +48,7 @@ from nas_proxy.spaces.latency import measure_latency
 from nas_proxy.spaces.loading import Given
 from nas_proxy.storage.records import TRAINED, Record
 from nas_proxy.storage.trial_store import TrialStore, explained
-from nas_proxy.training.train import Fitted, Recipe, fit
-from nas_proxy.untrusted import in_a_line
+from nas_proxy.training.train import Recipe
 
 FOLDER = "final"
 # What a final network depends on; where all are equal it is not trained again.
@@ -243,11 +240,11 @@ def _train_and_write(
         (folder / name).unlink(missing_ok=True)
     recipe = Recipe(**{**wanted["recipe"], "augmentation": tuple(wanted["recipe"]["augmentation"])})
     images = joined(problem.data.train, problem.data.validation)
-    fitted, seconds = _fitted(problem, record, images, recipe, progress)
-    confusion = confusion_on_test(problem, fitted)
+    trained, seconds = fit_final(problem, record, images, recipe, progress)
+    confusion = confusion_on_test(problem, trained)
     with open_tracker(problem.config.log, log_in) as tracker:
         score = None if confusion is None else int(confusion.diagonal().sum()) / int(confusion.sum())
-        training(tracker, "Final training", record.key, fitted.losses, score)
+        training(tracker, "Final training", record.key, trained.losses, score)
     if confusion is None:
         raise RunFailedError(f"the final training of {record.key} diverged; a lower learning rate may help")
     size = measure(problem.space, record.architecture, problem.shape)
@@ -271,62 +268,17 @@ def _train_and_write(
         "offset": images.offset.tolist(),
         "trained_on": {"train": len(problem.data.train), "validation": len(problem.data.validation)},
         "seconds": round(seconds, 3),
-        "image_passes": fitted.image_passes,
-        "losses": [round(loss, 5) for loss in fitted.losses],
+        "image_passes": trained.image_passes,
+        "losses": [round(loss, 5) for loss in trained.losses],
         "environment": environment(problem.device, 1),
         "latency": {TORCH: asdict(measure_latency(problem.space, record.architecture, problem.shape))},
     }
-    fitted.network.to("cpu").eval()
+    trained.network.to("cpu").eval()
     with atomic_path(folder / "model.safetensors") as temporary:
-        save_model(fitted.network, str(temporary), metadata={"format": FORMAT})
+        save_model(trained.network, str(temporary), metadata={"format": FORMAT})
     model_card.write_confusion(confusion.tolist(), images.classes, folder / "confusion.csv")
     write_json(folder / "architecture.json", told)
     return told
-
-
-def joined(train: ImageSet, validation: ImageSet) -> ImageSet:
-    """Return all development images, which decode as the train images do."""
-    return replace(
-        train,
-        images=together(train.images, validation.images),
-        labels=torch.cat([train.labels, validation.labels]),
-    )
-
-
-def _fitted(
-    problem: Problem, record: Record, images: ImageSet, recipe: Recipe, progress: Progress
-) -> tuple[Fitted, float]:
-    start = time.perf_counter()
-    seed = derive(problem.config.seed, "final", record.key)
-    with progress.stage("Final training", recipe.steps(len(images))) as bar:
-        build = _counted(lambda: problem.space.build(record.architecture, problem.shape), bar)
-        try:
-            # Not recorded: a recording that breaks off would cost this process, which no other one replaces, the GPU.
-            fitted = fit(build, images, recipe, seed, problem.device, recorded=False)
-            bar.to(recipe.steps(len(images)))
-        except Exception as error:
-            if isinstance(error, MemoryError | OSError | torch.OutOfMemoryError):
-                raise
-            raise RunFailedError(f"the final training of {record.key} failed: {in_a_line(error)}") from error
-    return fitted, time.perf_counter() - start
-
-
-def _counted(build: Callable[[], nn.Module], bar: Bar) -> Callable[[], nn.Module]:
-    """Return `build` with a bar that moves by one for each batch that the network is trained on."""
-    steps = 0
-
-    def count(module: nn.Module, _: object) -> None:
-        nonlocal steps
-        if module.training:
-            bar.to(steps)
-            steps += 1
-
-    def built() -> nn.Module:
-        network = build()
-        network.register_forward_pre_hook(count)
-        return network
-
-    return built
 
 
 def _export(problem: Problem, folder: Path, told: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

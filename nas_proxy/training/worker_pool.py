@@ -10,24 +10,23 @@ uses nas_proxy then needs no `if __name__ == "__main__"`. They end by themselves
 import contextlib
 import functools
 import os
-import pickle
 import queue
 import select
 import signal
-import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Protocol, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 from nas_proxy.errors import NasProxyError, RunFailedError
 from nas_proxy.training.deaths import REPEATS, STARTS, Death, watched
 from nas_proxy.training.executor import Executor, Jobs, here, run_all
 from nas_proxy.training.jobs import Failure, Result, Timed, Work, too_much, without_recording
 from nas_proxy.training.memory_limit import TOO_MUCH
+from nas_proxy.training.messages import BEGUN, PREPARE, read_message, write_frame, write_message
 from nas_proxy.training.node import Node
 from nas_proxy.training.shared_gpu import SharedGpus
 
@@ -37,8 +36,6 @@ ROOT = Path(__file__).resolve().parents[2]
 BEGIN = "import sys; sys.path.append(sys.argv.pop()); from nas_proxy.training.worker_process import begin; begin()"
 # Seconds between two looks at whether a worker that says nothing is still there.
 LOOK = 0.25
-# What a worker is told before its first job with a limit on memory, and what it says when a job has arrived.
-PREPARE, BEGUN = b"prepare", "begun"
 _Tag = TypeVar("_Tag")
 
 
@@ -344,38 +341,3 @@ def _kill_group(process: "subprocess.Popen[bytes]") -> None:
 
 def _too_long(job: Work[Any]) -> str:
     return f"took longer than {job.minutes:.3g} minute{'' if job.minutes == 1 else 's'}"
-
-
-def write_message(stream: IO[bytes], message: object) -> None:
-    """Write one pickle as a frame. Both ends are this program, so unpickling is safe."""
-    write_frame(stream, pickle.dumps(message))
-
-
-class Readable(Protocol):
-    """What bytes are read from."""
-
-    def read(self, size: int, /) -> bytes:
-        """Return so many bytes, fewer where there are no more."""
-
-
-def read_message(stream: Readable) -> object:
-    """Read what `write_message` wrote. Raises EOFError when the other end is gone."""
-    return pickle.loads(read_frame(stream))
-
-
-def write_frame(stream: IO[bytes], data: bytes) -> None:
-    """Write bytes with their number before them."""
-    stream.write(struct.pack("<Q", len(data)) + data)
-    stream.flush()
-
-
-def read_frame(stream: Readable) -> bytes:
-    """Read what `write_frame` wrote. Raises EOFError when the other end is gone."""
-    header = stream.read(8)
-    if len(header) < 8:
-        raise EOFError
-    size = struct.unpack("<Q", header)[0]
-    data = stream.read(size)
-    if len(data) < size:
-        raise EOFError
-    return data

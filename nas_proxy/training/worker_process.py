@@ -1,6 +1,6 @@
 """The worker's side of `nas_proxy.training.worker_pool`: read a job, perform it, write the answer, until the end.
 
-Started as `python -m nas_proxy.training.worker_process PARENT_PID`; not meant to be started by hand.
+Started by `begin`, with the number of the process to end with as its argument; not meant to be started by hand.
 """
 
 import os
@@ -16,7 +16,7 @@ from nas_proxy import libraries
 from nas_proxy.process_state import ProcessState
 from nas_proxy.training import memory_limit as memory
 from nas_proxy.training.jobs import Work, performed
-from nas_proxy.training.worker_pool import BEGUN, PREPARE, read_frame, write_message
+from nas_proxy.training.messages import BEGUN, PREPARE, read_frame, write_message
 
 
 def main() -> None:
