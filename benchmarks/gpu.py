@@ -120,7 +120,7 @@ def memory(device_name: str) -> dict[str, Any]:
     """Return the most memory that steps of condensation take beyond the images, compiled and not."""
     import torch
 
-    from nas_proxy.condensation.estimate import watched
+    from condensation_estimate import watched
 
     step = _condensation(device_name)
     with watched(torch.device(device_name)) as peak:

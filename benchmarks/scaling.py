@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nas_proxy.condensation.estimate import estimate
+from condensation_estimate import estimate
 from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data.images import from_raw
 from nas_proxy.seeds import torch_generator

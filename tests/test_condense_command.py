@@ -1,10 +1,12 @@
-"""Mistakes in what `nas-proxy condense` is asked for: told before the work, with what would work."""
+"""`nas-proxy condense`: mistakes are told before the work, with what would work; a dry run tells and writes nothing."""
 
+import json
 import sys
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from nas_proxy.cli import app as cli
 
@@ -73,3 +75,18 @@ def test_the_number_that_a_file_needs_is_the_one_that_works(condense, tmp_path):
     code, told = condense(*SMALL, "--from", "set.pt", "--ipc", 5)
     assert (code, "where 5 were asked for; give --ipc 2" in told) == (2, True)
     assert condense(*SMALL, "--from", "set.pt", "--ipc", 2)[0] == 0
+
+
+def test_a_dry_run_tells_and_writes_nothing(tmp_path):
+    options = ["condense", str(tmp_path / "run"), "--dataset", "digits", "--dry-run", "--device", "cpu", "--width", "8"]
+    done = CliRunner().invoke(cli.app, [*options, "--json"], catch_exceptions=False)
+    found = json.loads(done.stdout)
+    assert found["condense"]["trainings"] == 200
+    assert found["parts"] == {}
+    assert found["stages"]["condense"] == found["condense"]["seconds"]
+    text = CliRunner().invoke(cli.app, options, catch_exceptions=False).stdout
+    assert "Condensation" in text
+    assert "200 steps" in text
+    assert list(tmp_path.iterdir()) == []
+    text = CliRunner().invoke(cli.app, [*options, "--method", "random"], catch_exceptions=False).stdout
+    assert text.startswith("Nothing is left to be trained")

@@ -9,6 +9,7 @@ the statistics of all classes or the loss is divided by the spread of all, image
 
 import functools
 import itertools
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
@@ -267,3 +268,15 @@ def _on_device(images: ImageSet, device: torch.device) -> ImageSet:
     names = ("images", "labels", "scale", "offset")
     tensors = to_device([getattr(images, name)[:] for name in names], device)
     return replace(images, **dict(zip(names, tensors, strict=True)))  # type: ignore[arg-type]
+
+
+def timed_steps(
+    task: Task, networks: Networks, steps: int, clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
+    """Return the seconds of `steps` steps after a first one."""
+    state, seconds = initial(task), []
+    for _ in range(steps + 1):
+        began = clock()
+        float(take_step(state, task, networks))  # waits for the device
+        seconds.append(clock() - began)
+    return seconds[1:]

@@ -22,11 +22,10 @@ from torch import nn
 
 from nas_proxy.condensation.distributed import ALONE
 from nas_proxy.condensation.embedding import Embedding, compiles
-from nas_proxy.condensation.estimate import timed_steps
 from nas_proxy.condensation.memory import bytes_of_a_class, few_networks, fitting
 from nas_proxy.condensation.patches import teacher_of, teaching
 from nas_proxy.condensation.recipe import Condensation
-from nas_proxy.condensation.step import Task, members_of, open_networks
+from nas_proxy.condensation.step import Task, members_of, open_networks, timed_steps
 from nas_proxy.data.images import ImageSet
 from nas_proxy.data.splits import Counts, few_indices
 from nas_proxy.errors import RunFailedError

@@ -3,7 +3,7 @@
 In: real images, of all classes or of some of them, and the recipe. Out: an `Estimate`; nothing is written.
 A step's time is taken to be proportional to the number of classes, since the loss is a sum over classes. What a step
 takes whatever the classes are is scaled too, so the estimate errs on the long side where steps are short;
-`benchmarks/scaling.py` measures by how much.
+`scaling.py` measures by how much.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import torch
 from nas_proxy.condensation.distributed import ALONE
 from nas_proxy.condensation.memory import bytes_of_a_class, divided, few_networks, fitting
 from nas_proxy.condensation.recipe import Condensation
-from nas_proxy.condensation.step import Networks, Task, initial, members_of, open_networks, take_step
+from nas_proxy.condensation.step import Task, members_of, open_networks, timed_steps
 from nas_proxy.data.images import ImageSet
 from nas_proxy.hardware import free_bytes, held_bytes
 from nas_proxy.spaces.space import SearchSpace
@@ -111,18 +111,6 @@ def _load_gradients() -> None:
     """Have PyTorch load what the first gradient of a process needs, some 35 MB that no later step takes."""
     number = torch.ones(1, requires_grad=True)
     torch.autograd.grad(2 * number, number, torch.ones(1))
-
-
-def timed_steps(
-    task: Task, networks: Networks, steps: int, clock: Callable[[], float] = time.perf_counter
-) -> list[float]:
-    """Return the seconds of `steps` steps after a first one."""
-    state, seconds = initial(task), []
-    for _ in range(steps + 1):
-        began = clock()
-        float(take_step(state, task, networks))  # waits for the device
-        seconds.append(clock() - began)
-    return seconds[1:]
 
 
 class Peak:
