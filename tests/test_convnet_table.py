@@ -12,9 +12,11 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
+import convnet_rows  # noqa: E402
 import convnet_table  # noqa: E402
 import live_replay  # noqa: E402
-from convnet_table import Setting, read_rows, space, train_all  # noqa: E402
+import replayed_searches  # noqa: E402
+from convnet_rows import Setting, read_rows, space, train_all  # noqa: E402
 from nas_proxy.data.sources import open_source  # noqa: E402
 
 TINY = Setting("digits", epochs=0.2, passes=100)
@@ -96,12 +98,12 @@ def test_idx_files_are_read_packed_or_not(tmp_path):
     labels = np.arange(20, dtype=np.uint8) % 10
     packed = tmp_path / "packed"
     packed.mkdir()
-    for number, name in enumerate(convnet_table.FILES):
+    for number, name in enumerate(convnet_rows.FILES):
         values = labels if "labels" in name else images
         content = bytes([0, 0, 8, values.ndim]) + b"".join(n.to_bytes(4, "big") for n in values.shape)
         content += values.tobytes()
         (packed / (name if number else f"{name}.gz")).write_bytes(content if number else gzip.compress(content))
-    source = open_source("fashion-mnist", cache=convnet_table.unpack(packed, tmp_path / "cache"))
+    source = open_source("fashion-mnist", cache=convnet_rows.unpack(packed, tmp_path / "cache"))
     found, known = source.read("train")
     assert np.array_equal(found.numpy()[:, 0], images)
     assert known.tolist() == labels.tolist()
@@ -133,11 +135,11 @@ def made_up(count: int = 24) -> list[dict]:
     return rows
 
 
-@pytest.mark.parametrize("arm", live_replay.NAMED)
+@pytest.mark.parametrize("arm", replayed_searches.NAMED)
 def test_an_arm_trains_nothing_twice_and_pays_the_seconds_of_the_table(arm):
-    table = live_replay.table_of(made_up(), "validation")
-    events = live_replay.NAMED[arm](table, 0)
-    assert live_replay.NAMED[arm](table, 0) == events
+    table = replayed_searches.table_of(made_up(), "validation")
+    events = replayed_searches.NAMED[arm](table, 0)
+    assert replayed_searches.NAMED[arm](table, 0) == events
     spent = sum(event.seconds for event in events)
     if arm == "tpe_hyperband":
         # 12 s with both looks, 6 s where it is ended after the first.
@@ -148,10 +150,10 @@ def test_an_arm_trains_nothing_twice_and_pays_the_seconds_of_the_table(arm):
 
 
 def test_regret_is_that_of_a_random_pick_and_then_of_the_best_seen():
-    table = live_replay.table_of(made_up(3), "test")
+    table = replayed_searches.table_of(made_up(3), "test")
     keys = list(table)
     tests = [t.test for t in table.values()]
-    events = live_replay.in_order(table, keys, before=5.0)
+    events = replayed_searches.in_order(table, keys, before=5.0)
     found = live_replay.regret_at(events, table, np.array([0.0, 15.9, 16.0, 27.0, 38.0]))
     best = max(tests)
     expected = [best - np.mean(tests)] * 2 + [best - tests[0], best - max(tests[:2]), 0.0]
