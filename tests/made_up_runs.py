@@ -302,8 +302,10 @@ def changed(change: Change, n: int) -> Builder:
     return build
 
 
+# Of which one, `thousands`, is enough for every day.
+LARGE = {"thousands_on_the_front", "thousands_for_several"}
 ODD_RUNS = [
-    pytest.param(build, id=name)
+    pytest.param(build, id=name, marks=pytest.mark.slow if name in LARGE else ())
     for name, build in {
         "ordinary": ordinary,
         "one_trial": one_trial,

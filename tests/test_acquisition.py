@@ -61,7 +61,7 @@ def of_random(full, trainings: int) -> float:
     return 100 * float(full.max() - draws.max(axis=1).mean())
 
 
-@pytest.mark.parametrize("cheap", [True, False])
+@pytest.mark.parametrize("cheap", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_signals_that_help_save_trainings(cheap):
     found = []
     for seed in range(4):
@@ -70,6 +70,7 @@ def test_signals_that_help_save_trainings(cheap):
     assert np.mean(found) < 0.2 * of_random(full, 12)
 
 
+@pytest.mark.slow
 def test_signals_that_mislead_do_not_ruin_a_search():
     found, rivals = [], []
     for seed in range(4):

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -189,7 +190,7 @@ def suggests(trial):
 
 def test_a_function_that_ends_its_process_on_some_paths_has_these_in_the_sample():
     space = FunctionSpace("f", suggests, SHAPE)
-    found = {space.key(architecture) for architecture in space.sample(0)}
+    found = {space.key(architecture) for architecture in islice(space.sample(0), 6)}  # more are looked for in vain
     ends = {f"width=2,more={more}" for more in "ab"}
     assert found == {f"width={w},act={act}" for w in (1, 3) for act in ("relu", "bad")} | ends
     assert space.suggest(FixedTrial({"width": 2, "more": "b"})) == {"width": 2, "more": "b"}

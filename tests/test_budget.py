@@ -226,6 +226,7 @@ def test_a_training_takes_a_tenth_of_the_budget_at_most():
     assert affordable(replace(config, truth_table="t.csv"), counts, speeds, sample, 1.0, 0) is None
 
 
+@pytest.mark.slow
 def test_what_a_budget_leaves_out_stays_out(go, few, monkeypatch, tmp_path):
     limits = iter([3000, 2000])
     monkeypatch.setattr(dry_run, "affordable", lambda *_: next(limits))
@@ -244,6 +245,7 @@ def test_what_a_budget_leaves_out_stays_out(go, few, monkeypatch, tmp_path):
     assert go(budget="1h").config.max_flops == 2000  # the same command goes on
 
 
+@pytest.mark.slow
 def test_a_run_ends_where_its_budget_does_and_a_larger_one_goes_on(go, few, monkeypatch, tmp_path):
     said: list[str] = []
 
@@ -263,6 +265,7 @@ def test_a_run_ends_where_its_budget_does_and_a_larger_one_goes_on(go, few, monk
     assert sum(one["validation"] is not None for one in trained) == 10
 
 
+@pytest.mark.slow
 def test_one_seed_of_truth_ranks_and_a_second_is_trained_when_it_is_asked_for(go, tmp_path):
     numbers = {"trials": 6, "truth": 5, "judge": 4}
     one = go(**numbers, truth_seeds=1)
@@ -275,6 +278,7 @@ def test_one_seed_of_truth_ranks_and_a_second_is_trained_when_it_is_asked_for(go
     assert two.ranking.truth.seeds == 2
 
 
+@pytest.mark.slow
 def test_the_plan_is_printed_by_a_dry_run(tmp_path, few, go):
     settings = resolve({"budget": "30m", "space": "convnet", "device": "cpu", "workers": 1})
     found = dry_run.estimate_run(settings, tmp_path / "none", ("condense", "search", "truth", "rank"))
@@ -283,6 +287,7 @@ def test_the_plan_is_printed_by_a_dry_run(tmp_path, few, go):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_a_budget_that_is_too_short_names_flags_that_fit(go):
     with pytest.raises(ConfigError, match=r"--budget 2s is too short: .* give more, or ") as told:
         go(budget="2s", full_training={"epochs": 4000, "batch_size": 12})

@@ -144,6 +144,7 @@ def test_cross_fitting_has_not_seen_what_it_predicts():
     assert any(after[other] != before[other] for other in full)
 
 
+@pytest.mark.slow
 def test_cross_fitting_of_pure_noise_promises_nothing():
     rng = np.random.default_rng(0)
     scores = rng.standard_normal((POOL, 5))

@@ -188,6 +188,7 @@ def test_the_terminal_has_100_columns(bench, monkeypatch):
         assert text in done.stdout
 
 
+@pytest.mark.slow
 def test_a_comparison_grows(bench):
     small = {"signals": ["dm+space", "early_stop"], "sample": 4, "draws": 1}
     run, _ = bench.compare("grows", table=True, **small)
@@ -223,6 +224,7 @@ def test_one_way_of_scoring(bench):
     assert ranking["signals"]["params"]["minus_random"]["value"] is not None
 
 
+@pytest.mark.slow
 def test_packed_images_have_packed_controls(bench):
     _, ranking = bench.compare("packed", table=True, signals=["dm+formation"], draws=1, score="accuracy")
     signals = ranking["signals"]
@@ -256,6 +258,7 @@ def test_a_folder_holds_one_thing(finished, bench, tmp_path):
     assert (tmp_path / "study.db").read_text() == "a run's"
 
 
+@pytest.mark.slow
 def test_overwrite_replaces_a_comparison(bench):
     run, _ = bench.compare("replaced", table=True, signals=["random"], draws=1, score="accuracy")
     assert len(list((run / "sets").iterdir())) == 1

@@ -39,6 +39,7 @@ def test_failures_and_divergence_are_counted(bench, monkeypatch):
     assert scores[1] == scores.min()
 
 
+@pytest.mark.slow
 def test_a_signal_that_always_fails_is_named(bench, monkeypatch):
     finish = TrialStore.finish
 

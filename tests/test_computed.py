@@ -104,6 +104,7 @@ def run(finished, tmp_path):
     return SimpleNamespace(folder=tmp_path / "run", ranking=finished.ranking)
 
 
+@pytest.mark.slow
 def test_rank_takes_other_signals_and_trains_nothing_again(run, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     assert list(run.ranking["signals"])[3:5] == SIZES

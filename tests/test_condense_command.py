@@ -59,6 +59,7 @@ def test_a_mistake_gets_a_sentence_before_the_work(condense, tmp_path, flags):
     assert not (tmp_path / "out" / "proxy.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_an_export_holds_what_the_last_command_made(condense, tmp_path):
     for count in (2, 1):
         made = (*SMALL, "--method", "random", "--ipc", count, "--formation", 2, "--export", "png")
@@ -69,6 +70,7 @@ def test_an_export_holds_what_the_last_command_made(condense, tmp_path):
         (tmp_path / "out").rename(tmp_path / f"out{count}")
 
 
+@pytest.mark.slow
 def test_the_number_that_a_file_needs_is_the_one_that_works(condense, tmp_path):
     images = np.zeros((20, 1, 8, 8), np.uint8)
     torch.save((torch.from_numpy(images), torch.arange(20) % 10), tmp_path / "set.pt")

@@ -29,12 +29,16 @@ def problem():
     return blobs(classes=3, channels=3, size=16), blobs(per_class=60, channels=3, size=16, seed=1)
 
 
+# The large one takes seconds a step where each kernel is emulated.
+EMBEDS = ["convnet", pytest.param("resnet18", marks=pytest.mark.slow), "space"]
+
+
 def condensed(real, device, **changes):
     recipe = Condensation(**{"images_per_class": 2, "steps": 6, "width": 16, "real_batch": 8, **changes})
     return make_proxy(real, recipe, 0, device=device, space=load_space("convnet", real.shape)).images.decode()
 
 
-@pytest.mark.parametrize("embed", ["convnet", "resnet18", "space"])
+@pytest.mark.parametrize("embed", EMBEDS)
 @pytest.mark.parametrize("changes", [{}, {"formation": 2}], ids=str)
 def test_a_gpu_condenses_to_the_same_images(embed, changes):
     # In float32 six steps make a tenth of a deviation from a difference of the last digit.
@@ -44,7 +48,7 @@ def test_a_gpu_condenses_to_the_same_images(embed, changes):
     torch.testing.assert_close(found, condensed(real, "cpu", **recipe), atol=0.03, rtol=0)
 
 
-@pytest.mark.parametrize("embed", ["convnet", "resnet18", "space"])
+@pytest.mark.parametrize("embed", EMBEDS)
 @pytest.mark.parametrize("on_host", [False, True])
 def test_a_step_does_not_wait(embed, on_host):
     data = problem()[0]
@@ -98,6 +102,7 @@ def test_what_is_done_ahead_is_what_would_be_done_then():
     assert ahead(square, torch.device("cpu")) is square
 
 
+@pytest.mark.slow
 def test_all_classes_at_a_time_or_some_give_the_same_on_a_gpu():
     real = problem()[0]
     recipe = Condensation(images_per_class=2, steps=4, width=16, real_batch=8, embed="resnet18", precision="float32")

@@ -133,6 +133,7 @@ def test_a_run_with_patches_is_shorter_by_fewer_epochs_of_the_teacher():
     )
 
 
+@pytest.mark.slow
 def test_the_teacher_of_patches_is_timed(given, tmp_path, measuring):
     patches = {**given, "condense": {"images_per_class": 2, "width": 8, "method": "patches", "teacher_epochs": 2}}
     found = estimate_run(resolve(patches), tmp_path / "run", tuple(STAGES)).estimate
@@ -263,6 +264,7 @@ def test_only_a_few_images_are_read(given, tmp_path, monkeypatch):
     estimate_run(resolve(given), tmp_path / "run", tuple(STAGES))
 
 
+@pytest.mark.slow
 def test_what_is_done_does_not_count_and_failures_are_told(given, tmp_path, measuring):
     space = tmp_path / "failing.py"
     space.write_text(Path(given["space"]).read_text().replace("(1, 2, 4, 6, 8, 12, 16)", "(2, 3, 4, 6)"))

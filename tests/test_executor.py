@@ -30,6 +30,7 @@ def results(executor: Executor, jobs):
         return {tag: replace(result, seconds=0) for tag, result in executor.run(jobs)}
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_worker_processes(job):
     jobs = [(seed, replace(job, seed=seed)) for seed in range(2)]
     torch.set_num_threads(2)
@@ -40,6 +41,7 @@ def test_scores_are_those_of_worker_processes(job):
     assert inline[0].losses != inline[1].losses
 
 
+@pytest.mark.slow
 def test_without_a_cluster_nothing_of_ray_is_imported():
     script = (
         "import sys\nfrom nas_proxy.cli import app\nfrom nas_proxy.pipeline import stages, work\n"

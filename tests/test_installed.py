@@ -54,6 +54,7 @@ def test_the_package_and_the_choices_of_a_space_import_no_torch(tmp_path):
     python(code, ROOT, cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_no_space_and_no_embedding_network_imports_torchvision_before_it_is_built(tmp_path):
     code = (
         "import sys, nas_proxy.spaces.resnet18, nas_proxy.spaces.loading\n"

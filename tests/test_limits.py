@@ -107,6 +107,7 @@ def test_fruitless_by_hand():
     assert fruitless([*sample, *worse, record("search", 0.6), record("search", 0.1)]) == 1
 
 
+@pytest.mark.slow
 def test_patience_and_hours_end_the_proposals_and_not_the_sample(tmp_path, tiny_space):
     images = blobs(per_class=30)
     np.savez(tmp_path / "blobs.npz", images=images.images[:, 0].numpy(), labels=images.labels.numpy())

@@ -155,6 +155,7 @@ def test_lists_are_printed_and_are_json_when_asked(nas_proxy):
     assert {row["name"] for row in json.loads(nas_proxy("spaces", "--json")[1])} >= {"convnet"}
 
 
+@pytest.mark.slow
 def test_a_run_prints_json_alone_and_mistakes_lose_nothing(nas_proxy, tmp_path):
     images = blobs(per_class=30)
     np.savez(tmp_path / "blobs.npz", images=images.images[:, 0].numpy(), labels=images.labels.numpy())
@@ -179,7 +180,9 @@ def test_a_run_prints_json_alone_and_mistakes_lose_nothing(nas_proxy, tmp_path):
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("method", ["dm", "random", "herding", "kcenter", "patches"])
+@pytest.mark.parametrize(
+    "method", ["dm", *(pytest.param(m, marks=pytest.mark.slow) for m in ("random", "herding", "kcenter")), "patches"]
+)
 def test_condensed_sets_are_made_evaluated_and_exported(nas_proxy, tmp_path, method):
     small = ("--dataset", "digits", "--limit", 12, "--ipc", 2, "--steps", 2, "--device", "cpu")
     made = nas_proxy("condense", "set", *small, "--method", method, "--json")

@@ -87,7 +87,7 @@ def study(run, name) -> optuna.Study:
     return optuna.load_study(study_name=name, storage=f"sqlite:///{run / 'study.db'}")
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+@pytest.mark.parametrize("sampler", ["tpe", pytest.param("nsga2", marks=pytest.mark.slow)])
 def test_a_search_for_several_goes_on_the_same_and_times_nothing_twice(places, tmp_path, timed, sampler):
     whole = trials(searched(places, tmp_path / "whole", objective=OBJECTIVES, sampler=sampler))
     assert (whole["state"] == "complete").sum() >= 8
@@ -287,6 +287,7 @@ def test_a_mistake_on_the_command_line(places, tmp_path, monkeypatch, capsys, op
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_from_python(places, tmp_path):
     run = nas_proxy.run(
         places["dataset"], places["space"], out=tmp_path / "run", **SETTINGS, objective=["accuracy", "params"]

@@ -184,6 +184,7 @@ def test_real_images_stand_beside_condensed_ones(tmp_path: Path) -> None:
     assert "not complete" not in old.text
 
 
+@pytest.mark.slow
 def test_pictures_and_points_do_not_make_a_page_large(tmp_path: Path) -> None:
     ordinary(tmp_path, n=12_000)
     noise = np.random.default_rng(0).integers(0, 256, (2000, 1000, 3), dtype=np.uint8)

@@ -238,6 +238,7 @@ def _few():
     yield from few_resamples()
 
 
+@pytest.mark.slow
 def test_a_comparison_counts_what_choosing_takes(tmp_path):
     bench = Bench(tmp_path)
     settings = bench.settings(table=True, signals=["patches", "patches+formation", "random"], draws=1)

@@ -144,6 +144,7 @@ INSERT INTO nas_proxy_jobs VALUES ('shared', 'proxy', '0', 0, 'waiting');
 """
 
 
+@pytest.mark.slow
 def test_a_database_of_an_earlier_version_goes_on_with_a_sentence(config, alone, postgres, tmp_path):
     url, said = postgres.url(), list[str]()
     engine = connect(Database(url, "any"))

@@ -29,6 +29,8 @@ from nas_proxy.training.jobs import Failure
 from nas_proxy.training.train import Outcome, Recipe
 
 SHAPE = DataShape(1, 2, 2, 3)
+# All samplers, of which one is enough for every day.
+ONE_QUICK = [pytest.param(name, marks=[] if name == "evolution" else pytest.mark.slow) for name in SAMPLERS]
 
 
 def build(architecture, shape):
@@ -130,7 +132,7 @@ def test_what_a_proposal_waits_for():
     assert [batch.numbers for batch in batches(pool)] == [range(1), range(1, 3), range(3, 6), range(6, 7)]
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", ONE_QUICK)
 def test_workers_and_the_order_in_which_they_finish_change_no_proposal(tmp_path, sampler):
     alone = searched(tmp_path / "alone", Workers(1), sampler=sampler)
     assert [number for number, *_ in alone] == list(range(24))
@@ -140,7 +142,7 @@ def test_workers_and_the_order_in_which_they_finish_change_no_proposal(tmp_path,
         assert searched(tmp_path / f"several {seed}", several, sampler=sampler) == alone
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", ONE_QUICK)
 def test_a_kill_with_trainings_under_way_changes_no_proposal(tmp_path, sampler, monkeypatch):
     enqueued = [{"a": 9, "b": 0, "c": 9}, {"a": 3, "b": 3, "c": 1}]
     how = {"sampler": sampler, "enqueued": enqueued}

@@ -212,6 +212,7 @@ def stop_after(run, number: int, error: type[BaseException]) -> None:
         run_stages(run, ("search",))
 
 
+@pytest.mark.slow
 def test_the_pruned_are_told_and_never_picked(condensed):
     run = condensed("run", pruner="median")
     run_stages(run, ("search",))
@@ -236,6 +237,7 @@ def test_the_pruned_are_told_and_never_picked(condensed):
     assert f"The pruner median ended {len(pruned)} of the proposals early, which saved about" in page
 
 
+@pytest.mark.slow
 def test_what_was_pruned_is_trained_whole_once_the_sample_comes_to_it(condensed):
     run = condensed("run", pruner="median", sampler="tpe")
     run_stages(run, ("search",))
@@ -249,6 +251,7 @@ def test_what_was_pruned_is_trained_whole_once_the_sample_comes_to_it(condensed)
     assert (sample["state"] == "complete").sum() == 22  # all but those of width 3, which fail
 
 
+@pytest.mark.slow
 def test_without_a_pruner_nothing_is_looked_at(condensed):
     plain, looked = condensed("a", trials=6), condensed("b", trials=6, pruner="median")
     for run in (plain, looked):

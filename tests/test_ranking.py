@@ -301,6 +301,7 @@ def test_minus_random_takes_one_draw_fewer_than_there_are():
     assert (found.low, found.high) == pytest.approx((1 - 2 / 3, 1))
 
 
+@pytest.mark.slow
 def test_nine_in_ten_and_more_intervals_of_minus_random_cover_the_population():
     target = 6 / np.pi * (np.arcsin(0.9 / 2) - np.arcsin(0.6 / 2))
     keys = [f"{i:02d}" for i in range(24)]

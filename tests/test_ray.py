@@ -112,6 +112,7 @@ def test_a_cluster_gives_what_this_process_gives(executor, jobs):
     assert len(executor._sent) == 2  # the images once, though they train and are scored on, and the space
 
 
+@pytest.mark.slow
 def test_a_job_that_ends_or_hangs_its_process_fails_alone(executor):
     work = [("exits", Does("exits")), ("hangs", Does(seconds=600, minutes=0.03)), ("well", Does()), ("again", Does())]
     results = dict(executor.run(work))
@@ -128,6 +129,7 @@ def test_a_job_that_takes_rays_worker_along_is_done_again_three_times(executor):
     assert isinstance(result, tuple)
 
 
+@pytest.mark.slow
 def test_what_is_under_way_is_cancelled(cluster):
     with RayExecutor(cluster.address) as executor:
         ((_, first),) = executor.run([(0, Does())])
@@ -137,6 +139,7 @@ def test_what_is_under_way_is_cancelled(cluster):
     wait_for(lambda: not alive(first[0]))
 
 
+@pytest.mark.slow
 def test_a_machine_of_another_version_is_told(executor):
     executor._versions = {**ray_node.versions(), "PyTorch": "0.4.1"}
     with pytest.raises(ClusterError) as error:
@@ -145,6 +148,7 @@ def test_a_machine_of_another_version_is_told(executor):
     assert str(error.value) == f"the machines of the Ray cluster differ: {there}; install the same there"
 
 
+@pytest.mark.slow
 def test_a_space_travels_with_what_lies_beside_it(executor, jobs, tmp_path):
     home = tmp_path / "home"
     (home / "parts").mkdir(parents=True)

@@ -28,6 +28,7 @@ TINY = {
 }
 
 
+@pytest.mark.slow
 def test_the_space_of_the_readme_runs(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(block("README.md", "def build"))
@@ -50,6 +51,7 @@ def short(monkeypatch):
     monkeypatch.setattr(nas_proxy, "search", lambda *args, **told: search(*args, **{**told, **given}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("page", "folder"), [("README.md", "runs/from-python"), ("docs/python.md", "runs/steps")], ids=["README", "python"]
 )

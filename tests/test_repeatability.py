@@ -154,6 +154,7 @@ def test_the_published_table():
     assert estimate.note.startswith("from 255 architectures published twice or more, ")
 
 
+@pytest.mark.slow
 def test_a_run_with_one_seed_says_how_far_full_training_repeats_itself(tmp_path):
     images = blobs(per_class=30)
     np.savez(tmp_path / "blobs.npz", images=images.images[:, 0].numpy(), labels=images.labels.numpy())

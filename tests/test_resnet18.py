@@ -49,6 +49,7 @@ def test_it_judges_a_set():
     assert good.accuracy > 0.6 > 0.2 > bad.accuracy
 
 
+@pytest.mark.slow
 def test_the_command_condenses_and_judges_with_it(tmp_path):
     options = ["--dataset", "digits", "--limit", "20", "--steps", "2", "--ipc", "1", "--width", "4", "--device", "cpu"]
     judge = ["--embed", "resnet18", "--evaluate", "--evaluate-with", "resnet18", "--evaluate-epochs", "1", "--json"]

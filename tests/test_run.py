@@ -124,6 +124,7 @@ def test_a_run_writes_what_it_promises(go):
     assert cost["speedup"] == pytest.approx(speedup, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_costs_of_the_controls_are_equal_and_counted(go):
     run = go()
     signals = run.ranking["signals"]
@@ -151,6 +152,7 @@ def test_the_same_seed_repeats_with_any_number_of_workers_and_another_seed_diffe
     assert not tables[0].equals(tables[2])
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_alone_and_a_larger_one_extends_it(go):
     first = go()
     before = trained(first.folder)
@@ -219,6 +221,7 @@ def test_a_sample_too_small_to_be_ranked_is_refused_at_the_start(go, tmp_path):
         go(trials=8, truth=3, judge=3)
 
 
+@pytest.mark.slow
 def test_a_space_smaller_than_the_budget_is_trained_whole_once(go):
     run = go(trials=40, truth=14, judge=14)
     assert run.ranking["n"] == 14
@@ -244,6 +247,7 @@ def test_a_configuration_repeats_its_run(go, tmp_path):
     assert comparable(second.ranking) == comparable(first.ranking)
 
 
+@pytest.mark.slow
 def test_the_stages_one_by_one_make_the_same_run(go, dataset, tiny_space, tmp_path):
     whole = go()
     folder = prepare_run(tmp_path / "stages", resolve({"dataset": dataset, "space": str(tiny_space), **SETTINGS}))
@@ -257,6 +261,7 @@ def test_the_stages_one_by_one_make_the_same_run(go, dataset, tiny_space, tmp_pa
     assert comparable(json.loads((folder / "ranking.json").read_text())) == comparable(whole.ranking)
 
 
+@pytest.mark.slow
 def test_a_define_by_run_space_works(go, tmp_path):
     space = tmp_path / "function.py"
     space.write_text(
@@ -272,6 +277,7 @@ def test_a_define_by_run_space_works(go, tmp_path):
     assert run.ranking["subset"] == "uniform sample of the space (6 of unknown many architectures)"
 
 
+@pytest.mark.slow
 def test_what_belongs_to_another_run_is_refused(go, dataset, tiny_space, tmp_path):
     run = go()
     with pytest.raises(
@@ -303,6 +309,7 @@ def test_a_damaged_proxy_gets_a_sentence(dataset, tiny_space, tmp_path):
             run_stages(run, ("search",))
 
 
+@pytest.mark.slow
 def test_two_commands_in_one_folder_do_not_mix(go):
     run = go()
     with open_run(run.folder).lock(), pytest.raises(RunFolderError, match="another nas-proxy is working in"):
@@ -358,6 +365,7 @@ def test_a_run_killed_in_each_stage_goes_on_and_ends_with_the_same_ranking(datas
     assert set(states[states["state"] == "FAIL"]["reason"]) <= {"interrupted"}
 
 
+@pytest.mark.slow
 def test_logging_and_warnings_stay_as_the_user_set_them(go, capfd):
     def settings() -> list[object]:
         loggers = [logging.getLogger(), logging.getLogger("optuna"), logging.getLogger("nas_proxy")]

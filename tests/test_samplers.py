@@ -337,7 +337,9 @@ def test_mistakes_in_how_to_propose_come_before_the_work(condensed, tmp_path):
         resolve({"enqueue": [3]})
 
 
-@pytest.mark.parametrize("sampler", ["nsga2", "evolution", "grid"])
+@pytest.mark.parametrize(
+    "sampler", ["nsga2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("evolution", "grid"))]
+)
 def test_a_search_cut_short_goes_on_the_same(condensed, sampler, tmp_path):
     changed(condensed, sampler=sampler)
     whole = list(trials(condensed)["key"])

@@ -74,6 +74,7 @@ def test_the_estimate_finds_all_bars_of_a_run(tmp_path):
     assert sum(took.values()) - took["all"] == pytest.approx(sum(bars.values()) - bars.get("Estimate", 0.0))
 
 
+@pytest.mark.slow
 def test_gpu_hours_are_arithmetic():
     found = last_line("gpu_hours", "--ipc", "10,50", "--rate", "10")
     assert found["measured"] is False

@@ -69,6 +69,7 @@ def test_folders_of_earlier_versions_are_read(tmp_path):
     assert dict(ScoreFile(tmp_path, {**STAMP, "data": "e"}).of("naswot")) == {}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_cut_off_computes_no_score_twice(tmp_path, monkeypatch):
     images = blobs(per_class=20)
     np.savez(tmp_path / "blobs.npz", images=images.images[:, 0].numpy(), labels=images.labels.numpy())

@@ -82,6 +82,7 @@ def test_the_order_of_records_changes_nothing(records, by):
     )
 
 
+@pytest.mark.slow
 def test_both_scores_are_ranked_and_either_may_pick(go):
     by_accuracy, by_losses = go("a"), go("b", score="loss_sum")
     signals = by_accuracy.ranking["signals"]

@@ -88,6 +88,7 @@ def test_the_pick_is_the_best_by_posterior_mean_and_no_test_image_chooses(go, mo
     assert json.loads((other.folder / "search.json").read_text()) == found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deaths", [{3}, {8, 15}, {14, 16, 19}])
 def test_a_run_that_is_cut_off_proposes_the_same_again(go, monkeypatch, deaths):
     whole = go()
@@ -119,6 +120,7 @@ def test_a_larger_run_extends_a_smaller_one(go):
     assert len(larger) == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"trials": 15, "truth": 13}, {"round": 3, "trials": 13, "truth": 12}])
 def test_what_is_trained_already_is_not_chosen_again_where_rounds_move(go, change):
     run = go(judge=4)
@@ -130,6 +132,7 @@ def test_what_is_trained_already_is_not_chosen_again_where_rounds_move(go, chang
         assert len(known) == len(set(known)), name
 
 
+@pytest.mark.slow
 def test_another_ranking_writes_its_order_too(go):
     run = go()
     (run.folder / "search.json").unlink()
@@ -148,12 +151,14 @@ def test_what_is_proposed_says_why(go):
     assert all("validation" in t.user_attrs for t in fully)
 
 
+@pytest.mark.slow
 def test_other_samplers_propose_for_the_proxy_and_the_pool_for_full_training(go):
     run = go(sampler="tpe")
     assert len(rows(run.folder, "trials.csv")) == 12
     assert len(rows(run.folder, "truth.csv")) == 10
 
 
+@pytest.mark.slow
 def test_a_pool_smaller_than_the_space_grows_by_mutation(go):
     run = go(pool=8)
     pool = json.loads((run.folder / "pool.json").read_text())
@@ -163,6 +168,7 @@ def test_a_pool_smaller_than_the_space_grows_by_mutation(go):
     assert 8 < len(order) <= 8 + 4 + 5
 
 
+@pytest.mark.slow
 def test_with_published_accuracies_nothing_is_trained_fully(go, tmp_path):
     keys = [f"width={w},act={a}" for w in (1, 2, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24) for a in ("relu", "tanh")]
     accuracy = {key: 0.5 + int(key.split(",")[0][6:]) / 100 + 0.01 * key.endswith("tanh") for key in keys}
@@ -185,6 +191,7 @@ def test_with_published_accuracies_nothing_is_trained_fully(go, tmp_path):
     assert set(rows(run.folder, "truth.csv")["key"]) == before
 
 
+@pytest.mark.slow
 def test_a_table_and_several_objectives_have_one_front(go, tmp_path):
     keys = [f"width={w},act={a}" for w in (1, 2, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24) for a in ("relu", "tanh")]
     table = tmp_path / "published.csv"
@@ -307,6 +314,7 @@ def test_mutations_differ_in_one_choice_and_are_new():
     assert found != grown(space, parents, known, 20, seed=2)
 
 
+@pytest.mark.slow
 def test_old_folders_whose_full_trainings_a_search_may_not_see_go_on(go, monkeypatch):
     finish = TrialStore.finish
 

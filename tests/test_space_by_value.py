@@ -171,6 +171,7 @@ SCRIPT = textwrap.dedent("""
 """)
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_a_scripts_space_is_searched_by_worker_processes_and_goes_on_where_it_is_given_again(tmp_path):
     images = blobs(per_class=12, size=12)

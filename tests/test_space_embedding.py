@@ -153,6 +153,7 @@ def test_a_set_made_with_the_space_matches_other_networks_too(match):
     assert distance(make_proxy(real, recipe, 0, space=small).images) < 0.8 * distance(start)
 
 
+@pytest.mark.slow
 def test_what_the_set_was_made_with_is_never_ranked(tiny_space, tmp_path):
     settings = {
         "trials": 4,

@@ -68,6 +68,7 @@ def test_each_step_gives_what_the_next_one_takes(steps):
     assert network.network()(data.train.images[:3]).shape == (3, 10)
 
 
+@pytest.mark.slow
 def test_the_steps_are_the_stages_of_a_run(steps, tmp_path, monkeypatch):
     _, proxy, found, _, ranking, _ = steps
     settings = {**SHORT, "signals": ("params",), "limit": 20, "condense": SET}
@@ -216,6 +217,7 @@ def test_mistakes_get_a_sentence(steps, data, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on(steps, data, tmp_path, monkeypatch):
     proxy, found = steps[1], steps[2]
     folder = tmp_path / "run"

@@ -232,6 +232,7 @@ def test_parts_of_stored_images():
     assert taken(two, slice(1)).shape == (1, 1, 2, 2)
 
 
+@pytest.mark.slow
 def test_a_whole_run_on_a_store_scores_as_in_memory(large, tiny_space, tmp_path, monkeypatch):
     given = {
         "dataset": f"folder:{large}",

@@ -309,6 +309,7 @@ def test_a_run_takes_its_truth_from_the_table(go):
     assert "published accuracy" in page and "est accuracy" not in page.split("<script>")[0]
 
 
+@pytest.mark.slow
 def test_one_column_gives_no_repeatability(go):
     run, _, _ = go
     finished = run(seeds=1)
