@@ -12,7 +12,7 @@ import nas_proxy
 from conftest import blobs, write_space
 from nas_proxy.dashboard.server import application, serving
 from nas_proxy.report.verdict import verdict, verdict_of
-from test_report import unfold
+from test_report_browser import unfold
 
 pytestmark = pytest.mark.browser
 Keep = Callable[[Any, str], Path]

@@ -29,8 +29,8 @@ def problem():
     return blobs(classes=3, channels=3, size=16), blobs(per_class=60, channels=3, size=16, seed=1)
 
 
-# The large one takes seconds a step where each kernel is emulated.
-EMBEDS = ["convnet", pytest.param("resnet18", marks=pytest.mark.slow), "space"]
+# The others take seconds a step where each kernel is emulated.
+EMBEDS = ["convnet", *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet18", "space"))]
 
 
 def condensed(real, device, **changes):

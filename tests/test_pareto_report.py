@@ -23,7 +23,8 @@ from nas_proxy.report.figure_style import MOST, add_markers, blank, evenly
 from nas_proxy.report.page import report_html, write_report
 from nas_proxy.report.pictures import MOST_BYTES
 from nas_proxy.report.run_contents import read_run
-from test_report import opened, page_of
+from test_report import page_of
+from test_report_browser import opened
 
 ROWS = pd.DataFrame(
     {
@@ -220,7 +221,7 @@ def test_very_many_points_are_drawn_evenly() -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("change", [two, several])
+@pytest.mark.parametrize("change", [pytest.param(two, marks=pytest.mark.slow), several])
 def test_the_figure_in_a_browser(tmp_path: Path, browser: Any, change: Any, screenshot: Any) -> None:
     with_objectives(tmp_path, change)
     page, wrong = opened(browser, write_report(tmp_path), viewport={"width": 1200, "height": 900})

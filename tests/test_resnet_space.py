@@ -11,7 +11,8 @@ from nas_proxy import DataShape, SpaceError, load_space
 from nas_proxy.spaces.cost import measure
 from nas_proxy.spaces.loading import try_out
 
-SHAPES = [DataShape(1, 8, 8, 10), DataShape(3, 9, 14, 4), DataShape(3, 32, 32, 10), DataShape(3, 64, 64, 5)]
+LARGE = pytest.param(DataShape(3, 64, 64, 5), marks=pytest.mark.slow)
+SHAPES = [DataShape(1, 8, 8, 10), DataShape(3, 9, 14, 4), DataShape(3, 32, 32, 10), LARGE]
 
 
 def architectures(shape, count, **wanted):

@@ -21,11 +21,11 @@ from scipy.stats import spearmanr
 import nas_proxy
 from conftest import blobs, write_space
 from nas_proxy.data.images import ImageSet
-from nas_proxy.errors import ConfigError, RunFailedError, RunFolderError
+from nas_proxy.errors import RunFailedError, RunFolderError
 from nas_proxy.pipeline import image_files
 from nas_proxy.pipeline.stages import run_stages
 from nas_proxy.ranking.ranking import Ranking
-from nas_proxy.runs.folder import open_run, prepare_run
+from nas_proxy.runs.folder import prepare_run
 from nas_proxy.runs.resolving import resolve
 
 SETTINGS = {
@@ -214,13 +214,6 @@ class Unlucky(nn.Linear):
         go(space=str(space), trials=4, truth=4, judge=4)
 
 
-def test_a_sample_too_small_to_be_ranked_is_refused_at_the_start(go, tmp_path):
-    with pytest.raises(
-        ConfigError, match="sample is of 3 architectures, but a ranking needs at least 4; give --truth 4"
-    ):
-        go(trials=8, truth=3, judge=3)
-
-
 @pytest.mark.slow
 def test_a_space_smaller_than_the_budget_is_trained_whole_once(go):
     run = go(trials=40, truth=14, judge=14)
@@ -275,51 +268,6 @@ def test_a_define_by_run_space_works(go, tmp_path):
     run = go(space=str(space), workers=2)
     assert run.ranking["n"] == 6
     assert run.ranking["subset"] == "uniform sample of the space (6 of unknown many architectures)"
-
-
-@pytest.mark.slow
-def test_what_belongs_to_another_run_is_refused(go, dataset, tiny_space, tmp_path):
-    run = go()
-    with pytest.raises(
-        RunFolderError,
-        match=r"holds another run .seed: 0 → 5.; choose another folder with --out, or",
-    ):
-        go(seed=5)
-    write_space(tiny_space, (1, 2, 4))
-    sys.modules.pop(next(name for name in sys.modules if name.startswith("nas_proxy_space_tiny")))
-    with pytest.raises(RunFolderError, match="the space has changed since the trainings of this run"):
-        go()
-    assert go(seed=5, overwrite=True).config.seed == 5
-    images = blobs(per_class=30, seed=9)
-    np.savez(dataset.removeprefix("npz:"), images=images.images[:, 0].numpy(), labels=images.labels.numpy())
-    with pytest.raises(RunFolderError, match="was made from other data"):
-        go(seed=5)
-    assert (run.folder / "ranking.json").exists()
-
-
-def test_a_damaged_proxy_gets_a_sentence(dataset, tiny_space, tmp_path):
-    from safetensors.torch import save
-
-    run = prepare_run(tmp_path / "run", resolve({"dataset": dataset, "space": str(tiny_space), **SETTINGS}))
-    run_stages(run, ("condense",))
-    path = run.path / "proxy.safetensors"
-    for damaged in (path.read_bytes()[:-40], save({"weight": torch.zeros(3)}), b"not images"):
-        path.write_bytes(damaged)
-        with pytest.raises(RunFolderError, match=r"is not a readable image file|was not written by nas_proxy"):
-            run_stages(run, ("search",))
-
-
-@pytest.mark.slow
-def test_two_commands_in_one_folder_do_not_mix(go):
-    run = go()
-    with open_run(run.folder).lock(), pytest.raises(RunFolderError, match="another nas-proxy is working in"):
-        go()
-
-
-def test_more_images_a_class_than_there_are_is_refused(go):
-    sentence = "100 images a class were asked for, but the smallest class has 12 training images; give --ipc 12"
-    with pytest.raises(ConfigError, match=sentence):
-        go(condense={"images_per_class": 100})
 
 
 def trials_of(folder: Path, signal_name: str) -> int:
