@@ -39,7 +39,9 @@ COLOURS = {
 REST = ("#b0468c", "#5b7c99", "#99793d", "#3d8f8a", "#8a5a44")
 OTHER, PICK, FAILED = "#7f8a96", "#e0a100", "#c2566e"
 SAMPLE, SEARCH = "#2f81d6", "#12a08f"
-INK, GRID = "#454b54", "#e3e6ea"
+# Text has 4.3 times the luminance of near-black and white that of it (WCAG's contrast); lines of the grid are faint on
+# both. A page that knows its own ground has better ones by CSS.
+INK, GRID = "#727a85", "rgba(128, 136, 148, 0.28)"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 # Points of one kind that a figure draws: a page stays small with thousands of trials.
 MOST = 700
