@@ -92,7 +92,7 @@ class Final:
 
     def _repr_html_(self) -> str:
         told = [notebook.line(text) for text in told_as_text(self).splitlines()]
-        choices = notebook.table(self.told["architecture"].items(), ("choice", "option"))
+        choices = notebook.table(self.told["architecture"].items(), ("choice", "option"), words=(0, 1))
         left_out = [notebook.line(f"{name} was not written: {why}") for name, why in self.not_written.items()]
         return notebook.page(*told, choices, *left_out)
 

@@ -22,7 +22,7 @@ COLOURS = {
     "proxy": "#2f81d6",
     "dm": "#2f81d6",
     "dm+space": "#12a08f",
-    "random": "#d98118",
+    "random": "#d07a14",
     "random_total": "#a8590a",
     "herding": "#4b8b3b",
     "kcenter": "#7a6ad8",
