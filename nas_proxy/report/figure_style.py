@@ -8,6 +8,7 @@ to import.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from html import escape
 from textwrap import wrap
@@ -49,6 +50,8 @@ SPARSE = 8
 """So few points are all shown."""
 WIDE = 20
 """What spans more than this factor has a logarithmic axis."""
+NEAR = (0.035, 0.06)
+"""Shares of a figure's width and height within which the names of two points cover each other."""
 
 CONFIG: dict[str, Any] = {
     "responsive": True,
@@ -166,6 +169,42 @@ def add_markers(
             spread = more["error_y"]
             more["error_y"] = spread | {end: [spread[end][n] for n in drawn] for end in ("array", "arrayminus")}
         figure.add_trace(go.Scatter(points | {"name": name, "marker": marker, "showlegend": True} | more))
+
+
+def joint_names(
+    names: Sequence[str], x: Iterable[float], y: Iterable[float], across: Sequence[float], up: Sequence[float]
+) -> list[str]:
+    """Return what is written at points: where names would cover each other the first point bears them all, "1, 3".
+
+    across, up: from where to where the axes show; x and across are logarithms on a logarithmic axis.
+    """
+    firsts: list[tuple[float, float, int]] = []
+    told = list(names)
+    for index, (left, low) in enumerate(zip(x, y, strict=True)):
+        place = left / (across[1] - across[0] or 1.0), low / (up[1] - up[0] or 1.0)
+        near = [at for a, b, at in firsts if abs(a - place[0]) < NEAR[0] and abs(b - place[1]) < NEAR[1]]
+        if near:
+            told[near[0]], told[index] = f"{told[near[0]]}, {told[index]}", ""
+        else:
+            firsts.append((*place, index))
+    return told
+
+
+def log_axis(low: float, high: float) -> dict[str, Any]:
+    """Return a logarithmic axis from `low` to `high` with at least three numbers at it, if it spans few decades.
+
+    Those are the powers of ten, else 1, 2 and 5 of each decade, else 1 to 9, else even steps.
+    """
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    for digits in ((1,), (1, 2, 5), range(1, 10)):
+        marks = [digit * 10.0**power for power in range(first, last + 1) for digit in digits]
+        if len(marks := [mark for mark in marks if low <= mark <= high]) >= 3:
+            break
+    else:
+        power = 10.0 ** math.floor(math.log10((high - low) / 3 or high))
+        step = max((size * power for size in (1, 2, 5) if 3 * size * power <= high - low), default=power)
+        marks = [count * step for count in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return {"type": "log", "tickvals": marks, "ticktext": [f"{mark:.6g}" for mark in marks]}
 
 
 def whiskers(estimate: Interval, color: str) -> dict[str, Any]:

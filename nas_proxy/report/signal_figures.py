@@ -140,8 +140,11 @@ def correlation_by_cost(ranking: Ranking, cost: str = "seconds") -> Figure:
                 hoverinfo="skip",
             )
         )
+    free = any(point.cost == 0 for point in shown)
+    start, end = first - 1.3 if free else first - 0.3, last + 0.3
     for point in shown:
         row, colour = ranking.row(point.name), signal_colour(point.name)
+        side = "right" if math.log10(point.cost or left) < start + 0.3 * (end - start) else "left"
         spent = f"{duration(row.cost.seconds)}, {count(row.cost.passes)} image passes"
         figure.add_trace(
             go.Scatter(
@@ -150,7 +153,7 @@ def correlation_by_cost(ranking: Ranking, cost: str = "seconds") -> Figure:
                 mode="markers+text" if point in line else "markers",
                 text=[escaped(label(point.name))] if point in line else None,
                 # To and fro, so that neighbours leave each other room.
-                textposition="top left" if point in line[1::2] else "bottom right",
+                textposition=f"top {side}" if point in line[1::2] else "bottom right",
                 textfont={"size": 11},
                 name=escaped(label(point.name)),
                 marker={"color": colour, "size": 11, "symbol": _symbol(point.name)},
@@ -162,11 +165,10 @@ def correlation_by_cost(ranking: Ranking, cost: str = "seconds") -> Figure:
     if not shown:
         figure.add_annotation(x=0.5, y=0.5, xref="paper", yref="paper", text="undefined", showarrow=False)
         figure.update_yaxes(range=[0, 1])
-    free = any(point.cost == 0 for point in shown)
     powers = range(first, last + 1, 1 + (last - first) // 8)
     figure.update_xaxes(
         type="log",
-        range=[first - 1.3 if free else first - 0.3, last + 0.3],
+        range=[start, end],
         tickvals=[left] * free + [10.0**power for power in powers],
         ticktext=["none"] * free + [count(10.0**power) for power in powers],
     )

@@ -1,0 +1,82 @@
+"""What is written in figures can be read: names of points that lie together, ticks of short logarithmic axes."""
+
+import pandas as pd
+import pytest
+
+from made_up_runs import ranking_of, trials_of
+from nas_proxy.ranking.ranking import Curves, Ranking
+from nas_proxy.report import best_figures, pareto, signal_figures
+from nas_proxy.report.figure_style import joint_names, log_axis
+
+ROW = {"latency": None, "loss_sum": None, "flops": 10.0, "truth": None}
+
+
+def test_names_that_would_cover_each_other_stand_together_at_the_first() -> None:
+    x, y = (0.0, 50.0, 1.0, 50.0, 52.0), (0.5, 0.8, 0.52, 0.2, 0.81)
+    assert joint_names("abcde", x, y, (0, 100), (0, 1)) == ["a, c", "b, e", "", "d", ""]
+    assert joint_names("abcde", x, y, (0, 20), (0, 1)) == ["a", "b", "c", "d", "e"]  # there is room for all
+    assert joint_names("ab", (3.0, 3.0), (0.5, 0.5), (3, 3), (0.5, 0.5)) == ["a, b", ""]
+    assert joint_names([], [], [], (0, 1), (0, 1)) == []
+
+
+def test_one_of_the_ten_best_that_is_hidden_by_another_is_named_beside_it() -> None:
+    scores, sizes = (0.9, 0.9, 0.7, 0.5, 0.7), (100.0, 100.0, 200.0, 400.0, 201.0)
+    rows = [
+        {"key": key, "score": score, "params": size, **ROW}
+        for key, score, size in zip("abcde", scores, sizes, strict=True)
+    ]
+    known = pd.DataFrame(rows).astype({"latency": float, "truth": float})
+    best = best_figures.Best(known, known.assign(place=range(1, 6)), "a")
+    figure = best_figures.accuracy_by_size(best)
+    traces = {trace.name: trace for trace in figure.data}
+    assert traces["pick"].text == ("1",)
+    assert traces["the ten best"].text == ("", "4", "3", "")  # from the worst, so that the better lie on top
+    beside = traces["hidden"]
+    assert [text.strip() for text in beside.text] == ["2", "5"]
+    assert (beside.x, beside.y, beside.mode) == ((100, 200), (90, 70), "text")
+    assert not beside.showlegend
+
+
+def test_names_of_a_front_that_lie_together_are_one() -> None:
+    sizes, accuracies = (100.0, 1000.0, 1005.0, 3000.0), (0.5, 0.8, 0.801, 0.9)
+    rows = pd.DataFrame({"key": list("abcd"), "score": accuracies, "params": sizes, "place": [1.0, 2.0, 3.0, 4.0]})
+    rows["accuracy"] = rows["score"]
+    figure = pareto.pareto_figure(rows, ("accuracy", "params"))
+    (front,) = (trace for trace in figure.data if trace.name == "on the Pareto front")
+    assert front.text == ("1", "2, 3", "", "4")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "told"),
+    [
+        (0.02, 60.0, ["0.1", "1", "10"]),
+        (0.6, 9.0, ["1", "2", "5"]),
+        (0.55, 1.5, ["0.6", "0.7", "0.8", "0.9", "1"]),
+        (1.05, 1.9, ["1.2", "1.4", "1.6", "1.8"]),
+        (1.5, 1.52, ["1.5", "1.505", "1.51", "1.515", "1.52"]),
+        (2.0, 2.0, None),
+    ],
+)
+def test_a_short_logarithmic_axis_has_numbers_to_read_it_by(low: float, high: float, told: list[str] | None) -> None:
+    axis = log_axis(low, high)
+    assert axis["type"] == "log"
+    assert axis["ticktext"] == (told if told is not None else ["2"])
+    assert all(low <= mark <= high * (1 + 1e-9) for mark in axis["tickvals"])
+
+
+def test_learning_curves_have_numbers_at_both_axes() -> None:
+    figure = best_figures.learning_curves((Curves("a", (1.4, 0.6), ()), Curves("b", (1.2, 0.8), ())), "proxy", "a")
+    assert len(figure.layout.yaxis.tickvals) >= 3
+    assert (figure.layout.xaxis.tick0, figure.layout.xaxis.dtick) == (1, 1)  # an epoch and a half is none
+    long = Curves("a", tuple(1 / (1 + epoch) for epoch in range(60)), ())
+    assert best_figures.learning_curves((long,), "proxy").layout.xaxis.dtick is None
+
+
+def test_names_at_the_left_end_of_a_cost_are_written_to_the_right() -> None:
+    figure = signal_figures.correlation_by_cost(Ranking.of(ranking_of(trials_of())), "seconds")
+    start, end = figure.layout.xaxis.range
+    for trace in figure.data:
+        if trace.text and "left" in trace.textposition:
+            assert signal_figures.math.log10(trace.x[0]) > start + 0.25 * (end - start)
+    named = {trace.name: trace.textposition for trace in figure.data if trace.text}
+    assert "right" in named["FLOPs"]
