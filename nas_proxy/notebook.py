@@ -72,19 +72,18 @@ def table(rows: Iterable[Sequence[object]], heads: Sequence[str], *, words: Coll
 
 
 def frame(rows: pd.DataFrame) -> str:
-    """Return a table of a data frame, without its index; what is not known is empty."""
+    """Return a table of a data frame, without its index: counts as such, else four decimals; the unknown is empty."""
     import pandas as pd
 
-    words = [column for column, kind in enumerate(rows.dtypes) if not pd.api.types.is_numeric_dtype(kind)]
-    return table(rows.map(_number).itertuples(index=False), [str(name) for name in rows.columns], words=words)
+    def told(column: pd.Series[Any]) -> list[str]:
+        if not pd.api.types.is_numeric_dtype(column):
+            return ["" if unknown else str(value) for value, unknown in zip(column, column.isna(), strict=True)]
+        digits = 0 if (column.dropna() % 1 == 0).all() else 4
+        return ["" if pd.isna(value) else f"{value:,.{digits}f}" for value in column]
 
-
-def _number(value: Any) -> object:
-    import pandas as pd
-
-    if pd.isna(value):
-        return ""
-    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
+    words = [place for place, kind in enumerate(rows.dtypes) if not pd.api.types.is_numeric_dtype(kind)]
+    columns = [told(rows[name]) for name in rows.columns]
+    return table(zip(*columns, strict=True), [str(name) for name in rows.columns], words=words)
 
 
 def pictures(named: Iterable[tuple[str, bytes, int]]) -> str:

@@ -1,12 +1,16 @@
 """What is written in figures can be read: names of points that lie together, ticks of short logarithmic axes."""
 
+from pathlib import Path
+from typing import Any
+
 import pandas as pd
 import pytest
 
-from made_up_runs import ranking_of, trials_of
+from made_up_runs import ordinary, ranking_of, trials_of
 from nas_proxy.ranking.ranking import Curves, Ranking
 from nas_proxy.report import best_figures, pareto, signal_figures
 from nas_proxy.report.figure_style import joint_names, log_axis
+from nas_proxy.report.page import write_report
 
 ROW = {"latency": None, "loss_sum": None, "flops": 10.0, "truth": None}
 
@@ -51,7 +55,8 @@ def test_names_of_a_front_that_lie_together_are_one() -> None:
     [
         (0.02, 60.0, ["0.1", "1", "10"]),
         (0.6, 9.0, ["1", "2", "5"]),
-        (0.55, 1.5, ["0.6", "0.7", "0.8", "0.9", "1"]),
+        (0.55, 1.5, ["0.6", "0.8", "1", "1.2", "1.4"]),
+        (0.6, 2.4, ["0.6", "0.7", "0.8", "0.9", "1", "2"]),
         (1.05, 1.9, ["1.2", "1.4", "1.6", "1.8"]),
         (1.5, 1.52, ["1.5", "1.505", "1.51", "1.515", "1.52"]),
         (2.0, 2.0, None),
@@ -80,3 +85,24 @@ def test_names_at_the_left_end_of_a_cost_are_written_to_the_right() -> None:
             assert signal_figures.math.log10(trace.x[0]) > start + 0.25 * (end - start)
     named = {trace.name: trace.textposition for trace in figure.data if trace.text}
     assert "right" in named["FLOPs"]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_lines_and_names_in_the_report_have_the_colours_of_its_ground(
+    scheme: str, tmp_path: Path, browser: Any
+) -> None:
+    ordinary(tmp_path)
+    page = browser.new_page(color_scheme=scheme)
+    page.goto(write_report(tmp_path).as_uri())
+    page.locator("#figure-best .textpoint text").first.wait_for()
+    told = "selector => [...document.querySelectorAll(selector)].map(one => getComputedStyle(one))"
+    seen = f"selector => ({told})(selector).map(style => [style.fill, style.stroke, style.strokeOpacity])"
+    grid = {"light": "rgb(230, 232, 234)", "dark": "rgb(47, 54, 62)"}[scheme]
+    ink = {"light": "rgb(31, 36, 43)", "dark": "rgb(230, 232, 235)"}[scheme]
+    assert {(stroke, opacity) for _, stroke, opacity in page.evaluate(seen, "#figure-best .gridlayer path")} == {
+        (grid, "1")
+    }
+    assert {fill for fill, *_ in page.evaluate(seen, "#figure-best .xtick text")} == {ink}
+    assert "rgb(20, 23, 27)" in {fill for fill, *_ in page.evaluate(seen, "#figure-best .textpoint text")}
+    page.close()

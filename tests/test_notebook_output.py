@@ -57,7 +57,7 @@ def test_a_bar_that_was_stopped_stays_where_it_was(drawn: list[dict[str, str]]) 
 
 def test_a_table_has_words_flush_left_and_numbers_as_they_are_read() -> None:
     rows = pd.DataFrame(
-        {"key": ["<a>"], "phase": ["sample"], "score": [0.922004], "full": [float("nan")], "params": [1370]}
+        {"key": ["<a>"], "phase": ["sample"], "score": [0.922004], "full": [float("nan")], "params": [1370.0]}
     )
     left = " style='text-align:left'"
     assert notebook.frame(rows) == (

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from nas_proxy.report.figure_style import (
+    ON_POINT,
     OTHER,
     PICK,
     SEARCH,
@@ -114,7 +115,7 @@ def accuracy_by_size(best: Best, accuracy: str = "test accuracy", by: str = "acc
         (upwards[upwards["key"] == best.pick], "pick", PICK),
     ):
         text = [names[place].partition(", ")[0] for place in rows["place"]]
-        named = {"mode": "markers+text", "textfont": {"size": 11}, "size": 16, "text": text}
+        named = {"mode": "markers+text", "textfont": {"size": 11, "color": ON_POINT}, "size": 16, "text": text}
         _add(figure, rows, measure, factor, name=name, color=color, **named)
     _add_hidden(figure, ten, factor * ten[measure], names)
     figure.update_yaxes(range=up)

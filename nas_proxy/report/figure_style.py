@@ -43,6 +43,8 @@ SAMPLE, SEARCH = "#2f81d6", "#12a08f"
 # Text has 4.3 times the luminance of near-black and white that of it (WCAG's contrast); lines of the grid are faint on
 # both. A page that knows its own ground has better ones by CSS.
 INK, GRID = "#727a85", "rgba(128, 136, 148, 0.28)"
+ON_POINT = "#14171b"
+"""Text on the points of SEARCH and PICK."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 # Points of one kind that a figure draws: a page stays small with thousands of trials.
 MOST = 700
@@ -193,14 +195,16 @@ def joint_names(
 def log_axis(low: float, high: float) -> dict[str, Any]:
     """Return a logarithmic axis from `low` to `high` with at least three numbers at it, if it spans few decades.
 
-    Those are the powers of ten, else 1, 2 and 5 of each decade, else 1 to 9, else even steps.
+    Those are the powers of ten, else 1, 2 and 5 of each decade, else 1 to 9; on less than half a decade even steps.
     """
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    marks: list[float] = []
     for digits in ((1,), (1, 2, 5), range(1, 10)):
         marks = [digit * 10.0**power for power in range(first, last + 1) for digit in digits]
-        if len(marks := [mark for mark in marks if low <= mark <= high]) >= 3:
+        marks = [mark for mark in marks if low <= mark <= high]
+        if len(marks) >= 3:
             break
-    else:
+    if high < 3.2 * low:
         power = 10.0 ** math.floor(math.log10((high - low) / 3 or high))
         step = max((size * power for size in (1, 2, 5) if 3 * size * power <= high - low), default=power)
         marks = [count * step for count in range(math.ceil(low / step), math.floor(high / step) + 1)]
