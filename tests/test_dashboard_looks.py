@@ -78,4 +78,8 @@ def test_on_a_phone_one_figure_stands_under_the_other(page: Any, screenshot: Cal
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     lefts = {page.locator(f'[id="user-defined-plot:{name}"]').bounding_box()["x"] for name in ("rank", "signals")}
     assert len(lefts) == 1
+    cards = page.locator("main .MuiGrid-root > .MuiPaper-root")
+    edges = cards.evaluate_all("cards => cards.map(card => card.getBoundingClientRect().x)")
+    assert len(edges) > 5
+    assert max(edges) - min(edges) < 1
     screenshot(page, "dashboard-phone")

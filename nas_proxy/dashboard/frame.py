@@ -41,6 +41,8 @@ STYLE = """
   background: inherit; color: inherit; }
 #nas-proxy a { color: inherit; white-space: nowrap; margin-left: .8em; }
 body { padding-bottom: 64px; }
+/* Cards of figures from a study lack the distance that all others have. */
+.MuiGrid-root:has(> .MuiPaper-root [id^="user-defined-plot:"]) { padding: 16px 0 0 16px; }
 @media (max-width: 700px) {
   #nas-proxy { left: 57px; padding: 8px 16px; font-size: 13px; }
   main { min-width: 0; }

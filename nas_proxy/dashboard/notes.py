@@ -122,8 +122,8 @@ def _figures(run: Run) -> "dict[str, Figure]":
 def _titled(figure: "Figure", title: str) -> "Figure":
     """Return a figure as it stands in a place of fixed height on a study's page."""
     heading = {"text": title, "font": {"size": 16}, "x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 8}}
-    if figure.layout.legend.orientation == "v":
-        figure.update_layout(legend={"yref": "paper", "x": 1.02, "y": 1, "yanchor": "top"})
+    if figure.layout.legend.orientation == "v":  # many signals; the figure beside it names their colours
+        figure.update_layout(showlegend=False).update_xaxes(automargin=True)
     return figure.update_layout(title=heading, margin={"t": 72, "b": 56}, height=440)
 
 

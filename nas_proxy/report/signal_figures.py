@@ -144,7 +144,7 @@ def correlation_by_cost(ranking: Ranking, cost: str = "seconds") -> Figure:
     start, end = first - 1.3 if free else first - 0.3, last + 0.3
     for point in shown:
         row, colour = ranking.row(point.name), signal_colour(point.name)
-        side = "right" if math.log10(point.cost or left) < start + 0.3 * (end - start) else "left"
+        along = (math.log10(point.cost or left) - start) / (end - start)
         spent = f"{duration(row.cost.seconds)}, {count(row.cost.passes)} image passes"
         figure.add_trace(
             go.Scatter(
@@ -152,8 +152,8 @@ def correlation_by_cost(ranking: Ranking, cost: str = "seconds") -> Figure:
                 y=[point.value],
                 mode="markers+text" if point in line else "markers",
                 text=[escaped(label(point.name))] if point in line else None,
-                # To and fro, so that neighbours leave each other room.
-                textposition=f"top {side}" if point in line[1::2] else "bottom right",
+                textposition=_beside(along, above=point in line[1::2]),
+                cliponaxis=False,
                 textfont={"size": 11},
                 name=escaped(label(point.name)),
                 marker={"color": colour, "size": 11, "symbol": _symbol(point.name)},
@@ -173,6 +173,13 @@ def correlation_by_cost(ranking: Ranking, cost: str = "seconds") -> Figure:
         ticktext=["none"] * free + [count(10.0**power) for power in powers],
     )
     return _with_legend_below(figure)
+
+
+def _beside(along: float, *, above: bool) -> str:
+    """Return where a name stands: to and fro, so that neighbours leave each other room, and not over an end."""
+    if above:
+        return "top right" if along < 0.3 else "top left"
+    return "bottom left" if along > 0.8 else "bottom right"
 
 
 def _with_legend_below(figure: Figure) -> Figure:
