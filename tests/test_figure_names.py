@@ -10,7 +10,7 @@ import pytest
 from made_up_runs import ordinary, ranking_of, trials_of
 from nas_proxy.ranking.ranking import Curves, Ranking
 from nas_proxy.report import best_figures, pareto, signal_figures
-from nas_proxy.report.figure_style import joint_names, log_axis
+from nas_proxy.report.figure_style import blank, joint_names, log_axis, outside
 from nas_proxy.report.page import write_report
 
 ROW = {"latency": None, "loss_sum": None, "flops": 10.0, "truth": None}
@@ -87,6 +87,25 @@ def test_names_at_the_ends_of_a_cost_are_written_inwards() -> None:
         along = (log10(trace.x[0]) - start) / (end - start)
         assert along < 0.8 or "left" in trace.textposition
         assert along > 0.3 or "right" in trace.textposition
+
+
+def test_of_signals_that_lie_together_the_better_one_is_named() -> None:
+    names = {"dm": (0.9, 10.0), "random": (0.895, 9.0), "params": (0.3, 0.01)}
+    signals = {
+        name: {"spearman": {"value": value, "low": 0.2, "high": 1.0, "n": 9}, "cost": {"seconds": cost, "passes": 1}}
+        for name, (value, cost) in names.items()
+    }
+    figure = signal_figures.correlation_by_cost(Ranking.of({"n": 9, "signals": signals}))
+    assert {trace.text[0] for trace in figure.data if trace.text} == {"Condensed", "Parameters"}
+    assert len(figure.data) == 4
+
+
+def test_what_an_axis_leaves_out_is_told_where_no_point_is() -> None:
+    known = outside(blank("x", "y", height=220).update_yaxes(range=[0, 1]), y=[0.5, 2.0])
+    (note,) = known.layout.annotations
+    assert note.text == "1 more outside; autoscale shows it"
+    assert (note.y, note.yanchor, note.yref) == (1, "bottom", "paper")
+    assert known.layout.legend.y == pytest.approx(1.1)  # above it
 
 
 @pytest.mark.browser

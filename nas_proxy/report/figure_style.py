@@ -53,7 +53,7 @@ SPARSE = 8
 WIDE = 20
 """What spans more than this factor has a logarithmic axis."""
 NEAR = (0.035, 0.06)
-"""Shares of a figure's width and height within which the names of two points cover each other."""
+"""Shares of a figure's width and height within which numbers at two points cover each other."""
 
 CONFIG: dict[str, Any] = {
     "responsive": True,
@@ -139,8 +139,10 @@ def outside(figure: Figure, *, x: Iterable[float] = (), y: Iterable[float] = ())
             left_out = max(left_out, sum(not axis.range[0] <= value <= axis.range[1] for value in values))
     if left_out:
         text = f"{left_out} more outside; autoscale shows {'it' if left_out == 1 else 'them'}"
-        place = {"x": 0.01, "y": 0.01, "xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
+        # Above the plot, where no point is, and under the legend.
+        place = {"x": 1, "y": 1, "xref": "paper", "yref": "paper", "xanchor": "right", "yanchor": "bottom"}
         figure.add_annotation(text=text, showarrow=False, font={"size": 11}, **place)
+        figure.update_layout(legend_y=1 + 22 / figure.layout.height)
     return figure
 
 
@@ -174,19 +176,25 @@ def add_markers(
 
 
 def joint_names(
-    names: Sequence[str], x: Iterable[float], y: Iterable[float], across: Sequence[float], up: Sequence[float]
+    names: Sequence[str],
+    x: Iterable[float],
+    y: Iterable[float],
+    across: Sequence[float],
+    up: Sequence[float],
+    near: tuple[float, float] = NEAR,
 ) -> list[str]:
     """Return what is written at points: where names would cover each other the first point bears them all, "1, 3".
 
-    across, up: from where to where the axes show; x and across are logarithms on a logarithmic axis.
+    across, up: from where to where the axes show; x and across are logarithms on a logarithmic axis. near: shares of
+    the figure's width and height within which they would.
     """
     firsts: list[tuple[float, float, int]] = []
     told = list(names)
     for index, (left, low) in enumerate(zip(x, y, strict=True)):
         place = left / (across[1] - across[0] or 1.0), low / (up[1] - up[0] or 1.0)
-        near = [at for a, b, at in firsts if abs(a - place[0]) < NEAR[0] and abs(b - place[1]) < NEAR[1]]
-        if near:
-            told[near[0]], told[index] = f"{told[near[0]]}, {told[index]}", ""
+        found = [at for a, b, at in firsts if abs(a - place[0]) < near[0] and abs(b - place[1]) < near[1]]
+        if found:
+            told[found[0]], told[index] = f"{told[found[0]]}, {told[index]}", ""
         else:
             firsts.append((*place, index))
     return told
