@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -59,16 +59,31 @@ def line(text: object, *, bold: str = "") -> str:
     return f"<p style='margin:0.4em 0'>{head}{escape(str(text))}</p>"
 
 
-def table(rows: Iterable[Sequence[object]], heads: Sequence[str]) -> str:
-    """Return a table: its heads, and its rows."""
-    top = "".join(f"<th>{escape(head)}</th>" for head in heads)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+def table(rows: Iterable[Sequence[object]], heads: Sequence[str], *, words: Collection[int] = (0,)) -> str:
+    """Return a table: its heads, and its rows. words: the columns of text, flush left; the others hold numbers."""
+    styles = [" style='text-align:left'" if column in words else "" for column in range(len(heads))]
+
+    def row(tag: str, cells: Iterable[object]) -> str:
+        shown = (f"<{tag}{style}>{escape(str(cell))}</{tag}>" for style, cell in zip(styles, cells, strict=True))
+        return f"<tr>{''.join(shown)}</tr>"
+
+    body = "".join(row("td", cells) for cells in rows)
+    return f"<table><thead>{row('th', heads)}</thead><tbody>{body}</tbody></table>"
 
 
 def frame(rows: pd.DataFrame) -> str:
-    """Return a table of a data frame, without its index; what is not known is empty."""
-    return rows.to_html(index=False, border=0, na_rep="", float_format=lambda value: f"{value:.4g}")
+    """Return a table of a data frame, without its index: counts as such, else four decimals; the unknown is empty."""
+    import pandas as pd
+
+    def told(column: pd.Series[Any]) -> list[str]:
+        if not pd.api.types.is_numeric_dtype(column):
+            return ["" if unknown else str(value) for value, unknown in zip(column, column.isna(), strict=True)]
+        digits = 0 if (column.dropna() % 1 == 0).all() else 4
+        return ["" if pd.isna(value) else f"{value:,.{digits}f}" for value in column]
+
+    words = [place for place, kind in enumerate(rows.dtypes) if not pd.api.types.is_numeric_dtype(kind)]
+    columns = [told(rows[name]) for name in rows.columns]
+    return table(zip(*columns, strict=True), [str(name) for name in rows.columns], words=words)
 
 
 def pictures(named: Iterable[tuple[str, bytes, int]]) -> str:

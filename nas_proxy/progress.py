@@ -11,6 +11,7 @@ from nas_proxy.notebook import in_notebook, mimes
 from nas_proxy.untrusted import safe
 
 if TYPE_CHECKING:
+    from IPython.display import DisplayHandle
     from rich.console import Console
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 EVERY = 60.0
 # A notebook draws a bar anew this often, in seconds: each drawing is a message to the browser.
 DRAWN = 0.5
+# A stage that is done sooner, in seconds, leaves no line in a notebook: nobody has waited for it.
+BRIEF = 1.0
+DRAWING, LINE = "nas-proxy-progress", "display:flex;align-items:center;gap:0.6em"
 
 
 class Bar(Protocol):
@@ -95,7 +99,11 @@ class Terminal:
 
 
 class Notebook:
-    """Bars in the output of a cell, a line a stage."""
+    """Bars in the output of a cell, drawn in one place: a line a stage, none for those that were done at once."""
+
+    def __init__(self) -> None:
+        self._bars: list[_NotebookBar] = []
+        self._cell: DisplayHandle | None = None
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -103,42 +111,66 @@ class Notebook:
 
     @contextlib.contextmanager
     def stage(self, title: str, total: int) -> Iterator[Bar]:
-        """Show a bar with the time used and the time that is left."""
-        bar = _NotebookBar(title, total)
+        """Show a bar with the time used and the time that is left; a tick once it is done."""
+        bar = _NotebookBar(self, title, total)
+        self._bars.append(bar)
+        self.draw()
         try:
             yield bar
         finally:
-            bar.draw()
+            if bar.end() < BRIEF and bar.done:
+                self._bars.remove(bar)
+            self.draw()
+
+    def draw(self) -> None:
+        """Draw all bars anew."""
+        from IPython.display import display
+
+        html = "".join(f"<div style='{LINE}'>{bar.html()}</div>" for bar in self._bars)
+        shown = mimes(f"<div class='{DRAWING}'>{html}</div>", "\n".join(bar.text() for bar in self._bars))
+        if self._cell is None:
+            self._cell = display(shown, raw=True, display_id=True)
+        else:
+            self._cell.update(shown, raw=True)
 
 
 class _NotebookBar:
-    def __init__(self, title: str, total: int) -> None:
-        from IPython.display import display
-
-        self._title, self._total = title, total
+    def __init__(self, notebook: Notebook, title: str, total: int) -> None:
+        self._notebook, self._title, self._total = notebook, title, total
         self._done, self._note = 0, ""
         self._start = self._drawn = time.monotonic()
         self._first: tuple[int, float] | None = None
-        self._cell = display(self._shown(), raw=True, display_id=True)
+        self._end: float | None = None
+
+    @property
+    def done(self) -> bool:
+        return self._end is not None and self._done >= self._total
 
     def to(self, done: int, note: str = "") -> None:
         self._done, self._note, now = done, note, time.monotonic()
         self._first = self._first or (done, now)  # what an earlier command did took no time of this one
         if now - self._drawn >= DRAWN:
-            self.draw()
+            self._drawn = now
+            self._notebook.draw()
 
-    def draw(self) -> None:
-        self._drawn = time.monotonic()
-        self._cell.update(self._shown(), raw=True)
+    def end(self) -> float:
+        """Stop the clock and return the seconds that it went."""
+        self._end = time.monotonic()
+        return self._end - self._start
 
-    def _shown(self) -> dict[str, str]:
-        now = time.monotonic()
+    def text(self) -> str:
+        now = time.monotonic() if self._end is None else self._end
         begun, at = self._first or (0, now)
         rate = (self._done - begun) / (now - at) if now > at else 0.0
-        left = f" ({_clock((self._total - self._done) / rate)} left)" if rate > 0 and self._done < self._total else ""
+        going = rate > 0 and self._end is None and self._done < self._total
+        left = f" ({_clock((self._total - self._done) / rate)} left)" if going else ""
         told = f"{self._title}: {self._done}/{self._total}, {_clock(now - self._start)}{left} {self._note}"
-        text = safe(told.strip())
-        return mimes(f"<progress max='{self._total}' value='{self._done}'></progress> {escape(text)}", text)
+        return safe(told.strip())
+
+    def html(self) -> str:
+        """Return a tick, or a bar that stands where it is or was left, and the text."""
+        bar = f"<progress max='{self._total}' value='{self._done}'></progress>"
+        return f"{'<span>✓</span>' if self.done else bar}<span>{escape(self.text())}</span>"
 
 
 class _Lines:

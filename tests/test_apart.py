@@ -161,10 +161,10 @@ def test_sizes_are_measured_in_one_process_until_an_architecture_does_something_
         return nn.Sequential(nn.Flatten(), nn.Linear(16, os.getpid()))  # a size that tells where
 
     space = Space("told", Choice("width", tuple(range(1, 11))), build)
-    sizes = Sizes(space, SHAPE, seconds=1)
+    sizes = Sizes(space, SHAPE, seconds=3)
     found = {width: sizes.found({"width": width}) for width in range(1, 11)}
     sizes.close()
-    words = {5: "ended its process with exit code 3", 6: "raises ValueError: six", 7: "took longer than 1 s"}
+    words = {5: "ended its process with exit code 3", 6: "raises ValueError: six", 7: "took longer than 3 s"}
     assert {width: found[width].text for width in words} == words
     where = {width: size.params // 17 for width, size in found.items() if width not in words}
     # What can be put back is; of what cannot the next one sees nothing.

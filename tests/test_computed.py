@@ -175,6 +175,7 @@ def test_the_mean_rank_is_that_of_the_keys_alone_and_costs_what_its_members_cost
     assert found.note == "the mean rank of proxy, flops"
 
 
+@pytest.mark.slow
 def test_rank_adds_the_mean_rank_of_several(run):
     for names, rows in (("proxy,synflow", ["synflow", *BY_LOSS_SUM, "combined"]), ("", BY_LOSS_SUM)):
         arguments = ["rank", str(run.folder), "--combine", names, "--json"]

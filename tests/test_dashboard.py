@@ -181,7 +181,7 @@ def test_what_the_studies_say_of_themselves(run: Path) -> None:
         "34000",
     )
     figure = json.loads(next(f["graph_object"] for f in detail["plotly_graph_objects"] if f["id"] == "rank"))
-    assert figure["layout"]["title"]["text"] == "Where proxy and full training agree"
+    assert figure["layout"]["title"]["text"] == "Proxy against full training"
     assert len(figure["data"][1]["hovertext"]) == 23  # the sample of 24, less one that failed
 
 

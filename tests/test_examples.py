@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from documents import ROOT, call, tiny
+from nas_proxy.progress import DRAWING
 
 pytestmark = pytest.mark.slow
 
@@ -89,7 +90,7 @@ def shown(notebook: Any) -> list[list[str]]:
         out for cell in cells for out in cell.outputs if out.output_type == "error" or out.get("name") == "stderr"
     ]
     outputs = [[out.data for out in cell.outputs if "data" in out] for cell in cells]
-    return [[min(data) for data in those if "<progress" not in data.get("text/html", "")] for those in outputs]
+    return [[min(data) for data in those if DRAWING not in data.get("text/html", "")] for those in outputs]
 
 
 def test_the_tour_runs_and_is_kept_as_it_was_executed(tmp_path, monkeypatch):

@@ -181,7 +181,7 @@ def test_a_run_prints_json_alone_and_mistakes_lose_nothing(nas_proxy, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "method", ["dm", *(pytest.param(m, marks=pytest.mark.slow) for m in ("random", "herding", "kcenter")), "patches"]
+    "method", ["dm", *(pytest.param(m, marks=pytest.mark.slow) for m in ("random", "herding", "kcenter", "patches"))]
 )
 def test_condensed_sets_are_made_evaluated_and_exported(nas_proxy, tmp_path, method):
     small = ("--dataset", "digits", "--limit", 12, "--ipc", 2, "--steps", 2, "--device", "cpu")

@@ -152,6 +152,7 @@ def test_a_run_for_accuracy_alone_times_nothing(places, tmp_path, timed):
         train_final(open_run(run.path), front=1)
 
 
+@pytest.mark.slow
 def test_what_is_too_slow_is_neither_sampled_nor_proposed_and_is_visible(places, tmp_path, timed):
     run = searched(places, tmp_path / "run", "truth", "rank", max_latency_ms=4, max_params=411)
     # Widths 1, 2 and 4 with two activations each; 3 cannot be timed, and fails without being trained.

@@ -217,6 +217,7 @@ def changed(run, **settings):
     return run_all(resolve(settings, run / "run.toml"), run.path, names=("search",))
 
 
+@pytest.mark.slow
 def test_the_sampler_changes_proposals_and_not_the_sample_until_one_is_made(condensed):
     run_stages(condensed, ("search",))
     by_ei = trials(condensed)

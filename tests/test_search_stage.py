@@ -253,6 +253,7 @@ def test_mistakes_in_own_scores_are_told_before_the_work(go, tmp_path, named, mi
     assert not (tmp_path / "run" / "proxy.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_score_that_fails_has_its_reason_and_the_run_goes_on(go, tmp_path):
     (tmp_path / "own.py").write_text("def odd(network, images):\n    raise RuntimeError('no luck')\n")
     run = go(signals=["params", f"{tmp_path / 'own.py'}:odd"])

@@ -4,6 +4,7 @@
 - The main study stands first in the list.
 - The importances are those of the report, by the same function, so that both places show the same numbers.
 - What a read-only dashboard refuses has no button.
+- Figures of ours have the colours of the page, light or dark, and follow its switch.
 """
 
 import io
@@ -19,6 +20,7 @@ import pandas as pd
 from optuna.trial import FrozenTrial
 
 from nas_proxy.dashboard.note_text import REPORT
+from nas_proxy.dashboard.notes import FIGURES
 from nas_proxy.names import PROXY
 from nas_proxy.report.importance import importances
 from nas_proxy.report.run_contents import Run, read_run
@@ -39,6 +41,21 @@ STYLE = """
   background: inherit; color: inherit; }
 #nas-proxy a { color: inherit; white-space: nowrap; margin-left: .8em; }
 body { padding-bottom: 64px; }
+/* Cards of figures from a study lack the distance that all others have. */
+.MuiGrid-root:has(> .MuiPaper-root [id^="user-defined-plot:"]) { padding: 16px 0 0 16px; }
+@media (max-width: 700px) {
+  #nas-proxy { left: 57px; padding: 8px 16px; font-size: 13px; }
+  main { min-width: 0; }
+  .MuiGrid-root[class*="MuiGrid-grid-xs-"] { flex-basis: 100%; min-width: 0; max-width: 100%; }
+}
+"""
+# The page sets the colour of its text and its switch changes it; a figure's own is for grounds that nobody knows.
+COLOURS = """
+:is(%s) {
+  .main-svg text:not(.hovertext text), .modebar-btn path { fill: currentColor !important; }
+  .modebar-btn path { fill-opacity: .6; }
+  .modebar, .modebar-group { background: transparent !important; }
+}
 """
 Answer = tuple[str, str, bytes]
 """Status, type of content, body."""
@@ -57,7 +74,7 @@ class Frame:
         writable: bool,
     ) -> None:
         self._app, self._folder, self._storage, self._signals = app, folder, storage, signals
-        self._style = STYLE + ("" if writable else _hidden())
+        self._style = STYLE + _coloured() + ("" if writable else _hidden())
         self._lock, self._known = threading.Lock(), dict[int, tuple[object, list[list[dict[str, object]]]]]()
 
     def __call__(self, environ: dict[str, Any], start_response: "StartResponse") -> Iterable[bytes]:
@@ -116,6 +133,10 @@ class Frame:
                 self._known[number] = (seen, found)
             body = json.dumps({"param_importances": self._known[number][1]})
         return "200 OK", "application/json", body.encode()
+
+
+def _coloured() -> str:
+    return COLOURS % ", ".join(f'[id="user-defined-plot:{name}"]' for name in FIGURES)
 
 
 def _hidden() -> str:

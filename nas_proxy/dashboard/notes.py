@@ -97,7 +97,8 @@ def notes_of(look: Look, run: Run) -> dict[str, dict[str, Any]]:
     return told
 
 
-# The studies on whose pages a figure of trials stands; those of signals stand on all of them.
+# The figures by the ids of their places, and the studies on whose pages one of trials stands; signals' stand on all.
+FIGURES = ("rank", "pareto", "signals", "cost")
 PLACES = {"pareto": (PROXY,), "rank": (PROXY, TRUTH)}
 
 
@@ -105,25 +106,25 @@ def _figures(run: Run) -> "dict[str, Figure]":
     """Return the figures of the studies' pages, by the id of their place."""
     found: dict[str, tuple[str, Figure]] = {}
     if len(run.truth) and len(run.trials):
-        found["rank"] = ("Where proxy and full training agree", ranks_against_truth(run.trials, run.truth, run.by))
+        found["rank"] = ("Proxy against full training", ranks_against_truth(run.trials, run.truth, run.by))
     if len(rows := pareto.of_run(run)):
         told = pareto.objectives_of(run.config), pareto.accuracy_in_words(run)
         found["pareto"] = ("Pareto front", pareto.pareto_figure(rows, *told, across=True))
     if run.ranking is not None and run.ranking.signals:
-        found["signals"] = ("How well each signal ranks, 95 % intervals", signal_figures.spearman_dots(run.ranking))
+        found["signals"] = ("Signals, 95 % intervals", signal_figures.spearman_dots(run.ranking))
         found["cost"] = (
-            "How well each signal ranks, and what it costs",
+            "Signals, and what they cost",
             signal_figures.correlation_by_cost(run.ranking),
         )
     return {name: _titled(figure, title) for name, (title, figure) in found.items()}
 
 
 def _titled(figure: "Figure", title: str) -> "Figure":
-    """Return a figure as it stands in a place of fixed height on a study's page: on white, its theme being unknown."""
-    heading = {"text": title, "x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 8}}
-    if figure.layout.legend.orientation == "v":
-        figure.update_layout(legend={"yref": "paper", "x": 1.02, "y": 1, "yanchor": "top"})
-    return figure.update_layout(title=heading, paper_bgcolor="#ffffff", margin={"t": 72, "b": 56}, height=440)
+    """Return a figure as it stands in a place of fixed height on a study's page."""
+    heading = {"text": title, "font": {"size": 16}, "x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 8}}
+    if figure.layout.legend.orientation == "v":  # many signals; the figure beside it names their colours
+        figure.update_layout(showlegend=False).update_xaxes(automargin=True)
+    return figure.update_layout(title=heading, margin={"t": 72, "b": 56}, height=440)
 
 
 def _attributes(signal: str, look: Look, body: str, figures: "Mapping[str, Figure]") -> dict[str, Any]:

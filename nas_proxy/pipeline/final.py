@@ -40,6 +40,7 @@ from nas_proxy.pipeline.work import open_store
 from nas_proxy.process_state import restored
 from nas_proxy.progress import SILENT, Progress
 from nas_proxy.ranking.believed import read_order
+from nas_proxy.report.formats import duration
 from nas_proxy.runs.folder import NETWORK, RunFolder
 from nas_proxy.signals.stored_names import set_path
 from nas_proxy.spaces.checking import tried
@@ -92,7 +93,7 @@ class Final:
 
     def _repr_html_(self) -> str:
         told = [notebook.line(text) for text in told_as_text(self).splitlines()]
-        choices = notebook.table(self.told["architecture"].items(), ("choice", "option"))
+        choices = notebook.table(self.told["architecture"].items(), ("choice", "option"), words=(0, 1))
         left_out = [notebook.line(f"{name} was not written: {why}") for name, why in self.not_written.items()]
         return notebook.page(*told, choices, *left_out)
 
@@ -102,7 +103,8 @@ def told_as_text(final: Final) -> str:
     told = final.told
     images = " and ".join(f"{count:,} {name}" for name, count in told["trained_on"].items())
     return (
-        f"{told['key']} (rank {told['rank']} of the search), trained on {images} images in {told['seconds']:.0f} s\n"
+        f"{told['key']} (rank {told['rank']} of the search), "
+        f"trained on {images} images in {duration(told['seconds'])}\n"
         f"Final accuracy: {final.accuracy:.1%} of {told['test_images']:,} test images, one seed; "
         f"the search's score was {told['search_score']:.1%} of the validation images\n"
         f"Written: {final.folder}"

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from nas_proxy.report.figure_style import (
+    ON_POINT,
     OTHER,
     PICK,
     SEARCH,
@@ -21,6 +22,8 @@ from nas_proxy.report.figure_style import (
     blank,
     evenly,
     hover_text,
+    joint_names,
+    log_axis,
     outside,
     view,
 )
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 TEN = 10
 SHORT = 100
 """A logarithmic axis that spans less has marks between its powers of ten."""
+FEW_EPOCHS = 10
 MOST_EPOCHS = 200
 """Points of a curve that are drawn."""
 
@@ -101,17 +105,47 @@ def accuracy_by_size(best: Best, accuracy: str = "test accuracy", by: str = "acc
     rest = shown[~shown["key"].isin(best.ten["key"])]
     figure = blank("parameters", axis, height=380)
     _add(figure, rest, measure, factor, name="other candidates", color=OTHER, size=7)
-    named = {"mode": "markers+text", "textfont": {"size": 11}, "size": 16}
-    for rows, name, color in (
-        (ten[ten["key"] != best.pick], "the ten best", SEARCH),
-        (ten[ten["key"] == best.pick], "pick", PICK),
-    ):
-        _add(figure, rows, measure, factor, name=name, color=color, text=[str(n) for n in rows["place"]], **named)
     values, sizes = factor * shown[measure], shown["params"]
-    figure.update_yaxes(range=_about(factor * ten[measure]) if len(rest) and len(ten) else view(values))
+    up = _about(factor * ten[measure]) if len(rest) and len(ten) else view(values)
     wide = len(sizes) > 0 and sizes.min() > 0 and sizes.max() / sizes.min() > WIDE
+    names = _names(ten, sizes, factor * ten[measure], up, wide=wide)
+    upwards = ten.iloc[::-1]  # the better ones are drawn last, on top
+    for rows, name, color in (
+        (upwards[upwards["key"] != best.pick], "the ten best", SEARCH),
+        (upwards[upwards["key"] == best.pick], "pick", PICK),
+    ):
+        text = [names[place].partition(", ")[0] for place in rows["place"]]
+        named = {"mode": "markers+text", "textfont": {"size": 11, "color": ON_POINT}, "size": 16, "text": text}
+        _add(figure, rows, measure, factor, name=name, color=color, **named)
+    _add_hidden(figure, ten, factor * ten[measure], names)
+    figure.update_yaxes(range=up)
     figure.update_xaxes(**({"type": "log", "dtick": "D2"} if wide else {}))
     return outside(figure, y=values)
+
+
+def _names(
+    ten: pd.DataFrame, sizes: pd.Series[float], values: pd.Series[float], up: Sequence[float] | None, *, wide: bool
+) -> dict[int, str]:
+    """Return what is written at the ten best, by their place."""
+    if not len(ten) or up is None:
+        return {}
+    x, span = (np.log10(numbers) if wide else numbers for numbers in (ten["params"], sizes))
+    told = joint_names([str(place) for place in ten["place"]], x, values, (span.min(), span.max()), up)
+    return dict(zip(ten["place"], told, strict=True))
+
+
+def _add_hidden(figure: Figure, ten: pd.DataFrame, values: pd.Series[float], names: Mapping[int, str]) -> None:
+    """Write beside a point the places of those that it hides."""
+    import plotly.graph_objects as go
+
+    hidden = {place: name.partition(", ")[2] for place, name in names.items()}
+    at = ten["place"].map(hidden).fillna("").astype(bool)
+    if at.any():
+        beside = {"text": [f"\u2003{hidden[place]}" for place in ten["place"][at]], "textposition": "middle right"}
+        place = {"x": ten["params"][at].tolist(), "y": values[at].tolist(), "mode": "text", "cliponaxis": False}
+        figure.add_trace(
+            go.Scatter(place | beside, name="hidden", textfont={"size": 11}, hoverinfo="skip", showlegend=False)
+        )
 
 
 def _add(figure: Figure, rows: pd.DataFrame, measure: str, factor: float, **more: Any) -> None:
@@ -148,13 +182,16 @@ def learning_curves(curves: Sequence[Curves], of: str, pick: str | None = None) 
                 mode="lines",
                 name="pick" if chosen else f"{place}",
                 line={"color": PICK if chosen else SEARCH, "width": 2.5 if chosen else 1.2},
-                opacity=1 if chosen else 0.45,
+                opacity=1 if chosen else 0.6,
                 hovertext=hover_text(one.key, f"place {place}"),
                 hoverinfo="text+y",
                 showlegend=False,
             )
         )
+    longest = max((len(getattr(one, of)) for one in curves), default=0)
+    figure.update_xaxes({"tick0": 1, "dtick": 1} if longest <= FEW_EPOCHS else {})
     losses = [value for one in curves for value in getattr(one, of)]
     if min(losses, default=0.0) <= 0:
         return figure
-    return figure.update_yaxes(type="log", dtick="D2" if max(losses) < SHORT * min(losses) else 1)
+    short = max(losses) < SHORT * min(losses)
+    return figure.update_yaxes(log_axis(min(losses), max(losses)) if short else {"type": "log", "dtick": 1})

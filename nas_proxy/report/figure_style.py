@@ -8,6 +8,7 @@ to import.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from html import escape
 from textwrap import wrap
@@ -22,7 +23,7 @@ COLOURS = {
     "proxy": "#2f81d6",
     "dm": "#2f81d6",
     "dm+space": "#12a08f",
-    "random": "#d98118",
+    "random": "#d07a14",
     "random_total": "#a8590a",
     "herding": "#4b8b3b",
     "kcenter": "#7a6ad8",
@@ -39,7 +40,11 @@ COLOURS = {
 REST = ("#b0468c", "#5b7c99", "#99793d", "#3d8f8a", "#8a5a44")
 OTHER, PICK, FAILED = "#7f8a96", "#e0a100", "#c2566e"
 SAMPLE, SEARCH = "#2f81d6", "#12a08f"
-INK, GRID = "#454b54", "#e3e6ea"
+# Text has 4.3 times the luminance of near-black and white that of it (WCAG's contrast); lines of the grid are faint on
+# both. A page that knows its own ground has better ones by CSS.
+INK, GRID = "#727a85", "rgba(128, 136, 148, 0.28)"
+ON_POINT = "#14171b"
+"""Text on the points of SEARCH and PICK."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 # Points of one kind that a figure draws: a page stays small with thousands of trials.
 MOST = 700
@@ -47,6 +52,8 @@ SPARSE = 8
 """So few points are all shown."""
 WIDE = 20
 """What spans more than this factor has a logarithmic axis."""
+NEAR = (0.035, 0.06)
+"""Shares of a figure's width and height within which numbers at two points cover each other."""
 
 CONFIG: dict[str, Any] = {
     "responsive": True,
@@ -132,8 +139,10 @@ def outside(figure: Figure, *, x: Iterable[float] = (), y: Iterable[float] = ())
             left_out = max(left_out, sum(not axis.range[0] <= value <= axis.range[1] for value in values))
     if left_out:
         text = f"{left_out} more outside; autoscale shows {'it' if left_out == 1 else 'them'}"
-        place = {"x": 0.01, "y": 0.01, "xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
+        # Above the plot, where no point is, and under the legend.
+        place = {"x": 1, "y": 1, "xref": "paper", "yref": "paper", "xanchor": "right", "yanchor": "bottom"}
         figure.add_annotation(text=text, showarrow=False, font={"size": 11}, **place)
+        figure.update_layout(legend_y=1 + 22 / figure.layout.height)
     return figure
 
 
@@ -164,6 +173,50 @@ def add_markers(
             spread = more["error_y"]
             more["error_y"] = spread | {end: [spread[end][n] for n in drawn] for end in ("array", "arrayminus")}
         figure.add_trace(go.Scatter(points | {"name": name, "marker": marker, "showlegend": True} | more))
+
+
+def joint_names(
+    names: Sequence[str],
+    x: Iterable[float],
+    y: Iterable[float],
+    across: Sequence[float],
+    up: Sequence[float],
+    near: tuple[float, float] = NEAR,
+) -> list[str]:
+    """Return what is written at points: where names would cover each other the first point bears them all, "1, 3".
+
+    across, up: from where to where the axes show; x and across are logarithms on a logarithmic axis. near: shares of
+    the figure's width and height within which they would.
+    """
+    firsts: list[tuple[float, float, int]] = []
+    told = list(names)
+    for index, (left, low) in enumerate(zip(x, y, strict=True)):
+        place = left / (across[1] - across[0] or 1.0), low / (up[1] - up[0] or 1.0)
+        found = [at for a, b, at in firsts if abs(a - place[0]) < near[0] and abs(b - place[1]) < near[1]]
+        if found:
+            told[found[0]], told[index] = f"{told[found[0]]}, {told[index]}", ""
+        else:
+            firsts.append((*place, index))
+    return told
+
+
+def log_axis(low: float, high: float) -> dict[str, Any]:
+    """Return a logarithmic axis from `low` to `high` with at least three numbers at it, if it spans few decades.
+
+    Those are the powers of ten, else 1, 2 and 5 of each decade, else 1 to 9; on less than half a decade even steps.
+    """
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    marks: list[float] = []
+    for digits in ((1,), (1, 2, 5), range(1, 10)):
+        marks = [digit * 10.0**power for power in range(first, last + 1) for digit in digits]
+        marks = [mark for mark in marks if low <= mark <= high]
+        if len(marks) >= 3:
+            break
+    if high < 3.2 * low:
+        power = 10.0 ** math.floor(math.log10((high - low) / 3 or high))
+        step = max((size * power for size in (1, 2, 5) if 3 * size * power <= high - low), default=power)
+        marks = [count * step for count in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return {"type": "log", "tickvals": marks, "ticktext": [f"{mark:.6g}" for mark in marks]}
 
 
 def whiskers(estimate: Interval, color: str) -> dict[str, Any]:

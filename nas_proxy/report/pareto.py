@@ -22,6 +22,7 @@ from nas_proxy.report.figure_style import (
     blank,
     evenly,
     hover_text,
+    joint_names,
     outside,
     view,
 )
@@ -117,7 +118,7 @@ def pareto_figure(
             if front:
                 modes = ["lines"] * (not several) + ["markers"] + ["text"] * (len(part) <= MOST_NAMED)
                 joined |= {"mode": "+".join(modes), "textposition": "top left", "textfont": {"size": 11}}
-                joined |= {"text": [f"{place:.0f}" for place in part["place"]], "cliponaxis": False}
+                joined |= {"text": _names(part, cost, rows), "cliponaxis": False}
             hover = [_told(row, objectives, accuracy) for row in part.to_dict("records")]
             add_markers(
                 figure,
@@ -145,12 +146,22 @@ def _axes(
     domain = [first, min(1.0, first + share)]
     suffix = "" if number == 0 else str(number + 1)
     axis = {"gridcolor": GRID, "zeroline": False, "automargin": True, "ticks": ""}
-    wide = len(values) > 0 and values.min() > 0 and values.max() / values.min() > WIDE
-    x = {"title": axis_title(METRICS[cost]), "type": "log" if wide else "linear", "anchor": f"y{suffix}"}
+    x = {"title": axis_title(METRICS[cost]), "type": "log" if _wide(values) else "linear", "anchor": f"y{suffix}"}
     y = {"title": axis_title("" if across and number else f"{accuracy}, %"), "anchor": f"x{suffix}"}
     figure.update_layout({f"xaxis{suffix}": axis | x, f"yaxis{suffix}": axis | y})
     figure.update_layout({f"{'x' if across else 'y'}axis{suffix}_domain": domain})
     return {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
+
+
+def _wide(values: "pd.Series[float]") -> bool:
+    return len(values) > 0 and values.min() > 0 and bool(values.max() / values.min() > WIDE)
+
+
+def _names(part: pd.DataFrame, cost: str, rows: pd.DataFrame) -> list[str]:
+    """Return what is written at a part of the front: places, together where they would cover each other."""
+    x, span = (np.log10(known) if _wide(rows[cost]) else known for known in (part[cost], rows[cost]))
+    up = view(rows[ACCURACY]) or (0.0, 1.0)
+    return joint_names([f"{place:.0f}" for place in part["place"]], x, part[ACCURACY], (span.min(), span.max()), up)
 
 
 def _told(row: Mapping[Any, Any], objectives: Sequence[str], accuracy: str) -> str:

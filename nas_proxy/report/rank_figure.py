@@ -43,7 +43,7 @@ def ranks_against_truth(trials: "pd.DataFrame", truth: "pd.DataFrame", by: str =
         "color": off,
         "cmin": -most,
         "cmax": most,
-        "colorscale": [[0, FAILED], [0.5, "#b9bfc6"], [1, SAMPLE]],
+        "colorscale": [[0, FAILED], [0.5, OTHER], [1, SAMPLE]],
         "line": {"color": GRID, "width": 1},
         "colorbar": {
             **{"orientation": "h", "x": 0.5, "y": 1.02, "xanchor": "center", "yanchor": "bottom", "len": 0.9},

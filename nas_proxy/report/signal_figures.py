@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from nas_proxy.names import BY, LOSS_SUM, REPEATABILITY, label
-from nas_proxy.report.figure_style import OTHER, blank, escaped, hover_text, signal_colour, whiskers
+from nas_proxy.report.figure_style import OTHER, blank, escaped, hover_text, joint_names, signal_colour, whiskers
 from nas_proxy.report.formats import count, decimal, duration, interval
 from nas_proxy.report.signal_table import signals_of
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Pixels of a line of a legend, and of an axis with its title.
 LEGEND_LINE, AXIS_ROOM = 20, 56
+NAME = (0.45, 0.09)
+"""Shares of a figure's width and height that the name of a signal takes."""
 TITLES = {"seconds": "seconds, of one core or the GPU", "passes": "images passed through a network"}
 
 
@@ -140,6 +142,10 @@ def correlation_by_cost(ranking: Ranking, cost: str = "seconds") -> Figure:
                 hoverinfo="skip",
             )
         )
+    free = any(point.cost == 0 for point in shown)
+    start, end = first - 1.3 if free else first - 0.3, last + 0.3
+    along = {point.name: (math.log10(point.cost or left) - start) / (end - start) for point in shown}
+    named = _named(ranking, shown, line, along)
     for point in shown:
         row, colour = ranking.row(point.name), signal_colour(point.name)
         spent = f"{duration(row.cost.seconds)}, {count(row.cost.passes)} image passes"
@@ -147,10 +153,10 @@ def correlation_by_cost(ranking: Ranking, cost: str = "seconds") -> Figure:
             go.Scatter(
                 x=[point.cost or left],
                 y=[point.value],
-                mode="markers+text" if point in line else "markers",
-                text=[escaped(label(point.name))] if point in line else None,
-                # To and fro, so that neighbours leave each other room.
-                textposition="top left" if point in line[1::2] else "bottom right",
+                mode="markers+text" if point in named else "markers",
+                text=[escaped(label(point.name))] if point in named else None,
+                textposition=_beside(along[point.name], above=point in line[1::2]),
+                cliponaxis=False,
                 textfont={"size": 11},
                 name=escaped(label(point.name)),
                 marker={"color": colour, "size": 11, "symbol": _symbol(point.name)},
@@ -162,15 +168,32 @@ def correlation_by_cost(ranking: Ranking, cost: str = "seconds") -> Figure:
     if not shown:
         figure.add_annotation(x=0.5, y=0.5, xref="paper", yref="paper", text="undefined", showarrow=False)
         figure.update_yaxes(range=[0, 1])
-    free = any(point.cost == 0 for point in shown)
     powers = range(first, last + 1, 1 + (last - first) // 8)
     figure.update_xaxes(
         type="log",
-        range=[first - 1.3 if free else first - 0.3, last + 0.3],
+        range=[start, end],
         tickvals=[left] * free + [10.0**power for power in powers],
         ticktext=["none"] * free + [count(10.0**power) for power in powers],
     )
     return _with_legend_below(figure)
+
+
+def _named(ranking: Ranking, shown: Sequence[Point], line: Sequence[Point], along: Mapping[str, float]) -> list[Point]:
+    """Return the points of the line that bear their name: the better ones, where two would cover each other."""
+    intervals = [ranking.row(point.name).spearman for point in shown]
+    heights = [height for one in intervals for height in (one.value, one.low, one.high) if height is not None]
+    up = min(heights, default=0.0), max(heights, default=1.0)
+    best = list(reversed(line))
+    x, y = [along[point.name] for point in best], [point.value for point in best]
+    told = joint_names([point.name for point in best], x, y, (0.0, 1.0), up, near=NAME)
+    return [point for point, name in zip(best, told, strict=True) if name]
+
+
+def _beside(along: float, *, above: bool) -> str:
+    """Return where a name stands: to and fro, so that neighbours leave each other room, and not over an end."""
+    if above:
+        return "top right" if along < 0.3 else "top left"
+    return "bottom left" if along > 0.8 else "bottom right"
 
 
 def _with_legend_below(figure: Figure) -> Figure:
