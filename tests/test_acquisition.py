@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, optimize, stats
 
-from nas_proxy.ranking import surrogate
+from nas_proxy.ranking import surrogate, warp
 from nas_proxy.ranking.calibration import features_of
 from nas_proxy.ranking.encoding import encode
 from nas_proxy.strategy.acquisition import (
@@ -194,12 +194,12 @@ def test_the_posterior_is_near_what_was_measured_and_honest_elsewhere():
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
 def test_the_warp_keeps_the_order_and_can_be_undone(values):
     accuracy = np.array(sorted(values))
-    warp = surrogate.warp_of(accuracy)
-    warped = warp(accuracy)
+    found = warp.warp_of(accuracy)
+    warped = found(accuracy)
     assert np.isfinite(warped).all()
     assert (np.diff(warped) >= 0).all()
-    inside = (warped > surrogate.FLOOR) & (accuracy < 0.998)
-    assert warp.inverse(warped)[inside] == pytest.approx(accuracy[inside])
+    inside = (warped > warp.FLOOR) & (accuracy < 0.998)
+    assert found.inverse(warped)[inside] == pytest.approx(accuracy[inside])
 
 
 def test_what_was_saved():
@@ -237,10 +237,10 @@ def test_what_few_images_tell_is_noise():
 def test_the_noise_of_images_is_that_of_a_share():
     rng, images = np.random.default_rng(0), 500
     seen = rng.binomial(images, 0.9, 20_000) / images
-    told = surrogate.of_images(np.array([0.9]), images)[0]
-    assert told == pytest.approx(np.var(surrogate.minus_log_error(seen)), rel=0.1)
-    assert surrogate.of_images(np.array([0.9, 1.0]), None).tolist() == [0.0, 0.0]
-    assert np.isfinite(surrogate.of_images(np.array([0.0, 1.0]), images)).all()
+    told = warp.of_images(np.array([0.9]), images)[0]
+    assert told == pytest.approx(np.var(warp.minus_log_error(seen)), rel=0.1)
+    assert warp.of_images(np.array([0.9, 1.0]), None).tolist() == [0.0, 0.0]
+    assert np.isfinite(warp.of_images(np.array([0.0, 1.0]), images)).all()
 
 
 def test_encoding():

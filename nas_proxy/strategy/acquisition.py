@@ -28,7 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from nas_proxy.ranking.surrogate import FLOOR, Features, Fit, Floats, Indices, believe, fit, joint
+from nas_proxy.ranking.surrogate import Features, Fit, Floats, Indices, believe, fit, joint
+from nas_proxy.ranking.warp import FLOOR
 from nas_proxy.seeds import numpy_generator
 
 Fidelity = Literal["cheap", "full"]
