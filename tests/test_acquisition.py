@@ -12,6 +12,7 @@ from scipy import integrate, optimize, stats
 from nas_proxy.ranking import surrogate, warp
 from nas_proxy.ranking.calibration import features_of
 from nas_proxy.ranking.encoding import encode
+from nas_proxy.strategy import acquisition
 from nas_proxy.strategy.acquisition import (
     Action,
     Observed,
@@ -266,6 +267,18 @@ def test_what_has_no_known_cost_is_not_chosen():
         assert actions
         assert all(action.index % 2 for action in actions)
         observed = after(observed, [(a, float((full if a.fidelity == "full" else cheap)[a.index])) for a in actions])
+
+
+@pytest.mark.parametrize("fidelity", ["cheap", "full"])
+def test_a_round_is_as_large_as_it_is_to_be(fidelity, monkeypatch):
+    monkeypatch.setattr(acquisition, "SHORTLIST", 10)
+    features, cheap, full = pool()
+    observed = Observed({row: cheap[row] for row in range(20)}, {row: full[row] for row in range(20)})
+    observed = observed if fidelity == "full" else replace(observed, full={})
+    plan = Plan(before_full=100, agree=None, cheap_a_round=30, full_a_round=30, uniform=0.0)
+    actions = next_actions(features, observed, plan, 0, 1)
+    assert sum(action.fidelity == fidelity for action in actions) == 30
+    assert len({(action.index, action.fidelity) for action in actions}) == len(actions)
 
 
 def test_an_opening_is_as_long_as_it_is_to_be_in_a_small_pool():
