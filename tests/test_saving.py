@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from nas_proxy.pipeline.saved import uniform
 from nas_proxy.ranking import surrogate
 from nas_proxy.ranking.calibration import features_of
 from nas_proxy.ranking.encoding import encode
+from nas_proxy.storage.records import Record
 from nas_proxy.strategy import saving as module
 from nas_proxy.strategy.saving import saving
 
@@ -61,3 +63,18 @@ def test_random_search_needs_what_is_said(uninformed, pick):
         found.append(np.argmax(tried >= values[pick]) + 1)
     better = module._better(uninformed, np.setdiff1d(np.arange(POOL), [pick]), pick, 4_000, rng)
     assert np.mean(found) == pytest.approx(np.mean((POOL + 1) / (better + 2)), rel=0.25)
+
+
+def test_a_training_of_random_search_costs_what_those_of_the_uniform_sample_do():
+    """A search favours large networks, whose time follows their FLOPs."""
+    rng = np.random.default_rng(0)
+    flops = rng.lognormal(0, 1, 2_000)
+    priced = []
+    for _ in range(200):
+        order = rng.permutation(2_000)
+        sample, chosen = order[:16], order[16:][np.argsort(-flops[order[16:]])[:8]]
+        records = [Record(f"{row}", {}, "search", 0, 0, 0, 0, seconds=flops[row]) for row in (*chosen, *sample)]
+        found = uniform(records, [f"{row}" for row in sample])
+        priced.append(np.mean([record.seconds for record in found]))
+    assert np.mean(priced) == pytest.approx(flops.mean(), rel=0.1)
+    assert uniform(records, []) == records

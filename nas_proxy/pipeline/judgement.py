@@ -18,7 +18,7 @@ from nas_proxy.pipeline.calibrated import Calibrated, calibrated
 from nas_proxy.pipeline.choosing import Standing
 from nas_proxy.pipeline.ground_truth import Truth, by_draw
 from nas_proxy.pipeline.outcome import outcome
-from nas_proxy.pipeline.saved import saved
+from nas_proxy.pipeline.saved import saved, uniform
 from nas_proxy.pipeline.scoring import Scores, passes_of
 from nas_proxy.pipeline.work import Work
 from nas_proxy.ranking.agreement import Row, ScoredSignal, difference, mean_rank, rank, ranked
@@ -74,7 +74,7 @@ def judge(
         tops=TOPS,
         given=pd.Series({one.key: float(_flops(one)) for one in scores.sample}),
     )
-    full = _full_seconds(work, truth, records)
+    full = _full_seconds(work, truth, records, keys)
     for signal in signals:
         name = _base(signal.name)
         rows[signal.name] |= {"control": signal.baseline, "cost": costs[name].as_json()}
@@ -214,9 +214,11 @@ def _truth_cost(work: Work, truth: Truth, keys: Sequence[str]) -> Cost | None:
     )
 
 
-def _full_seconds(work: Work, truth: Truth, records: Mapping[str, Sequence[Record]]) -> float | None:
+def _full_seconds(
+    work: Work, truth: Truth, records: Mapping[str, Sequence[Record]], keys: Sequence[str]
+) -> float | None:
     """Return the seconds of one full training: measured, or by its recipe's image passes at the speed of another."""
-    known = truth.records if truth.trained else records.get(EARLY_STOP) or records.get(RANDOM) or []
+    known = uniform(truth.records, keys) if truth.trained else records.get(EARLY_STOP) or records.get(RANDOM) or []
     each = seconds_a_pass(known)
     return None if math.isnan(each) else each * work.config.full_training.image_passes(len(work.problem.data.train))
 
