@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, optimize, stats
 
-from nas_proxy.ranking import surrogate
+from nas_proxy.ranking import surrogate, warp
 from nas_proxy.ranking.calibration import features_of
 from nas_proxy.ranking.encoding import encode
+from nas_proxy.strategy import acquisition
 from nas_proxy.strategy.acquisition import (
     Action,
     Observed,
@@ -195,12 +196,12 @@ def test_the_posterior_is_near_what_was_measured_and_honest_elsewhere():
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
 def test_the_warp_keeps_the_order_and_can_be_undone(values):
     accuracy = np.array(sorted(values))
-    warp = surrogate.warp_of(accuracy)
-    warped = warp(accuracy)
+    found = warp.warp_of(accuracy)
+    warped = found(accuracy)
     assert np.isfinite(warped).all()
     assert (np.diff(warped) >= 0).all()
-    inside = (warped > surrogate.FLOOR) & (accuracy < 0.998)
-    assert warp.inverse(warped)[inside] == pytest.approx(accuracy[inside])
+    inside = (warped > warp.FLOOR) & (accuracy < 0.998)
+    assert found.inverse(warped)[inside] == pytest.approx(accuracy[inside])
 
 
 def test_what_was_saved():
@@ -238,10 +239,10 @@ def test_what_few_images_tell_is_noise():
 def test_the_noise_of_images_is_that_of_a_share():
     rng, images = np.random.default_rng(0), 500
     seen = rng.binomial(images, 0.9, 20_000) / images
-    told = surrogate.of_images(np.array([0.9]), images)[0]
-    assert told == pytest.approx(np.var(surrogate.minus_log_error(seen)), rel=0.1)
-    assert surrogate.of_images(np.array([0.9, 1.0]), None).tolist() == [0.0, 0.0]
-    assert np.isfinite(surrogate.of_images(np.array([0.0, 1.0]), images)).all()
+    told = warp.of_images(np.array([0.9]), images)[0]
+    assert told == pytest.approx(np.var(warp.minus_log_error(seen)), rel=0.1)
+    assert warp.of_images(np.array([0.9, 1.0]), None).tolist() == [0.0, 0.0]
+    assert np.isfinite(warp.of_images(np.array([0.0, 1.0]), images)).all()
 
 
 def test_encoding():
@@ -267,6 +268,18 @@ def test_what_has_no_known_cost_is_not_chosen():
         assert actions
         assert all(action.index % 2 for action in actions)
         observed = after(observed, [(a, float((full if a.fidelity == "full" else cheap)[a.index])) for a in actions])
+
+
+@pytest.mark.parametrize("fidelity", ["cheap", "full"])
+def test_a_round_is_as_large_as_it_is_to_be(fidelity, monkeypatch):
+    monkeypatch.setattr(acquisition, "SHORTLIST", 10)
+    features, cheap, full = pool()
+    observed = Observed({row: cheap[row] for row in range(20)}, {row: full[row] for row in range(20)})
+    observed = observed if fidelity == "full" else replace(observed, full={})
+    plan = Plan(before_full=100, agree=None, cheap_a_round=30, full_a_round=30, uniform=0.0)
+    actions = next_actions(features, observed, plan, 0, 1)
+    assert sum(action.fidelity == fidelity for action in actions) == 30
+    assert len({(action.index, action.fidelity) for action in actions}) == len(actions)
 
 
 def test_an_opening_is_as_long_as_it_is_to_be_in_a_small_pool():

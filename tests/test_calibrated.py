@@ -61,10 +61,15 @@ def test_fitted_on_some_and_judged_on_the_rest():
     assert row.as_json()["trained"] == 10
 
 
-def test_few_trainings_give_the_mean_rank():
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("misleads", [False, True])
+def test_few_trainings_give_the_mean_rank(count, misleads):
     truth = np.linspace(0.5, 0.9, 24)
-    row = made(truth, *signals(a=truth, b=truth), fitted_on=3)
-    assert row.signal.note == "with 3 full trainings nothing can be fitted: the mean rank of all signals"
+    seen = truth.copy()
+    seen[:count] = seen[:count][::-1] if misleads else seen[:count]
+    row = made(seen, *signals(a=truth, b=truth), fitted_on=count)
+    assert row.signal.note == f"with {count} full trainings nothing can be fitted: the mean rank of all signals"
+    assert spearmanr(row.signal.scores[0], truth[count:]).statistic == pytest.approx(1)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +89,7 @@ def test_in_a_comparison(bench):
     _, parted = bench.compare("parted", table=True, signals=signals, sample=8, draws=1, calibrate=4)
     assert {row["spearman"]["n"] for row in parted["signals"].values()} == {4}
     assert parted["signals"]["calibrated"]["calibration"]["trained"] == 4
+    assert not any("lack" in remark for remark in parted["remarks"])  # what it was fitted to did not fail
     assert (run / "compare.html").read_text().count("Calibrated") > 0
 
 

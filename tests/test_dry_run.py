@@ -313,7 +313,8 @@ def test_the_command(given, tmp_path, monkeypatch, capsys, as_json):
         assert set(found["parts"]) == {"proxy"}
         assert found["parts"]["proxy"]["trainings"] == 10
         assert found["condense"] is None
-        assert found["stages"]["search"] == found["parts"]["proxy"]["seconds"]
+        seconds = [found[of]["proxy"]["seconds"]["value"] for of in ("parts", "choices")]
+        assert found["stages"]["search"]["value"] == pytest.approx(sum(seconds))
     else:
         assert printed.startswith("It takes about ")
         assert "10 trainings" in printed

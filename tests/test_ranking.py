@@ -161,6 +161,9 @@ def test_pick_without_full_training_has_no_regret():
     row = rows_of(signals, truth.drop(index="depth=13"), sample)["proxy"]
     assert (row["regret"], row["regret_reason"]) == (None, "the pick has no full training")
     assert row["pick"] == "depth=13"
+    truth.loc["depth=13", "b"] = np.nan
+    row = rows_of(signals, truth, sample)["proxy"]
+    assert (row["regret"], row["regret_reason"]) == (None, "the pick is not fully trained with all 2 seeds")
 
 
 def test_one_seed_of_the_truth():

@@ -65,8 +65,8 @@ def calibrated(
     if fitted_on is None:
         predicted = cross_fitted(scores, names, full, **options)  # type: ignore[arg-type]
     else:
-        accuracies = made.intercept + made.scale * made.prediction
-        predicted = {row: float(accuracies[row]) for row in range(len(rows), len(used))}
+        # One calibration needs no common unit, and few trainings give the map to accuracies no slope.
+        predicted = {row: float(made.prediction[row]) for row in range(len(rows), len(used))}
     judged = [used[row] for row in predicted]
     frame = pd.DataFrame({0: list(predicted.values())}, index=judged)
     return Calibrated(ScoredSignal(CALIBRATED, frame, 0.0, 0, 0, note=_note(made), baseline=RANDOM), judged, made)

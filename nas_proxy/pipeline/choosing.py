@@ -5,8 +5,10 @@ posterior mean, the pick first. Guarantees: what is chosen depends on the seed a
 a search sees validation images, the test images judge.
 """
 
+import contextlib
 import functools
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -25,12 +27,27 @@ from nas_proxy.strategy.candidates import Search
 # Of the proxy's opening: trainings of the vote's best, and of its upper third; the sample is the uniform part.
 OPENING = (6, 5)
 NORMAL = 1.959963984540054  # standard deviations of a 95 % interval
+SPENT = "seconds of choosing"
 
 
 def opening_of(proposals: int) -> tuple[int, int]:
     """Return how many of so many proposals for the proxy follow the vote: its best, and its upper third."""
     best, upper = (min(size, math.ceil(proposals * size / (2 * sum(OPENING)))) for size in OPENING)
     return min(best, proposals), min(upper, max(0, proposals - best))
+
+
+@contextlib.contextmanager
+def counted(work: Work) -> Iterator[None]:
+    """Keep what a choice takes, with the run's studies, as a part of what the run took."""
+    start = time.monotonic()
+    yield
+    spent = choosing_seconds(work) + time.monotonic() - start
+    work.store.study(PROXY).set_user_attr(SPENT, round(spent, 3))
+
+
+def choosing_seconds(work: Work) -> float:
+    """Return the seconds by the clock that all choices took, of what to train next."""
+    return float(work.store.study(PROXY).user_attrs.get(SPENT, 0.0))
 
 
 def choosing_of_pool(work: Work, wanted: Search) -> Search:
@@ -41,7 +58,12 @@ def choosing_of_pool(work: Work, wanted: Search) -> Search:
     named = {key: a for a in wanted.enqueued if (key := work.trainer.space.key(a)) not in sampled}
     proposals = max(0, wanted.proposals - len(named))
     epochs = math.ceil(work.config.proxy_training.epochs)
-    chosen = functools.partial(propose, pool, work.config.seed, work.plan.primary, epochs, proposals)
+    proposing = functools.partial(propose, pool, work.config.seed, work.plan.primary, epochs, proposals)
+
+    def chosen(history: Sequence[Record], number: int, size: int) -> list[tuple[Architecture, str]]:
+        with counted(work):
+            return proposing(history, number, size)
+
     return replace(wanted, propose=chosen, opening=sum(opening_of(proposals)), enqueued=tuple(named.values()))
 
 

@@ -4,6 +4,7 @@ Arithmetic alone: nothing is measured or opened here, so other settings on the s
 `Speeds`, as a planner does. Every time is a `Span`; `nas_proxy.pipeline.speeds` says where they come from.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -11,6 +12,8 @@ from nas_proxy.condensation.patches import effort
 from nas_proxy.condensation.selection import FEATURE_RECIPE
 from nas_proxy.data.splits import Counts
 from nas_proxy.names import PROXY, TRUTH
+from nas_proxy.pipeline.pool import GROWTH
+from nas_proxy.ranking.surrogate import CONDITIONED, LEARNT
 from nas_proxy.runs.settings import RunConfig
 from nas_proxy.signals.signal import EqualCost, Plan, Signal, SmallSet, plan_of
 from nas_proxy.storage.records import LATENCY
@@ -19,6 +22,9 @@ from nas_proxy.storage.records import LATENCY
 FORWARD, THERE_AND_BACK = 1 / 3, 3
 # Images of a score without training, in training steps; and its seconds beside them.
 SCORED, SCORING = 24, 0.005
+# Seconds of a round's choice on one core: of fitting a model to `LEARNT` trainings or more, and of each architecture of
+# the pool by a model that rests on `CONDITIONED`; with fewer trainings both take less.
+CHOICE, BELIEF = 1.0, 1.5e-4
 
 
 @dataclass(frozen=True)
@@ -99,15 +105,16 @@ class Estimate:
     """What is to be done.
 
     condense: its steps, and those in which a network learns to choose images; None where there are none. latencies:
-    None where none are to be measured. parts: the trainings by signal, "truth" for full training. scores: seconds of
-    the pool's scores by untrained networks. other: of reading, judging and reporting. seconds: of all. saves: seconds
-    of training what the search trains fully with one seed, instead of on the lead signal's images. speeds: what it is
-    made from.
+    None where none are to be measured. parts: the trainings by signal, "truth" for full training. choices: rounds that
+    are chosen together, by signal as well. scores: seconds of the pool's scores by untrained networks. other: of
+    reading, judging and reporting. seconds: of all. saves: seconds of training what the search trains fully with one
+    seed, instead of on the lead signal's images. speeds: what it is made from.
     """
 
     condense: Part | None
     latencies: Part | None
     parts: Mapping[str, Part]
+    choices: Mapping[str, Part]
     scores: Span
     other: Span
     seconds: Span
@@ -117,13 +124,15 @@ class Estimate:
     @property
     def by_stage(self) -> dict[str, Span]:
         """Seconds of each stage of `nas_proxy.pipeline.stages` but the last; reading is told as "read"."""
-        search = sum((part.seconds for part in (self.parts.get(PROXY), self.latencies) if part is not None), NOTHING)
+        of_search = (self.parts.get(PROXY), self.latencies, self.choices.get(PROXY))
+        of_truth = (self.parts.get(TRUTH), self.choices.get(TRUTH))
+        search, truth = (sum((p.seconds for p in of if p is not None), NOTHING) for of in (of_search, of_truth))
         rank = sum((part.seconds for name, part in self.parts.items() if name not in {PROXY, TRUTH}), NOTHING)
         return {
             "read": self.speeds.read,
             "condense": self.condense.seconds if self.condense is not None else NOTHING,
             "search": search + self.scores,
-            "truth": self.parts[TRUTH].seconds if TRUTH in self.parts else NOTHING,
+            "truth": truth,
             "rank": rank + self.speeds.judging,
         }
 
@@ -156,16 +165,17 @@ def forecast(
         if number:
             parts[name] = _trainings(config, plan, name, number, counts, classes, speeds)
     latencies = None
-    untimed = max(config.trials, config.sample) - done.timed if timed(config) and "search" in stages else 0
+    untimed = _timings(config, size, stages) - done.timed if timed(config) else 0
     if untimed > 0:
         latencies = Part(untimed, 0, speeds.timing.times(untimed))
+    choices = _choices(config, size, stages, done)
     other = speeds.read if condense or parts else NOTHING
     scores = _scores(config, plan, size, speeds) if config.compare is None and PROXY in parts else NOTHING
     if "rank" in stages:
         other += speeds.judging
-    spans = [part.seconds for part in (condense, latencies, *parts.values()) if part is not None]
+    spans = [part.seconds for part in (condense, latencies, *parts.values(), *choices.values()) if part]
     saves = _saved(config, plan, size, counts, classes, speeds)
-    return Estimate(condense, latencies, parts, scores, other, sum(spans, other + scores), saves, speeds)
+    return Estimate(condense, latencies, parts, choices, scores, other, sum(spans, other + scores), saves, speeds)
 
 
 def _scores(config: RunConfig, plan: Plan, size: int | None, speeds: Speeds) -> Span:
@@ -173,6 +183,43 @@ def _scores(config: RunConfig, plan: Plan, size: int | None, speeds: Speeds) -> 
     number = config.pool_size if size is None else min(config.pool_size, size)
     each = speeds.image.times(SCORED) + within(SCORING, 3.0)
     return each.times(number * len(plan.computed) / speeds.workers)
+
+
+def _timings(config: RunConfig, size: int | None, stages: Sequence[str]) -> int:
+    """Return how many architectures are timed: the pool as it grows, and what samplers propose beside it."""
+    if config.compare is not None:
+        return config.sample if "search" in stages else 0
+    generation, by_vote = math.ceil(GROWTH * config.pool_size), config.sampler == "ei"
+    number = max(config.trials, config.sample) if "search" in stages else 0
+    if "search" in stages and by_vote:
+        number = max(number, config.pool_size + generation)
+    if "truth" in stages:
+        number = max(number, config.pool_size + (2 if by_vote else 1) * generation)
+    return number if size is None else min(number, size)
+
+
+def _choices(config: RunConfig, size: int | None, stages: Sequence[str], done: Done) -> dict[str, Part]:
+    """Return the rounds that a model of all results chooses: of proposals for the proxy, and of full trainings."""
+    if config.compare is not None:
+        return {}
+    on_proxy, fully = (
+        number if size is None else min(number, size) for number in (max(config.trials, config.sample), config.truth)
+    )
+    trained, known = max(config.sample, done.trainings.get(PROXY, 0)), done.trainings.get(TRUTH, 0)
+    pool = max(config.pool_size if size is None else min(config.pool_size, size), on_proxy)
+    rounds: dict[str, tuple[int, int]] = {}
+    if "search" in stages and config.sampler == "ei":
+        rounds[PROXY] = (trained, on_proxy - trained)
+    if "truth" in stages:
+        rounds[TRUTH] = (on_proxy + known, fully - known)
+    found: dict[str, Part] = {}
+    for name, (before, number) in rounds.items():
+        if number > 0:
+            times = math.ceil(number / config.round_size)
+            trainings = before + number / 2
+            each = CHOICE * min(trainings / LEARNT, 1.0) ** 2 + BELIEF * pool * min(trainings / CONDITIONED, 1.0)
+            found[name] = Part(times, 0, within(each * times, 3.0))
+    return found
 
 
 def timed(config: RunConfig) -> bool:

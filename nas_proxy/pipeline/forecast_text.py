@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from nas_proxy.names import PROXY, TRUTH, label
-from nas_proxy.pipeline.forecast import Estimate, Part, Span
+from nas_proxy.pipeline.forecast import NOTHING, Estimate, Part, Span
 from nas_proxy.report.formats import count, duration
 
 # What a setting that shortens a run is called on the command line.
@@ -49,6 +49,9 @@ def _lines(found: Estimate, shorter: Mapping[str, float], then: Estimate | None)
         yield _row("Untrained scores", "", "", found.scores)
     for name, part in found.parts.items():
         yield _row("Full training" if name == TRUTH else label(name), *_amounts(part), part.seconds)
+    choosing = sum((part.seconds for part in found.choices.values()), NOTHING)
+    if choosing.high >= 1:
+        yield _row("Choosing", f"{sum(part.trainings for part in found.choices.values()):,} rounds", "", choosing)
     yield _row("Reading, judging", "", "", found.other)
     if shorter and then is not None:
         yield "More than half an hour. Shorter, and coarser, with:"

@@ -18,7 +18,7 @@ from nas_proxy.pipeline.calibrated import Calibrated, calibrated
 from nas_proxy.pipeline.choosing import Standing
 from nas_proxy.pipeline.ground_truth import Truth, by_draw
 from nas_proxy.pipeline.outcome import outcome
-from nas_proxy.pipeline.saved import saved
+from nas_proxy.pipeline.saved import saved, uniform
 from nas_proxy.pipeline.scoring import Scores, passes_of
 from nas_proxy.pipeline.work import Work
 from nas_proxy.ranking.agreement import Row, ScoredSignal, difference, mean_rank, rank, ranked
@@ -48,6 +48,7 @@ def judge(
     costs = {signal.name: _cost(work, signal, scores, records) for signal in plan.signals}
     signals = scored_signals(work, scores, records, costs)
     used = ranked(signals, truth.scores, keys)
+    lacking = len(keys) - len(used)
     if plan.combine:
         members = [signal for signal in signals if signal.name in plan.combine]
         costs[COMBINED] = together([costs[name] for name in dict.fromkeys(_base(m.name) for m in members)])
@@ -73,7 +74,7 @@ def judge(
         tops=TOPS,
         given=pd.Series({one.key: float(_flops(one)) for one in scores.sample}),
     )
-    full = _full_seconds(work, truth, records)
+    full = _full_seconds(work, truth, records, keys)
     for signal in signals:
         name = _base(signal.name)
         rows[signal.name] |= {"control": signal.baseline, "cost": costs[name].as_json()}
@@ -93,7 +94,7 @@ def judge(
         "subset": subset(work, len(used)),
         "truth": _origin(work, truth),
         "score": work.config.score if work.config.compare is None else work.config.compare.score,
-        "remarks": _said(work, truth, len(keys), len(used)),
+        "remarks": _said(work, truth, len(keys), lacking),
         "signals": rows,
         "equal_cost": {name: {**asdict(one), "what": one.sentence()} for name, one in scores.equal_cost.items()},
         "settings": _settings(work),
@@ -213,9 +214,11 @@ def _truth_cost(work: Work, truth: Truth, keys: Sequence[str]) -> Cost | None:
     )
 
 
-def _full_seconds(work: Work, truth: Truth, records: Mapping[str, Sequence[Record]]) -> float | None:
+def _full_seconds(
+    work: Work, truth: Truth, records: Mapping[str, Sequence[Record]], keys: Sequence[str]
+) -> float | None:
     """Return the seconds of one full training: measured, or by its recipe's image passes at the speed of another."""
-    known = truth.records if truth.trained else records.get(EARLY_STOP) or records.get(RANDOM) or []
+    known = uniform(truth.records, keys) if truth.trained else records.get(EARLY_STOP) or records.get(RANDOM) or []
     each = seconds_a_pass(known)
     return None if math.isnan(each) else each * work.config.full_training.image_passes(len(work.problem.data.train))
 
@@ -275,16 +278,16 @@ def _origin(work: Work, truth: Truth) -> dict[str, object]:
     }
 
 
-def _said(work: Work, truth: Truth, sample: int, used: int) -> list[str]:
-    """Return what a reader of the table should know of it."""
+def _said(work: Work, truth: Truth, sample: int, lacking: int) -> list[str]:
+    """Return what a reader of the table should know of it; lacking: architectures without a score or a truth."""
     said = []
     _, parameters = split_spec(work.config.space)
     if work.problem.table is not None and parameters:
         said.append(f"the space has {parameters}; the truth table may be of networks that were built otherwise")
     if truth.seeds == 1 and (work.problem.table is None or not work.problem.table.isomorphic):
         said.append("the truth has one seed, so its repeatability is not known")
-    if used < sample:
-        said.append(f"{sample - used} of the {sample} sampled architectures lack a score or a truth")
+    if lacking:
+        said.append(f"{lacking} of the {sample} sampled architectures lack a score or a truth")
     return said
 
 

@@ -4,13 +4,13 @@ In: how the search stands, and the records of what it did. Out: the object "savi
 that the run did counts, condensing and judging included; both sides have the same workers, and one seed a training.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 
 from nas_proxy.data.images import ImageSet
 from nas_proxy.names import PROXY, TRUTH
 from nas_proxy.pipeline import untrained
-from nas_proxy.pipeline.choosing import Standing
+from nas_proxy.pipeline.choosing import Standing, choosing_seconds
 from nas_proxy.pipeline.scoring import Scores
 from nas_proxy.pipeline.work import Work
 from nas_proxy.ranking.ranking import Saving
@@ -25,7 +25,7 @@ HOUR = 3600.0
 def saved(work: Work, scores: Scores, found: Standing, full_seconds: float | None) -> dict[str, object]:
     """Return what the run saved; full_seconds: of one full training, where none was timed here, None if not known."""
     pick, pool = found.pick, len(found.pool.architectures)
-    timed = [r.seconds for r in work.store.records(TRUTH) if r.complete]
+    timed = [r.seconds for r in uniform(work.store.records(TRUTH), scores.keys) if r.complete]
     each = sum(timed) / len(timed) if timed else full_seconds
     if pick is None:
         return asdict(Saving(pool=pool, reason="no full training that the search may see has ended", sentence=""))
@@ -37,6 +37,15 @@ def saved(work: Work, scores: Scores, found: Standing, full_seconds: float | Non
     return asdict(
         against_random((needed.trainings, needed.low, needed.high), each / workers, spent, pool, estimated=not timed)
     )
+
+
+def uniform(records: Sequence[Record], sample: Collection[str]) -> list[Record]:
+    """Return the full trainings of the uniform sample, which alone cost what those of random search do.
+
+    What a search chooses is larger and slower. All of them where none of the sample is trained.
+    """
+    keys = set(sample)
+    return [r for r in records if r.key in keys] or [*records]
 
 
 def against_random(
@@ -92,10 +101,12 @@ def _spent(work: Work, scores: Scores, found: Standing, each: float) -> dict[str
         first = _seconds([r for r in full if r.draw == 0])
     studies = [study for name, study in scores.studies.items() if name != PROXY]
     judging = _seconds([r for r in full if r.draw > 0]) + sum(_seconds(store.records(study)) for study in studies)
-    kept = untrained.opened(work)
+    kept, latencies = untrained.opened(work), work.trainer.latencies
     return {
         "condensing": float(str(ImageSet.load_metadata(scores.sets[PROXY][0].path)["seconds"])),
         "scores": untrained.seconds_of(work.plan.computed, kept) / workers,
+        "latencies": 0.0 if latencies is None else latencies.seconds,  # one by one, whatever the workers
+        "choosing": choosing_seconds(work),
         "proxy": _seconds(store.records(PROXY)) / workers,
         "full": first / workers,
         "judging": judging / workers,

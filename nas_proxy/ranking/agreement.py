@@ -50,6 +50,7 @@ from nas_proxy.ranking.intervals import (
 Row = dict[str, object]
 
 TOP = 5
+NO_TRAINING = "the pick has no full training"
 ELSEWHERE = "the accuracies are published ones, and what they cost was not measured here"
 KENDALL_BOOTSTRAP_MOST = 300  # architectures; the bootstrap of Kendall's tau grows with their square
 
@@ -129,8 +130,9 @@ def rank(
 ) -> dict[str, Row]:
     """Return one row a signal, in their order, and the row "repeatability": the truth as its own signal.
 
-    truth: index: the architecture's key; one column of accuracies (fractions) a seed; rows beyond the sample
-    count for the regret alone. Its cost is None where it was trained elsewhere. tops: each adds "precision_at_…".
+    truth: index: the architecture's key; one column of accuracies (fractions) a seed; rows beyond the sample count for
+    the regret alone, where they have all seeds. Its cost is None where it was trained elsewhere. tops: each adds
+    "precision_at_…".
     given: a number of each architecture, such as its FLOPs; adds "partial_spearman", with its rank held fixed.
     A signal's control is the signal named so; "random" that of the truth. Raises UserError as `ranked` does.
     """
@@ -155,7 +157,7 @@ def rank(
         rows[signal.name] = {
             **agreement,
             **({} if signal.note is None else {"spearman_note": signal.note}),
-            **_choice(signal, trained, keys),
+            **_choice(signal, truth, trained, keys),
             **_cost(signal.seconds, signal.image_passes, signal.stored_bytes),
             **gain,
         }
@@ -294,11 +296,14 @@ def _partial(draws: Draws, fixed: Floats, plan: Plan) -> Interval:
     return correlation_interval(draws, lambda x, y, counts: partial_spearman(x, y, fixed, counts), plan)
 
 
-def _choice(signal: ScoredSignal, trained: pd.DataFrame, keys: list[str]) -> Row:
+def _choice(signal: ScoredSignal, truth: pd.DataFrame, trained: pd.DataFrame, keys: list[str]) -> Row:
     means = signal.scores.loc[keys].mean(axis=1)
     picks = sorted(means.index[means == means.max()]) if signal.pick is None else [signal.pick]
     if picks[0] not in trained.index:
-        return {"regret": None, "regret_reason": "the pick has no full training", "pick": picks[0]}
+        reason = (
+            f"the pick is not fully trained with all {truth.shape[1]} seeds" if picks[0] in truth.index else NO_TRAINING
+        )
+        return {"regret": None, "regret_reason": reason, "pick": picks[0]}
     row: Row = {"regret": regret(trained, picks), "pick": picks[0]}
     if trained.shape[1] == 1:
         row["regret_note"] = "the best is chosen by the only seed of the truth, which biases the regret upwards"

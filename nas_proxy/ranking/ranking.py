@@ -177,7 +177,8 @@ class Saving:
     random_trainings: full trainings, one seed each, that random search would have needed on average, with the interval
         of what the run believes of the pool. random_hours: what they take, with as many workers.
     spent_hours: what the run took, all included; spent: the same by what it was for: "condensing", "scores" (of
-        untrained networks), "proxy", "full" and "judging" (the baselines and repeated trainings of the sample).
+        untrained networks), "latencies", "choosing" (what to train next), "proxy", "full" and "judging" (the baselines
+        and repeated trainings of the sample).
     pool: architectures that the search chose among. estimated: whether full trainings were not timed here, as with
         published accuracies. sentence: all that, for a reader. reason: why nothing can be told; then there is no ratio.
     """

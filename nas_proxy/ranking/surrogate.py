@@ -13,26 +13,26 @@ that orders the pool backwards is learned from like any other.
 What so few images tell of an accuracy is known beforehand, by the binomial distribution, and is part of the noise; the
 rest, of initial weights and the order of images, is fitted.
 
-Accuracies are warped: minus log error, centred at the median and scaled by the quartiles of those that were seen, and
-cut off below, since how bad a bad architecture is tells nothing about which is best.
+Of many trainings some stand for all (`thinning.py`): hyperparameters are found from at most `LEARNT` of them, and the
+posterior rests on at most `CONDITIONED`. So a fit takes about a second at most, and the time and memory of beliefs grow
+with the pool alone.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import linalg, optimize
 
-Floats = NDArray[np.float64]
-Indices = NDArray[np.intp]
+from nas_proxy.ranking.thinning import Floats, Indices, best_and_others, representative
+from nas_proxy.ranking.warp import Warp, of_images, warps
 
-# Warped accuracies below this, in standard deviations, are cut off.
-FLOOR = -2.0
-# An accuracy of 1 counts as this error, so that it has a logarithm.
-LEAST_ERROR = 1e-3
 JITTER = 1e-6
 STEPS = 60
+# The most trainings that hyperparameters are found from, and that the posterior rests on.
+LEARNT, CONDITIONED = 300, 1_000
+# Architectures of which the posterior is computed at once.
+AT_ONCE = 4_000
 # Variance of the constant of each fidelity, in the units of the warped accuracies.
 CONSTANT = 1.0
 
@@ -68,30 +68,14 @@ class Features:
     encoding: Floats
 
 
-@dataclass(frozen=True)
-class Warp:
-    """A monotone map of accuracies (fractions): centre and scale of minus log error."""
-
-    centre: float
-    scale: float
-
-    def __call__(self, accuracy: Floats) -> Floats:
-        """Return warped accuracies, never below `FLOOR`."""
-        warped: Floats = np.maximum((minus_log_error(accuracy) - self.centre) / self.scale, FLOOR)
-        return warped
-
-    def inverse(self, warped: Floats) -> Floats:
-        """Return accuracies."""
-        return 1 - np.exp(-(warped * self.scale + self.centre))
-
-
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A fitted process of m trainings.
+    """A fitted process that rests on m trainings.
 
     rows: (m,) indices of the pool. full: (m,) 1 for full trainings, 0 for cheap ones. theta: hyperparameters.
     factor: Cholesky factor of the covariance (m, m). weights: (m,) its inverse times the warped accuracies.
     best: the best warped full accuracy; None where there is none. warp: that of full accuracies.
+    trained: (f,) indices of all that were fully trained, those it does not rest on too.
     """
 
     features: Features
@@ -102,6 +86,7 @@ class Fit:
     weights: Floats
     best: float | None
     warp: Warp
+    trained: Indices
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,19 +138,6 @@ class _Parts:
         return 0.5 * (self.of_signals(theta) + self.of_encoding(theta))
 
 
-def minus_log_error(accuracy: Floats) -> Floats:
-    """Return minus the logarithm of 1 - accuracy, larger for better."""
-    return -np.log(np.maximum(1 - accuracy, LEAST_ERROR))
-
-
-def warp_of(accuracy: Floats, least: float = 0.0) -> Warp:
-    """Return the warp of accuracies (m,), m at least 1; least: the smallest scale."""
-    low, middle, high = np.quantile(minus_log_error(accuracy), (0.25, 0.5, 0.75))
-    # The upper quartile counts: a few that fail spread the lower half widely.
-    scale = max((high - middle) / 0.6745, (high - low) / 1.349 / 2, least, 1e-3)
-    return Warp(float(middle), float(scale))
-
-
 def fit(features: Features, cheap: Mapping[int, float], full: Mapping[int, float], images: int | None = None) -> Fit:
     """Fit to accuracies (fractions) by index of the pool, after cheap and after full training; at least one in all.
 
@@ -174,30 +146,31 @@ def fit(features: Features, cheap: Mapping[int, float], full: Mapping[int, float
     rows = np.array([*cheap, *full], dtype=np.intp)
     is_full = np.repeat([0.0, 1.0], [len(cheap), len(full)])
     of_cheap, of_full = (np.array(list(found.values()), dtype=np.float64) for found in (cheap, full))
-    below, warp = _warps(of_cheap, of_full)
+    below, warp = warps(of_cheap, of_full)
     y = np.concatenate([below(of_cheap), warp(of_full)])
     known = np.concatenate([np.zeros(len(cheap)), of_images(of_full, images) / warp.scale**2])
-    parts = _parts(features, rows, rows)
-    theta = _most_probable(parts, is_full, y, known)
-    factor = linalg.cholesky(_covariance(theta, parts, is_full, known), lower=True)
-    best = float(warp(of_full).max()) if len(of_full) else None
-    found = Fit(features, rows, is_full, theta, factor, linalg.cho_solve((factor, True), y), best, warp)
+    some = representative(is_full, LEARNT)
+    theta = _most_probable(_parts(features, rows[some], rows[some]), is_full[some], y[some], known[some])
+    kept = best_and_others(is_full, y, CONDITIONED)
+    parts = _parts(features, rows[kept], rows[kept])
+    factor = linalg.cholesky(_covariance(theta, parts, is_full[kept], known[kept]), lower=True)
+    weights = linalg.cho_solve((factor, True), y[kept])
+    best, trained = float(warp(of_full).max()) if len(of_full) else None, rows[is_full > 0]
+    found = Fit(features, rows[kept], is_full[kept], theta, factor, weights, best, warp, trained)
     if images is None or best is None:
         return found
     # The largest of several noisy accuracies is mostly luck: what is to be exceeded is what is believed of the best.
-    return replace(found, best=float(believe(found, rows[is_full > 0]).mean.max()))
-
-
-def of_images(accuracy: Floats, images: int | None) -> Floats:
-    """Return the variance of minus log error (m,) that comes of measuring on so many images; 0 where it is exact."""
-    if images is None:
-        return np.zeros_like(accuracy)
-    error = np.clip(1 - accuracy, 0.5 / images, 1.0)
-    return np.asarray((1 - error) / (error * images), dtype=np.float64)
+    return replace(found, best=float(believe(found, trained).mean.max()))
 
 
 def believe(fitted: Fit, pool: Indices) -> Belief:
     """Return the posterior over the architectures with the indices `pool` (p,)."""
+    blocks = [_believed(fitted, pool[first : first + AT_ONCE]) for first in range(0, max(len(pool), 1), AT_ONCE)]
+    of = [(block.mean, block.std, block.informs) for block in blocks]
+    return Belief(*(np.concatenate(columns) for columns in zip(*of, strict=True)))
+
+
+def _believed(fitted: Fit, pool: Indices) -> Belief:
     theta, prior = fitted.theta, _prior_variance(fitted, pool)
     of_full, of_cheap = _cross(fitted, pool)
     seen_full, seen_cheap = (_whitened(fitted, cross) for cross in (of_full, of_cheap))
@@ -213,19 +186,16 @@ def believe(fitted: Fit, pool: Indices) -> Belief:
 def joint(fitted: Fit, pool: Indices) -> tuple[Floats, Floats]:
     """Return mean (p,) and covariance (p, p) of the warped full accuracies of `pool` (p,)."""
     of_full, _ = _cross(fitted, pool)
-    parts, theta = _parts(fitted.features, pool, pool), fitted.theta
+    return of_full.T @ fitted.weights, covariance(fitted, pool, pool)
+
+
+def covariance(fitted: Fit, these: Indices, those: Indices) -> Floats:
+    """Return the covariance of the warped full accuracies of `these` (t,) with those of `those` (u,): (t, u)."""
+    parts, theta = _parts(fitted.features, these, those), fitted.theta
     prior = theta[RHO] ** 2 * parts.base(theta) + np.exp(theta[DIFFERENCE]) * parts.shape(theta) + CONSTANT
-    seen = _whitened(fitted, of_full)
-    return of_full.T @ fitted.weights, prior - seen.T @ seen
-
-
-def _warps(cheap: Floats, full: Floats) -> tuple[Warp, Warp]:
-    """Return the warps of cheap and of full accuracies; few full ones borrow the scale of the cheap ones."""
-    below = warp_of(cheap) if len(cheap) else Warp(0.0, 1.0)
-    if len(full) >= 2:
-        borrowed = 0.5 * below.scale if len(cheap) and len(full) < 8 else 0.0
-        return below, warp_of(full, least=borrowed)
-    return below, Warp(float(minus_log_error(full).mean()) if len(full) else 0.0, below.scale)
+    seen = _whitened(fitted, _cross(fitted, these)[0])
+    other = seen if those is these else _whitened(fitted, _cross(fitted, those)[0])
+    return np.asarray(prior - seen.T @ other, dtype=np.float64)
 
 
 def _most_probable(parts: _Parts, full: Floats, y: Floats, known: Floats) -> Floats:

@@ -277,9 +277,10 @@ class RunConfig:
 
     @property
     def pool_size(self) -> int:
-        """How many architectures are drawn uniformly into the pool at most."""
+        """How many architectures are drawn uniformly into the pool at most: enough for all that is chosen of it."""
         timed = self.max_latency_ms is not None or "latency" in self.objective
-        return self.pool or max(POOL_TIMED if timed else POOL, self.trials, self.truth)
+        proposed = self.trials if self.sampler == "ei" else 0
+        return self.pool or max(POOL_TIMED if timed else POOL, proposed, self.truth)
 
 
 # Seeds of full training of what judges where nothing is named.

@@ -28,11 +28,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from nas_proxy.ranking.surrogate import FLOOR, Features, Fit, Floats, Indices, believe, fit, joint
+from nas_proxy.ranking.surrogate import Features, Fit, Floats, Indices, believe, fit, joint
+from nas_proxy.ranking.warp import FLOOR
 from nas_proxy.seeds import numpy_generator
 
 Fidelity = Literal["cheap", "full"]
-# Batches are chosen among so many of the best by expected improvement, whose joint covariance is computed.
+# Batches are chosen among so many of the best by expected improvement, or as many as a batch has where that is more;
+# their joint covariance is computed.
 SHORTLIST = 300
 
 
@@ -235,7 +237,7 @@ def _batch(goal: _Goal, candidates: Indices, size: int) -> list[int]:
         return []
     belief = believe(goal.fitted, candidates)
     best = goal.best(candidates, belief.mean)
-    order = np.argsort(-expected_improvement(belief.mean, belief.std, best), kind="stable")[:SHORTLIST]
+    order = np.argsort(-expected_improvement(belief.mean, belief.std, best), kind="stable")[: max(SHORTLIST, size)]
     short, best = candidates[order], best[order]
     mean, covariance = joint(goal.fitted, short)
     picked: list[int] = []

@@ -9,6 +9,7 @@ They are kept as a study of their own, in which those above the limit are infeas
 """
 
 import functools
+import time
 from collections.abc import Callable
 
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
@@ -22,6 +23,7 @@ from nas_proxy.training.jobs import Failure
 
 # How long one may take, from building the network on, where the run sets candidates no limit.
 MINUTES = 1.0
+SECONDS = "seconds"
 
 
 class Latencies:
@@ -78,12 +80,20 @@ class Latencies:
             for trial in trials
         }
 
+    @property
+    def seconds(self) -> float:
+        """What all measurements took by the clock, failures included; those of earlier versions are not known."""
+        trials = self._store.study(LATENCY).get_trials(deepcopy=False)
+        return sum(float(trial.user_attrs.get(SECONDS, 0.0)) for trial in trials)
+
     def _measured(self, key: str, architecture: Architecture) -> Latency | Failure:
+        start = time.monotonic()
         found = self._timed(architecture)
-        self._store.study(LATENCY).add_trial(self._trial(key, architecture, found))
+        trial = self._trial(key, architecture, found, time.monotonic() - start)
+        self._store.study(LATENCY).add_trial(trial)
         return found
 
-    def _trial(self, key: str, architecture: Architecture, found: Latency | Failure) -> FrozenTrial:
+    def _trial(self, key: str, architecture: Architecture, found: Latency | Failure, seconds: float) -> FrozenTrial:
         latency = found if isinstance(found, Latency) else None
         fixed = FixedTrial(dict(architecture))
         self._space.suggest(fixed)
@@ -96,6 +106,7 @@ class Latencies:
             user_attrs={
                 "key": key,
                 **told_latency(latency),
+                SECONDS: round(seconds, 3),
                 "images": self._batch,
                 "device": environment(self._device, 1)["cpu" if self._device == "cpu" else "device"],
                 **({"reason": found.reason} if isinstance(found, Failure) else {}),

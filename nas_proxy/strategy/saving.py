@@ -10,15 +10,18 @@ together. So the interval is of what is believed of the pool; the luck of a sing
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import linalg, stats
 
-from nas_proxy.ranking.surrogate import Fit, Floats, Indices, believe, joint
+from nas_proxy.ranking.surrogate import Fit, Floats, Indices, believe, covariance, joint
 from nas_proxy.seeds import numpy_generator
 
 DRAWS = 2_000
-# Only architectures that are better than the pick with at least this probability are drawn, and so many at most.
+# Only architectures that are better than the pick with at least this probability are drawn. The likeliest are drawn
+# together, so many at most; the rest given those, each by itself, so many at once.
 LEAST_PROBABILITY = 1e-4
 MOST_DRAWN = 1_000
+AT_ONCE = 2_000
+JITTER = 1e-6
 
 
 @dataclass(frozen=True)
@@ -44,45 +47,69 @@ def saving(fitted: Fit, pool: int, seed: int, draws: int = DRAWS, pick: int | No
         raise ValueError("nothing was fully trained yet, so there is nothing to compare with")
     rng = numpy_generator(seed, "saving")
     if pick is None:
-        rivals = np.setdiff1d(np.arange(pool), fitted.rows[fitted.full > 0])
-        better = 1 + _better(fitted, rivals, draws, rng)
+        better = _better(fitted, np.setdiff1d(np.arange(pool), fitted.trained), None, draws, rng)
     else:
-        better = 1 + _better_than(fitted, pick, np.setdiff1d(np.arange(pool), [pick]), draws, rng)
-    needed = (pool + 1) / (better + 1)
+        better = _better(fitted, np.setdiff1d(np.arange(pool), [pick]), pick, draws, rng)
+    needed = (pool + 1) / (better + 2)
     low, middle, high = (float(np.quantile(needed, level)) for level in (0.025, 0.5, 0.975))
     return Saving(middle, low, high)
 
 
-def _better(fitted: Fit, rivals: Indices, draws: int, rng: np.random.Generator) -> Floats:
-    """Return how many rivals are better than the best, in each draw: (draws,)."""
-    assert fitted.best is not None
+def _better(fitted: Fit, rivals: Indices, pick: int | None, draws: int, rng: np.random.Generator) -> Floats:
+    """Return how many rivals are better than the pick, or than the best where that is exact, in each draw: (draws,)."""
     if not len(rivals):
         return np.zeros(draws)
+    own = np.array([] if pick is None else [pick], dtype=np.intp)
+    likely = _likely(fitted, rivals, own)
+    together, rest = np.concatenate([own, likely[:MOST_DRAWN]]), likely[MOST_DRAWN:]
+    if not len(together):
+        return np.zeros(draws)
+    drawn = _drawn(fitted, together, draws, rng)
+    of_pick = np.full(draws, fitted.best) if pick is None else drawn[:, 0]
+    better = (drawn[:, len(own) :] > of_pick[:, None]).sum(axis=1)
+    return np.asarray(better + _better_of_rest(fitted, rest, of_pick, together, drawn, rng), dtype=np.float64)
+
+
+def _likely(fitted: Fit, rivals: Indices, pick: Indices) -> Indices:
+    """Return the rivals that may well be better than the pick, (1,), or (0,) for the best; the likeliest first."""
     belief = believe(fitted, rivals)
-    chance = np.asarray(stats.norm.sf(fitted.best, belief.mean, belief.std), dtype=np.float64)
-    order = np.argsort(-chance, kind="stable")[:MOST_DRAWN]
-    likely = rivals[order[chance[order] >= LEAST_PROBABILITY]]
-    if not len(likely):
-        return np.zeros(draws)
-    return np.asarray((_drawn(fitted, likely, draws, rng) > fitted.best).sum(axis=1), dtype=np.float64)
+    if len(pick):
+        own = believe(fitted, pick)
+        chance = stats.norm.sf((own.mean[0] - belief.mean) / np.sqrt(belief.std**2 + own.std[0] ** 2))
+    else:
+        chance = stats.norm.sf(fitted.best, belief.mean, belief.std)
+    order = np.argsort(-chance, kind="stable")
+    return rivals[order[chance[order] >= LEAST_PROBABILITY]]
 
 
-def _better_than(fitted: Fit, pick: int, rivals: Indices, draws: int, rng: np.random.Generator) -> Floats:
-    """Return how many rivals are better than the pick, in each draw of all of them: (draws,)."""
-    if not len(rivals):
-        return np.zeros(draws)
-    belief, own = believe(fitted, rivals), believe(fitted, np.array([pick], dtype=np.intp))
-    spread = np.sqrt(belief.std**2 + own.std[0] ** 2)
-    chance = np.asarray(stats.norm.sf((own.mean[0] - belief.mean) / spread), dtype=np.float64)
-    order = np.argsort(-chance, kind="stable")[:MOST_DRAWN]
-    likely = rivals[order[chance[order] >= LEAST_PROBABILITY]]
-    drawn = _drawn(fitted, np.concatenate([[pick], likely]).astype(np.intp), draws, rng)
-    return np.asarray((drawn[:, 1:] > drawn[:, :1]).sum(axis=1), dtype=np.float64)
+def _better_of_rest(
+    fitted: Fit, rest: Indices, of_pick: Floats, together: Indices, drawn: Floats, rng: np.random.Generator
+) -> Floats:
+    """Return how many of the rest (r,) are better than the pick (draws,), each drawn given what was drawn before.
+
+    drawn: (draws, t) of the architectures `together` (t,). What is left beside these counts as independent, so that the
+    expected number is exact and its spread nearly so, as in the sparse approximations of Quiñonero-Candela & Rasmussen,
+    JMLR 2005 (FITC).
+    """
+    better = np.zeros(len(drawn))
+    if not len(rest):
+        return better
+    mean, between = joint(fitted, together)
+    between[np.diag_indices_from(between)] += JITTER
+    factor = linalg.cho_factor(between, lower=True)
+    for first in range(0, len(rest), AT_ONCE):
+        some = rest[first : first + AT_ONCE]
+        shared, belief = covariance(fitted, together, some), believe(fitted, some)
+        weights = linalg.cho_solve(factor, shared)
+        left = np.sqrt(np.maximum(belief.std**2 - (shared * weights).sum(axis=0), 0.0))
+        values = belief.mean + (drawn - mean) @ weights + left * rng.standard_normal((len(drawn), len(some)))
+        better += (values > of_pick[:, None]).sum(axis=1)
+    return better
 
 
 def _drawn(fitted: Fit, pool: Indices, draws: int, rng: np.random.Generator) -> Floats:
     """Return warped accuracies drawn together from the posterior: (draws, p)."""
-    mean, covariance = joint(fitted, pool)
-    values, vectors = np.linalg.eigh(covariance)
+    mean, together = joint(fitted, pool)
+    values, vectors = np.linalg.eigh(together)
     noise = rng.standard_normal((draws, len(pool))) * np.sqrt(np.maximum(values, 0.0))
     return np.asarray(mean + noise @ vectors.T, dtype=np.float64)
