@@ -220,6 +220,7 @@ def test_a_training_takes_a_tenth_of_the_budget_at_most():
     assert affordable(config, counts, speeds, sample, 19.0, 500) is None
     assert affordable(config, counts, speeds, sample, 12.8, 500) == 700
     assert affordable(config, counts, speeds, sample, 1.0, 500) == 500  # no fewer
+    assert affordable(config, counts, speeds, sample, 1.0, 544) == 544  # and not by rounding either
     # What was measured leaves out only what takes longer at the best rate that an architecture has.
     assert affordable(config, counts, replace(speeds, fastest=1e-6), sample, 9.0, 500) == 900
     assert affordable(config, counts, speeds, [], 1.0, 0) is None
