@@ -32,7 +32,8 @@ from nas_proxy.ranking.surrogate import FLOOR, Features, Fit, Floats, Indices, b
 from nas_proxy.seeds import numpy_generator
 
 Fidelity = Literal["cheap", "full"]
-# Batches are chosen among so many of the best by expected improvement, whose joint covariance is computed.
+# Batches are chosen among so many of the best by expected improvement, whose joint covariance is computed; a larger
+# batch is of its best.
 SHORTLIST = 300
 
 
@@ -235,8 +236,10 @@ def _batch(goal: _Goal, candidates: Indices, size: int) -> list[int]:
         return []
     belief = believe(goal.fitted, candidates)
     best = goal.best(candidates, belief.mean)
-    order = np.argsort(-expected_improvement(belief.mean, belief.std, best), kind="stable")[:SHORTLIST]
+    order = np.argsort(-expected_improvement(belief.mean, belief.std, best), kind="stable")[: max(SHORTLIST, size)]
     short, best = candidates[order], best[order]
+    if size > SHORTLIST:  # all of them, so there is nothing to choose
+        return [int(index) for index in short]
     mean, covariance = joint(goal.fitted, short)
     picked: list[int] = []
     while len(picked) < min(size, len(short)):
