@@ -54,8 +54,12 @@ def check_own_scores(prospect: Prospect) -> None:
                 raise SpaceError(found.text if found.own else f"{path}, of --signals, cannot be imported: {found.text}")
             continue
         known, seed = own.looked_up(named), prospect.config.seed
-        drawn = [prospect.whole_space.key(a) for a in islice(prospect.whole_space.sample(seed), TRIED)]
-        if not any(key in known for key in drawn):
+        drawn = list[str]()
+        for architecture in islice(prospect.space.sample(seed), TRIED):  # each may have to be measured, for limits
+            drawn.append(prospect.space.key(architecture))
+            if drawn[-1] in known:
+                break
+        else:
             raise DataError(
                 f"the column {inner!r} of {path} has a number for none of {len(drawn)} architectures of the space; its "
                 f"keys look like {next(iter(known), 'nothing')!r}, those of the space like {drawn[0]!r}"
