@@ -6,6 +6,7 @@ setting may be is told in `settings.py`.
 
 import functools
 import math
+from collections.abc import Collection
 from itertools import islice
 
 from nas_proxy.condensation.memory import check_divisible
@@ -19,6 +20,7 @@ from nas_proxy.runs.settings import RunConfig
 from nas_proxy.signals import own
 from nas_proxy.signals.signal import OwnScore, SmallSet, plan_of
 from nas_proxy.spaces.apart import Complaint, apart
+from nas_proxy.spaces.limits import limits_text
 from nas_proxy.spaces.objectives import ACCURACY
 from nas_proxy.strategy.samplers import grid
 from nas_proxy.training.pruning import WILCOXON_LEAST
@@ -27,8 +29,13 @@ from nas_proxy.training.pruning import WILCOXON_LEAST
 IMPORT, TRIED = 60.0, 200
 
 
-def check(problem: Prospect) -> None:
-    """Find the user's mistakes in data, space and recipe before the long work, not after it."""
+def check(problem: Prospect, stages: Collection[str] = ()) -> None:
+    """Find the user's mistakes in data, space and recipe before the long work, not after it.
+
+    stages: that are to be done.
+    """
+    if "rank" in stages:
+        check_enough(problem)
     check_own_scores(problem)
     for signal in plan_of(problem.config).signals:
         if isinstance(signal.source, SmallSet):
@@ -77,6 +84,22 @@ def check_sample(config: RunConfig) -> None:
             [
                 f"the sample is of {config.sample} architectures, but a ranking needs at least {LEAST}; "
                 f"give {'--truth' if config.truth < LEAST else '--judge'} {LEAST} or more"
+            ]
+        )
+
+
+def check_enough(problem: Prospect) -> None:
+    """Raise ConfigError for too few architectures to be ranked."""
+    config, space = problem.config, problem.space
+    there = sum(1 for _ in islice(space.sample(config.seed), LEAST))
+    if there < LEAST:
+        within = limits_text(config.max_params, config.max_flops)
+        of = "in the truth table" if problem.table is not None else f"in the space {space.name!r}"
+        more = "raise it" if within else "give a larger table" if problem.table is not None else "give it more choices"
+        raise ConfigError(
+            [
+                f"a ranking needs at least {LEAST} architectures, but there are {there} {of}"
+                f"{within and ' '}{within}; {more}"
             ]
         )
 

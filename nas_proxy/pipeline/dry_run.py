@@ -89,7 +89,7 @@ def estimate_run(
     if not overwrite:
         check_same(run)
     prospect = open_prospect(run.config, progress)
-    check(prospect)
+    check(prospect, stages)
     run, prospect, plan, speeds = planned(run, prospect, stages, progress, overwrite=overwrite)
     found = foresee(run, prospect, stages, progress, overwrite=overwrite, speeds=speeds)
     return found if plan is None else replace(found, plan=plan)
