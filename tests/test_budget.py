@@ -69,6 +69,13 @@ def test_a_small_space_is_not_planned_beyond_its_size():
     assert (plan.trials, plan.truth) == (40, 40)
 
 
+def test_a_plan_makes_room_for_what_is_enqueued():
+    config = RunConfig(budget="1h", enqueue=("width=1",) * 100)
+    plan = plan_for(config, takes, 40)
+    assert plan.trials == plan.judge + 100
+    assert takes(plan.settings(config)).everything <= 3600
+
+
 def test_a_budget_has_no_steps_for_images_that_are_chosen():
     config = RunConfig(budget="2h", condense=Condensation(method="patches", steps=1000))
     plan = plan_for(config, takes, None)

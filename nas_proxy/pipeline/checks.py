@@ -148,7 +148,7 @@ def check_recipe(problem: Prospect, recipe: Condensation) -> None:
 
 def check_proposals(problem: Prospect) -> None:
     """Find the mistakes in how architectures are proposed."""
-    config, enqueued = problem.config, problem.enqueued
+    config = problem.config
     if config.pruner == "wilcoxon" and config.seeds < 2:
         raise ConfigError(
             [
@@ -159,13 +159,21 @@ def check_proposals(problem: Prospect) -> None:
     check_objectives(config)
     if config.sampler == "grid":
         grid(problem.space)
+    if config.budget is None:  # whose plan makes room
+        check_room(problem)
+
+
+def check_room(problem: Prospect) -> None:
+    """Raise ConfigError for more architectures to be proposed first than there are to be proposals."""
+    config, enqueued = problem.config, problem.enqueued
     room = max(0, config.trials - config.sample)
     if len(enqueued) > room:
+        of = f"--trials {config.trials}" if config.budget is None else f"the plan of --budget {config.budget}"
+        more = f"--trials {config.sample + len(enqueued)} or more" if config.budget is None else "a larger --budget"
         raise ConfigError(
             [
-                f"--enqueue names {len(enqueued)} architectures, but --trials {config.trials} leaves room for "
-                f"{room} beside the sample of {config.sample} (--judge); give --trials "
-                f"{config.sample + len(enqueued)} or more"
+                f"--enqueue names {len(enqueued)} architectures, but {of} leaves room for {room} beside the sample of "
+                f"{config.sample} (--judge); give {more}"
             ]
         )
 
