@@ -287,3 +287,14 @@ def test_an_opening_is_as_long_as_it_is_to_be_in_a_small_pool():
     small = replace(features, **{name: getattr(features, name)[:24] for name in ("vote", "signals", "encoding")})
     plan = Plan(opening=(5, 4, 0))
     assert len(next_actions(small, Observed(), plan, 0, 0)) == 9
+
+
+@pytest.mark.parametrize("costs", [None, np.linspace(1, 2, len(CHOICES))[:, None]])
+def test_a_round_larger_than_the_shortlist_has_as_many_as_are_wanted(monkeypatch, costs):
+    features, cheap, full = pool()
+    monkeypatch.setattr(acquisition, "SHORTLIST", 20)
+    observed = Observed({i: float(cheap[i]) for i in range(12)}, {i: float(full[i]) for i in range(6)})
+    for size in (20, 21, 200):
+        plan = Plan(before_full=0, cheap_a_round=0, full_a_round=size, uniform=0.0)
+        chosen = [action.index for action in next_actions(features, observed, plan, 0, 1, costs)]
+        assert len(set(chosen) - set(observed.full)) == len(chosen) == size

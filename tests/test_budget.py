@@ -69,6 +69,13 @@ def test_a_small_space_is_not_planned_beyond_its_size():
     assert (plan.trials, plan.truth) == (40, 40)
 
 
+def test_a_plan_makes_room_for_what_is_enqueued():
+    config = RunConfig(budget="1h", enqueue=("width=1",) * 100)
+    plan = plan_for(config, takes, 40)
+    assert plan.trials == plan.judge + 100
+    assert takes(plan.settings(config)).everything <= 3600
+
+
 def test_a_budget_has_no_steps_for_images_that_are_chosen():
     config = RunConfig(budget="2h", condense=Condensation(method="patches", steps=1000))
     plan = plan_for(config, takes, None)
@@ -220,6 +227,7 @@ def test_a_training_takes_a_tenth_of_the_budget_at_most():
     assert affordable(config, counts, speeds, sample, 19.0, 500) is None
     assert affordable(config, counts, speeds, sample, 12.8, 500) == 700
     assert affordable(config, counts, speeds, sample, 1.0, 500) == 500  # no fewer
+    assert affordable(config, counts, speeds, sample, 1.0, 544) == 544  # and not by rounding either
     # What was measured leaves out only what takes longer at the best rate that an architecture has.
     assert affordable(config, counts, replace(speeds, fastest=1e-6), sample, 9.0, 500) == 900
     assert affordable(config, counts, speeds, [], 1.0, 0) is None

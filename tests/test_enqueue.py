@@ -1,25 +1,31 @@
-"""Architectures that somebody wants to see trained first: files of them, and the mistakes in these."""
+"""Known architectures to begin with: entries of a file in, architectures or a sentence out."""
 
 import json
 
 import pytest
+from torch import nn
 
-from nas_proxy import Space
+from nas_proxy import Branch, Choice, Space
 from nas_proxy.data.images import DataShape
 from nas_proxy.errors import ConfigError
+from nas_proxy.ranking.truth_table import KnownPart
+from nas_proxy.spaces.choices import All
 from nas_proxy.spaces.function_space import FunctionSpace
+from nas_proxy.spaces.limits import Limited
+from nas_proxy.spaces.measured import Size
 from nas_proxy.strategy.enqueue import architectures, read_entries
-from proposals import propose
-from test_samplers import SPACE, nothing
 
 
-def test_known_architectures_come_first():
-    first = [{"depth": 3, "block": "mlp", "dropout": 0.2, "act": None}, {"depth": 1, "block": "mlp", "dropout": 0.0}]
-    first[1]["act"] = "relu"
-    assert propose(SPACE, [], set(), 0, "tpe", first) == first[0]
-    assert propose(SPACE, [], {SPACE.key(first[0])}, 0, "tpe", first) == first[1]
-    both = {SPACE.key(a) for a in first}
-    assert propose(SPACE, [], both, 0, "random", first) not in first
+def nothing(architecture, shape):
+    return nn.Identity()
+
+
+CHOICES = (
+    Choice("depth", (1, 2, 3))
+    & Branch("block", {"conv": Choice("kernel", (1, 3, 5)), "mlp": Choice("dropout", (0.0, 0.2))})
+    & Choice("act", ("relu", "tanh", None))
+)
+SPACE = Space("branched", CHOICES, nothing)
 
 
 def test_entries_of_a_file(tmp_path):
@@ -78,3 +84,49 @@ def test_a_wrong_file_gets_a_sentence(tmp_path):
         path.write_text(text)
         with pytest.raises(ConfigError, match=sentence):
             read_entries(path)
+
+
+def parts_of(space, allowed):
+    """The same part of a space, as a truth table and as limits leave it."""
+    keys = frozenset(space.key(a) for a in space.sample(0) if allowed(a))
+    measured = lambda a: Size(0, 0 if allowed(a) else 9)  # noqa: E731
+    return KnownPart(space, keys), Limited(space, flops=5, measured=measured), Limited(KnownPart(space, keys))
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_names_of_a_space_are_known_in_a_part_of_it(number):
+    space = Space("named", SPACE.choices, nothing, name_of=lambda a: f"{a['depth']}|{a['block']}")
+    part = parts_of(space, lambda a: a["depth"] == 2)[number]
+    assert [(a["depth"], a["block"]) for a in architectures(part, ["2|mlp", "2|conv"])] == [(2, "mlp"), (2, "conv")]
+    with pytest.raises(ConfigError, match=r"entry 1 \(3\|mlp\): the search space refuses it"):
+        architectures(part, ["3|mlp"])
+    with pytest.raises(ConfigError, match=r"'4\|mlp' is no choice"):
+        architectures(part, ["4|mlp"])
+
+
+def test_every_key_of_a_table_of_trials_is_an_entry():
+    options = ((16, 16), (32,), "a,b=1", "x=", None, 2.5, {"k": (1, 2)})
+    space = Space("odd", Choice("w", options) & Choice("b", (1, 2)), nothing)
+    every = [*space.sample(0)]
+    assert len(every) == 14
+    assert architectures(space, [space.key(a) for a in every]) == every
+    many = [Choice(name, tuple(range(10))) for name in "abcdef"]
+    large = Space("large", All((Choice("w", options[:2]), *many)), nothing)  # too many to be listed
+    assert architectures(large, ["a=7,w=(16, 16),b=1,c=1,d=1,e=1,f=1"])[0]["w"] == "(16, 16)"
+
+
+@pytest.mark.parametrize(
+    ("entry", "sentence"),
+    [
+        ('{"w":' * 100_000, "recursion"),
+        ('{"w":' + "[" * 500 + "]" * 500 + "}", "w is [[[[[[[...]]]]]]]; it must be between 2 and 8"),
+        ('{"w": 1e999}', "w is inf; it must be between 2 and 8"),
+        ('{"w": 1' + "0" * 400 + "}", "it must be between 2 and 8"),
+        ("w=1e999", "w is '1e999'; it must be between 2 and 8"),
+    ],
+)
+def test_values_beyond_all_bounds_get_a_sentence(entry, sentence):
+    space = FunctionSpace("f", lambda trial: trial.suggest_int("w", 2, 8), DataShape(1, 8, 8, 3))
+    with pytest.raises(ConfigError) as caught:
+        architectures(space, [entry])
+    assert sentence in caught.value.mistakes[0]

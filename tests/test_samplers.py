@@ -189,6 +189,15 @@ def test_a_grid_covers_the_space_evenly_from_the_start():
         grid(FunctionSpace("f", lambda trial: nn.Identity(), DataShape(1, 8, 8, 3)))
 
 
+def test_known_architectures_come_first():
+    first = [{"depth": 3, "block": "mlp", "dropout": 0.2, "act": None}, {"depth": 1, "block": "mlp", "dropout": 0.0}]
+    first[1]["act"] = "relu"
+    assert propose(SPACE, [], set(), 0, "tpe", first) == first[0]
+    assert propose(SPACE, [], {SPACE.key(first[0])}, 0, "tpe", first) == first[1]
+    both = {SPACE.key(a) for a in first}
+    assert propose(SPACE, [], both, 0, "random", first) not in first
+
+
 SETTINGS = {
     "trials": 10,
     "truth": 4,

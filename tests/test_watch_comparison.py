@@ -21,6 +21,9 @@ from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import RunFolderError
 from nas_proxy.runs.folder import RunFolder, claim, open_run
 from nas_proxy.runs.settings import write_config
+from nas_proxy.signals.score_file import KeptScore, ScoreFile
+from nas_proxy.signals.signal import plan_of
+from nas_proxy.signals.stored_names import score_name
 from nas_proxy.spaces.measured import Size
 from nas_proxy.storage.records import Candidate
 from nas_proxy.storage.trial_store import TrialStore
@@ -162,6 +165,27 @@ def test_full_training_and_what_cannot_be_computed(bench, tmp_path):
     assert "  Full training        ██··" in text
     assert "Failed, full training: 1\n  1 × E: no" in text
     assert "Failed, parameters: 1\n  1 × E: too large" in text
+
+
+def test_own_scores_are_counted_by_the_code_that_made_them_and_tables_are_there(bench, tmp_path):
+    folder, file = tmp_path / "own", tmp_path / "own.py"
+    folder.mkdir()
+    file.write_text("def grad(network, images):\n    return 1.0\n")
+    (tmp_path / "scores.csv").write_text("key,mine\na,1\n")
+    own = [f"{file}:grad", f"table:{tmp_path / 'scores.csv'}:mine"]
+    claim(RunFolder(folder, bench.settings(table=True, signals=["random", *own], draws=1)))
+    grad = next(signal for signal in plan_of(open_run(folder).config).computed if signal.name == "grad")
+    scores = ScoreFile(folder, {"data": "", "space": ""})
+    for key in "abcde":
+        failed = "E: no" if key == "a" else None
+        scores.add(KeptScore(score_name(grad), key, None if failed else 1.0, 0.1, failed))
+    assert looked(folder)["grad"] == (None, None, 5, 5, True)
+    assert looked(folder)["mine"] == (None, None, 5, 5, True)
+    assert Watcher(folder).look().failures == {"grad": {"E: no": 1}}
+    file.write_text("def grad(network, images):\n    return 2.0\n")
+    assert looked(folder)["grad"] == (None, None, 0, 5, False)  # is computed anew
+    file.unlink()  # as of a folder that was moved to another machine
+    assert looked(folder)["grad"] == (None, None, 5, 5, True)
 
 
 def test_a_table_of_less_is_not_the_table(finished, bench, tmp_path):

@@ -13,9 +13,9 @@ from nas_proxy.names import TRUTH
 from nas_proxy.ranking.believed import read_order
 from nas_proxy.runs.folder import RunFolder
 from nas_proxy.runs.heartbeat import Command
-from nas_proxy.signals.score_file import ScoreFile
-from nas_proxy.signals.signal import Plan, plan_of
-from nas_proxy.signals.stored_names import study_of
+from nas_proxy.signals.score_file import KeptScore, ScoreFile
+from nas_proxy.signals.signal import Plan, Signal, plan_of
+from nas_proxy.signals.stored_names import is_looked_up, score_name, study_of
 from nas_proxy.storage.location import Location, study_name
 from nas_proxy.storage.records import LATENCY, Record, finished
 
@@ -70,12 +70,26 @@ class Look:
 
     @cached_property
     def computed(self) -> Mapping[str, Sequence[str | None]]:
-        """The reason of failure, or None, of each score of the sample that is computed, by signal."""
+        """The reason of failure, or None, of each score of the sample that is computed, by signal.
+
+        What is looked up in a table of the user's is there from the beginning.
+        """
         kept, sample = ScoreFile(self.run.path), set(self.sample)
-        found = {signal.name: kept.of(signal.name).values() for signal in self.plan.computed}
+        computed = [signal for signal in self.plan.computed if not is_looked_up(signal)]
+        found = {signal.name: _kept(kept, signal).values() for signal in computed}
         # Where nothing is trained, those of the sample come first; an earlier comparison may have had a larger one.
         of = {name: [s for s in scores if not sample or s.key in sample] for name, scores in found.items()}
-        return {name: [score.reason for score in scores][: self.run.config.sample] for name, scores in of.items()}
+        size = self.run.config.sample
+        tables = {signal.name: [None] * size for signal in self.plan.computed if is_looked_up(signal)}
+        return tables | {name: [score.reason for score in scores][:size] for name, scores in of.items()}
+
+
+def _kept(kept: ScoreFile, signal: Signal) -> Mapping[str, KeptScore]:
+    """Return the scores by a signal; those by a function whose file is not here any more as they were last computed."""
+    try:
+        return kept.of(score_name(signal))
+    except OSError:
+        return kept.last_of(signal.name)
 
 
 def study_names(run: RunFolder, place: Location) -> dict[str, str]:

@@ -116,7 +116,7 @@ def plan_for(
         judge = max(min(truth, max(LEAST, min(JUDGES, round(truth / 3)))), 0 if least is None else least.judge)
         judge = min(judge, truth)
         trials = max(judge, min(judge + 2 * (truth - judge), size or judge + 2 * (truth - judge)))
-        trials = max(trials, 0 if least is None else least.trials)
+        trials = max(trials, judge + len(config.enqueue), 0 if least is None else least.trials)
         seeds = replace(config, truth=truth, judge=judge).seeds_of_truth
         made = (recipe.real_batch, recipe.width, recipe.method, config.max_flops)
         return Plan(str(config.budget), recipe.steps, trials, truth, judge, 0.0, seeds, *made)

@@ -6,6 +6,7 @@ setting may be is told in `settings.py`.
 
 import functools
 import math
+from collections.abc import Collection
 from itertools import islice
 
 from nas_proxy.condensation.memory import check_divisible
@@ -19,6 +20,7 @@ from nas_proxy.runs.settings import RunConfig
 from nas_proxy.signals import own
 from nas_proxy.signals.signal import OwnScore, SmallSet, plan_of
 from nas_proxy.spaces.apart import Complaint, apart
+from nas_proxy.spaces.limits import limits_text
 from nas_proxy.spaces.objectives import ACCURACY
 from nas_proxy.strategy.samplers import grid
 from nas_proxy.training.pruning import WILCOXON_LEAST
@@ -27,8 +29,13 @@ from nas_proxy.training.pruning import WILCOXON_LEAST
 IMPORT, TRIED = 60.0, 200
 
 
-def check(problem: Prospect) -> None:
-    """Find the user's mistakes in data, space and recipe before the long work, not after it."""
+def check(problem: Prospect, stages: Collection[str] = ()) -> None:
+    """Find the user's mistakes in data, space and recipe before the long work, not after it.
+
+    stages: that are to be done.
+    """
+    if "rank" in stages:
+        check_enough(problem)
     check_own_scores(problem)
     for signal in plan_of(problem.config).signals:
         if isinstance(signal.source, SmallSet):
@@ -54,8 +61,12 @@ def check_own_scores(prospect: Prospect) -> None:
                 raise SpaceError(found.text if found.own else f"{path}, of --signals, cannot be imported: {found.text}")
             continue
         known, seed = own.looked_up(named), prospect.config.seed
-        drawn = [prospect.whole_space.key(a) for a in islice(prospect.whole_space.sample(seed), TRIED)]
-        if not any(key in known for key in drawn):
+        drawn = list[str]()
+        for architecture in islice(prospect.space.sample(seed), TRIED):  # each may have to be measured, for limits
+            drawn.append(prospect.space.key(architecture))
+            if drawn[-1] in known:
+                break
+        else:
             raise DataError(
                 f"the column {inner!r} of {path} has a number for none of {len(drawn)} architectures of the space; its "
                 f"keys look like {next(iter(known), 'nothing')!r}, those of the space like {drawn[0]!r}"
@@ -73,6 +84,22 @@ def check_sample(config: RunConfig) -> None:
             [
                 f"the sample is of {config.sample} architectures, but a ranking needs at least {LEAST}; "
                 f"give {'--truth' if config.truth < LEAST else '--judge'} {LEAST} or more"
+            ]
+        )
+
+
+def check_enough(problem: Prospect) -> None:
+    """Raise ConfigError for too few architectures to be ranked."""
+    config, space = problem.config, problem.space
+    there = sum(1 for _ in islice(space.sample(config.seed), LEAST))
+    if there < LEAST:
+        within = limits_text(config.max_params, config.max_flops)
+        of = "in the truth table" if problem.table is not None else f"in the space {space.name!r}"
+        more = "raise it" if within else "give a larger table" if problem.table is not None else "give it more choices"
+        raise ConfigError(
+            [
+                f"a ranking needs at least {LEAST} architectures, but there are {there} {of}"
+                f"{within and ' '}{within}; {more}"
             ]
         )
 
@@ -121,7 +148,7 @@ def check_recipe(problem: Prospect, recipe: Condensation) -> None:
 
 def check_proposals(problem: Prospect) -> None:
     """Find the mistakes in how architectures are proposed."""
-    config, enqueued = problem.config, problem.enqueued
+    config = problem.config
     if config.pruner == "wilcoxon" and config.seeds < 2:
         raise ConfigError(
             [
@@ -132,13 +159,21 @@ def check_proposals(problem: Prospect) -> None:
     check_objectives(config)
     if config.sampler == "grid":
         grid(problem.space)
+    if config.budget is None:  # whose plan makes room
+        check_room(problem)
+
+
+def check_room(problem: Prospect) -> None:
+    """Raise ConfigError for more architectures to be proposed first than there are to be proposals."""
+    config, enqueued = problem.config, problem.enqueued
     room = max(0, config.trials - config.sample)
     if len(enqueued) > room:
+        of = f"--trials {config.trials}" if config.budget is None else f"the plan of --budget {config.budget}"
+        more = f"--trials {config.sample + len(enqueued)} or more" if config.budget is None else "a larger --budget"
         raise ConfigError(
             [
-                f"--enqueue names {len(enqueued)} architectures, but --trials {config.trials} leaves room for "
-                f"{room} beside the sample of {config.sample} (--judge); give --trials "
-                f"{config.sample + len(enqueued)} or more"
+                f"--enqueue names {len(enqueued)} architectures, but {of} leaves room for {room} beside the sample of "
+                f"{config.sample} (--judge); give {more}"
             ]
         )
 

@@ -15,7 +15,7 @@ from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data.splits import Counts
 from nas_proxy.names import TRUTH
 from nas_proxy.pipeline.budget import PLANNED, Plan, Takes, kept_plan, plan_for, spent_in
-from nas_proxy.pipeline.checks import check
+from nas_proxy.pipeline.checks import check, check_room
 from nas_proxy.pipeline.forecast import Done, Estimate, Speeds, forecast
 from nas_proxy.pipeline.forecast_text import OPTIONS, first_sight, flags_of, told
 from nas_proxy.pipeline.problem import Prospect, open_prospect, within
@@ -89,7 +89,7 @@ def estimate_run(
     if not overwrite:
         check_same(run)
     prospect = open_prospect(run.config, progress)
-    check(prospect)
+    check(prospect, stages)
     run, prospect, plan, speeds = planned(run, prospect, stages, progress, overwrite=overwrite)
     found = foresee(run, prospect, stages, progress, overwrite=overwrite, speeds=speeds)
     return found if plan is None else replace(found, plan=plan)
@@ -111,9 +111,12 @@ def planned(
     """
     config = run.config
     if config.budget is None or not {"search", "truth"} <= set(stages):
+        if config.budget is not None and "search" in stages:
+            check_room(prospect)
         return run, prospect, None, None
     before = None if overwrite else kept_plan(run.path)
     if before is not None and seconds_of(before.budget) >= seconds_of(config.budget):
+        check_room(prospect)
         return run, prospect, before, None
     done = Done({}) if overwrite else done_in(run)
     spent = 0.0 if overwrite else spent_in(run.path)

@@ -249,7 +249,7 @@ class Run(notebook.Shown):
 
     @property
     def pick(self) -> dict[str, Any]:
-        """The architecture with the highest proxy score, its score and its truth."""
+        """The fully trained architecture of largest posterior mean, its score on the proxy and its truth."""
         picked: dict[str, Any] = self.ranking["pick"]
         return picked
 

@@ -152,7 +152,7 @@ def affordable(
     # Small networks take more than large ones for their FLOPs: by what the fastest takes no large one is wronged.
     rate = speeds.fastest or speeds.image.value / statistics.fmean(flops)
     most = max(seconds / (rate * passes), least)
-    return None if most >= max(flops) else _two_digits(most)
+    return None if most >= max(flops) else max(_two_digits(most), least)
 
 
 def _two_digits(value: float) -> int:

@@ -205,7 +205,7 @@ def run_all(
             check_same(run)
         start = time.monotonic()
         prospect = open_prospect(run.config, progress, space)
-        check(prospect)
+        check(prospect, names)
         run, prospect, plan, speeds = planned(run, prospect, names, progress, overwrite=overwrite)
         prospect = replace(prospect, config=run.config)
         announce(run, prospect, names, progress, overwrite=overwrite, speeds=speeds, plan=plan)

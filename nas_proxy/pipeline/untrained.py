@@ -17,6 +17,7 @@ from nas_proxy.signals.computed import Column
 from nas_proxy.signals.score_file import KeptScore, ScoreFile
 from nas_proxy.signals.score_job import AZ_NAS, Scored, ScoreJob
 from nas_proxy.signals.signal import OwnScore, Signal
+from nas_proxy.signals.stored_names import is_looked_up, score_name
 from nas_proxy.signals.zero_cost import IMAGES, NEED_IMAGES, Score
 from nas_proxy.spaces.space import Architecture
 from nas_proxy.training.jobs import Failure
@@ -40,7 +41,7 @@ def columns_of(work: Work, signals: Sequence[Signal], chosen: Mapping[str, Archi
     """
     kept = opened(work)
     for signal in in_order(signals, kept):
-        if not _is_table(signal):
+        if not is_looked_up(signal):
             _complete(work, signal, chosen, kept)
     return {signal.name: _column(work, signal, list(chosen), kept) for signal in signals}
 
@@ -66,29 +67,18 @@ def typical_seconds(signal: Signal, kept: ScoreFile) -> float:
 
     The first of each worker loads what it takes.
     """
-    known = [score.seconds for score in kept.of(_stored(signal)).values() if score.value is not None]
+    known = [score.seconds for score in kept.of(score_name(signal)).values() if score.value is not None]
     return statistics.median(known) if known else 0.0
 
 
 def seconds_of(signals: Sequence[Signal], kept: ScoreFile) -> float:
     """Return what all scores took that are kept."""
-    return sum(score.seconds for signal in signals for score in kept.of(_stored(signal)).values())
-
-
-def _is_table(signal: Signal) -> bool:
-    return isinstance(signal.source, OwnScore) and not own.is_function(signal.source.named)
-
-
-def _stored(signal: Signal) -> str:
-    """Return what scores are kept under: an own function's change with its file."""
-    if isinstance(signal.source, OwnScore) and own.is_function(signal.source.named):
-        return f"{signal.name}#{own.fingerprint(signal.source.named)}"
-    return signal.name
+    return sum(score.seconds for signal in signals for score in kept.of(score_name(signal)).values())
 
 
 def _complete(work: Work, signal: Signal, chosen: Mapping[str, Architecture], kept: ScoreFile) -> None:
     """Compute the scores that are missing."""
-    stored = _stored(signal)
+    stored = score_name(signal)
     there = kept.of(stored)
     missing = [key for key in chosen if key not in there or _lacks_traits(signal, there[key])]
     if not missing:
@@ -116,11 +106,11 @@ def _lacks_traits(signal: Signal, score: KeptScore) -> bool:
 
 
 def _column(work: Work, signal: Signal, keys: Sequence[str], kept: ScoreFile) -> Column:
-    if isinstance(signal.source, OwnScore) and _is_table(signal):
+    if isinstance(signal.source, OwnScore) and is_looked_up(signal):
         table = own.looked_up(signal.source.named)
         lacking = "the table has no number for it"
         return Column(tuple(Score(table.get(k, math.nan), 0.0, None if k in table else lacking) for k in keys))
-    there = kept.of(_stored(signal))
+    there = kept.of(score_name(signal))
     scores = [_score(there.get(key)) for key in keys]
     if signal.name == AZ_NAS:
         known = [i for i, key in enumerate(keys) if key in there and there[key].traits]

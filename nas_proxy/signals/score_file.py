@@ -55,6 +55,11 @@ class ScoreFile:
         """Return the scores by one signal, by key, in the order in which they came."""
         return self._known.get(signal, {})
 
+    def last_of(self, signal: str) -> Mapping[str, KeptScore]:
+        """Return the scores by an own function as its file was when it was last computed; see `score_name`."""
+        names = [name for name in self._known if name.partition("#")[0] == signal]
+        return self.of(names[-1]) if names else {}
+
     def add(self, score: KeptScore) -> None:
         """Keep a score."""
         scores = [score]

@@ -1,9 +1,13 @@
-"""What signals leave behind is called: the name of a study, the paths of the sets. No module of PyTorch's is needed."""
+"""What signals leave behind is called: the names of studies and scores, the paths of sets.
+
+No module of PyTorch's is needed.
+"""
 
 from pathlib import Path
 
 from nas_proxy.names import PROXY, TOTAL
-from nas_proxy.signals.signal import EqualCost, Plan, Signal
+from nas_proxy.signals import own
+from nas_proxy.signals.signal import EqualCost, OwnScore, Plan, Signal
 
 
 def set_path(folder: Path, name: str, draw: int) -> Path:
@@ -30,4 +34,19 @@ def study_of(plan: Plan, signal: Signal) -> str:
     """Return the name of a trained signal's study."""
     if isinstance(signal.source, EqualCost):
         return total_study(signal.source.target, plan.sharing)
+    return signal.name
+
+
+def is_looked_up(signal: Signal) -> bool:
+    """Return whether the scores are in a table of the user's, so that none are computed or kept."""
+    return isinstance(signal.source, OwnScore) and not own.is_function(signal.source.named)
+
+
+def score_name(signal: Signal) -> str:
+    """Return what a computed signal's scores are kept under: those of an own function change with its file.
+
+    Raises OSError where there is no such file.
+    """
+    if isinstance(signal.source, OwnScore) and own.is_function(signal.source.named):
+        return f"{signal.name}#{own.fingerprint(signal.source.named)}"
     return signal.name

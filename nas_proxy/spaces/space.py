@@ -78,6 +78,13 @@ class SearchSpace(Protocol):
         """Return a freshly initialised network (n, channels, height, width) -> logits (n, classes)."""
 
 
+def whole_of(space: SearchSpace) -> SearchSpace:
+    """Return the space that a part is of, as limits and truth tables leave parts; any other as it is."""
+    while (whole := getattr(space, "whole", None)) is not None:
+        space = whole
+    return space
+
+
 def default_key(architecture: Architecture) -> str:
     """Return "name=value,…" in the order of choice."""
     return ",".join(f"{name}={value}" for name, value in architecture.items())

@@ -239,6 +239,8 @@ def _batch(goal: _Goal, candidates: Indices, size: int) -> list[int]:
     best = goal.best(candidates, belief.mean)
     order = np.argsort(-expected_improvement(belief.mean, belief.std, best), kind="stable")[: max(SHORTLIST, size)]
     short, best = candidates[order], best[order]
+    if size > SHORTLIST:  # all of them, so there is nothing to choose
+        return [int(index) for index in short]
     mean, covariance = joint(goal.fitted, short)
     picked: list[int] = []
     while len(picked) < min(size, len(short)):

@@ -5,8 +5,11 @@ The file is a JSON list of architectures ({"depth": 3, "norm": "batch"}) or of k
 keep the entries themselves, as text, so that a run.toml repeats its run after the file has gone.
 """
 
+import functools
 import json
-from collections.abc import Mapping, Sequence
+import re
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,12 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.trial import FixedTrial
 
 from nas_proxy.errors import ConfigError, nearest
-from nas_proxy.spaces.space import Architecture, SearchSpace, Space
+from nas_proxy.spaces.space import ENUMERABLE, Architecture, SearchSpace, Space, whole_of
+
+# Shows a value, however long or deep.
+_SHOWN = reprlib.Repr()
+_SHOWN.maxstring = _SHOWN.maxother = 80
+REFUSED = "the search space refuses it"
 
 
 def read_entries(path: Path) -> tuple[str, ...]:
@@ -51,14 +59,11 @@ def _from_json(path: Path, text: str) -> list[str]:
 
 def architectures(space: SearchSpace, entries: Sequence[str]) -> list[Architecture]:
     """Return the architectures that the entries name. Raises ConfigError with a sentence for each that names none."""
-    names = _own_names(space)
+    by_key = functools.cache(lambda: _by_key(space))
     found: list[Architecture] = []
     mistakes: list[str] = []
     for number, entry in enumerate(entries, 1):
-        if entry in names:
-            found.append(names[entry])
-            continue
-        architecture, mistake = _read(space, entry)
+        architecture, mistake = _of_entry(space, entry, by_key)
         if architecture is None:
             mistakes.append(f"--enqueue, entry {number} ({entry[:80]}): {mistake}")
         else:
@@ -68,18 +73,41 @@ def architectures(space: SearchSpace, entries: Sequence[str]) -> list[Architectu
     return found
 
 
-def _own_names(space: SearchSpace) -> dict[str, Architecture]:
-    """Return the architectures of a countable space whose keys are names of its own, by key."""
-    if not isinstance(space, Space) or space.name_of is None or space.size is None:
+def _of_entry(
+    space: SearchSpace, entry: str, by_key: Callable[[], Mapping[str, Architecture]]
+) -> tuple[Architecture | None, str]:
+    """Return an entry's architecture, or None and what is wrong with it."""
+    mistake = ""
+    if not (_has_names(space) and entry in by_key()):
+        architecture, mistake = _read(space, entry)
+        if architecture is not None:
+            return architecture, ""
+    known = by_key().get(entry)  # a name, or a key that cannot be taken apart, as where an option has a comma and an =
+    if known is None:
+        return None, mistake
+    return (known, "") if space.suggest(FixedTrial(dict(known))) is not None else (None, REFUSED)
+
+
+def _has_names(space: SearchSpace) -> bool:
+    """Return whether the keys are names of the space's own."""
+    whole = whole_of(space)
+    return isinstance(whole, Space) and whole.name_of is not None
+
+
+def _by_key(space: SearchSpace) -> Mapping[str, Architecture]:
+    """Return all architectures of a space that can be counted, and of which this one may be a part, by key."""
+    whole = whole_of(space)
+    if not isinstance(whole, Space) or whole.choices.size > ENUMERABLE:
         return {}
-    return {space.key(architecture): architecture for architecture in space.sample(0)}
+    every = [*whole.sample(0)]
+    return dict(zip(whole.keys(every), every, strict=True))
 
 
 def _read(space: SearchSpace, entry: str) -> tuple[Architecture | None, str]:
-    """Return an entry's architecture, or None and what is wrong with it."""
+    """Return the architecture whose values an entry gives, or None and what is wrong with it."""
     try:
         given: Mapping[str, Any] = json.loads(entry) if entry.startswith("{") else _parts(entry)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return None, str(error)
     trial = _ReadingTrial(given, as_text=not entry.startswith("{"))
     try:
@@ -91,12 +119,13 @@ def _read(space: SearchSpace, entry: str) -> tuple[Architecture | None, str]:
     if unknown := [name for name in given if name not in trial.params]:
         return None, f"it sets {unknown[0]!r}{nearest(unknown[0], trial.params)}"
     if architecture is None:
-        return None, "the search space refuses it"
+        return None, REFUSED
     return architecture, ""
 
 
 def _parts(key: str) -> dict[str, str]:
-    parts = [part.partition("=") for part in key.split(",")]
+    # A comma that no name=value follows is part of an option, as in size=(16, 16).
+    parts = [part.partition("=") for part in re.split(r",(?=[^,=]*=)", key)]
     bare = [name for name, equals, _ in parts if not equals]
     if bare:
         raise ValueError(f"{bare[0]!r} is no choice; write name=value, with commas between")
@@ -123,8 +152,8 @@ class _ReadingTrial(FixedTrial):
             return self._wrong(f"it lacks {name!r}, which is {_allowed(distribution)}")
         try:
             self._params[name] = self._value(self._given[name], distribution)
-        except (ValueError, TypeError):
-            return self._wrong(f"{name} is {self._given[name]!r}; it must be {_allowed(distribution)}")
+        except (ValueError, TypeError, OverflowError):
+            return self._wrong(f"{name} is {_SHOWN.repr(self._given[name])}; it must be {_allowed(distribution)}")
         return super()._suggest(name, distribution)
 
     def _wrong(self, mistake: str) -> Any:

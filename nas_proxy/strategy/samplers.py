@@ -16,7 +16,7 @@ from optuna.trial import FixedTrial
 from nas_proxy.errors import ConfigError
 from nas_proxy.seeds import derive
 from nas_proxy.spaces.objectives import ACCURACY
-from nas_proxy.spaces.space import Architecture, SearchSpace, Space
+from nas_proxy.spaces.space import Architecture, SearchSpace, Space, whole_of
 from nas_proxy.storage.records import Record
 from nas_proxy.strategy.evolution import RegularisedEvolutionSampler
 from nas_proxy.strategy.studies import Draft, Elite, Results, Youngest
@@ -155,9 +155,7 @@ def grid(space: SearchSpace) -> Iterator[Architecture]:
 
     Outcome numbers advance by a step near the golden section of their count (an additive recurrence), coprime to it.
     """
-    whole: object = space
-    while hasattr(whole, "whole"):  # a part of a space, as a truth table leaves it
-        whole = whole.whole
+    whole = whole_of(space)
     if not isinstance(whole, Space):
         raise ConfigError(
             [
