@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas_proxy.data.decoding import Encoded, Frame, pixels
+from nas_proxy.data.decoding import Encoded
 from nas_proxy.data.folders import decoded
+from nas_proxy.data.frame import Frame, pixels
 from nas_proxy.data.listing import PARTS, shown
 from nas_proxy.data.store import Progress, Say
 from nas_proxy.data.tables import LABELS
@@ -93,7 +94,8 @@ def open_hugging_face(
         for part, split in splits.items()
     }
     frame = Frame(images["train"], image_size, say)
-    return classes, {part: HuggingFacePart(images[part], codes[part], frame) for part in splits}
+    own = {part: frame if part == "train" else Frame(images[part], image_size, say, frame) for part in splits}
+    return classes, {part: HuggingFacePart(images[part], codes[part], own[part]) for part in splits}
 
 
 def _library(place: str) -> Any:

@@ -18,8 +18,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nas_proxy.data.decoding import SUFFIXES, Frame
+from nas_proxy.data.decoding import SUFFIXES
 from nas_proxy.data.folders import Files, FolderPart
+from nas_proxy.data.frame import Frame
 from nas_proxy.data.listing import PARTS, shown
 from nas_proxy.data.store import Say
 from nas_proxy.errors import DataError, nearest
@@ -71,7 +72,8 @@ def open_table(
         digest = hashlib.sha256(f"{path.resolve()} {part} {image_size}".encode()).hexdigest()[:16]
         place = cache / "folders" / f"{path.stem}-{digest}"
         name = f"{path}, {part}" if len(of_part) > 1 else str(path)
-        parts[part] = FolderPart(name, files, tuple(number[label] for label in labels), frame, place, say)
+        own = frame if part == "train" else Frame(files, image_size, say, frame)
+        parts[part] = FolderPart(name, files, tuple(number[label] for label in labels), own, place, say)
     return Listed(classes, parts, None if group is None else _groups(path, of_part, group, say))
 
 
