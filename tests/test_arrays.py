@@ -157,12 +157,91 @@ def test_labels_need_not_count_from_zero(tmp_path, labels, classes):
 
 
 def test_reading_train_opens_no_array_of_test(tmp_path):
-    path = npz(tmp_path, train_images=images(), train_labels=LABELS, test_images=np.array([{}]), test_labels=LABELS)
+    path = npz(tmp_path, train_images=images(), train_labels=LABELS, test_images=images(5)[:4], test_labels=LABELS)
+    whole = path.read_bytes()
+    place = whole.index(images(5)[:4].tobytes())
+    path.write_bytes(whole[:place] + bytes(100) + whole[place + 100 :])
     source = open_source(f"npz:{path}")
     assert len(source.read("train")[0]) == 4
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match=r"test_images of .* cannot be read"):
         source.read("test")
-    assert str(caught.value) == f"test_images of {path} holds Python objects; save it as a plain array"
+
+
+TEST_PARTS = {
+    "size": (images(4, 9), "test_images of {path} are 1×9×9 (channels×height×width) but those of train are 1×28×28"),
+    "channels": (
+        np.zeros((4, 28, 28, 3), np.uint8),
+        "test_images of {path} are 3×28×28 (channels×height×width) but those of train are 1×28×28",
+    ),
+    "count": (images(5), "test_images of {path} has 5 images but 4 labels; each image needs one"),
+    "type": (images() > 9, "test_images of {path} has values of type bool; expected uint8, or floats in 0..1"),
+    "objects": (np.array([{}]), "test_images of {path} holds Python objects; save it as a plain array"),
+    "shape": (np.zeros((4, 784)), "test_images of {path} has the shape 4×784; expected n×h×w, n×h×w×c or n×c×h×w"),
+}
+
+
+@pytest.mark.parametrize(("test", "expected"), TEST_PARTS.values(), ids=TEST_PARTS)
+def test_what_is_wrong_with_test_images_is_told_when_the_file_is_opened(tmp_path, test, expected):
+    path = npz(tmp_path, train_images=images(), train_labels=LABELS, test_images=test, test_labels=LABELS)
+    with pytest.raises(DataError) as caught:
+        open_source(f"npz:{path}")
+    assert str(caught.value).startswith(expected.format(path=path))
+
+
+def test_parts_of_several_sizes_that_are_resized_need_the_same_channels(tmp_path):
+    parts = {"train_images": images(), "train_labels": LABELS, "test_labels": LABELS}
+    path = npz(tmp_path, **parts, test_images=images(4, 9))
+    assert open_source(f"npz:{path}", image_size=8).read("test")[0].shape == (4, 1, 8, 8)
+    path = npz(tmp_path, **parts, test_images=np.zeros((4, 9, 9, 3), np.uint8))
+    with pytest.raises(DataError, match=r"test_images of .* are 3 channels but those of train are 1"):
+        open_source(f"npz:{path}", image_size=8)
+
+
+KINDS = {"int64": images().astype(np.int64), "uint8": images(), "uint16": images() * np.uint16(257)}
+KINDS |= {"float": images() / 255}
+
+
+@pytest.mark.parametrize("train", KINDS)
+@pytest.mark.parametrize("test", KINDS)
+def test_parts_of_different_types_keep_their_pixels(tmp_path, train, test):
+    parts = {"train_images": KINDS[train], "train_labels": LABELS, "test_images": KINDS[test], "test_labels": LABELS}
+    path = npz(tmp_path, **parts)
+    if {train, test} == {"int64", "uint16"}:
+        with pytest.raises(
+            DataError, match=r"test_images of .* goes up to \d+ but train_images to \d+; save all parts"
+        ):
+            open_source(f"npz:{path}")
+    else:
+        source = open_source(f"npz:{path}")
+        for part in ("train", "test"):
+            assert np.array_equal(source.read(part)[0][:, 0], images())
+
+
+NAMES = [
+    ("images", "labels", "test_images", "test_labels", "validation_images", "validation_labels"),
+    ("X_train", "y_train", "X_test", "y_test", "X_valid", "y_valid"),
+    ("Train_Images", "Train_Labels", "x_testing", "y_testing", "x_val", "y_val"),
+]
+
+
+@pytest.mark.parametrize("names", NAMES)
+def test_parts_are_known_by_their_usual_names_in_any_case(tmp_path, names):
+    stored = (images(4), LABELS, images(2), LABELS[:2], images(3), LABELS[:3])
+    source = open_source(f"npz:{npz(tmp_path, **dict(zip(names, stored, strict=True)))}")
+    assert [len(source.read(part)[0]) for part in ("train", "test", "validation")] == [4, 2, 3]
+
+
+def test_arrays_that_are_not_used_are_told(tmp_path):
+    said = []
+    path = npz(tmp_path, images=images(), labels=LABELS, extra_images=images(2), weights=LABELS)
+    open_source(f"npz:{path}", say=said.append)
+    assert said == [
+        f"{path} has arrays that are not used: extra_images; known parts: train, training, test, testing, val, valid, "
+        "validation"
+    ]
+    npz(tmp_path, x_train=images(), X_TRAIN=images(), y_train=LABELS)
+    with pytest.raises(DataError, match="has two arrays of one name"):
+        open_source(f"npz:{path}")
 
 
 def test_files_that_cannot_be_used(tmp_path):

@@ -297,6 +297,18 @@ def test_layouts_that_cannot_be_used(tmp_path):
     )
 
 
+def test_folders_that_lie_a_level_too_deep(tmp_path):
+    for part in ("training_set", "test_set"):
+        save(tmp_path / "cats" / part / "a" / "1.png")
+    assert message(tmp_path / "cats").startswith(
+        f"every folder of {tmp_path / 'cats'} (test_set, training_set) holds folders, and none is called train; "
+        "if they are parts, call them train, test and val"
+    )
+    assert message(tmp_path) == (
+        f"{tmp_path} holds the folder 'cats' alone, and that holds folders; give folder:{tmp_path / 'cats'}"
+    )
+
+
 def test_parts_that_cannot_be_used(tmp_path):
     save(tmp_path / "train" / "a" / "1.png")
     save(tmp_path / "train" / "b" / "1.png")

@@ -1,5 +1,7 @@
 """Images listed in a CSV file, groups that stay together, and what is recognised without its prefix."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from PIL import Image
 from nas_proxy.cli.options import given
 from nas_proxy.data.catalogue import recognised
 from nas_proxy.data.groups import grouped
+from nas_proxy.data.hugging_face import _classes
 from nas_proxy.data.sources import open_source
 from nas_proxy.data.splits import development, held_out_test, split
 from nas_proxy.errors import ConfigError, DataError
@@ -73,7 +76,47 @@ MISTAKES = {
     "path,label,split\nphotos/0.png,a,train\nphotos/1.png,b,spare": "row 3 of .* is of the part 'spare'; known: train",
     "path,label,split\nphotos/0.png,a,test\nphotos/1.png,b,test": "has no rows of the part train; it has test",
     "path,path,label\nphotos/0.png,a,b": "has two columns of one name",
+    "path,label\nphotos/0.png,1\nphotos/1.png,2.5": "labels with fractions, such as 2.5; regression is not",
+    "path,label\nphotos/0.png,1\nphotos/1.png,nan": "has the label 'nan' for 1.png, which is none",
+    "path;label\nphotos/0.png;a\nphotos/1.png;(0, 1)": r"has the label '\(0, 1\)' for 1.png, .*; multi-label",
+    "path,label\nphotos/0.png,a\nphotos/0.png,b": r"lists .*0\.png with the labels 'a' and 'b'; multi-label",
+    "path,label\nphotos/0.png,a\nphotos/1.png,b\nphotos/../photos/1.png,b": "has 1 row of images that it lists before",
+    "path,label,split\nphotos/0.png,a,train\nphotos/1.png,b,train\nphotos/1.png,b,test": "in train and in test; keep",
 }
+
+
+def test_a_label_of_several_labels_is_refused_and_one_with_a_comma_is_not(tmp_path):
+    rows = ["path;label", "photos/0.png;cat", "photos/1.png;dog", "photos/2.png;cat, dog"]
+    with pytest.raises(DataError, match=r"has the label 'cat, dog' for 2\.png, which looks like several"):
+        open_source(f"csv:{table(tmp_path, chr(10).join(rows))}")
+    rows[3] = "photos/2.png;tench, Tinca tinca"
+    assert open_source(f"csv:{table(tmp_path, chr(10).join(rows))}").classes == ("cat", "dog", "tench, Tinca tinca")
+
+
+def test_images_that_count_twice_in_a_part_of_their_own_are_told(tmp_path):
+    parts = ["train", "train", "test", "val", "train"]
+    rows = [f"photos/{n % 4}.png,{'ab'[n % 2]},{part}" for n, part in enumerate(parts)]
+    said = []
+    path = table(tmp_path, chr(10).join(["path,label,split", *rows]))
+    assert len(open_source(f"csv:{path}", say=said.append).labels("train")) == 3
+    assert said[0].endswith("0.png; they count again")
+
+
+def test_the_order_of_classes_is_one_with_a_label_that_is_called_nan(tmp_path):
+    names = ["3", "nan", "x", "1", "2"]
+    for order in (names, names[::-1], sorted(names)):
+        rows = [f"photos/{n}.png,{name}" for n, name in enumerate(order)]
+        assert open_source(f"csv:{table(tmp_path, chr(10).join(['path,label', *rows]))}").classes == (
+            *("1", "2", "3", "nan", "x"),
+        )
+
+
+def test_images_without_a_group_are_told(tmp_path):
+    rows = [f"{row},{n if n < 6 else ''}" for n, row in enumerate(ROWS)]
+    said = []
+    path = table(tmp_path, chr(10).join(["path,label,patient", *rows]))
+    open_source(f"csv:{path}:group=patient", say=said.append)
+    assert said == [f"2 train images of {path} have no patient; they count as one group"]
 
 
 @pytest.mark.parametrize(("text", "message"), MISTAKES.items())
@@ -112,6 +155,40 @@ def test_groups_that_are_too_few_and_columns_that_are_absent_are_told(tmp_path):
         open_source(f"csv:{path}:group=labels")
 
 
+def made_up_groups(seed):
+    """Return labels and groups of a small set: 6 to 9 groups, each of 1 to 3 of 4 classes."""
+    rng = np.random.default_rng(seed)
+    pairs = [(c, g) for g in range(rng.integers(6, 10)) for c in rng.choice(4, rng.integers(1, 4), replace=False)]
+    pairs = [pair for pair in pairs for _ in range(rng.integers(1, 6))]
+    labels, groups = torch.tensor(pairs).T
+    return labels, torch.unique(groups, return_inverse=True)[1]
+
+
+def can_be_split(labels, groups):
+    holds = [frozenset(labels[groups == group].tolist()) for group in range(int(groups.max()) + 1)]
+    states = {(frozenset(),) * 3}
+    for held in holds:
+        states = {(*s[:part], s[part] | held, *s[part + 1 :]) for s in states for part in range(3)}
+    return (frozenset(range(4)),) * 3 in states
+
+
+def test_groups_that_can_be_split_are_split():
+    shares, split_ones = {"train": 0.4, "validation": 0.2, "test": 0.4}, 0
+    for seed in range(60):
+        labels, groups = made_up_groups(seed)
+        if len(torch.unique(labels)) < 4:
+            continue
+        if not can_be_split(labels, groups):
+            with pytest.raises(DataError, match=r"too few for one in each of|no split was found"):
+                grouped(labels, tuple("abcd"), groups, shares, 0)
+            continue
+        found, split_ones = grouped(labels, tuple("abcd"), groups, shares, 0), split_ones + 1
+        assert all(len(torch.unique(labels[index])) == 4 for index in found.values())
+        sides = [set(groups[index].tolist()) for index in found.values()]
+        assert sum(map(len, sides)) == len(set().union(*sides))
+    assert split_ones > 20
+
+
 def test_a_group_in_train_and_in_test_is_told(tmp_path):
     rows = [f"{row},{'test' if n > 5 else 'train'},{n % 3}" for n, row in enumerate(ROWS)]
     said = []
@@ -128,6 +205,12 @@ def test_the_option_that_names_the_groups(tmp_path):
     for name in ("digits", None):
         with pytest.raises(ConfigError, match="--group-column names a column of a csv file"):
             given({"dataset": name, "group_column": "patient"})
+
+
+def test_a_file_with_a_column_of_groups_needs_no_prefix(tmp_path):
+    rows = [f"{row},{n}" for n, row in enumerate(ROWS)]
+    path = table(tmp_path, chr(10).join(["path,label,patient", *rows]))
+    assert open_source(f"{path}:group=patient").groups.tolist() == list(range(8))
 
 
 def test_what_is_given_without_its_prefix_is_recognised(tmp_path):
@@ -153,6 +236,27 @@ def test_a_data_set_of_hugging_faces_library(tmp_path):
     assert source.classes == ("cat", "dog")
     assert source.read("train", torch.tensor([3, 1]))[0][:, 0, 0, 0].tolist() == [30, 10]
     assert source.read("test")[1].tolist() == [0, 1]
+
+
+FOREIGN = {
+    "unlabelled": ([0, 1, -1], ["a", "b"], "has 1 images in train without one of its 2 classes, the first row 2 with"),
+    "beyond": ([0, 1, 2], ["a", "b"], "has 1 images in train without one of its 2 classes, the first row 2 with"),
+    "empty": (["a", "b", " "], None, "has no label for row 2 of train; give every image one"),
+    "several": (["a", "b", "a|b"], None, r"has the label 'a\|b' for row 2 of train, which looks like several"),
+    "one name": ([0, 1, 0], ["e\u0301", "\u00e9"], "has two classes of the name '\u00e9'"),
+}
+
+
+@pytest.mark.parametrize(("labels", "names", "expected"), FOREIGN.values(), ids=FOREIGN)
+def test_labels_of_hugging_faces_library_that_are_no_classes(labels, names, expected):
+    with pytest.raises(DataError, match=expected):
+        _classes("x", SimpleNamespace(names=names), {"train": np.array(labels)})
+
+
+def test_labels_of_hugging_faces_library_in_two_forms_of_unicode_are_one_class():
+    names, codes = _classes("x", SimpleNamespace(), {"train": np.array(["e\u0301", "a", "\u00e9"])})
+    assert names == ("a", "\u00e9")
+    assert codes["train"].tolist() == [1, 0, 1]
 
 
 def test_the_library_that_is_absent_is_named(tmp_path, monkeypatch):

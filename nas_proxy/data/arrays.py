@@ -1,16 +1,11 @@
-"""Images in arrays: npz files, and the checks that every array goes through.
+"""Images in arrays, and the checks that every array goes through.
 
-In: an npz file, or two functions that load labels and images.
-Out: the class names and, for each part that the file has, an `ArrayPart`.
-Guarantees: pickled objects are never loaded; opening reads labels, never images; a part loads its own arrays
-only; every image leaves as uint8, channels first.
+In: two functions that load labels and images. Out: an `ArrayPart`. Guarantees: a part loads its own arrays only; every
+image leaves as uint8, channels first.
 """
 
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import torch
@@ -18,17 +13,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from nas_proxy.data.levels import ROUNDING, Levels, levels_of
-from nas_proxy.data.listing import shown
-from nas_proxy.data.store import Progress, Say
+from nas_proxy.data.store import Progress
 from nas_proxy.errors import DataError
 
-_DAMAGED = (OSError, ValueError, EOFError, BadZipFile, zlib.error)
-_NAMINGS = (
-    {"train": ("train_images", "train_labels"), "test": ("test_images", "test_labels")}
-    | {"validation": ("val_images", "val_labels")},
-    {"train": ("x_train", "y_train"), "test": ("x_test", "y_test"), "validation": ("x_val", "y_val")},
-    {"train": ("images", "labels")},
-)
 _CHUNK = 1024
 _CHANNELS = (1, 3, 4)
 
@@ -70,18 +57,26 @@ def as_raw(images: np.ndarray, name: str, levels: Levels | None = None) -> Tenso
     white); whole numbers from 0, or floats in 0..1. levels: which values are black and white in the whole set; those
     of these images if not given. Raises DataError for anything else.
     """
+    _, channels_last = layout(images.shape, name)
     if images.ndim == 3:
         images = images[:, None]
-    elif images.ndim == 4 and _channels_last(images.shape, name):
+    elif channels_last:
         images = images.transpose(0, 3, 1, 2)
-    if images.ndim != 4 or images.shape[1] not in _CHANNELS or 0 in images.shape[2:]:
-        raise DataError(
-            f"{name} has the shape {'×'.join(map(str, images.shape))}; "
-            "expected n×h×w, n×h×w×c or n×c×h×w with 1, 3 or 4 channels"
-        )
     found = levels_in(images, name)
     raw = torch.from_numpy(np.ascontiguousarray(_eight_bit(images, levels or found)))
     return _on_white(raw) if raw.shape[1] == 4 else raw
+
+
+def layout(shape: tuple[int, ...], name: str) -> tuple[tuple[int, int, int], bool]:
+    """Return channels, height and width of images of this shape, and whether channels come last.
+
+    Raises DataError for what is no shape of images.
+    """
+    last = len(shape) == 4 and _channels_last(shape, name)
+    channels, *size = (shape[3], *shape[1:3]) if last else (shape[1:] if len(shape) == 4 else (1, *shape[1:]))
+    if len(shape) not in {3, 4} or channels not in _CHANNELS or 0 in size:
+        raise DataError(f"{name} has the shape {by(shape)}; expected n×h×w, n×h×w×c or n×c×h×w with 1, 3 or 4 channels")
+    return (channels, size[0], size[1]), last
 
 
 def _channels_last(shape: tuple[int, ...], name: str) -> bool:
@@ -92,7 +87,7 @@ def _channels_last(shape: tuple[int, ...], name: str) -> bool:
     if (first == middle) != (middle == last):
         return first == middle
     raise DataError(
-        f"{name} has the shape {'×'.join(map(str, shape))}, whose channels may come first or last; "
+        f"{name} has the shape {by(shape)}, whose channels may come first or last; "
         "give grey images as n×h×w, or images of 5 pixels or more"
     )
 
@@ -101,8 +96,7 @@ def levels_in(images: np.ndarray, name: str) -> Levels:
     """Return which values are black and white in an array. Raises DataError for values that are no pixels."""
     if images.dtype == np.uint8 or not images.size:
         return Levels(0, 255)
-    if images.dtype.kind not in "iuf":
-        raise DataError(f"{name} has values of type {images.dtype}; expected uint8, or floats in 0..1")
+    check_type(images.dtype, name)
     low, high = images.min(), images.max()
     floats = images.dtype.kind == "f"
     allowed = (-ROUNDING, 1 + ROUNDING) if floats else (0, np.iinfo(np.uint16).max)
@@ -111,6 +105,14 @@ def levels_in(images: np.ndarray, name: str) -> Levels:
             f"{name} has values of type {images.dtype} from {low:g} to {high:g}; expected uint8, or floats in 0..1"
         )
     return levels_of(float(low), float(high), floats=floats)
+
+
+def check_type(kind: np.dtype, name: str) -> None:
+    """Raise DataError for a type that is not one of pixels."""
+    if kind.kind == "O":
+        raise DataError(f"{name} holds Python objects; save it as a plain array")
+    if kind.kind not in "iuf":
+        raise DataError(f"{name} has values of type {kind}; expected uint8, or floats in 0..1")
 
 
 def _eight_bit(images: np.ndarray, levels: Levels) -> np.ndarray:
@@ -149,122 +151,6 @@ def resized(images: Tensor, size: int) -> Tensor:
     return out
 
 
-def open_npz(
-    path: Path, image_size: int | None, say: Say = lambda text: None
-) -> tuple[tuple[str, ...], Mapping[str, ArrayPart]]:
-    """Return the class names and the parts. Raises DataError for a file that cannot be used.
-
-    Of images that are not uint8 already the values of all parts are looked at, so that no NaN ends the work later.
-    """
-    names = _array_names(path)
-    naming = next((n for n in _NAMINGS if n["train"][0] in names), None)
-    if naming is None:
-        raise DataError(
-            f"{path} has the arrays {', '.join(names) or 'none'}; expected images and labels, or "
-            "train_images, train_labels, test_images and test_labels, or x_train, y_train, x_test and y_test"
-        )
-    found = {part: pair for part, pair in naming.items() if pair[0] in names or pair[1] in names}
-    missing = [name for pair in found.values() for name in pair if name not in names]
-    if missing:
-        raise DataError(f"{path} lacks the array {missing[0]!r}; it has {', '.join(names)}")
-
-    labels = {part: _label_array(path, pair[1]) for part, pair in found.items()}
-    values = np.unique(labels["train"])
-    classes = _class_names(path, values, named="classes" in names)
-    levels = _levels(path, {part: pair[0] for part, pair in found.items()}, say)
-    return classes, {
-        part: _npz_part(path, pair, _encoded(labels[part], values, f"{pair[1]} of {path}"), image_size, levels)
-        for part, pair in found.items()
-    }
-
-
-def _npz_part(
-    path: Path, pair: tuple[str, str], labels: Tensor, image_size: int | None, levels: Levels | None
-) -> ArrayPart:
-    return ArrayPart(f"{pair[0]} of {path}", lambda: labels, lambda: _load(path, pair[0]), image_size, levels)
-
-
-def _levels(path: Path, arrays: Mapping[str, str], say: Say) -> Levels | None:
-    """Return the levels of the train images for all parts; None for those that are told where they are read."""
-    found: dict[str, Levels] = {}
-    for part, name in arrays.items():
-        if _kind(path, name) in "iuf":
-            found[part] = levels_in(_load(path, name), f"{name} of {path}")
-    levels = found.get("train")
-    if levels is not None and levels.high not in {1, 255}:
-        say(f"the images of {path} are whole numbers of 16 bits; {levels.text()} becomes 0 to 255 in all of them")
-    return levels
-
-
-def _kind(path: Path, name: str) -> str:
-    """Return the kind of type of an array's values, unread; "" for uint8 and for what cannot be told."""
-    try:
-        with ZipFile(path) as file, file.open(f"{name}.npy") as array:
-            version = np.lib.format.read_magic(array)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            _, _, kind = read(array)
-    except (*_DAMAGED, KeyError):
-        return ""  # told where it is read
-    return "" if kind == np.uint8 else kind.kind
-
-
-def _array_names(path: Path) -> list[str]:
-    try:
-        # NumPy does not close a file that it opened and that turns out to be damaged.
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return list(file.files)
-    except FileNotFoundError:
-        raise DataError(f"the file {path} does not exist; give an existing one as npz:FILE") from None
-    # For an npy file np.load returns a bare array, which is no context manager.
-    except (*_DAMAGED, AttributeError, TypeError):
-        raise DataError(f"{path} is not a readable npz file; write one with numpy.savez_compressed") from None
-
-
-def _load(path: Path, name: str) -> np.ndarray:
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            array: np.ndarray = file[name]
-    except _DAMAGED as error:
-        if "allow_pickle" in str(error):
-            raise DataError(f"{name} of {path} holds Python objects; save it as a plain array") from None
-        raise DataError(f"{name} of {path} cannot be read ({error}); write the file again") from None
-    return array
-
-
-def _label_array(path: Path, name: str) -> np.ndarray:
-    labels = _load(path, name)
-    if labels.dtype.kind == "U":  # one form of Unicode, as for the names of folders
-        labels = np.array([shown(str(label)) for label in labels.reshape(-1)]).reshape(labels.shape)
-    flat = labels.reshape(-1)
-    if labels.ndim == 0 or len(flat) != len(labels) or len(flat) == 0 or labels.dtype.kind not in "iuU":
-        raise DataError(
-            f"{name} of {path} has the shape {'×'.join(map(str, labels.shape)) or 'of one number'} and "
-            f"the type {labels.dtype}; expected one whole number or one name for each image"
-        )
-    return flat
-
-
-def _class_names(path: Path, values: np.ndarray, *, named: bool) -> tuple[str, ...]:
-    if len(values) == 1:
-        raise DataError(f"{path} has only one class, {str(values[0])!r}; two or more are needed")
-    if not named:
-        return tuple(shown(str(value)) for value in values)
-    names = tuple(shown(str(name)) for name in _load(path, "classes").reshape(-1))
-    if not np.array_equal(values, np.arange(len(names))):
-        raise DataError(
-            f"{path} names {len(names)} classes but its train labels are {_some(values)}; "
-            f"expected every whole number from 0 to {len(names) - 1}"
-        )
-    return names
-
-
-def _encoded(labels: np.ndarray, values: np.ndarray, name: str) -> Tensor:
-    unknown = np.setdiff1d(labels, values)
-    if len(unknown):
-        raise DataError(f"{name} has the class {str(unknown[0])!r}, which train lacks")
-    return torch.from_numpy(np.searchsorted(values, labels).astype(np.int64))
-
-
-def _some(values: np.ndarray) -> str:
-    shown = [str(value) for value in values[:5]]
-    return ", ".join(shown) + (", …" if len(values) > 5 else "")
+def by(shape: Sequence[int]) -> str:
+    """Return a shape in words: 3×32×32."""
+    return "×".join(map(str, shape))

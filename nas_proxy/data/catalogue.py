@@ -89,7 +89,7 @@ def split_group(named: str) -> tuple[str, str | None]:
 def kind_and_place(dataset: str) -> tuple[str, str]:
     """Return the form of a data set, or its name, and its place. Raises DataError for neither a form nor a name."""
     kind, colon, place = dataset.partition(":")
-    if not colon:
+    if not colon or kind not in FORMS:  # a path may have colons, and a column of groups after one
         place = dataset
         kind = dataset if dataset == "digits" or dataset in PUBLISHED else recognised(dataset)
     if kind in FORMS and not place:

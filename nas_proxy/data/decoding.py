@@ -1,24 +1,23 @@
-"""Image files as pixels of one size and one number of channels.
+"""Image files as pixels; `nas_proxy.data.frame` has what all images of a set share.
 
-In: a file, and what all images of its set share. Out: uint8, (c, h, w). Guarantees: nothing but the formats below is
-tried, whatever a file is called; what stands beside the pixels, such as a damaged note of the camera, keeps no image
-out, and an image is turned upright where the note can be read; pixels of more than 8 bits keep their contrast.
+In: a file. Out: a Pillow image, upright, with 8 bits a channel. Guarantees: nothing but the formats below is tried,
+whatever a file is called; what stands beside the pixels, such as a damaged note of the camera, keeps no image out, and
+an image is turned upright where the note can be read.
 """
 
 import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cache, cached_property
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from PIL.PngImagePlugin import PngImageFile
 
 from nas_proxy.data.levels import Levels, levels_of
 from nas_proxy.errors import DataError
@@ -34,7 +33,6 @@ FORMATS = (
     *("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "AVIF", "TIFF", "PPM", "JPEG2000", "TGA", "PCX", "SGI"),
     *("ICO", "DDS", "QOI", "XBM"),
 )
-_GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 _UNREADABLE = (
     OSError,
     SyntaxError,
@@ -68,71 +66,6 @@ class Encoded:
 
     def __str__(self) -> str:
         return self.name
-
-
-@dataclass(frozen=True)
-class Frame:
-    """What all images of a source share, found in the train files when the first image is read.
-
-    say: is told what becomes of pixels that do not fit 8 bits.
-    """
-
-    files: Sequence[Path] | Sequence[Encoded]
-    image_size: int | None
-    say: Callable[[str], None] = field(default=lambda text: None, compare=False)
-    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
-
-    @cached_property
-    def channels(self) -> int:
-        """1 if every train file that opens is grey by its header, else 3; reads up to the first file in colour."""
-        return 1 if all(map(_is_grey, self.files)) else 3
-
-    @cached_property
-    def size(self) -> tuple[int, int]:
-        """Width and height in pixels: the image size asked for, else that of the first train file that opens."""
-        return self._first[1] if self.image_size is None else (self.image_size, self.image_size)
-
-    @cached_property
-    def _first(self) -> tuple[Path | Encoded, tuple[int, int]]:
-        """The first train file that opens, and its size. Raises the DataError of the first where none does."""
-        found = next(filter(None, map(_size, self.files)), None)
-        if found is None:
-            with opened(self.files[0]):
-                pass
-            raise AssertionError("what has just not opened opens")
-        return found
-
-    def levels(self, *, floats: bool) -> Levels:
-        """The levels of train files with whole numbers of more than 8 bits, or with floats; these are read for it."""
-        with self._lock:  # several threads decode
-            return self._of_floats if floats else self._of_wide
-
-    @cached_property
-    def _of_wide(self) -> Levels:
-        return self._told(floats=False)
-
-    @cached_property
-    def _of_floats(self) -> Levels:
-        return self._told(floats=True)
-
-    def _told(self, *, floats: bool) -> Levels:
-        low, high, count = np.inf, -np.inf, 0
-        for file in self.files:
-            try:
-                with opened(file) as image:
-                    if _is_wide(image) and (image.mode == "F") == floats:
-                        values = _numbers(image)
-                        low, high, count = min(low, values.min()), max(high, values.max()), count + 1
-            except DataError:
-                continue  # it is told where it is decoded
-        if not count:
-            return Levels(0, 1) if floats else Levels(0, 65535)
-        found = levels_of(float(low), float(high), floats=floats)
-        self.say(
-            f"{count} train images have {'floating-point' if floats else '16- or 32-bit'} pixels, from {low:g} to "
-            f"{high:g}; {found.text()} becomes 0 to 255 in all images"
-        )
-        return found
 
 
 @cache
@@ -190,7 +123,7 @@ def _check_size(image: Image.Image) -> None:
         raise Image.DecompressionBombError(f"it has {pixels:,} pixels, more than the {most:,} that are read")
 
 
-def _check_png(file: IO[bytes]) -> None:
+def check_png(file: IO[bytes]) -> None:
     """Raise ValueError where a PNG file's pixels are not those that were written; Pillow does not look there.
 
     Of what is beside the pixels the checksums do not count.
@@ -207,27 +140,42 @@ def _check_png(file: IO[bytes]) -> None:
     file.seek(place)
 
 
-def _is_grey(file: Path | Encoded) -> bool:
-    try:
-        with opened(file) as image:
-            return image.mode in _GREY
-    except DataError:
-        return True  # it is told, or left out, where it is decoded
-
-
-def _size(file: Path | Encoded) -> tuple[Path | Encoded, tuple[int, int]] | None:
-    try:
-        with opened(file) as image:
-            return file, upright(image).size
-    except DataError:
-        return None
-
-
-def _is_wide(image: Image.Image) -> bool:
+def is_wide(image: Image.Image) -> bool:
+    """Whether Pillow gives the pixels as numbers of more than 8 bits."""
     return image.mode == "F" or image.mode.startswith("I")
 
 
-def _numbers(image: Image.Image) -> np.ndarray:
+def is_narrowed(image: Image.Image) -> bool:
+    """Whether a file that has just been opened has more than the 8 bits a channel that Pillow reads of it.
+
+    It reads all bits of files of one channel alone (`is_wide`), but of SGI files' not.
+    """
+    if is_wide(image):
+        return False
+    if image.format == "JPEG2000":
+        return _bits_of_jpeg_2000(image) > 8
+    codec, _, _, given = next(iter(getattr(image, "tile", ())), ("", None, 0, None))
+    raw, *more = given if isinstance(given, tuple) else (given,)
+    if codec.startswith("ppm"):
+        return more[0] > 255 and raw not in ("1", "L")
+    if codec == "sgi_rle":
+        return more[-1] == 2
+    return codec == "SGI16" or ";16" in str(raw)
+
+
+def _bits_of_jpeg_2000(image: Image.Image) -> int:
+    """Return the bits of the first channel, by the SIZ part of the codestream (ISO/IEC 15444-1, A.5.1)."""
+    assert image.fp is not None
+    place = image.fp.tell()
+    image.fp.seek(0)
+    head = image.fp.read(1 << 16)
+    image.fp.seek(place)
+    start = head.find(b"\xff\x4f\xff\x51")
+    return (head[start + 42] & 0x7F) + 1 if 0 <= start < len(head) - 42 else 8
+
+
+def numbers(image: Image.Image) -> np.ndarray:
+    """Return the pixels of a wide image, (h, w). Raises ValueError where some are not finite."""
     values = np.asarray(image)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise ValueError("some of its pixels are not finite")
@@ -243,51 +191,24 @@ def upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def pixels(file: Path | Encoded, frame: Frame) -> np.ndarray:
-    """Return one image: uint8, (c, h, w). Raises DataError with the path."""
-    with opened(file) as image:
-        if isinstance(image, PngImageFile) and image.fp is not None:
-            _check_png(image.fp)
-        if frame.image_size is not None:
-            # A JPEG decodes faster at a fraction of its size; twice the target keeps the antialiasing ours.
-            image.draft(None, (2 * frame.image_size, 2 * frame.image_size))
-        return _framed(image, frame, file)
-
-
 def fitted(image: Image.Image, channels: int, height: int, width: int) -> np.ndarray:
     """Return an image of any size as one of a set of this shape: its middle, resized; uint8, (c, h, w).
 
     The same as of a file of the set, but for pixels of more than 8 bits, whose black and white are the image's own.
     """
-    flat = _flat(upright(image), "L" if channels == 1 else "RGB", _own_levels(image))
-    scale = min(flat.width / width, flat.height / height)
+    whole = flat(upright(image), "L" if channels == 1 else "RGB", _own_levels(image))
+    scale = min(whole.width / width, whole.height / height)
     across, down = round(width * scale), round(height * scale)
-    left, top = (flat.width - across) // 2, (flat.height - down) // 2
-    middle = flat.crop((left, top, left + across, top + down)).resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (whole.width - across) // 2, (whole.height - down) // 2
+    middle = whole.crop((left, top, left + across, top + down)).resize((width, height), Image.Resampling.BILINEAR)
     values = np.asarray(middle)
     return values[None] if channels == 1 else values.transpose(2, 0, 1)
 
 
-def _framed(found: Image.Image, frame: Frame, file: Path | Encoded) -> np.ndarray:
-    image = _flat(upright(found), "L" if frame.channels == 1 else "RGB", frame.levels)
-    if frame.image_size is not None:
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        square = image.crop((left, top, left + side, top + side))
-        image = square.resize(frame.size, Image.Resampling.BILINEAR)  # antialiased, as `arrays.resized` is
-    if image.size != frame.size:
-        raise DataError(
-            f"{frame._first[0]} has {_by(frame.size)} pixels but {file} has {_by(image.size)}; "
-            "images of one data set must have one size, so choose one, for example --image-size 32"
-        )
-    values = np.asarray(image)
-    return values[None] if frame.channels == 1 else values.transpose(2, 0, 1)
-
-
-def _flat(image: Image.Image, mode: str, levels: Callable[..., Levels]) -> Image.Image:
+def flat(image: Image.Image, mode: str, levels: Callable[..., Levels]) -> Image.Image:
     """Return `image` with 8 bits a channel and nothing transparent: alpha is composited onto white."""
-    if _is_wide(image):
-        image = Image.fromarray(levels(floats=image.mode == "F").eight_bit(_numbers(image)))
+    if is_wide(image):
+        image = Image.fromarray(levels(floats=image.mode == "F").eight_bit(numbers(image)))
     elif image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
@@ -298,11 +219,7 @@ def _own_levels(image: Image.Image) -> Callable[..., Levels]:
     """Return what tells the levels of one image by itself."""
 
     def levels(*, floats: bool) -> Levels:
-        values = _numbers(image)
+        values = numbers(image)
         return levels_of(float(values.min()), float(values.max()), floats=floats)
 
     return levels
-
-
-def _by(size: tuple[int, int]) -> str:
-    return f"{size[0]}×{size[1]}"

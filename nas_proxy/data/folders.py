@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas_proxy.data.decoding import Frame, pixels
+from nas_proxy.data.frame import Frame, pixels
 from nas_proxy.data.listing import NAMED, list_folder
 from nas_proxy.data.store import Progress, Say, StoredImages, open_store
 from nas_proxy.errors import DataError
@@ -200,7 +200,8 @@ def open_folder(
         place = cache / "folders" / f"{folder.resolve().name}-{_digest_of(folder, image_size)}"
         files = frame.files if part == "train" else Files(list(of_class.values()))
         assert isinstance(files, Files)
-        parts[part] = FolderPart(str(folder), files, tuple(number[name] for name in of_class), frame, place, say)
+        own = frame if part == "train" else Frame(files, image_size, say, frame)
+        parts[part] = FolderPart(str(folder), files, tuple(number[name] for name in of_class), own, place, say)
     return classes, parts
 
 

@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas_proxy.data.decoding import Encoded, Frame, pixels
+from nas_proxy.data.decoding import Encoded
 from nas_proxy.data.folders import decoded
+from nas_proxy.data.frame import Frame, pixels
 from nas_proxy.data.listing import PARTS, shown
 from nas_proxy.data.store import Progress, Say
-from nas_proxy.data.tables import LABELS
+from nas_proxy.data.tables import LABELS, check_names
 from nas_proxy.errors import DataError
 from nas_proxy.files import expanded
 
@@ -93,7 +94,8 @@ def open_hugging_face(
         for part, split in splits.items()
     }
     frame = Frame(images["train"], image_size, say)
-    return classes, {part: HuggingFacePart(images[part], codes[part], frame) for part in splits}
+    own = {part: frame if part == "train" else Frame(images[part], image_size, say, frame) for part in splits}
+    return classes, {part: HuggingFacePart(images[part], codes[part], own[part]) for part in splits}
 
 
 def _library(place: str) -> Any:
@@ -184,12 +186,38 @@ def _classes(place: str, feature: Any, values: Mapping[str, np.ndarray]) -> tupl
             )
         if each.dtype.kind == "f":
             raise DataError(f"hf:{place} has labels with fractions; regression is not supported, so give classes")
-    known = np.unique(values["train"])
     names = getattr(feature, "names", None)
+    values = {part: _labels(place, part, each, names) for part, each in values.items()}
+    known = np.unique(values["train"])
     for part, each in values.items():
         absent = np.setdiff1d(each, known)
         if len(absent):
             raise DataError(f"hf:{place} has the class {str(absent[0])!r} in {part}, which train lacks")
     classes = tuple(shown(str(value if names is None else names[int(value)])) for value in known)
+    if len(set(classes)) < len(classes):
+        twice = next(name for name in classes if classes.count(name) > 1)
+        raise DataError(f"hf:{place} has two classes of the name {twice!r}; give each its own")
     codes = {part: torch.from_numpy(np.searchsorted(known, each).astype(np.int64)) for part, each in values.items()}
     return classes, codes
+
+
+def _labels(place: str, part: str, values: np.ndarray, names: Sequence[str] | None) -> np.ndarray:
+    """Return the labels of a part as they are compared. Raises DataError for images that have none, or several."""
+    if names is not None:
+        outside = np.flatnonzero((values < 0) | (values >= len(names)))
+        if len(outside):
+            raise DataError(
+                f"hf:{place} has {len(outside):,} images in {part} without one of its {len(names)} classes, the first "
+                f"row {outside[0]} with the label {values[outside[0]]}; leave such rows out"
+            )
+        return values
+    if values.dtype.kind != "U":
+        return values
+    # One form of Unicode, as for the names of folders.
+    values = np.array([shown(name.strip()) for name in values.tolist()])
+    found, first = np.unique(values, return_index=True)
+    rows = {str(name): f"row {row} of {part}" for name, row in zip(found, first, strict=True)}
+    if "" in rows:
+        raise DataError(f"hf:{place} has no label for {rows['']}; give every image one, or leave it out")
+    check_names(f"hf:{place}", rows)
+    return values

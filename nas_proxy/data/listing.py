@@ -63,7 +63,11 @@ def _part_folders(root: Path, listing: Listing) -> dict[str, Path]:
     below = _list(root, listing, folders=True)
     trains = [name for name in below if PARTS.get(name.casefold()) == "train"]
     # A class may be called Train as well: then its folder holds images.
-    if not trains or not all(_list(root / name, Listing(root), folders=True) for name in trains):
+    if not all(_list(root / name, Listing(root), folders=True) for name in trains or below):
+        return {"train": root}
+    if not trains:
+        if below:
+            raise DataError(_too_deep(root, below))
         return {"train": root}
     parts: dict[str, Path] = {}
     for name in below:
@@ -75,6 +79,18 @@ def _part_folders(root: Path, listing: Listing) -> dict[str, Path]:
         parts[part] = root / name
     _other_files(root, listing, image_files=True)
     return {part: parts[part] for part in sorted(parts, key=lambda part: part != "train")}
+
+
+def _too_deep(root: Path, below: list[str]) -> str:
+    """Return what to do where every folder of `root` holds folders, none of which is called train."""
+    if len(below) == 1:
+        return f"{root} holds the folder {below[0]!r} alone, and that holds folders; give folder:{root / below[0]}"
+    named = ", ".join(below[:NAMED]) + (", …" if len(below) > NAMED else "")
+    return (
+        f"every folder of {root} ({named}) holds folders, and none is called train; if they are parts, call them "
+        "train, test and val, each with a folder of image files for each class; if classes, put the image files "
+        "directly into their folders"
+    )
 
 
 def _class_files(folder: Path, listing: Listing) -> dict[str, tuple[Path, tuple[str, ...]]]:

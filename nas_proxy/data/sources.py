@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas_proxy.data.arrays import ArrayPart, open_npz
+from nas_proxy.data.arrays import ArrayPart
 from nas_proxy.data.catalogue import PUBLISHED, default_cache, kind_and_place, split_group
 from nas_proxy.data.folders import FolderPart, open_folder
+from nas_proxy.data.npz import open_npz
 from nas_proxy.data.published import open_published
 from nas_proxy.data.store import Progress, Say, StoredImages
 from nas_proxy.data.tables import open_table

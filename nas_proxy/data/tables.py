@@ -3,13 +3,14 @@
 In: a CSV file with the columns `path` (or file, filename, image, …) and `label` (or class, category, …), optionally
 `split`; paths are relative to the file. `csv:labels.csv:group=patient` names a column of groups: images of one value
 there stay on one side of every split. Out: the class names, a part for each split, and the groups of the train images.
-Guarantees: nothing is decoded; every row counts or is refused; several labels an image, and labels that are amounts,
-are refused by name.
+Guarantees: nothing is decoded; every row counts or is refused; several labels an image, in one cell or in several rows,
+and labels that are amounts, are refused by name; no file is on both sides of a split.
 """
 
 import csv
 import hashlib
 import itertools
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nas_proxy.data.decoding import SUFFIXES, Frame
+from nas_proxy.data.decoding import SUFFIXES
 from nas_proxy.data.folders import Files, FolderPart
+from nas_proxy.data.frame import Frame
 from nas_proxy.data.listing import PARTS, shown
 from nas_proxy.data.store import Say
 from nas_proxy.errors import DataError, nearest
@@ -52,7 +54,7 @@ def open_table(
     path: Path, group: str | None, image_size: int | None, cache: Path, say: Say = lambda text: None
 ) -> Listed:
     """Return what the table lists. Raises DataError for one that cannot be used, with the row where there is one."""
-    rows = _rows(path, group)
+    rows = _rows(path, group, say)
     of_part: dict[str, list[Row]] = {}
     for row in rows:
         of_part.setdefault(row.part, []).append(row)
@@ -71,11 +73,12 @@ def open_table(
         digest = hashlib.sha256(f"{path.resolve()} {part} {image_size}".encode()).hexdigest()[:16]
         place = cache / "folders" / f"{path.stem}-{digest}"
         name = f"{path}, {part}" if len(of_part) > 1 else str(path)
-        parts[part] = FolderPart(name, files, tuple(number[label] for label in labels), frame, place, say)
+        own = frame if part == "train" else Frame(files, image_size, say, frame)
+        parts[part] = FolderPart(name, files, tuple(number[label] for label in labels), own, place, say)
     return Listed(classes, parts, None if group is None else _groups(path, of_part, group, say))
 
 
-def _rows(path: Path, group: str | None) -> list[Row]:
+def _rows(path: Path, group: str | None, say: Say) -> list[Row]:
     header, lines = _lines(path)
     columns = {name.strip().casefold(): place for place, name in enumerate(header)}
     if len(columns) < len(header):
@@ -104,6 +107,7 @@ def _rows(path: Path, group: str | None) -> list[Row]:
         )
     _check_labels(path, rows)
     _check_files(path, rows)
+    _check_repeats(path, rows, say)
     return rows
 
 
@@ -131,19 +135,63 @@ def _part(path: Path, number: int, named: str) -> str:
 
 
 def _check_labels(path: Path, rows: Sequence[Row]) -> None:
+    empty = next((row for row in rows if not row.label), None)
+    if empty is not None:
+        raise DataError(f"{path} has no label for {empty.path.name}; give every image one")
+    first: dict[str, str] = {}
     for row in rows:
-        if not row.label:
-            raise DataError(f"{path} has no label for {row.path.name}; give every image one")
-        if any(mark in row.label for mark in "|;[") and not _is_number(row.label):
+        first.setdefault(row.label, row.path.name)
+    check_names(str(path), first)
+
+
+def check_names(where: str, labels: Mapping[str, str]) -> None:
+    """Raise DataError for labels that stand for several classes, for none, or for amounts.
+
+    where: they are. labels: each with the first image that has it, in any order.
+    """
+    for label, image in labels.items():
+        pieces = [piece.strip(" ()[]{}'\"") for piece in label.split(",")]
+        several = len(pieces) > 1 and (label[0] + label[-1] in ("()", "{}") or all(p in labels for p in pieces))
+        if several or (any(mark in label for mark in "|;[") and not _is_number(label)):
             raise DataError(
-                f"{path} has the label {row.label!r} for {row.path.name}, which looks like several; multi-label is "
+                f"{where} has the label {label!r} for {image}, which looks like several; multi-label is "
                 "not supported, so give each image one class"
             )
-    labels = {row.label for row in rows}
-    if all(map(_is_number, labels)) and any(float(label) % 1 for label in labels):
+    if not all(map(_is_number, labels)):
+        return
+    absent = next((label for label in labels if not math.isfinite(float(label))), None)
+    if absent is not None:
+        raise DataError(f"{where} has the label {absent!r} for {labels[absent]}, which is none; give every image one")
+    fractions = sorted((label for label in labels if float(label) % 1), key=_in_order)
+    if fractions:
         raise DataError(
-            f"{path} has labels with fractions, such as {min(labels)}; regression is not supported, so give classes"
+            f"{where} has labels with fractions, such as {fractions[0]}; regression is not supported, so give classes"
         )
+
+
+def _check_repeats(path: Path, rows: Sequence[Row], say: Say) -> None:
+    """Raise DataError for an image with two labels, and for one that would be on both sides of a split."""
+    seen: dict[str, Row] = {}
+    again: list[Row] = []
+    for row in rows:
+        first = seen.setdefault(os.path.normpath(row.path), row)
+        if first.label != row.label:
+            raise DataError(
+                f"{path} lists {row.path} with the labels {first.label!r} and {row.label!r}; multi-label is not "
+                "supported, so give each image one class"
+            )
+        if first.part != row.part:
+            raise DataError(f"{path} lists {row.path} in {first.part} and in {row.part}; keep it in one of them")
+        if first is not row:
+            again.append(row)
+    if not again:
+        return
+    count = f"{len(again):,} {'row' if len(again) == 1 else 'rows'}"
+    told = f"{path} has {count} of images that it lists before, the first {again[0].path}"
+    parts = {row.part for row in rows}
+    if len(parts) < len(set(PARTS.values())) and any(row.part == "train" for row in again):
+        raise DataError(f"{told}; copies would be on both sides of the split of train, so list each image once")
+    say(f"{told}; they count again")
 
 
 def _check_files(path: Path, rows: Sequence[Row]) -> None:
@@ -171,6 +219,9 @@ def _groups(path: Path, of_part: Mapping[str, Sequence[Row]], column: str, say: 
         both = {row.group for row in rows} & set(train) if part != "train" else set()
         if both:
             say(f"{len(both)} values of {column} in {path} are in train and in {part}, such as {min(both)!r}")
+    absent = sum(not name for name in train)
+    if absent:
+        say(f"{absent:,} train images of {path} have no {column}; they count as one group")
     number = {name: place for place, name in enumerate(dict.fromkeys(train))}
     return torch.tensor([number[name] for name in train])
 
@@ -184,5 +235,5 @@ def _is_number(text: str) -> bool:
 
 
 def _in_order(name: str) -> tuple[bool, float, str]:
-    number = _is_number(name)
+    number = _is_number(name) and not math.isnan(float(name))
     return not number, float(name) if number else 0.0, name

@@ -102,7 +102,7 @@ class Deployed(nn.Module):
         return self._fitted(Image.fromarray(pixels[..., 0] if raw.shape[0] == 1 else pixels))
 
     def _fitted(self, image: Image.Image) -> Tensor:
-        if self.image_size is not None:  # as in training, see `nas_proxy.data.decoding.pixels`
+        if self.image_size is not None:  # as in training, see `nas_proxy.data.frame.pixels`
             image.draft(None, (2 * self.image_size, 2 * self.image_size))
         channels, height, width, _ = self.shape
         return torch.from_numpy(np.array(fitted(image, channels, height, width)))
