@@ -33,6 +33,7 @@ from nas_proxy.pipeline.stages import run_stages
 from nas_proxy.runs.folder import RunFolder, prepare_run
 from nas_proxy.runs.resolving import resolve
 from nas_proxy.runs.settings import RunConfig
+from nas_proxy.spaces.loading import pinned
 from nas_proxy.storage.read_only import open_studies
 from nas_proxy.threads import one_thread
 from nas_proxy.training.jobs import Failure, Job, performed
@@ -135,6 +136,13 @@ def test_what_is_under_way_is_cancelled(cluster):
         assert list(executor.results(timeout=1)) == []
         assert executor.free == 1
     wait_for(lambda: not alive(first[0]))
+
+
+def test_a_space_that_has_changed_since_the_command_began_is_told(executor, jobs, tiny_space):
+    job = replace(jobs(5), space=pinned(str(tiny_space)))
+    tiny_space.write_text(f"{tiny_space.read_text()}\n")
+    with pytest.raises(ClusterError, match="has changed since the command began"):
+        list(executor.run([(0, job)]))
 
 
 def test_a_machine_of_another_version_is_told(executor):
