@@ -1,5 +1,8 @@
 """What signals are called in studies, files and on the command line, and what a reader sees instead."""
 
+from collections.abc import Mapping
+from typing import TypeVar
+
 PROXY, RANDOM, EARLY_STOP, TOTAL, TRUTH = "proxy", "random", "early_stop", "random_total", "truth"
 SIZES = ("params", "flops")
 ZERO_COST = (*SIZES, "synflow", "jacob_cov", "naswot", "az_nas")
@@ -29,6 +32,35 @@ LABELS = {
 }
 # By what a row ranks, where it is not what its table ranks by.
 BY = {"accuracy": "by accuracy", "loss_sum": "by loss sum"}
+
+# The columns of trials.csv, and of `Run.trials`, that are no choices.
+MEASURED = frozenset(
+    {"signal", "draw", "key", "index", "phase", "state", "reason", "diverged", "pruned_at"}
+    | {"score", "proxy_accuracy", "loss_sum", "score_std", "loss_sum_std", "seconds", "image_passes", "params", "flops"}
+    | {"latency_ms", "latency_low_ms", "latency_high_ms"}
+)
+CHOICE = "choice."
+_Value = TypeVar("_Value")
+
+
+def columns_of(architecture: Mapping[str, _Value]) -> dict[str, _Value]:
+    """Return the columns of trials.csv of an architecture: a choice that is called like another one is "choice.NAME".
+
+    So is a choice whose name is such a column: no two choices have one column.
+    """
+    return {CHOICE + name if _taken(name) else name: option for name, option in architecture.items()}
+
+
+def choice_of(column: str) -> str:
+    """Return the name of the choice in a column, the other way round."""
+    name = column.removeprefix(CHOICE)
+    return name if _taken(name) else column
+
+
+def _taken(name: str) -> bool:
+    while name.startswith(CHOICE):
+        name = name.removeprefix(CHOICE)
+    return name in MEASURED
 
 
 def label(row: str) -> str:

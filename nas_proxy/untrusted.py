@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 # Parts of a key of a TOML file; those of settings have three.
 DEEPEST = 50
-_STRING = re.compile(r"""'[^'\n]*'|"(?:[^"\\\n]|\\.)*\"""")
+# Strings, those of several lines first, and comments, which begin in no string.
+_LONG = r"(?s:'{3}.*?'{3}|\"{3}.*?\"{3})|"
+_STRING = re.compile(_LONG + r"""'[^'\n]*'|"(?:[^"\\\n]|\\.)*\"|#[^\n]*""")
 _ENDLESS = re.compile(r"(\S{150})\S{300,}?(\S{20})(?!\S)")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 

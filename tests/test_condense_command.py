@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,9 @@ import torch
 from typer.testing import CliRunner
 
 from nas_proxy.cli import app as cli
+from nas_proxy.pipeline.stages import run_all
+from nas_proxy.runs.folder import open_run
+from nas_proxy.runs.resolving import resolve
 
 SMALL = ("--dataset", "digits", "--limit", 12, "--device", "cpu")
 
@@ -68,6 +72,21 @@ def test_an_export_holds_what_the_last_command_made(condense, tmp_path):
             assert code == 0, told
         assert len(list((tmp_path / "png").rglob("*.png"))) == 10 * count * 4
         (tmp_path / "out").rename(tmp_path / f"out{count}")
+
+
+def test_a_run_that_has_begun_keeps_the_settings_that_are_not_given(condense, tmp_path):
+    made = {"dataset": "digits", "limit": 12, "device": "cpu", "trials": 12, "truth": 6, "truth_seeds": 1}
+    made |= {"signals": ["params"], "condense": {"method": "random", "images_per_class": 2}}
+    made |= {"proxy_training": {"epochs": 3}, "space": "nas_bench_201"}
+    run_all(resolve(made), tmp_path / "out", names=("condense",))
+    before = open_run(tmp_path / "out").config
+    assert condense("--dataset", "digits", "--method", "random", "--ipc", 2, "--preview-every", 5)[0] == 0
+    assert open_run(tmp_path / "out").config == replace(before, preview_every=5)
+    code, told = condense("--dataset", "digits", "--ipc", 1)
+    assert (code, "holds another run (condense.images_per_class: 2 → 1)" in told) == (2, True)
+    code, told = condense("--dataset", "mnist")
+    assert (code, "holds another run (dataset: 'digits' → 'mnist')" in told) == (2, True), told
+    assert open_run(tmp_path / "out").config == replace(before, preview_every=5)
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from nas_proxy.data.images import ImageSet, from_raw
 from nas_proxy.data.store import open_store
 from nas_proxy.errors import ClusterError, ConfigError, RunFolderError
 from nas_proxy.runs.resolving import resolve
+from nas_proxy.spaces.loading import pinned
 from nas_proxy.threads import one_thread
 from nas_proxy.training.jobs import Failure, Job, performed
 from nas_proxy.training.train import Outcome, Recipe
@@ -126,6 +127,13 @@ def test_what_is_under_way_is_cancelled(cluster):
         assert list(executor.results(timeout=1)) == []
         assert executor.free == 1
     wait_for(lambda: not alive(first[0]))
+
+
+def test_a_space_that_has_changed_since_the_command_began_is_told(executor, jobs, tiny_space):
+    job = replace(jobs(5), space=pinned(str(tiny_space)))
+    tiny_space.write_text(f"{tiny_space.read_text()}\n")
+    with pytest.raises(ClusterError, match="has changed since the command began"):
+        list(executor.run([(0, job)]))
 
 
 @pytest.mark.slow

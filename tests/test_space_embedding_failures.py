@@ -1,6 +1,7 @@
 """Networks of the space that cannot embed: they are passed over, and harm nothing."""
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from conftest import blobs
 from nas_proxy import Choice, Space, time_limit
+from nas_proxy.condensation import space_embedding
 from nas_proxy.condensation.space_embedding import open_space_embedding
 from nas_proxy.errors import SpaceError
 from nas_proxy.spaces import apart
@@ -82,3 +84,75 @@ def test_what_an_embedding_network_does_to_the_process_is_undone():
     family = open_space_embedding(space_of(lambda: Changes(norm=True)), shape, **OPTIONS)
     family.network(0, 0).embed(torch.zeros(2, *shape[:3]))
     assert (Path.cwd(), torch.get_default_dtype()) == (before, torch.float32)
+
+
+@pytest.mark.skipif("sys.platform != 'linux'", reason="users' code embeds in this process there")
+@pytest.mark.parametrize(
+    "end",
+    [*KINDS.values(), pytest.param(lambda: time.sleep(600), marks=pytest.mark.slow)],
+    ids=[*KINDS, "hang"],
+)
+def test_a_network_that_fails_on_many_images_alone_is_passed_over(end, monkeypatch):
+    monkeypatch.setattr(apart, "GRACE", 0.5)
+    monkeypatch.setattr(time_limit, "SECONDS", 2.0)
+    monkeypatch.setattr(space_embedding, "ROWS", 16)
+
+    class Many(Residual):
+        def forward(self, images):
+            return end() if len(images) > 8 else super().forward(images)
+
+    shape = blobs(channels=2).shape
+    options = {**OPTIONS, "steps": 6}
+    space = Space("own", Choice("x", tuple(range(6))), lambda given, _: (Residual if given["x"] else Many)(norm=True))
+    family = open_space_embedding(space, shape, **options)
+    first = next(step for step in range(6) if family.at(step)["x"] == 0)
+    for step in (first, first, first + 1):
+        assert family.network(step, 0).embed(torch.zeros(12, *shape[:3])).shape == (12, 64)
+    hopeless = Space("own", Choice("x", (0, 1)), lambda *_: Many(norm=True))
+    monkeypatch.setattr(space_embedding, "PATIENCE", 1)
+    with pytest.raises(SpaceError, match="architectures of the space 'own' in a row cannot embed; the last"):
+        open_space_embedding(hopeless, shape, **options).network(0, 0)
+
+
+@pytest.mark.parametrize("raised", ["KeyboardInterrupt", "SystemExit", "ValueError"])
+def test_what_a_network_raises_in_the_command_is_a_sentence(raised, monkeypatch):
+    """Where the first one, which stands for all, has run on many images."""
+    errors = {"KeyboardInterrupt": KeyboardInterrupt, "SystemExit": SystemExit, "ValueError": ValueError}
+    monkeypatch.setattr(space_embedding, "ROWS", 8)
+
+    class Many(Residual):
+        def forward(self, images):
+            if len(images) > 8:
+                raise errors[raised]("no")
+            return super().forward(images)
+
+    shape = blobs(channels=2).shape
+    network = open_space_embedding(space_of(lambda: Many(norm=True)), shape, **OPTIONS).network(0, 0)
+    before = signal.signal(signal.SIGINT, lambda *_: exec("raise KeyboardInterrupt"))  # as the command has it
+    try:
+        with pytest.raises(SpaceError, match=rf"'x=\d' of the space 'own' raises {raised}: no on 9 images at once"):
+            network.embed(torch.zeros(9, *shape[:3]))
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_the_users_own_interrupt_goes_through(monkeypatch):
+    class Interrupted(Residual):
+        def forward(self, images):
+            if len(images) > 8:
+                signal.raise_signal(signal.SIGINT)
+            return super().forward(images)
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(space_embedding, "ROWS", 8)
+    shape = blobs(channels=2).shape
+    network = open_space_embedding(space_of(lambda: Interrupted(norm=True)), shape, **OPTIONS).network(0, 0)
+    for handler in (interrupt, signal.default_int_handler):
+        before = signal.signal(signal.SIGINT, handler)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                network.embed(torch.zeros(9, *shape[:3]))
+        finally:
+            signal.signal(signal.SIGINT, before)

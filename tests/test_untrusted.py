@@ -10,8 +10,9 @@ from nas_proxy.data.sources import open_source
 from nas_proxy.data.splits import development
 from nas_proxy.errors import ConfigError, DataError, RunFolderError, StorageError
 from nas_proxy.runs.folder import open_run
-from nas_proxy.storage.records import finished
-from nas_proxy.untrusted import in_a_line
+from nas_proxy.spaces.measured import Latency
+from nas_proxy.storage.records import finished, latency_of
+from nas_proxy.untrusted import in_a_line, read_toml
 
 DEEP = {
     "brackets": "a = " + "[" * 100_000,
@@ -19,8 +20,16 @@ DEEP = {
     "spaced key": " . ".join(["a"] * 50_000) + " = 1",
     "quoted key": '"a".' * 50_000 + "a = 1",
     "table": "[" + "a." * 50_000 + "a]",
+    "after a comment": "# '\n" + "a." * 50_000 + "a = 1",
     "inline": "x = {" + "a." * 50_000 + "a = 1}",
 }
+
+
+def test_a_comment_and_text_may_have_dots(tmp_path):
+    dots = "." * 60
+    (tmp_path / "run.toml").write_text(f"# {dots} \nseed = 3 # it's {dots}\nspace = 'a#b{dots}.py' # x\n#{dots}")
+    found = read_toml(tmp_path / "run.toml")
+    assert found == {"seed": 3, "space": f"a#b{dots}.py"}
 
 
 @pytest.mark.parametrize("text", DEEP.values(), ids=DEEP)
@@ -72,3 +81,23 @@ def test_a_training_that_nobody_has_written_is_told(changed):
     assert finished([good])[0].loss_sum == 1.0
     with pytest.raises(StorageError, match=r"training .* is damaged"):
         finished([bad])
+
+
+def test_a_latency_that_nobody_has_measured_is_told():
+    import optuna
+
+    told = {"key": "a=1", "phase": "sample", "index": 0, "draw": 0, "params": 1, "flops": 1}
+    whole = {"latency_ms": 1.5, "latency_quartiles_ms": [1.0, 2], "latency_repeats": 9}
+    good = optuna.trial.create_trial(value=0.5, user_attrs=told | whole)
+    assert finished([good])[0].latency == Latency(1.5, 1.0, 2.0, 9)
+    assert latency_of(good) == ("a=1", Latency(1.5, 1.0, 2.0, 9), "")
+    failed = optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL, user_attrs={"key": "b", "reason": "no"})
+    assert latency_of(failed) == ("b", None, "no")
+    for odd in ({"latency_ms": 1.5}, whole | {"latency_ms": "fast"}, whole | {"latency_quartiles_ms": [1.0]}):
+        bad = optuna.trial.create_trial(value=0.5, user_attrs=told | odd)
+        with pytest.raises(StorageError, match=r"training .* is damaged"):
+            finished([bad])
+        with pytest.raises(StorageError, match=r"latency .* is damaged"):
+            latency_of(bad)
+    with pytest.raises(StorageError, match=r"latency .* is damaged \(key: "):
+        latency_of(optuna.trial.create_trial(value=0.5, user_attrs=whole))

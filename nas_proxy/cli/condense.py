@@ -18,12 +18,13 @@ DRY_RUN = (
     "Estimate time by FLOPs, and where that may be more than five minutes, time and memory from two steps on two "
     "classes; write nothing."
 )
+DATASET = "Make the run, for this data set; one that has begun keeps the settings that are not given."
 NAMES = {"convnet": "ConvNets", "resnet18": "ResNets"}
 
 
 def condense_command(
     run: o.Run,
-    dataset: Annotated[str | None, setting("dataset", help="Make the run, for this data set.")] = None,
+    dataset: Annotated[str | None, setting("dataset", help=DATASET)] = None,
     space: Annotated[str | None, setting("space", help="The search space of the run.")] = None,
     method: o.Method = None,
     source: Annotated[Path | None, setting("condense.source", flag="--from")] = None,
@@ -112,10 +113,14 @@ def condense_command(
 
 
 def _settings(chosen: dict[str, Any], run: Path) -> "RunConfig":
-    """Return the settings of a new run where a data set is given, else those of the run with what is given."""
-    from nas_proxy.runs.folder import open_run, with_changes
-    from nas_proxy.runs.resolving import resolve
+    """Return the settings of a new run where a data set is given, else those of the run with what is given.
 
-    if chosen["dataset"] is not None:
+    Of a run that has begun, what this command does not name, such as the number of trials, is not its to set anew.
+    """
+    from nas_proxy.runs.folder import begun, open_run, with_changes
+    from nas_proxy.runs.resolving import resolve
+    from nas_proxy.runs.settings import RUN_FILE
+
+    if chosen["dataset"] is not None and not ((run / RUN_FILE).is_file() and begun(run)):
         return resolve(chosen, options=option_names())
     return with_changes(open_run(run, comparisons=False).path, chosen, option_names())

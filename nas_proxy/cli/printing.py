@@ -32,10 +32,12 @@ def at_work() -> Iterator["Terminal"]:
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a CSV file."""
+    """Return the rows of a CSV file of a run; what is empty is NaN."""
     import pandas as pd
 
-    return pd.read_csv(path).to_dict("records")  # type: ignore[return-value]
+    # A key may be called "NA" or be all digits.
+    frame = pd.read_csv(path, dtype={"key": str}, keep_default_na=False, na_values=[""])
+    return frame.to_dict("records")  # type: ignore[return-value]
 
 
 def print_ranking(run: Path, *, as_json: bool) -> None:

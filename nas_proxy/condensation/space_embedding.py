@@ -4,14 +4,20 @@ A network's features are the last maps before its classifier, or with `every_blo
 whatever computes them (`nas_proxy.condensation.feature_extraction`). Batch norm takes the statistics of the images at
 hand, of all classes together. What a forward pass draws, it draws from the seed. Architectures whose ranking is
 measured later are never drawn.
+
+A network is built and run in a process apart before it is in this one: on a few images, since a step's time is its
+forward passes. The first one is run there on as many as go through it together, too; where it fails on so many alone,
+all are. What raises later ends the command with a sentence.
 """
 
 import contextlib
 import functools
 import itertools
 import random
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+import signal
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -29,7 +35,7 @@ from nas_proxy.seeds import derive, seeded
 from nas_proxy.spaces.apart import Complaint, apart
 from nas_proxy.spaces.space import Architecture, SearchSpace
 from nas_proxy.transfer import network_to
-from nas_proxy.untrusted import in_a_line
+from nas_proxy.untrusted import in_a_line, said
 
 # Images that go through a network together: enough for the statistics of batch norm, few enough for the memory.
 ROWS = 256
@@ -37,12 +43,21 @@ ROWS = 256
 PATIENCE = 20
 
 
+@dataclass
+class Trust:
+    """Whether networks that run on a few images are taken to run on many: once the first does; lost: it did not."""
+
+    given: bool = False
+    lost: bool = False
+
+
 @dataclass(frozen=True)
 class SpaceEmbedding:
     """Networks of `architectures`, one a step, taken in turn.
 
     precision: "bfloat16" computes convolutions and products in it where that is faster.
-    joint: images of a class in a part, on average, where a network has batch norm.
+    joint: images of a class in a part, on average, where a network has batch norm. trust: whether to run on a few
+        images is enough.
     """
 
     space: SearchSpace
@@ -53,6 +68,7 @@ class SpaceEmbedding:
     device: torch.device
     ranks: ProcessGroup
     joint: int
+    trust: Trust = field(default_factory=Trust, repr=False, compare=False)
 
     def at(self, step: int) -> Architecture:
         """Return the architecture of a step."""
@@ -81,12 +97,22 @@ class SpaceEmbedding:
 
         Processes that condense together pass over what goes wrong in any of them: clocks differ.
         """
+        began = time.monotonic()
+        complaint = self._tried(architecture, seed, MORE, time_limit.SECONDS)
+        if complaint is None and not self.trust.given:
+            taken = max(self.ranks.gathered(time.monotonic() - began))  # of some ten images and more
+            complaint = self._tried(architecture, seed, ROWS, time_limit.SECONDS + ROWS * taken)
+            self.trust.lost |= complaint is not None
+            self.trust.given = not self.trust.lost
+        return complaint
+
+    def _tried(self, architecture: Architecture, seed: int, images: int, seconds: float) -> str | None:
         cpu = replace(self, device=torch.device("cpu"), ranks=ALONE)
 
         def try_it() -> None:
-            cpu._network(architecture, seed).embed(torch.zeros(MORE, *self.shape[:3], dtype=cpu._dtype()))
+            cpu._network(architecture, seed).embed(torch.zeros(images, *self.shape[:3], dtype=cpu._dtype()))
 
-        found = apart(try_it, time_limit.SECONDS)
+        found = apart(try_it, seconds)
         reasons = self.ranks.gathered(found.text if isinstance(found, Complaint) else None)
         return next((reason for reason in reasons if reason is not None), None)
 
@@ -119,7 +145,8 @@ class SpaceEmbedding:
             is_random = not torch.equal(before, random_state(self.device))
 
         def embed(images: Tensor) -> Tensor:
-            with restored(), seeded(draws, self.device) if is_random else contextlib.nullcontext(), autocast():
+            drawn = seeded(draws, self.device) if is_random else contextlib.nullcontext()
+            with self._told(architecture, len(images)), restored(), drawn, autocast():
                 found = extractor.features(images)
             return found.to(dtype)
 
@@ -132,6 +159,34 @@ class SpaceEmbedding:
             # Threads share the generator that a random network draws from.
             parallel=self.ranks.size == 1 and not is_random,
         )
+
+    @contextlib.contextmanager
+    def _told(self, architecture: Architecture, images: int) -> Iterator[None]:
+        """Tell as a SpaceError what a network raises that has run on fewer images; a lack of memory is none of its."""
+        try:
+            yield
+        except (SpaceError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except BaseException as error:
+            # Of processes that condense together, one may raise because another has ended.
+            if self.ranks.size > 1 or "can't allocate memory" in said(error) or is_interrupt(error):
+                raise
+            raise SpaceError(
+                f"the network {self.space.key(architecture)!r} of the space {self.space.name!r} raises "
+                f"{in_a_line(error)} on {images} images at once, though not on {MORE}; mend that, or use "
+                "--embed convnet"
+            ) from error
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether an exception is the user's interruption of the command, rather than a network's own."""
+    handler, last = signal.getsignal(signal.SIGINT), error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if not isinstance(error, KeyboardInterrupt) or handler is signal.SIG_IGN:
+        return False
+    code = getattr(handler, "__code__", None)  # of a handler in Python, which has raised it
+    return code is None or (last is not None and last.tb_frame.f_code is code)
 
 
 def open_space_embedding(

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial
 
 from nas_proxy.dashboard.note_text import REPORT
 from nas_proxy.dashboard.notes import FIGURES
-from nas_proxy.names import PROXY
+from nas_proxy.names import PROXY, columns_of
 from nas_proxy.report.importance import importances
 from nas_proxy.report.run_contents import Run, read_run
 from nas_proxy.report.verdict import verdict_of
@@ -164,7 +164,7 @@ def table_of(trials: Sequence[FrozenTrial], objective: int = 0) -> pd.DataFrame:
             "key": one.key,
             "state": "complete" if one.complete else "failed",
             "score": values[one.key][objective] if one.key in values else None,
-            **one.architecture,
+            **columns_of(one.architecture),
         }
         for one in finished(trials)
     ]

@@ -236,8 +236,8 @@ class Run(notebook.Shown):
         import pandas as pd
 
         try:
-            # A key or a label may be called "NA".
-            return pd.read_csv(self.place / name, keep_default_na=False, na_values=[""])
+            # A key or a label may be called "NA", and a key be all digits.
+            return pd.read_csv(self.place / name, dtype={"key": str}, keep_default_na=False, na_values=[""])
         except FileNotFoundError:
             first = f"nas-proxy {stage} {self.folder}"
             raise RunFolderError(f"{self.folder} holds no {name} yet; first run: {first}") from None

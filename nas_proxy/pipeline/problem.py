@@ -20,7 +20,7 @@ from nas_proxy.runs.settings import RunConfig
 from nas_proxy.spaces.asked import asked_apart
 from nas_proxy.spaces.cost import Sizes
 from nas_proxy.spaces.limits import small_part
-from nas_proxy.spaces.loading import Given, Spec, load_space, space_digest, spec_of, try_import, try_out
+from nas_proxy.spaces.loading import Given, Spec, load_space, pinned, space_digest, spec_of, try_import, try_out
 from nas_proxy.spaces.space import Architecture, SearchSpace
 from nas_proxy.strategy.enqueue import architectures
 from nas_proxy.strategy.latencies import MINUTES
@@ -33,8 +33,8 @@ CLASSES, PER_CLASS = 2, 32
 class Prospect:
     """What a run works on, as far as it is known from a few images.
 
-    spec: what names the space, or holds it, in jobs for workers; digest: of its code when the command began, whatever
-    becomes of the file meanwhile. device: "cpu" or "cuda:N", where sets and final
+    spec: what names the space, or holds it, in jobs for workers; digest: of its code when the command began: a file
+    that is edited meanwhile ends it. device: "cpu" or "cuda:N", where sets and final
     networks are made. counts: images of each part. few: train images of a few classes. whole_space: tried out. table:
     published accuracies that stand for full training, where the user gave some. space: the part of the whole space that
     the table holds and that is within the limits on size. enqueued: architectures to be proposed first.
@@ -81,7 +81,7 @@ def open_prospect(config: RunConfig, progress: Progress = SILENT, space: Given |
 
     space: itself, where the settings do not name it but say that it was given.
     """
-    spec = config.space if space is None else spec_of(space)
+    spec = pinned(config.space if space is None else spec_of(space))
     device = choose_device(next(iter(config.devices), config.device))
     try_import(spec)  # before the data, which may take a while
     source = open_source(config.dataset, image_size=config.image_size, say=progress.say)

@@ -12,7 +12,7 @@ from nas_proxy.ranking.scores import best_first, pareto_front
 from nas_proxy.ranking.truth_table import TruthTable, known_part
 from nas_proxy.runs.folder import RunFolder
 from nas_proxy.spaces.measured import UNMEASURED
-from nas_proxy.storage.records import LATENCY, Candidate, Record, read_latency
+from nas_proxy.storage.records import LATENCY, Candidate, Record, latency_of
 from nas_proxy.storage.trial_store import TrialStore
 
 
@@ -89,7 +89,7 @@ def chosen_of_table(problem: Problem, table: TruthTable, store: TrialStore, orde
     known = {r.key for r in store.records(PROXY)}
     seen = {b.key: b.validation for b in order if b.validation is not None and b.key not in known}
     trials = store.study(LATENCY).get_trials(deepcopy=False) if store.has(LATENCY) else []
-    latencies = {trial.user_attrs["key"]: read_latency(trial.user_attrs) for trial in trials}
+    latencies = {key: latency for key, latency, _ in map(latency_of, trials)}
     found: list[Record] = []
     for number, architecture in enumerate(known_part(problem.whole_space, table).sample(0)):
         if len(found) == len(seen):

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from nas_proxy.files import write_text
-from nas_proxy.names import PROXY, SIZES
+from nas_proxy.names import PROXY, SIZES, columns_of
 from nas_proxy.pipeline import untrained
 from nas_proxy.pipeline.ground_truth import Truth, by_draw, truth_of
 from nas_proxy.pipeline.scoring import sample_of
@@ -47,7 +47,7 @@ def _write(frame: pd.DataFrame, work: Work, name: str) -> None:
 
 
 def trials_table(records: Sequence[Record], sample: set[str]) -> pd.DataFrame:
-    """Return a row a candidate, in the order in which candidates were chosen."""
+    """Return a row a candidate, in the order in which candidates were chosen; its choices are the last columns."""
     several, pruned = any(r.score_std is not None for r in records), any(r.pruned_at is not None for r in records)
     timed = any(r.latency is not None for r in records)
     rows = [
@@ -67,7 +67,7 @@ def trials_table(records: Sequence[Record], sample: set[str]) -> pd.DataFrame:
             "flops": r.flops,
             **(_latency(r) if timed else {}),
             "reason": r.reason,
-            **r.architecture,
+            **columns_of(r.architecture),
         }
         for number, r in enumerate(records)
     ]

@@ -7,11 +7,13 @@ refused with a sentence, where readers would silently take one of them.
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from nas_proxy.errors import DataError
@@ -86,3 +88,18 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = Counter(name for name, _ in pairs)
         raise ValueError(f"it lists {names.most_common(1)[0][0]!r} twice")
     return found
+
+
+def number_of(cell: object) -> float | None:
+    """Return a cell as a number, NaN where it is empty, None where it is anything else."""
+    if cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell)):
+        return math.nan
+    if isinstance(cell, bool) or not isinstance(cell, str | int | float | np.number):
+        return None
+    if isinstance(cell, str) and ("_" in cell or not cell.isascii()):  # which Python reads: 5_5 as 55
+        return None
+    try:
+        number = float(cell)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None

@@ -35,7 +35,7 @@ from nas_proxy.errors import DataError, SpaceError, nearest
 from nas_proxy.ranking.intervals import Floats
 from nas_proxy.ranking.nats_bench import PREFIX, read_nats
 from nas_proxy.ranking.repeatability import isomorphic_of
-from nas_proxy.ranking.table_files import READABLE, read_table
+from nas_proxy.ranking.table_files import READABLE, number_of, read_table
 from nas_proxy.spaces.space import ENUMERABLE, TOGETHER, Architecture, SearchSpace, Space, chunks
 from nas_proxy.untrusted import safe
 
@@ -236,7 +236,7 @@ def _seeds(path: Path, column: pd.Series[Any], name: str, keys: Sequence[str]) -
     values = np.full((len(rows), width), np.nan)
     for index, row in enumerate(rows):
         for seed, cell in enumerate(row):
-            number = _number(cell)
+            number = number_of(cell)
             if number is None:
                 raise DataError(
                     f"the truth table {path} has {_short(cell)} in {name!r} for {keys[index]!r}; "
@@ -246,23 +246,8 @@ def _seeds(path: Path, column: pd.Series[Any], name: str, keys: Sequence[str]) -
     return values
 
 
-def _number(cell: object) -> float | None:
-    """Return a cell as a number, NaN where it is empty, None where it is anything else."""
-    if cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell)):
-        return math.nan
-    if isinstance(cell, bool) or not isinstance(cell, str | int | float | np.number):
-        return None
-    if isinstance(cell, str) and ("_" in cell or not cell.isascii()):  # which Python reads: 5_5 as 55
-        return None
-    try:
-        number = float(cell)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
-
-
 def _is_number(cell: object) -> bool:
-    return (number := _number(cell)) is not None and not math.isnan(number)
+    return (number := number_of(cell)) is not None and not math.isnan(number)
 
 
 def _short(cell: object) -> str:

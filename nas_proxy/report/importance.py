@@ -11,18 +11,13 @@ import optuna
 import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
+from nas_proxy.names import MEASURED, choice_of
 from nas_proxy.optuna_quiet import without_announcements
 from nas_proxy.report.run_contents import usable
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-# The columns of trials.csv that are no choices.
-MEASURED = frozenset(
-    {"key", "index", "phase", "state", "reason", "diverged", "pruned_at"}
-    | {"score", "proxy_accuracy", "loss_sum", "score_std", "loss_sum_std", "seconds", "image_passes", "params", "flops"}
-    | {"latency_ms", "latency_low_ms", "latency_high_ms"}
-)
 LEAST, MOST = 8, 1000
 """Scored trials below which nothing is said, and the number of them, the sample first, that are looked at."""
 MOST_VALUES = 32
@@ -30,7 +25,7 @@ TREES = 32
 
 
 def importances(trials: pd.DataFrame) -> dict[str, float]:
-    """Return the share of each choice, the largest first; {} for too few scored trials or equal scores.
+    """Return the share of each choice by its name, the largest first; {} for too few scored trials or equal scores.
 
     trials: the rows of trials.csv, choices as text; a choice that was not open to an architecture is empty. Choices
     with one value only, and those that are no numbers and have more than 32, are left out.
@@ -38,7 +33,7 @@ def importances(trials: pd.DataFrame) -> dict[str, float]:
     rows = trials[usable(trials)].drop_duplicates("key").head(MOST)
     if len(rows) < LEAST or rows["score"].nunique() < 2:
         return {}
-    columns = {str(name): rows[name] for name in rows if name not in MEASURED}
+    columns = {choice_of(str(name)): rows[name] for name in rows if name not in MEASURED}
     choices = {name: found for name, column in columns.items() if (found := _choice(column)) is not None}
     if not choices:
         return {}

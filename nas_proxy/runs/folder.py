@@ -237,7 +237,7 @@ def check_same(run: RunFolder) -> None:
                 "choose another folder with --out, or replace such files with --overwrite"
             )
         return
-    if not _begun(run):
+    if not begun(path):
         return
     before = open_run(path).config
     if changed := _changed(path, config, before):
@@ -247,10 +247,10 @@ def check_same(run: RunFolder) -> None:
         )
 
 
-def _begun(run: RunFolder) -> bool:
+def begun(path: Path) -> bool:
     """Return whether images have been made or architectures trained; a trial store is opened before either."""
-    made = (run / "proxy.safetensors", run / "sets", *run.work.glob("condense*.safetensors"))
-    return any(path.exists() for path in made) or bool(_studies(run.path))
+    made = (path / "proxy.safetensors", path / "sets", *(path / ".work").glob("condense*.safetensors"))
+    return any(one.exists() for one in made) or bool(_studies(path))
 
 
 def _refuse_other_kind(run: RunFolder) -> None:

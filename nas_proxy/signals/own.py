@@ -14,13 +14,14 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from nas_proxy.errors import DataError, SpaceError, nearest
-from nas_proxy.names import LABELS
+from nas_proxy.names import CALIBRATED, COMBINED, LABELS, ZERO_COST
 
 TABLE = "table:"
 _FUNCTION = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)")
+# A column of scores.csv of ours: of a signal, its variants and its draws, such as dm+space and random_0.
+_OURS = re.compile(rf"({'|'.join(LABELS.keys() - {*ZERO_COST, CALIBRATED, COMBINED})})([@+].*)?(_\d+)?|key")
 
 
 def is_own(name: str) -> bool:
@@ -59,9 +60,10 @@ def mistake(name: str) -> str | None:
     file, inner = place_of(name)
     if not inner or not str(file).strip(".") or (not is_function(name) and ":" not in name.removeprefix(TABLE)):
         return f"{name!r}; name a file and a column of it, as in table:scores.csv:naswot"
-    if row_of(name) in LABELS:
+    ours = "the name of another signal" if row_of(name) in LABELS else "a column of scores.csv already"
+    if row_of(name) in LABELS or _OURS.fullmatch(row_of(name)):
         kind = "function" if is_function(name) else "column"
-        return f"{name!r}, but {row_of(name)!r} is the name of another signal; rename the {kind}"
+        return f"{name!r}, but {row_of(name)!r} is {ours}; rename the {kind}"
     return None
 
 
@@ -75,7 +77,7 @@ def looked_up(name: str) -> Mapping[str, float]:
 
     Raises DataError for a file that cannot be read, and for a column that is not there.
     """
-    from nas_proxy.ranking.table_files import read_table
+    from nas_proxy.ranking.table_files import number_of, read_table
 
     path, column = place_of(name)
     keys, frame = read_table(path, "table of scores")
@@ -85,15 +87,8 @@ def looked_up(name: str) -> Mapping[str, float]:
     if len(set(keys)) < len(keys):
         twice, _ = Counter(keys).most_common(1)[0]
         raise DataError(f"the table of scores {path} has several rows of {twice!r}; keep one of them")
-    found = {key: _number(value) for key, value in zip(keys, frame[column], strict=True)}
-    return {key: value for key, value in found.items() if math.isfinite(value)}
-
-
-def _number(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return math.nan
+    found = {key: number_of(value) for key, value in zip(keys, frame[column], strict=True)}
+    return {key: value for key, value in found.items() if value is not None and not math.isnan(value)}
 
 
 def function(name: str) -> Callable[..., float]:

@@ -7,14 +7,14 @@ and text.
 
 import inspect
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
 
 from nas_proxy import time_limit
 from nas_proxy.data.shape import DataShape
-from nas_proxy.errors import RAISED, SpaceError, nearest
+from nas_proxy.errors import RAISED, SpaceChangedError, SpaceError, nearest
 from nas_proxy.spaces import built_in, modules
 from nas_proxy.spaces.apart import Complaint, apart, reason_of
 from nas_proxy.spaces.built_in import split_spec
@@ -23,24 +23,59 @@ from nas_proxy.spaces.checking import try_out
 from nas_proxy.spaces.function_space import FunctionSpace
 from nas_proxy.spaces.space import SearchSpace, Space
 
-__all__ = ["Given", "Spec", "as_space", "files_of", "load_space", "space_digest", "spec_of", "split_spec", "try_import"]
-__all__ += ["try_out"]
+__all__ = ["Given", "SpaceFile", "Spec", "as_space", "files_of", "load_space", "pinned", "space_digest", "spec_of"]
+__all__ += ["split_spec", "try_import", "try_out"]
 
-# What worker processes are sent: a name or a path, or the space itself.
-Spec: TypeAlias = str | SpaceByValue
+
+@dataclass(frozen=True)
+class SpaceFile:
+    """A user's file as jobs name it: what has changed since is not what the results are kept as.
+
+    name: its path and parameters, as in the settings. code: of `nas_proxy.spaces.modules.code_digest`.
+    """
+
+    name: str
+    code: str
+
+    def check(self) -> None:
+        """Raise SpaceChangedError where the file, or one beside it that it imports, is another one by now."""
+        try:
+            same = modules.code_digest(Path(split_spec(self.name)[0]).resolve()) == self.code
+        except OSError:
+            same = False
+        if not same:
+            raise SpaceChangedError(
+                f"the code of the search space {self.name} has changed since the command began, and results are kept "
+                "as those of the code that it had; undo the change and run the same command again to go on, or start "
+                "a new run for the new code"
+            )
+
+
+# What worker processes are sent: a name or a path, also with the code that is meant, or the space itself.
+Spec: TypeAlias = str | SpaceFile | SpaceByValue
 # What a user gives: a name or a path, or the space itself, a `Space` or a function of a trial.
 Given: TypeAlias = Spec | Path | Space | FunctionSpace | Callable[..., Any]
 
 
-def spec_of(space: Given) -> Spec:
-    """Return what names a space in settings and in jobs. Raises SpaceError for one that cannot be sent to workers."""
+def spec_of(space: Given) -> str | SpaceByValue:
+    """Return what names a space in settings. Raises SpaceError for one that cannot be sent to workers."""
     if isinstance(space, str | Path):
         return str(space)
     if isinstance(space, SpaceByValue):
         return space
+    if isinstance(space, SpaceFile):
+        return space.name
     if not isinstance(space, Space | FunctionSpace):
         _check_function(space, "the space")
     return by_value(space)
+
+
+def pinned(spec: Spec) -> Spec:
+    """Return what names a space in jobs so that they refuse a file that has changed since. Raises SpaceError."""
+    if not isinstance(spec, str) or spec.startswith(GIVEN):
+        return spec
+    path = built_in.file_of(split_spec(spec)[0])
+    return spec if path is None else SpaceFile(spec, modules.code_digest(path.resolve()))
 
 
 def load_space(spec: Given, shape: DataShape) -> SearchSpace:
@@ -49,8 +84,12 @@ def load_space(spec: Given, shape: DataShape) -> SearchSpace:
     spec: the name of a built-in space, or the path of a Python file that defines `space` (a `Space`, or a
     function `space(trial)` or `space(trial, shape)` that returns a network) or `space_for(shape) -> Space`;
     then, after a colon, parameters of `space_for`. Or a `Space`, or such a function, itself.
-    Raises SpaceError when there is no such space or it yields no network.
+    Raises SpaceError when there is no such space or it yields no network, SpaceChangedError for a `SpaceFile` that is
+    another one by now.
     """
+    if isinstance(spec, SpaceFile):
+        spec.check()
+        return load_space(spec.name, shape)
     if isinstance(spec, SpaceByValue):
         return as_space(spec.unpacked(), spec.name.removeprefix(GIVEN), shape)
     if not isinstance(spec, str | Path):
@@ -125,6 +164,10 @@ def space_digest(spec: Given) -> str:
     """
     if isinstance(spec, SpaceByValue):
         return spec.digest
+    if isinstance(spec, SpaceFile):
+        digest = space_digest(spec.name)
+        spec.check()
+        return digest
     if not isinstance(spec, str | Path):
         return digest_of(spec.function if isinstance(spec, FunctionSpace) else spec)
     named, given = split_spec(str(spec))

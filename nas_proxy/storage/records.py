@@ -6,8 +6,9 @@ nothing here reads or writes a storage.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -159,16 +160,23 @@ class _Told:
     why: str | None = None
 
 
+@dataclass(frozen=True)
+class _ToldLatency:
+    """The attributes of a trial of the study LATENCY, read alike."""
+
+    key: str
+    latency_ms: float | None = None
+    latency_quartiles_ms: tuple[float, float] | None = None
+    latency_repeats: int = 0
+    reason: str | None = None
+
+
 def record_of(trial: FrozenTrial) -> Record:
     """Return what a finished trial tells. Raises StorageError for what no training has written."""
-    try:
+    with _believed(trial, "training"):
         told = checked(_Told, cleaned(trial.user_attrs))
         score = _score(trial)
-    except ValueError as error:
-        raise StorageError(
-            f"training {trial.number} of the run's studies is damaged ({error}); restore the studies, or start again "
-            "with --overwrite"
-        ) from None
+        latency = _latency(told)
     losses = [loss for loss in told.losses if loss is not None]
     summed = score is not None and losses and len(losses) == len(told.losses) and not told.diverged
     return Record(
@@ -191,7 +199,7 @@ def record_of(trial: FrozenTrial) -> Record:
         curve=tuple(sorted(trial.intermediate_values.items())),
         pruned_at=told.pruned_at,
         seconds_saved=told.seconds_saved,
-        latency=read_latency(trial.user_attrs),
+        latency=latency,
         validation=told.validation,
         why=told.why,
     )
@@ -214,9 +222,31 @@ def told_latency(latency: Latency | None) -> dict[str, Any]:
     return {"latency_ms": latency.ms, "latency_quartiles_ms": quartiles, "latency_repeats": latency.repeats}
 
 
-def read_latency(told: Mapping[str, Any]) -> Latency | None:
-    """Return the latency that a trial's attributes tell, None where they tell none."""
-    if "latency_ms" not in told:
+def latency_of(trial: FrozenTrial) -> tuple[str, Latency | None, str]:
+    """Return the key of a trial of the study LATENCY, its latency, and the reason where it has none.
+
+    Raises StorageError for what no measurement has written.
+    """
+    with _believed(trial, "latency"):
+        told = checked(_ToldLatency, cleaned(trial.user_attrs))
+        return told.key, _latency(told), told.reason or ""
+
+
+def _latency(told: _Told | _ToldLatency) -> Latency | None:
+    if told.latency_ms is None:
         return None
-    low, high = told["latency_quartiles_ms"]
-    return Latency(told["latency_ms"], low, high, told["latency_repeats"])
+    if told.latency_quartiles_ms is None:
+        raise ValueError("latency_quartiles_ms: missing")
+    return Latency(told.latency_ms, *told.latency_quartiles_ms, told.latency_repeats)
+
+
+@contextlib.contextmanager
+def _believed(trial: FrozenTrial, what: str) -> Iterator[None]:
+    """Raise StorageError where a trial tells what is not to be believed."""
+    try:
+        yield
+    except ValueError as error:
+        raise StorageError(
+            f"{what} {trial.number} of the run's studies is damaged ({error}); restore the studies, or start again "
+            "with --overwrite"
+        ) from None

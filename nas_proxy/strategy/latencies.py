@@ -17,7 +17,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 from nas_proxy.environment import environment
 from nas_proxy.spaces.measured import Latency
 from nas_proxy.spaces.space import Architecture, SearchSpace
-from nas_proxy.storage.records import LATENCY, read_latency, told_latency
+from nas_proxy.storage.records import LATENCY, latency_of, told_latency
 from nas_proxy.storage.trial_store import TrialStore
 from nas_proxy.training.jobs import Failure
 
@@ -75,10 +75,7 @@ class Latencies:
         self._store.bind(LATENCY, "device of the latencies", self._device.partition(":")[0])
         self._store.bind(LATENCY, "number of images of a latency", str(self._batch))
         trials = self._store.study(LATENCY).get_trials(deepcopy=False)
-        return {
-            trial.user_attrs["key"]: read_latency(trial.user_attrs) or Failure(trial.user_attrs.get("reason", ""))
-            for trial in trials
-        }
+        return {key: latency or Failure(reason) for key, latency, reason in map(latency_of, trials)}
 
     @property
     def seconds(self) -> float:

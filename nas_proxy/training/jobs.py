@@ -16,9 +16,10 @@ import torch
 
 from nas_proxy import libraries
 from nas_proxy.data.images import DataShape
+from nas_proxy.errors import SpaceChangedError
 from nas_proxy.process_state import restored
 from nas_proxy.spaces.latency import measure_latency
-from nas_proxy.spaces.loading import Spec, load_space
+from nas_proxy.spaces.loading import SpaceFile, Spec, load_space
 from nas_proxy.spaces.measured import Latency
 from nas_proxy.spaces.space import Architecture, SearchSpace
 from nas_proxy.training.cuda_graph import RecordingError
@@ -161,7 +162,10 @@ class Timing:
 
 
 def performed(job: Work[Result]) -> Result | Failure:
-    """Perform a job, turn whatever the network raises into a reason, and put back what it changes of the process."""
+    """Perform a job, turn whatever the network raises into a reason, and put back what it changes of the process.
+
+    Raises SpaceChangedError where the space's file is not the one that is meant: then no job can be performed.
+    """
     with restored():
         return _performed(job)
 
@@ -175,6 +179,8 @@ def _performed(job: Work[Result]) -> Result | Failure:
         # It may have broken off a recording, after which the process is of no use.
         reason = f"out of memory on {job.device}" if job.megabytes is None else too_much(job)
         return Failure(reason, spoilt=True, memory=True)
+    except SpaceChangedError:
+        raise
     except MemoryError:
         return Failure("out of memory")
     except BaseException as error:
@@ -203,14 +209,15 @@ def files_of(job: Work[Any]) -> list[Path]:
 def space_of(job: Work[Any]) -> str | None:
     """Return the search space that a job names; None where it needs none."""
     found = _fields(job).get("space")
-    return found if isinstance(found, str) else None
+    return found.name if isinstance(found, SpaceFile) else found if isinstance(found, str) else None
 
 
 def moved(job: Work[Result], files: Mapping[Path, Path], space: str | None) -> Work[Result]:
     """Return the same job on a machine where its files, and the space, have other places."""
     places: dict[str, Any] = {n: files[value] for n, value in _fields(job).items() if isinstance(value, Path)}
     if space is not None:
-        places["space"] = space
+        known = _fields(job)["space"]
+        places["space"] = replace(known, name=space) if isinstance(known, SpaceFile) else space
     return cast("Work[Result]", replace(cast("Any", job), **places)) if places else job
 
 

@@ -24,7 +24,7 @@ import torch
 
 from nas_proxy._version import __version__
 from nas_proxy.data.images import ImageSet
-from nas_proxy.errors import UserError
+from nas_proxy.errors import SpaceChangedError, UserError
 from nas_proxy.training.jobs import Work, moved
 from nas_proxy.training.shared_gpu import SharedGpus
 from nas_proxy.training.worker_pool import WorkerProcess
@@ -107,7 +107,11 @@ def perform(job: Work[Any], luggage: Luggage, wanted: Mapping[str, str]) -> Answ
             space = f"{unpacked(luggage.space, ray.get)}{':' if parameters else ''}{parameters}"
     except (UserError, OSError) as error:
         return Answer(node, Refusal(f"on the machine {platform.node()} of the Ray cluster, {error}"))
-    return Answer(node, _child(os.environ.get("CUDA_VISIBLE_DEVICES")).perform(moved(job, files, space)))
+    child = _child(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    try:
+        return Answer(node, child.perform(moved(job, files, space)))
+    except SpaceChangedError as error:
+        return Answer(node, Refusal(str(error)))
 
 
 _children: dict[str | None, WorkerProcess] = {}

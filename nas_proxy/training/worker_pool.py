@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
-from nas_proxy.errors import NasProxyError, RunFailedError
+from nas_proxy.errors import NasProxyError, RunFailedError, SpaceChangedError
 from nas_proxy.training.deaths import REPEATS, STARTS, Death, watched
 from nas_proxy.training.executor import Executor, Jobs, here, run_all
 from nas_proxy.training.jobs import Failure, Result, Timed, Work, too_much, without_recording
@@ -172,7 +172,10 @@ class WorkerProcess:
         threading.Thread(target=act, daemon=True).start()
 
     def perform(self, job: Work[Result]) -> Result | Failure:
-        """Have the job performed, and wait for it. Raises RunFailedError where processes end before they begin."""
+        """Have the job performed, and wait for it.
+
+        Raises RunFailedError where processes end before they begin, SpaceChangedError where the space is another one.
+        """
         try:
             return self._answer(job)
         except NasProxyError:
@@ -238,6 +241,8 @@ class WorkerProcess:
             return Failure("the worker process was stopped" if self._ended else _too_long(job))
         if answer is None:
             return Death(_code(process), begun, fresh, memory.told() if begun else "")
+        if isinstance(answer, SpaceChangedError):
+            raise answer
         self._served += 1
         if isinstance(answer, Failure) and answer.spoilt:
             self._relaunch()

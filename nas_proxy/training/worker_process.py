@@ -13,6 +13,7 @@ import time
 import torch
 
 from nas_proxy import libraries
+from nas_proxy.errors import SpaceChangedError
 from nas_proxy.process_state import ProcessState
 from nas_proxy.training import memory_limit as memory
 from nas_proxy.training.jobs import Work, performed
@@ -45,7 +46,11 @@ def main() -> None:
         job = pickle.loads(frame)
         assert isinstance(job, Work)
         before = ProcessState.now()
-        write_message(answers, performed(job))
+        try:
+            answer: object = performed(job)
+        except SpaceChangedError as error:  # the coordinating process raises it
+            answer = error
+        write_message(answers, answer)
         memory.give_back(job.device)
         if before.left_behind() or libraries.changed():  # nobody can put that back
             return

@@ -1,0 +1,32 @@
+"""Names and tables of scores of the user's own: what is no number has no score, and no column replaces one of ours."""
+
+import pytest
+
+from nas_proxy.errors import ConfigError
+from nas_proxy.names import LABELS
+from nas_proxy.runs.resolving import resolve
+from nas_proxy.signals import own
+
+
+def test_a_cell_that_is_no_number_is_left_out(tmp_path):
+    cells = {"a": "5_5", "b": "0.5", "c": "", "d": "inf", "e": "٣", "f": "1e3", "g": "yes"}
+    file = tmp_path / "scores.csv"
+    file.write_text("key,mine\n" + "".join(f"{key},{cell}\n" for key, cell in cells.items()), encoding="utf-8")
+    assert own.looked_up(f"table:{file}:mine") == {"b": 0.5, "f": 1000.0}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*LABELS, "key", "random_0", "truth_0", "truth_12", "proxy_1", "dm+space", "dm+space_0", "random_total@dm_1"],
+)
+def test_a_column_of_ours_is_refused(name):
+    with pytest.raises(
+        ConfigError, match=r"is (the name of another signal|a column of scores\.csv already); rename the column"
+    ):
+        resolve({"signals": [f"table:scores.csv:{name}"]})
+
+
+@pytest.mark.parametrize("name", ["mine", "mine_0", "random_forest", "truthful_0", "naswot_2", "keys", "dm2"])
+def test_other_columns_may_be_called_as_they_like(name):
+    assert own.mistake(f"table:scores.csv:{name}") is None
+    assert own.mistake(f"scores.py:{name}") is None
