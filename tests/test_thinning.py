@@ -90,7 +90,7 @@ def test_a_fit_of_a_few_hundred_rests_on_all(many, sizes):
 def test_beliefs_of_a_large_pool_are_made_part_by_part(many, monkeypatch):
     fitted = surrogate.fit(many[0], *observed(many, 30, 30))
     whole = surrogate.believe(fitted, np.arange(100))
-    monkeypatch.setattr(surrogate, "AT_ONCE", 30)
+    monkeypatch.setattr(surrogate, "AT_ONCE", 30 * 60)
     parted = surrogate.believe(fitted, np.arange(100))
     for name in ("mean", "std", "informs"):
         assert getattr(parted, name) == pytest.approx(getattr(whole, name))

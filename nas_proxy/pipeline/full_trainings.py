@@ -13,9 +13,9 @@ from dataclasses import replace
 import numpy as np
 
 from nas_proxy.names import PROXY, TRUTH
-from nas_proxy.pipeline.choosing import Rounds, Standing, choose, on_proxy, standing
+from nas_proxy.pipeline.choosing import Rounds, Standing, choose, counted, on_proxy, standing
 from nas_proxy.pipeline.ground_truth import images_of_truth, train_fully
-from nas_proxy.pipeline.pool import BY_PROXY, Pool, grow, open_pool
+from nas_proxy.pipeline.pool import BY_PROXY, Pool, grow, has_grown, open_pool
 from nas_proxy.pipeline.scoring import sample_of
 from nas_proxy.pipeline.work import Work
 from nas_proxy.ranking.believed import write_order
@@ -87,7 +87,7 @@ def looked_up(candidate: Candidate, accuracy: float) -> Record:
 def _grown(work: Work) -> Pool:
     """Return the pool, grown by mutations of what looks best after the proxy."""
     before = open_pool(work, BY_PROXY)
-    if not before.whole:
+    if not before.whole and not has_grown(work, BY_PROXY):
         seen = _on_proxy(work, before)
         belief = standing(before, seen, None).fit if seen.cheap else None
         if belief is not None:
@@ -111,20 +111,22 @@ def _seen(work: Work) -> Known:
 
 
 def _observed(
-    work: Work, pool: Pool, sample: Sequence[Record | Candidate], trained: Sequence[Record | Candidate]
+    work: Work, pool: Pool, waiting: Sequence[Record | Candidate], trained: Sequence[Record | Candidate]
 ) -> Observed:
-    """Return what the trainings on the proxy and the full ones in `trained` showed; the sample is not proposed."""
+    """Return what the trainings on the proxy and the full ones in `trained` showed; `waiting` is not proposed."""
     rows, known = pool.rows(), _seen(work)
     full = {rows[one.key]: value for one in trained if one.key in rows and (value := known.get(one.key)) is not None}
     # In folders of earlier versions there are full trainings of which a search may see nothing.
-    closed = {rows[key] for key in (*(one.key for one in (*sample, *trained)), *_closed(work, known)) if key in rows}
+    closed = {rows[key] for key in (*(one.key for one in waiting), *_closed(work, known, trained)) if key in rows}
     on_images = _on_proxy(work, pool)
-    uniform = frozenset(rows[one.key] for one in sample if one.key in rows and rows[one.key] in full)
-    return replace(on_images, full=full, uniform=uniform, closed=on_images.closed | frozenset(closed - full.keys()))
+    return replace(on_images, full=full, closed=on_images.closed | frozenset(closed - full.keys()))
 
 
-def _closed(work: Work, known: Known) -> list[str]:
-    return [] if work.problem.table is not None else [key for key, value in known.items() if value is None]
+def _closed(work: Work, known: Known, trained: Sequence[Record | Candidate]) -> list[str]:
+    """Return the keys of full trainings that failed, and of what a table lacks; not of what is yet to be trained."""
+    if work.problem.table is not None:
+        return [one.key for one in trained if one.key not in known]
+    return [key for key, value in known.items() if value is None]
 
 
 def _standing(
@@ -175,7 +177,8 @@ def _trained_in_rounds(
             if any(number not in made for number in numbers):
                 before = [*sample[: positions.start], *(made[n] for n in sorted(made) if n < numbers.start)]
                 seen = _observed(work, pool, sample[positions.start :], before)
-                found = choose(pool, seen, work.config.seed, turn, len(numbers))
+                with counted(work):
+                    found = choose(pool, seen, work.config.seed, turn, len(numbers))
                 # In a run that was extended, some of a round may be trained already, under these numbers or later ones.
                 known = {record.key for record in made.values()}
                 fresh = [one for one in found if work.trainer.space.key(one[0]) not in known]

@@ -21,7 +21,7 @@ import numpy as np
 from scipy import stats
 
 from nas_proxy.files import write_json
-from nas_proxy.names import PROXY, SIZES
+from nas_proxy.names import PROXY, SIZES, TRUTH
 from nas_proxy.pipeline import untrained
 from nas_proxy.pipeline.scoring import sample_of
 from nas_proxy.pipeline.work import Work
@@ -84,9 +84,9 @@ def open_pool(work: Work, generation: int = 0) -> Pool:
 
 def grow(work: Work, pool: Pool, generation: int, value: Floats) -> None:
     """Add mutations of the architectures of largest value (n,) as a generation, once; not where the pool is whole."""
-    kept = _kept(work)
-    if pool.whole or str(generation) in kept["generations"]:
+    if pool.whole or has_grown(work, generation):
         return
+    kept = _kept(work)
     best = np.argsort(-value, kind="stable")[:PARENTS]
     members = list(pool.architectures.values())
     parents = [(members[row], float(value[row])) for row in best]
@@ -96,13 +96,19 @@ def grow(work: Work, pool: Pool, generation: int, value: Floats) -> None:
     write_json(work.run / NAME, kept)
 
 
+def has_grown(work: Work, generation: int) -> bool:
+    """Return whether the pool has a generation already."""
+    return str(generation) in _kept(work)["generations"]
+
+
 def _members(work: Work, generation: int) -> tuple[dict[str, Architecture], bool]:
     space, size = work.trainer.space, work.config.pool_size
     found = _drawn(work, size + 1)
     whole = len(found) <= size
     found = dict(list(found.items())[:size])
     added = [a for number, of in sorted(_kept(work)["generations"].items()) if int(number) <= generation for a in of]
-    trained = [record.architecture for record in work.store.records(PROXY) if generation]
+    studies = [study for study in (PROXY, TRUTH) if generation and work.store.has(study)]
+    trained = [record.architecture for study in studies for record in work.store.records(study)]
     for architecture in (*work.problem.enqueued, *added, *trained):
         found.setdefault(space.key(architecture), architecture)
     return found, whole

@@ -22,17 +22,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import linalg, optimize
 
-from nas_proxy.ranking.thinning import Floats, Indices, best_and_others, representative
+from nas_proxy.ranking.thinning import best_and_others, representative
 from nas_proxy.ranking.warp import Warp, of_images, warps
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.intp]
 
 JITTER = 1e-6
 STEPS = 60
 # The most trainings that hyperparameters are found from, and that the posterior rests on.
 LEARNT, CONDITIONED = 300, 1_000
-# Architectures of which the posterior is computed at once.
-AT_ONCE = 4_000
+# Numbers of a matrix: the posterior is computed of so many architectures at once.
+AT_ONCE = 8_000_000
 # Variance of the constant of each fidelity, in the units of the warped accuracies.
 CONSTANT = 1.0
 
@@ -165,7 +169,8 @@ def fit(features: Features, cheap: Mapping[int, float], full: Mapping[int, float
 
 def believe(fitted: Fit, pool: Indices) -> Belief:
     """Return the posterior over the architectures with the indices `pool` (p,)."""
-    blocks = [_believed(fitted, pool[first : first + AT_ONCE]) for first in range(0, max(len(pool), 1), AT_ONCE)]
+    size = max(AT_ONCE // len(fitted.rows), 1)
+    blocks = [_believed(fitted, pool[first : first + size]) for first in range(0, max(len(pool), 1), size)]
     of = [(block.mean, block.std, block.informs) for block in blocks]
     return Belief(*(np.concatenate(columns) for columns in zip(*of, strict=True)))
 

@@ -7,8 +7,9 @@ seen, and cut off below, since how bad a bad architecture is tells nothing about
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from nas_proxy.ranking.thinning import Floats
+Floats = NDArray[np.float64]
 
 # Warped accuracies below this, in standard deviations, are cut off.
 FLOOR = -2.0

@@ -75,11 +75,13 @@ def _likely(fitted: Fit, rivals: Indices, pick: Indices) -> Indices:
     belief = believe(fitted, rivals)
     if len(pick):
         own = believe(fitted, pick)
-        chance = stats.norm.sf((own.mean[0] - belief.mean) / np.sqrt(belief.std**2 + own.std[0] ** 2))
+        found = stats.norm.sf((own.mean[0] - belief.mean) / np.sqrt(belief.std**2 + own.std[0] ** 2))
     else:
-        chance = stats.norm.sf(fitted.best, belief.mean, belief.std)
+        assert fitted.best is not None
+        found = stats.norm.sf(fitted.best, belief.mean, belief.std)
+    chance = np.asarray(found, dtype=np.float64)
     order = np.argsort(-chance, kind="stable")
-    return rivals[order[chance[order] >= LEAST_PROBABILITY]]
+    return np.asarray(rivals[order[chance[order] >= LEAST_PROBABILITY]], dtype=np.intp)
 
 
 def _better_of_rest(
