@@ -143,7 +143,9 @@ def rank_stage(work: Work) -> None:
     ranking, made_of_others = judge(work, scores, truth, made, found)
     write_tables(work, scores.studies, made_of_others, chosen)
     if found is not None:  # other signals may make another pick
-        write_order(work.run.path, found.order, finished=is_finished(work.run.path, work.run / RUN_FILE))
+        reach = work.config.reach
+        finished = is_finished(work.run.path, reach, work.run / RUN_FILE)
+        write_order(work.run.path, found.order, reach=reach if finished else None)
     write_json(work.run / "ranking.json", ranking)
 
 
