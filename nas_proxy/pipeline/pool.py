@@ -212,5 +212,7 @@ def _training_seconds(work: Work) -> float:
     if math.isnan(each) or not records:
         return math.inf
     proxy = config.trials * sum(r.seconds for r in records) / len(records)
+    if work.problem.table is not None:
+        return proxy  # nothing is trained fully
     full = config.truth + (config.seeds_of_truth - 1) * config.sample
     return proxy + full * each * config.full_training.image_passes(len(work.problem.data.train))
