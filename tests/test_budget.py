@@ -12,11 +12,22 @@ import nas_proxy
 from conftest import blobs, write_space
 from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data.splits import Counts
-from nas_proxy.errors import ConfigError
+from nas_proxy.errors import ConfigError, RunFolderError
 from nas_proxy.pipeline import dry_run
-from nas_proxy.pipeline.budget import Clock, Takes, keep_plan, kept_plan, plan_for, smaller, spent_in
+from nas_proxy.pipeline.budget import (
+    Clock,
+    Takes,
+    asked_of,
+    keep_plan,
+    kept_plan,
+    makes_other_images,
+    plan_for,
+    smaller,
+    spent_in,
+)
 from nas_proxy.pipeline.forecast import Speeds, within
 from nas_proxy.pipeline.speeds import affordable
+from nas_proxy.progress import SILENT
 from nas_proxy.runs.resolving import resolve
 from nas_proxy.runs.settings import RunConfig
 from nas_proxy.runs.settings_checks import seconds_of
@@ -149,6 +160,24 @@ def test_a_larger_budget_shrinks_nothing_and_plans_the_time_that_is_left():
     assert (kept.trials, kept.truth, kept.judge) == (first.trials, first.truth, first.judge)
 
 
+def test_what_is_asked_for_otherwise_than_before_is_not_replaced_by_the_plan(tmp_path):
+    plan, config = planned("1h")
+    keep_plan(tmp_path, replace(plan, asked=asked_of(config, None)))
+    kept = kept_plan(tmp_path)
+    assert plan.real_batch < config.condense.real_batch
+    assert kept.settings(config) == kept.settings(kept.settings(config)) == plan.settings(config)
+    other = replace(config, max_flops=5, condense=replace(config.condense, steps=3000))
+    found = kept.settings(other)
+    assert (found.condense.steps, found.max_flops, found.condense.real_batch) == (3000, 5, plan.real_batch)
+    assert makes_other_images(found, kept)
+    assert not makes_other_images(plan.settings(config), kept)
+    # A plan that is made after this one knows what was asked for, not what the one before made of it.
+    assert asked_of(found, kept) == {**asked_of(config, None), "steps": 3000, "max_flops": 5}
+    # Plans of earlier versions do not say what was asked for.
+    assert plan.settings(other).condense == plan.settings(config).condense
+    assert asked_of(plan.settings(config), plan) is None
+
+
 def test_the_clock_counts_what_earlier_commands_spent(tmp_path):
     now = [100.0]
     clock = Clock(tmp_path, 60.0, now=lambda: now[0])
@@ -241,7 +270,7 @@ def test_what_a_budget_leaves_out_stays_out(go, few, monkeypatch, tmp_path):
     monkeypatch.setattr(Clock, "allows", lambda self, *_: trained_in(tmp_path / "run") < 8)
     said: list[str] = []
 
-    class Telling(type(nas_proxy.pipeline.stages.SILENT)):
+    class Telling(type(SILENT)):
         def say(self, text):
             said.append(text)
 
@@ -251,13 +280,17 @@ def test_what_a_budget_leaves_out_stays_out(go, few, monkeypatch, tmp_path):
     assert {trial.user_attrs["flops"] <= 2000 for trial in first.study.trials} == {True}
     monkeypatch.setattr(dry_run, "affordable", lambda *_: None)
     assert go(budget="1h").config.max_flops == 2000  # the same command goes on
+    with pytest.raises(RunFolderError, match="max_flops: 2000 → 500"):
+        go(budget="1h", max_flops=500)
+    with pytest.raises(RunFolderError, match=r"condense.steps: \d+ → 7"):
+        go(budget="2h", condense={"method": "random", "images_per_class": 2, "steps": 7})
 
 
 @pytest.mark.slow
 def test_a_run_ends_where_its_budget_does_and_a_larger_one_goes_on(go, few, monkeypatch, tmp_path):
     said: list[str] = []
 
-    class Telling(type(nas_proxy.pipeline.stages.SILENT)):
+    class Telling(type(SILENT)):
         def say(self, text):
             said.append(text)
 

@@ -146,6 +146,7 @@ def test_rank_takes_other_signals_and_trains_nothing_again(run, monkeypatch):
     one = ImageSet.load(run.folder / "proxy.safetensors").stored_bytes // 6
     assert ranking["signals"]["jacob_cov"]["stored_bytes"] == one * IMAGES
     assert ranking["signals"]["synflow"]["stored_bytes"] == 0
+    assert json.loads((run.folder / "search.json").read_text())["finished"]  # though the settings are newer
     # The choice stays, also in the report.
     assert resolve({}, run.folder / "run.toml").signals == tuple(names)
     assert CliRunner().invoke(app, ["report", str(run.folder)]).exit_code == 0

@@ -11,6 +11,7 @@ from nas_proxy.names import PROXY, REPEATABILITY
 from nas_proxy.ranking.decision import FEW, Action, Decision, Reason, saves
 from nas_proxy.ranking.intervals import Interval
 from nas_proxy.ranking.ranking import Cost, Ranking, Row, Saving
+from nas_proxy.report.verdict import verdict_of
 
 OPEN = Interval(0.3, -0.4, 0.8)
 """What a better half of twelve mostly shows."""
@@ -239,6 +240,36 @@ def test_a_decision(case: str) -> None:
 def test_every_action_and_reason_has_a_case() -> None:
     assert {action for _, action, *_ in CASES.values()} == set(Action)
     assert {reason for _, _, reason, *_ in CASES.values()} == set(Reason)
+
+
+def of_method(method: str, **rows: Row) -> Ranking:
+    of = ranking(**rows)
+    return replace(of, settings={**of.settings, "method": method})
+
+
+def test_a_proxy_of_random_images_is_no_condensed_set() -> None:
+    of = of_method("random", proxy=proxy(near(0.9), near(0.1)))  # by luck: it has one draw of them, and the row three
+    found = of.decision
+    assert (found.action, found.reason, found.signal) == (Action.RANDOM, Reason.ALONE, PROXY)
+    told = str(verdict_of(of))
+    assert told.startswith("Use random images: they rank like full training, and nothing else that is cheaper does.")
+    assert "against random images" not in told
+    assert "condensed" not in told
+    dear = of_method("random", proxy=proxy(near(0.9), near(0.1), seconds=200.0))
+    assert verdict_of(dear).because == "ranking 24 candidates takes 3.5 min with random images, and 1.7 min in full"
+    wide = of_method("random", proxy=proxy(near(0.6, 0.2), near(0.1)))
+    assert (wide.decision.action, wide.decision.signal) == (Action.MEASURE, PROXY)
+    assert verdict_of(wide).because == "the interval of random images is too wide to trust the ranking"
+
+
+@pytest.mark.parametrize(
+    ("method", "called"), [("dm", "the condensed set"), ("herding", "the set by herding"), ("patches", "the set of")]
+)
+def test_a_proxy_is_called_by_what_made_it(method: str, called: str) -> None:
+    of = of_method(method)
+    assert of.decision.action == Action.CONDENSED
+    assert verdict_of(of).head.startswith(f"Use {called}")
+    assert verdict_of(ranking()).head == "Use the condensed set"  # an earlier version does not say
 
 
 def test_what_a_set_saves_counts_its_making_once() -> None:

@@ -116,7 +116,7 @@ def test_after_full_trainings_the_front_is_of_what_is_believed(tmp_path: Path) -
     with_objectives(tmp_path, two)
     proxied, full = read_run(tmp_path).trials["key"].tolist()[5:], read_run(tmp_path).truth["key"].tolist()
     believed = [Believed(key, 0.9 - 0.01 * n, 0.1, 1.0, 0.9) for n, key in enumerate(dict.fromkeys(proxied + full))]
-    write_order(tmp_path, believed, finished=True)
+    write_order(tmp_path, believed, reach={})
     rows = pareto.of_run(read_run(tmp_path))
     assert rows["accuracy"].tolist() == [{b.key: b.mean for b in believed}[key] for key in rows["key"]]
     assert len(rows) == len(set(rows["key"])) <= len(believed)

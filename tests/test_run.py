@@ -195,8 +195,12 @@ def test_failures_are_counted_and_the_next_sampled_architecture_takes_their_plac
 
 
 def test_a_run_in_which_all_fail_ends_with_the_reason(go, tmp_path):
-    space = write_space(tmp_path / "broken.py", (3,))
-    text = space.read_text().replace('raise ValueError("three is not a width")', "return Unlucky(64, shape.classes)")
+    space = write_space(tmp_path / "broken.py", (3, 4))
+    text = (
+        space.read_text()
+        .replace("width == 3", "width > 2")
+        .replace('raise ValueError("three is not a width")', "return Unlucky(64, shape.classes)")
+    )
     space.write_text(
         text
         + """
@@ -209,7 +213,7 @@ class Unlucky(nn.Linear):
 """
     )
     with pytest.raises(
-        RunFailedError, match=r"all 2 candidates failed; the last one, .*, with: RuntimeError: out of luck"
+        RunFailedError, match=r"all 4 candidates failed; the last one, .*, with: RuntimeError: out of luck"
     ):
         go(space=str(space), trials=4, truth=4, judge=4)
 

@@ -11,6 +11,7 @@ from optuna import load_study
 import nas_proxy
 from conftest import blobs, write_space
 from nas_proxy.errors import UserError
+from nas_proxy.pipeline import stages
 from nas_proxy.pipeline.choosing import Rounds, opening_of
 from nas_proxy.pipeline.pool import costs_too_much
 from nas_proxy.pipeline.saved import against_random
@@ -169,7 +170,7 @@ def test_a_pool_smaller_than_the_space_grows_by_mutation(go):
 
 
 @pytest.mark.slow
-def test_with_published_accuracies_nothing_is_trained_fully(go, tmp_path):
+def test_with_published_accuracies_nothing_is_trained_fully(go, tmp_path, monkeypatch):
     keys = [f"width={w},act={a}" for w in (1, 2, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24) for a in ("relu", "tanh")]
     accuracy = {key: 0.5 + int(key.split(",")[0][6:]) / 100 + 0.01 * key.endswith("tanh") for key in keys}
     table = tmp_path / "published.csv"
@@ -189,6 +190,10 @@ def test_with_published_accuracies_nothing_is_trained_fully(go, tmp_path):
     before = set(rows(run.folder, "truth.csv")["key"])
     run_stages(open_run(run.folder), ("search",))
     assert set(rows(run.folder, "truth.csv")["key"]) == before
+    # What ends a larger search is told, and not that its sample is not trained yet.
+    monkeypatch.setattr(stages, "search", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        go(truth_table=str(table), judge=6)
 
 
 @pytest.mark.slow

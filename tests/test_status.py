@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,12 @@ from nas_proxy.dashboard.status import Stage, Status, Watcher
 from nas_proxy.dashboard.status_text import status_text
 from nas_proxy.errors import RunFolderError
 from nas_proxy.pipeline.stages import run_stages
+from nas_proxy.ranking.believed import write_order
 from nas_proxy.runs import heartbeat
 from nas_proxy.runs.folder import RunFolder, is_held, prepare_run
 from nas_proxy.runs.heartbeat import Command
 from nas_proxy.runs.resolving import resolve
+from nas_proxy.runs.settings import write_config
 from nas_proxy.spaces.measured import Size
 from nas_proxy.storage.records import Candidate
 from nas_proxy.storage.trial_store import TrialStore
@@ -152,6 +154,35 @@ def test_a_space_smaller_than_the_search_is_done_when_the_next_stage_begins(run:
     record(run, "truth", 0, None, phase="sample")
     assert stages(look(run))["search"] == (3, 6, True)
     assert stages(look(run))["truth"] == (0, 6, False)
+
+
+def test_a_search_that_ended_early_stays_done_until_its_settings_go_further(run: RunFolder) -> None:
+    (run / "proxy.safetensors").write_bytes(b"")
+    for index in range(3):
+        record(run, "proxy", index, 0.5, phase="sample")
+        record(run, "truth", index, 0.5, phase="sample")
+    write_order(run.path, (), reach=None)
+    assert stages(look(run))["truth"] == (3, 6, False)
+
+    def settings(**changes: Any) -> Status:
+        write_config(replace(run.config, **changes), run / "run.toml")
+        os.utime(run / "search.json", (past, past))
+        return look(run)
+
+    past = time.time() - 100
+    write_order(run.path, (), reach=run.config.reach)
+    for same in ({}, {"workers": 2}, {"signals": ("params",)}):  # whatever was computed or asked for since
+        found = stages(settings(**same))
+        assert (found["search"], found["truth"]) == ((3, 6, True), (3, 3, True))
+    for further in ({"truth": 5}, {"trials": 7}, {"truth_seeds": 3}, {"budget": "2h"}):
+        assert not stages(settings(**further))["truth"][2]
+    # Earlier versions say that it ended, and not by which settings.
+    (run / "search.json").write_text('{"pick": null, "finished": true, "order": []}')
+    write_config(run.config, run / "run.toml")
+    os.utime(run / "run.toml", (past, past))
+    assert stages(look(run))["truth"] == (3, 3, True)
+    os.utime(run / "search.json", (past - 1, past - 1))
+    assert not stages(look(run))["truth"][2]
 
 
 def test_looking_never_takes_the_folder(run: RunFolder) -> None:

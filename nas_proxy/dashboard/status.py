@@ -23,6 +23,7 @@ from nas_proxy.ranking.scores import best_first
 from nas_proxy.runs import heartbeat
 from nas_proxy.runs.folder import is_held, open_run
 from nas_proxy.runs.heartbeat import Command
+from nas_proxy.runs.settings import RUN_FILE
 from nas_proxy.signals.signal import EqualCost, Signal, SmallSet
 from nas_proxy.signals.stored_names import checkpoint_path, equal_cost_name, set_path
 from nas_proxy.storage.location import existing
@@ -166,7 +167,7 @@ def _fully(look: Look, sample: int, most: int | None) -> tuple[int, int]:
         return 0, 0
     wanted = max(config.truth, sample) if most is None else min(max(config.truth, sample), most)
     total = wanted + (config.seeds_of_truth - 1) * sample
-    if is_finished(look.run.path, look.run / "run.toml"):  # fewer in a small space
+    if _is_finished(look):  # fewer in a small space
         return done, done
     if (look.run / "ranking.json").exists() and not (look.run / "search.json").exists():
         return done, min(done, total)  # of an earlier version
@@ -277,15 +278,21 @@ def _page(look: Look, name: str, *, ready: bool) -> Stage:
 
 def _went_on(look: Look) -> bool:
     """Return whether a search that found fewer architectures than it was to train has ended, as in a small space."""
+    if _is_finished(look):
+        return True
     begun = [t for name, trials in look.trials.items() if name != PROXY for t in trials if t.datetime_start]
     ended = [t.datetime_complete.timestamp() for t in look.trials.get(PROXY, ()) if t.datetime_complete]
-    asked = (look.run / "run.toml").stat().st_mtime
+    asked = (look.run / RUN_FILE).stat().st_mtime
     starts = [t.datetime_start.timestamp() for t in begun if t.datetime_start and "draw" in t.user_attrs]
     if starts and max(starts) > max([asked, *ended]):
         return True
     with contextlib.suppress(FileNotFoundError):
         return (look.run / "ranking.json").stat().st_mtime > asked
     return False
+
+
+def _is_finished(look: Look) -> bool:
+    return is_finished(look.run.path, look.run.config.reach, look.run / RUN_FILE)
 
 
 def _best(look: Look) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.errors import ConfigError
@@ -41,7 +42,8 @@ REAL, WIDTH, STEPS = 64, 32, 50
 class Plan:
     """What a budget leaves room for: the settings of these names. seconds: what it was made for, in all.
 
-    steps: 0 where nothing is learnt step by step. why: `method` is not that of the settings.
+    steps: 0 where nothing is learnt step by step. why: `method` is not that of the settings. asked: what the settings
+    were of which a plan may change what is asked for, see `lowered`; None where that is not known.
     """
 
     budget: str
@@ -57,14 +59,19 @@ class Plan:
     method: str | None = None
     max_flops: int | None = None
     why: str = ""
+    asked: Mapping[str, object] | None = None
 
     def settings(self, config: RunConfig) -> RunConfig:
-        """Return the settings with these numbers."""
+        """Return the settings with these numbers, but for what they ask for otherwise than when this was planned."""
         numbers = {name: getattr(self, name) for name in ("trials", "truth", "judge")}
-        kept = {name: getattr(self, name) for name in ("steps", "real_batch", "width", "method")}
-        recipe = replace(config.condense, **{name: value for name, value in kept.items() if value is not None})
-        limit = config.max_flops if self.max_flops is None else self.max_flops
-        return replace(config, condense=recipe, max_flops=limit, **numbers)
+        asked = lowered(config).items()
+        found = {name: value if self._is_asked(name, value) else getattr(self, name) for name, value in asked}
+        limit = found.pop("max_flops")
+        return replace(config, condense=replace(config.condense, **found), max_flops=limit, **numbers)
+
+    def _is_asked(self, name: str, value: object) -> bool:
+        planned, before = getattr(self, name), value if self.asked is None else self.asked.get(name)
+        return planned is None or value not in (before, planned)
 
     def sentence(self) -> str:
         """Return the plan for a reader."""
@@ -78,6 +85,28 @@ class Plan:
             f"The budget of {self.budget} allows {images}, {self.trials:,} trainings on the proxy and {self.truth:,} "
             f"full ones, {self.judge:,} of them to judge, with {seeds}: about {duration(self.seconds)}."
         )
+
+
+def asked_of(config: RunConfig, before: Plan | None) -> Mapping[str, object] | None:
+    """Return `Plan.asked` of settings to which `before`, the plan that the folder keeps, has been applied."""
+    if before is None:
+        return lowered(config)
+    asked = before.asked
+    if asked is None:
+        return None
+    return {n: asked.get(n) if value == getattr(before, n) else value for n, value in lowered(config).items()}
+
+
+def makes_other_images(config: RunConfig, plan: Plan) -> bool:
+    """Return whether settings ask for another condensed set than a plan has."""
+    planned = {name: getattr(plan, name) for name in lowered(config) if name != "max_flops"}
+    return any(value not in (None, getattr(config.condense, name)) for name, value in planned.items())
+
+
+def lowered(config: RunConfig) -> dict[str, Any]:
+    """Return the settings that a plan may lower, by name; all others that it has nobody gives beside a budget."""
+    recipe = {name: getattr(config.condense, name) for name in ("steps", "real_batch", "width", "method")}
+    return {**recipe, "max_flops": config.max_flops}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,16 @@ from typing import Any
 from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data.splits import Counts
 from nas_proxy.names import TRUTH
-from nas_proxy.pipeline.budget import PLANNED, Plan, Takes, kept_plan, plan_for, spent_in
+from nas_proxy.pipeline.budget import (
+    PLANNED,
+    Plan,
+    Takes,
+    asked_of,
+    kept_plan,
+    makes_other_images,
+    plan_for,
+    spent_in,
+)
 from nas_proxy.pipeline.checks import check, check_room
 from nas_proxy.pipeline.forecast import Done, Estimate, Speeds, forecast
 from nas_proxy.pipeline.forecast_text import OPTIONS, first_sight, flags_of, told
@@ -115,6 +124,9 @@ def planned(
             check_room(prospect)
         return run, prospect, None, None
     before = None if overwrite else kept_plan(run.path)
+    asked = asked_of(config, before)
+    if before is not None and makes_other_images(config, before):
+        before = None  # which may be asked for as long as nothing is made
     if before is not None and seconds_of(before.budget) >= seconds_of(config.budget):
         check_room(prospect)
         return run, prospect, before, None
@@ -153,7 +165,7 @@ def planned(
         return flags_of(changed) if changed and then.seconds.value <= PLANNED * budget else ""
 
     sizes = [size for size in (prospect.space.size, config.pool) if size is not None]
-    plan = plan_for(config, takes, min(sizes, default=None), spent, before, advice)
+    plan = replace(plan_for(config, takes, min(sizes, default=None), spent, before, advice), asked=asked)
     settings = plan.settings(config)
     return replace(run, config=settings), replace(prospect, config=settings), plan, by(settings.condense)
 

@@ -47,7 +47,7 @@ def full_trainings(work: Work) -> Standing:
     rounds = Rounds(total, len(sample), work.config.round_size)
     chosen = _trained_in_rounds(work, pool, sample, rounds)
     found = _standing(work, pool, sample, chosen)
-    write_order(work.run.path, found.order, finished=False)
+    write_order(work.run.path, found.order, reach=None)
     if work.problem.table is None:
         there = {r.key for r in work.store.records(TRUTH)}  # all, but where a budget ended before
         judged = {one.key: one for one in sample if one.key in there}
@@ -56,7 +56,7 @@ def full_trainings(work: Work) -> Standing:
         seeds, title = work.config.seeds_of_truth, "Judge: further seeds"
         if seeds > 1:
             train_fully(work.trainer, work.files, work.config.full_training, list(judged.values()), seeds, title)
-    write_order(work.run.path, found.order, finished=True)
+    write_order(work.run.path, found.order, reach=work.config.reach)
     return found
 
 

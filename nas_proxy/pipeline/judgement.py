@@ -302,6 +302,7 @@ def _settings(work: Work) -> dict[str, object]:
         "draws": draws,
         "passes": passes_of(work),
         "candidates": _candidates(work),
+        **({"method": config.condense.method} if work.plan.lead == PROXY else {}),
         **{name: getattr(config.condense, name) for name in ("images_per_class", "steps", "real_batch", "width")},
         **{name: getattr(config.proxy_training, name) for name in ("batch_size", "learning_rate")},
     }

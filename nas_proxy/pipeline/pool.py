@@ -7,7 +7,8 @@ full trainings. Whatever the run has trained or the user has named is in it.
 
 A score is left out of the pool, not of the table, where computing it for the pool would take more than it tells: more
 than a minute and a fifth of what the trainings take, and a larger share of that than it explains of the proxy's order.
-That is the one decision that rests on measured seconds; it is taken once, and kept with what was grown in `pool.json`.
+That is the one decision that rests on measured seconds; it is taken once of each score, before the first pool that it
+would be computed for, and kept with what was grown in `pool.json`.
 """
 
 import json
@@ -32,6 +33,7 @@ from nas_proxy.ranking.surrogate import Features, Floats
 from nas_proxy.seeds import derive
 from nas_proxy.signals.equal_cost import seconds_a_pass
 from nas_proxy.signals.signal import Signal, ZeroCost
+from nas_proxy.signals.stored_names import is_looked_up, score_name
 from nas_proxy.spaces.objectives import ACCURACY
 from nas_proxy.spaces.space import Architecture
 from nas_proxy.storage.records import LATENCY
@@ -164,26 +166,36 @@ def _latencies(work: Work, members: Mapping[str, Architecture]) -> Floats:
 
 
 def _left_out(work: Work, size: int) -> Mapping[str, str]:
-    """Return the scores that the pool does without, each with the reason: decided once, and told then."""
+    """Return the scores that the pool does without, each with the reason: of each decided once, and told then."""
     kept = _kept(work)
-    if "left_out" in kept:
-        of: Mapping[str, str] = kept["left_out"]
-        return of
+    reasons: dict[str, str] = dict(kept.get("left_out", {}))
+    decided = [*kept["decided"]] if "decided" in kept else _decided_before(work, reasons)
+    signals = [signal for signal in work.plan.computed if signal.name not in decided]
+    if not signals:
+        return reasons
     sample = sample_of(work)
-    columns = untrained.columns_of(work, work.plan.computed, {one.key: one.architecture for one in sample})
+    columns = untrained.columns_of(work, signals, {one.key: one.architecture for one in sample})
     records = {r.key: r for r in work.store.records(PROXY) if r.draw == 0}
     trained = column([records[one.key] for one in sample], work.plan.primary)
-    took = {signal.name: untrained.typical_seconds(signal, untrained.opened(work)) for signal in work.plan.computed}
-    spent = _training_seconds(work)
-    reasons = {
-        name: reason
-        for name, scores in columns.items()
-        if (reason := costs_too_much(name, size, took[name], spent, scores.values, trained)) is not None
-    }
-    write_json(work.run / NAME, {**kept, "left_out": reasons})
-    for reason in reasons.values():
-        work.progress.say(reason)
+    scores, spent = untrained.opened(work), _training_seconds(work)
+    for signal in signals:
+        seconds = untrained.typical_seconds(signal, scores)
+        reason = costs_too_much(signal.name, size, seconds, spent, columns[signal.name].values, trained)
+        if reason is not None:
+            reasons[signal.name] = reason
+            work.progress.say(reason)
+    decided += [signal.name for signal in signals]
+    write_json(work.run / NAME, {**kept, "left_out": reasons, "decided": decided})
     return reasons
+
+
+def _decided_before(work: Work, reasons: Mapping[str, str]) -> list[str]:
+    """Return the scores that an earlier version decided on, of which it kept those that are left out."""
+    if not reasons and "left_out" not in _kept(work):
+        return []
+    scores = untrained.opened(work)
+    computed = [signal for signal in work.plan.computed if not is_looked_up(signal)]
+    return [*reasons, *(signal.name for signal in computed if scores.of(score_name(signal)))]
 
 
 def costs_too_much(
@@ -218,5 +230,7 @@ def _training_seconds(work: Work) -> float:
     if math.isnan(each) or not records:
         return math.inf
     proxy = config.trials * sum(r.seconds for r in records) / len(records)
+    if work.problem.table is not None:
+        return proxy  # nothing is trained fully
     full = config.truth + (config.seeds_of_truth - 1) * config.sample
     return proxy + full * each * config.full_training.image_passes(len(work.problem.data.train))

@@ -89,6 +89,7 @@ def search_stage(work: Work) -> None:
     wanted = scoring.lead_search(work)
     if wanted is None:
         return
+    chosen = list[Record]()
     try:
         if wanted.proposals and wanted.sampler == "ei" and work.plan.lead == PROXY:
             search(work.trainer, replace(wanted, proposals=0))
@@ -97,10 +98,11 @@ def search_stage(work: Work) -> None:
         for part in dict.fromkeys((work.problem.space, work.trainer.space)):
             if isinstance(part, Limited) and (left_out := part.left_out()) is not None:
                 say(f"{left_out}.")
-    finally:
         # What a search has chosen of published accuracies alone stays in the tables; no study holds it.
-        seen = work.problem.table is not None and (work.run / SEARCH).exists()
-        write_tables(work, chosen=chosen_of(work, how_it_stands(work)) if seen else ())
+        if work.problem.table is not None and (work.run / SEARCH).exists():
+            chosen = chosen_of(work, how_it_stands(work))
+    finally:
+        write_tables(work, chosen=chosen)
 
 
 def _require_proxy(work: Work) -> None:
@@ -141,7 +143,9 @@ def rank_stage(work: Work) -> None:
     ranking, made_of_others = judge(work, scores, truth, made, found)
     write_tables(work, scores.studies, made_of_others, chosen)
     if found is not None:  # other signals may make another pick
-        write_order(work.run.path, found.order, finished=is_finished(work.run.path, work.run / RUN_FILE))
+        reach = work.config.reach
+        finished = is_finished(work.run.path, reach, work.run / RUN_FILE)
+        write_order(work.run.path, found.order, reach=reach if finished else None)
     write_json(work.run / "ranking.json", ranking)
 
 

@@ -1,6 +1,6 @@
 """What a search believes of each architecture of its pool, and `search.json`, which holds it, the pick first."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,7 +27,9 @@ class Believed:
 @dataclass(frozen=True)
 class _File:
     order: tuple[Believed, ...]
-    finished: bool = True  # what earlier versions do not say
+    # What earlier versions do not say.
+    finished: bool = True
+    reach: Mapping[str, int | str] | None = None
 
 
 def means(order: Iterable[Believed]) -> dict[str, float] | None:
@@ -36,22 +38,28 @@ def means(order: Iterable[Believed]) -> dict[str, float] | None:
     return {one.key: one.mean for one in known} if any(one.validation is not None for one in known) else None
 
 
-def write_order(folder: Path, order: Sequence[Believed], *, finished: bool) -> None:
+def write_order(folder: Path, order: Sequence[Believed], *, reach: Mapping[str, int | str] | None) -> None:
     """Write `search.json` of a run's folder; the pick is the first, where that was fully trained.
 
-    finished: whether no full training is left to be done.
+    reach: how far the settings go by which no full training is left to be done; None where some are.
     """
     pick = order[0].key if order and order[0].validation is not None else None
-    write_json(folder / NAME, {"pick": pick, "finished": finished, "order": [asdict(one) for one in order]})
+    told = {"pick": pick, "finished": reach is not None, "reach": None if reach is None else dict(reach)}
+    write_json(folder / NAME, {**told, "order": [asdict(one) for one in order]})
 
 
-def is_finished(folder: Path, settings: Path) -> bool:
-    """Return whether `search.json` of a run's folder says that no full training is left to be done by its settings."""
+def is_finished(folder: Path, reach: Mapping[str, int | str], settings: Path) -> bool:
+    """Return whether `search.json` of a run's folder says that no full training is left by settings that go so far.
+
+    settings: their file, which is older where an earlier version wrote `search.json` by them.
+    """
     path = folder / NAME
     try:
-        return path.stat().st_mtime >= settings.stat().st_mtime and checked(_File, read_json(path)).finished
+        told = checked(_File, read_json(path))
+        newer = path.stat().st_mtime >= settings.stat().st_mtime
     except (OSError, ValueError):
         return False
+    return told.finished and (newer if told.reach is None else told.reach == reach)
 
 
 def read_order(folder: Path) -> tuple[Believed, ...]:

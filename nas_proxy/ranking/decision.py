@@ -129,6 +129,17 @@ def candidates(ranking: Ranking) -> int | None:
     return max(told, ranking.n or 0) if isinstance(told, int) and told > 0 else ranking.n
 
 
+def method_of(ranking: Ranking) -> str:
+    """Return by which method the images of a run's proxy were made, or chosen; "dm" where an earlier version ranked."""
+    told = ranking.settings.get("method")
+    return told if isinstance(told, str) else "dm"
+
+
+def is_random(ranking: Ranking, name: str) -> bool:
+    """Return whether a row is of random images, as that of a proxy is where a budget has no time to condense."""
+    return (method_of(ranking) if name == PROXY else _base(name)) == RANDOM
+
+
 def seconds_of(ranking: Ranking, name: str) -> float | None:
     """Return the seconds that all candidates take by a row, with the making of its set; by `REPEATABILITY`, in full."""
     row, number = ranking.row(name), candidates(ranking)
@@ -153,7 +164,8 @@ Found = tuple[Action, Reason, str | None, int | None]
 
 
 def _decided(ranking: Ranking, lead: str) -> Found:
-    control = ranking.row(lead).control or RANDOM
+    of_random = lead == PROXY and is_random(ranking, lead)  # its own control, of which the row has more draws
+    control = lead if of_random else ranking.row(lead).control or RANDOM
     wanted = list(dict.fromkeys((lead, control, CALIBRATED)))
     options = [name for name in wanted if ranking.row(name).spearman.value is not None]
     saved = _search_saved(ranking)
@@ -187,11 +199,11 @@ def _among(ranking: Ranking, lead: str, control: str, trusted: dict[str, _Trust]
     gain = ranking.row(lead).minus_random
     compared = lead != control and gain.value is not None
     if lead in good and (not compared or _told_better(ranking.row(lead))):
-        return _use(lead), Reason.BETTER if compared else _alone(lead, control), lead, None
+        return _use(ranking, lead), Reason.BETTER if compared else _alone(lead, control), lead, None
     if CALIBRATED in good and (_told_better(ranking.row(CALIBRATED)) or good == {CALIBRATED}):
         return Action.CALIBRATED, Reason.BETTER if control in good else Reason.ALONE, CALIBRATED, None
     if control not in good:
-        return _use(lead), Reason.ALONE, lead, None
+        return _use(ranking, lead), Reason.ALONE, lead, None
     return _against_random(ranking, lead, control, trusted)
 
 
@@ -209,21 +221,21 @@ def _against_random(ranking: Ranking, lead: str, control: str, trusted: dict[str
     """Choose between a set and random images that are trusted, where the set is not told to be better."""
     gain, more = ranking.row(lead).minus_random, ranking.row(lead).more_architectures
     if lead not in trusted:
-        return _use(control), Reason.DEAR, control, None
+        return _use(ranking, control), Reason.DEAR, control, None
     if gain.high is not None and gain.high < 0:
-        return _use(control), Reason.WORSE, control, None
+        return _use(ranking, control), Reason.WORSE, control, None
     leading = trusted[lead].good and gain.value is not None and gain.value > 0
     if leading and (asked := _asked(more, ranking.n)) is not None:
         return Action.MEASURE, Reason.GAIN_OPEN, lead, asked
-    return _use(control), Reason.NOT_BETTER, control, None
+    return _use(ranking, control), Reason.NOT_BETTER, control, None
 
 
 def _alone(lead: str, control: str) -> Reason:
     return Reason.ALONE if _base(lead) == RANDOM or lead == control else Reason.UNCOMPARED
 
 
-def _use(name: str) -> Action:
-    if _base(name) == RANDOM:
+def _use(ranking: Ranking, name: str) -> Action:
+    if is_random(ranking, name):
         return Action.RANDOM
     if name == CALIBRATED:
         return Action.CALIBRATED

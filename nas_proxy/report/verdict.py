@@ -7,7 +7,16 @@ dashboard: plain text, which may hold any character.
 from dataclasses import dataclass
 
 from nas_proxy.names import BY, PROXY, RANDOM, REPEATABILITY, SIZES, ZERO_COST, label
-from nas_proxy.ranking.decision import TRUSTED, Action, Decision, Reason, candidates, seconds_of
+from nas_proxy.ranking.decision import (
+    TRUSTED,
+    Action,
+    Decision,
+    Reason,
+    candidates,
+    is_random,
+    method_of,
+    seconds_of,
+)
 from nas_proxy.ranking.intervals import Interval
 from nas_proxy.ranking.ranking import Ranking, Row
 from nas_proxy.report.formats import UNDEFINED, architectures, count, decimal, duration, faster, interval, one_line
@@ -41,10 +50,10 @@ def verdict_of(ranking: Ranking | None) -> Verdict:
     told = [] if found.lead is None else _evidence(of, found.lead)
     if found.reason is Reason.NO_SAVING:
         told = [(name, text) for name, text in told if name != "Saving"]  # why says so already
-    return Verdict(_head(found), _because(found, of), tuple(told))
+    return Verdict(_head(found, of), _because(found, of), tuple(told))
 
 
-def _head(found: Decision) -> str:
+def _head(found: Decision, of: Ranking) -> str:
     match found.action:
         case Action.NONE:
             return "Not judged yet" if found.reason is Reason.ABSENT else "Cannot be judged"
@@ -52,14 +61,15 @@ def _head(found: Decision) -> str:
             return f"Measure about {architectures(found.more).replace(' ', ' more ', 1)}"
         case Action.DIRECT:
             return "Train directly"
-    return f"Use {_called(found.signal or '')}"
+    return f"Use {_called(of, found.signal or '')}"
 
 
-def _called(name: str) -> str:
-    """Return what a row is called inside a sentence."""
+def _called(of: Ranking, name: str) -> str:
+    """Return what a row is called inside a sentence; a run's proxy by the method that its images are of."""
     base, _, score = name.partition(":")
+    base = method_of(of) if base == PROXY else base
     by = f" ({BY[score]})" if score in BY else ""
-    if base in {PROXY, "dm"}:
+    if base == "dm":
         return f"the condensed set{by}"
     if base.startswith("dm"):
         return f"the condensed set ({base}){by}"
@@ -92,7 +102,7 @@ def _because(found: Decision, of: Ranking) -> str:
         return f"Spearman is undefined over {architectures(of.n)}{_reason(first)}"
     if found.reason is Reason.NO_SAVING:
         return _no_saving(of, found)
-    lead, signal = _called(found.lead or ""), _called(found.signal or "")
+    lead, signal = _called(of, found.lead or ""), _called(of, found.signal or "")
     several = signal.startswith("random images")
     words = {"lead": lead, "signal": signal, "they rank": "they rank" if several else "it ranks"}
     return WHY[found.reason].format(**words)
@@ -104,22 +114,23 @@ def _no_saving(of: Ranking, found: Decision) -> str:
     lead = found.lead or ""
     spent, full, number = seconds_of(of, lead), seconds_of(of, REPEATABILITY), candidates(of)
     if spent is None or full is None:
-        return f"making {_called(lead)} pays from {count(of.row(lead).pays_from)} candidates on, and there are {number}"
+        pays = count(of.row(lead).pays_from)
+        return f"making {_called(of, lead)} pays from {pays} candidates on, and there are {number}"
     control = of.row(lead).control or RANDOM
-    other = seconds_of(of, control) if control != lead else None
+    other = seconds_of(of, control) if control != lead and not is_random(of, lead) else None
     instead = "" if other is None else f", {duration(other)} with random images"
-    cheap = f"{duration(spent)} with {_called(lead)}{instead}"
+    cheap = f"{duration(spent)} with {_called(of, lead)}{instead}"
     return f"ranking {number} candidates takes {cheap}, and {duration(full)} in full"
 
 
 def _evidence(of: Ranking, lead: str) -> list[tuple[str, str]]:
     """Return the numbers under a decision about the row `lead`."""
     row = of.row(lead)
-    who = "" if lead == PROXY else f" of {_called(lead)}"
+    who = "" if lead == PROXY else f" of {_called(of, lead)}"
     told = [("Spearman", f"{_spearman(row.spearman)}{who} over {architectures(of.n)}{_reason(row.spearman)}")]
     told.append(("Better half", _better_half(of, row)))
     told.append(("Full training", _repeatability(of)))
-    told.append(("Random images", "" if lead.startswith(RANDOM) else _against_random(row)))
+    told.append(("Random images", "" if is_random(of, lead) else _against_random(row)))
     told.append(("Saving", _saving(of, lead)))
     told.append(("Untrained", _untrained(of, row.spearman.value) if lead.partition(":")[0] not in ZERO_COST else ""))
     return [(name, text) for name, text in told if text]

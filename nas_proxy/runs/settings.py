@@ -282,6 +282,12 @@ class RunConfig:
         proposed = self.trials if self.sampler == "ei" else 0
         return self.pool or max(POOL_TIMED if timed else POOL, proposed, self.truth)
 
+    @property
+    def reach(self) -> dict[str, int | str]:
+        """How far a run goes: what leaves more to be trained where it is larger."""
+        numbers = {"trials": self.trials, "truth": self.truth, "judge": self.sample, "pool": self.pool_size}
+        return {**numbers, "truth_seeds": self.seeds_of_truth, "budget": self.budget or ""}
+
 
 # Seeds of full training of what judges where nothing is named.
 TRUTH_SEEDS = 2
