@@ -297,6 +297,15 @@ def test_layouts_that_cannot_be_used(tmp_path):
     )
 
 
+def test_test_images_of_another_size_are_told_when_the_folder_is_opened(tmp_path):
+    for part, size in (("train", 4), ("test", 5)):
+        for name in "ab":
+            save(tmp_path / part / name / "1.png", size=(size, size))
+    with pytest.raises(DataError, match=r"train/a/1\.png has 4×4 pixels but .*test/a/1\.png has 5×5; images of one"):
+        open_source(f"folder:{tmp_path}")
+    assert open_source(f"folder:{tmp_path}", image_size=4).read("test")[0].shape == (2, 1, 4, 4)
+
+
 def test_folders_that_lie_a_level_too_deep(tmp_path):
     for part in ("training_set", "test_set"):
         save(tmp_path / "cats" / part / "a" / "1.png")

@@ -1,15 +1,23 @@
 """Which values are black and white: colour of more than 8 bits, and parts whose pixels are of different kinds."""
 
+import runpy
 import struct
+import sys
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 from nas_proxy.data.decoding import is_narrowed, opened
+from nas_proxy.data.shape import DataShape
 from nas_proxy.data.sources import open_source
 from nas_proxy.errors import DataError
+from nas_proxy.pipeline import model_card
+from nas_proxy.pipeline.deployed import Deployed
 
 RAMP = np.arange(16).reshape(4, 4) * 17  # 0 to 255
 
@@ -78,6 +86,14 @@ def test_the_bits_of_jpeg_2000_are_those_of_its_head(tmp_path):
             assert is_narrowed(image) == (bits == 16)
 
 
+def test_16_bits_a_pixel_are_fewer_than_8_a_channel(tmp_path):
+    head = struct.pack("<2sIHHIIiiHHIIiiII", b"BM", 98, 0, 0, 66, 40, 4, 4, 1, 16, 3, 32, 0, 0, 0, 0)
+    (tmp_path / "x.bmp").write_bytes(head + struct.pack("<III", 0xF800, 0x7E0, 0x1F) + b"\x41\x08" * 16)
+    with opened(tmp_path / "x.bmp") as image:
+        assert "16" in str(image.tile)
+        assert not is_narrowed(image)
+
+
 @pytest.mark.parametrize("write", [png, ppm, sgi])
 def test_colour_of_16_bits_that_fills_them_is_read_as_before(tmp_path, write):
     images, _ = open_source(folder(tmp_path, write, colour(257), write.__name__)).read("train")
@@ -128,3 +144,35 @@ def test_files_of_several_pictures_are_told(tmp_path, suffix):
     assert np.array_equal(images[0, 0], RAMP)
     assert len(said) == 1
     assert said[0].endswith(f"0.{suffix} holds several pictures; of each file the first counts")
+
+
+def test_an_image_is_predicted_as_those_of_training_were_read(tmp_path, monkeypatch):
+    folder(tmp_path, grey(np.uint16, 16), RAMP, "png")  # 12 bits
+    source = open_source(folder(tmp_path, grey(np.uint16, 3), RAMP, "png", "test"))
+    expected = source.read("test")[0][0]
+    assert expected.max() == round(765 * 255 / 4095)
+    assert source.levels() == {"whole": (0, 4095)}
+    path, shape = tmp_path / "test" / "a" / "0.png", DataShape(1, 4, 4, 2)
+    network = Deployed(nn.Identity(), torch.ones(1), torch.zeros(1), shape, ("a", "b"), levels=source.levels())
+    for image in (path, Image.open(path), np.asarray(Image.open(path))):
+        assert torch.equal(network.prepared(image), expected)
+
+    told = {"classes": "ab", "shape": shape._asdict(), "image_size": None, "scale": [1.0], "offset": [0.0]}
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=lambda *_, **__: None))
+    model_card.write_predict(tmp_path)
+    for levels in (source.levels(), {}):
+        model_card.write_preprocessing(told | {"levels": levels}, tmp_path)
+        alone = runpy.run_path(str(tmp_path / "predict.py"))
+        if levels:
+            assert np.array_equal(alone["prepared"](Image.open(path))[0], expected)
+        else:
+            with pytest.raises(SystemExit, match="more than 8 bits a pixel, and those of training had 8"):
+                alone["prepared"](Image.open(path))
+
+
+def test_levels_are_known_where_no_image_has_been_read(tmp_path):
+    source = open_source(folder(tmp_path, grey(np.float32, 2), RAMP, "tif"))
+    assert source.levels() == {"floats": (0, 1023)}
+    np.savez(tmp_path / "x.npz", images=np.tile(RAMP * 4, (4, 1, 1)), labels=[0, 1, 0, 1])
+    assert open_source(f"npz:{tmp_path / 'x.npz'}").levels() == {"whole": (0, 1023)}
+    assert open_source("digits").levels() == {}

@@ -133,6 +133,18 @@ def test_what_is_trained_already_is_not_chosen_again_where_rounds_move(go, chang
         assert len(known) == len(set(known)), name
 
 
+def test_test_images_that_change_do_not_judge_beside_those_before(go, tmp_path):
+    whole = dict(np.load(tmp_path / "blobs.npz"))
+    own = {"test_images": whole["images"], "test_labels": whole["labels"]}
+    np.savez(tmp_path / "blobs.npz", **whole, **own)
+    go(truth=5, judge=5)
+    np.savez(tmp_path / "blobs.npz", **whole, **own | {"test_images": 255 - whole["images"]})
+    with pytest.raises(UserError, match="the test data has changed since the trainings of this run"):
+        go(truth=8, judge=5)
+    np.savez(tmp_path / "blobs.npz", **whole, **own)
+    assert len(rows(go(truth=8, judge=5).folder, "truth.csv")) == 8
+
+
 @pytest.mark.slow
 def test_another_ranking_writes_its_order_too(go):
     run = go()

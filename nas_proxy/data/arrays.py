@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from nas_proxy.data.levels import ROUNDING, Levels, levels_of
+from nas_proxy.data.levels import ROUNDING, Kind, Levels, levels_of
 from nas_proxy.data.store import Progress
 from nas_proxy.errors import DataError
 
@@ -36,6 +36,12 @@ class ArrayPart:
     def labels(self) -> Tensor:
         """Return the labels: int64, (n,)."""
         return self.load_labels()
+
+    def known_levels(self) -> dict[Kind, Levels]:
+        """Return the levels of the kind of pixels that do not fit 8 bits, where these are such."""
+        if self.levels is None:
+            return {}
+        return {"floats" if self.levels == Levels(0, 1) else "whole": self.levels}
 
     def images(self, index: Tensor, progress: Progress | None = None) -> Tensor:
         """Return the images at `index`: uint8, (len(index), c, h, w). Raises DataError if that fails."""

@@ -9,17 +9,19 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
-from nas_proxy.data.levels import Levels, levels_of
+from nas_proxy.data.levels import Kind, Levels, levels_of
 from nas_proxy.errors import DataError
 
 SUFFIXES = (
@@ -150,26 +152,30 @@ def is_narrowed(image: Image.Image) -> bool:
 
     It reads all bits of files of one channel alone (`is_wide`), but of SGI files' not.
     """
-    if is_wide(image):
+    if is_wide(image) or not isinstance(image, ImageFile):
         return False
     if image.format == "JPEG2000":
         return _bits_of_jpeg_2000(image) > 8
-    codec, _, _, given = next(iter(getattr(image, "tile", ())), ("", None, 0, None))
+    if not image.tile:
+        return False
+    codec, _, _, given = image.tile[0]
     raw, *more = given if isinstance(given, tuple) else (given,)
     if codec.startswith("ppm"):
-        return more[0] > 255 and raw not in ("1", "L")
+        return raw not in ("1", "L") and int(more[0]) > 255
     if codec == "sgi_rle":
-        return more[-1] == 2
-    return codec == "SGI16" or ";16" in str(raw)
+        return int(more[-1]) == 2
+    # Elsewhere ";16" is 16 bits a pixel.
+    return codec == "SGI16" or (image.format in ("PNG", "TIFF") and ";16" in str(raw))
 
 
-def _bits_of_jpeg_2000(image: Image.Image) -> int:
+def _bits_of_jpeg_2000(image: ImageFile) -> int:
     """Return the bits of the first channel, by the SIZ part of the codestream (ISO/IEC 15444-1, A.5.1)."""
-    assert image.fp is not None
-    place = image.fp.tell()
-    image.fp.seek(0)
-    head = image.fp.read(1 << 16)
-    image.fp.seek(place)
+    file = image.fp
+    assert file is not None
+    place = file.tell()
+    file.seek(0)
+    head = file.read(1 << 16)
+    file.seek(place)
     start = head.find(b"\xff\x4f\xff\x51")
     return (head[start + 42] & 0x7F) + 1 if 0 <= start < len(head) - 42 else 8
 
@@ -191,12 +197,21 @@ def upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def fitted(image: Image.Image, channels: int, height: int, width: int) -> np.ndarray:
+def fitted(
+    image: Image.Image, channels: int, height: int, width: int, known: Mapping[Kind, Levels] = MappingProxyType({})
+) -> np.ndarray:
     """Return an image of any size as one of a set of this shape: its middle, resized; uint8, (c, h, w).
 
-    The same as of a file of the set, but for pixels of more than 8 bits, whose black and white are the image's own.
+    known: the levels of the set; pixels of more than 8 bits of a kind that it lacks have the image's own.
     """
-    whole = flat(upright(image), "L" if channels == 1 else "RGB", _own_levels(image))
+
+    def levels(*, floats: bool) -> Levels:
+        if (found := known.get("floats" if floats else "whole")) is not None:
+            return found
+        values = numbers(image)
+        return levels_of(float(values.min()), float(values.max()), floats=floats)
+
+    whole = flat(upright(image), "L" if channels == 1 else "RGB", levels)
     scale = min(whole.width / width, whole.height / height)
     across, down = round(width * scale), round(height * scale)
     left, top = (whole.width - across) // 2, (whole.height - down) // 2
@@ -213,13 +228,3 @@ def flat(image: Image.Image, mode: str, levels: Callable[..., Levels]) -> Image.
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return image.convert(mode)
-
-
-def _own_levels(image: Image.Image) -> Callable[..., Levels]:
-    """Return what tells the levels of one image by itself."""
-
-    def levels(*, floats: bool) -> Levels:
-        values = numbers(image)
-        return levels_of(float(values.min()), float(values.max()), floats=floats)
-
-    return levels

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from nas_proxy.data.frame import Frame, pixels
+from nas_proxy.data.levels import Kind, Levels
 from nas_proxy.data.listing import NAMED, list_folder
 from nas_proxy.data.store import Progress, Say, StoredImages, open_store
 from nas_proxy.errors import DataError
@@ -95,6 +96,10 @@ class FolderPart:
     def labels(self) -> Tensor:
         """Return the labels: int64, (n,)."""
         return torch.tensor(self.classes).repeat_interleave(torch.tensor(self.files.counts))
+
+    def known_levels(self) -> dict[Kind, Levels]:
+        """Return which values of pixels that do not fit 8 bits are black and white."""
+        return self.frame.known_levels()
 
     def pixels(self, index: int) -> np.ndarray:
         """Decode one file: uint8, (c, h, w). Raises DataError with the path."""
@@ -201,6 +206,7 @@ def open_folder(
         files = frame.files if part == "train" else Files(list(of_class.values()))
         assert isinstance(files, Files)
         own = frame if part == "train" else Frame(files, image_size, say, frame)
+        own.check_size()
         parts[part] = FolderPart(str(folder), files, tuple(number[name] for name in of_class), own, place, say)
     return classes, parts
 

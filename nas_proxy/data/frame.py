@@ -17,7 +17,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from nas_proxy.data.decoding import Encoded, check_png, flat, is_narrowed, is_wide, numbers, opened, upright
-from nas_proxy.data.levels import LEAST_SHARE, Levels, levels_of
+from nas_proxy.data.levels import LEAST_SHARE, Kind, Levels, levels_of
 from nas_proxy.errors import DataError
 
 _GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
@@ -67,6 +67,38 @@ class Frame:
         """The levels of files with whole numbers of more than 8 bits, or with floats; these are read for it."""
         found = None if self.train is None else self.train._levels(floats)
         return found or self._levels(floats) or (Levels(0, 1) if floats else Levels(0, 65535))
+
+    def check_size(self) -> None:
+        """Raise DataError where the first file of another part than train has not the size of train, by its header.
+
+        The files after it are checked when they are decoded.
+        """
+        if self.train is not None and self.image_size is None:
+            found = next(filter(None, map(_size, self.files)), None)
+            if found is not None and found[1] != self.size:
+                raise self.other_size(*found)
+
+    def other_size(self, file: Path | Encoded, size: tuple[int, int]) -> DataError:
+        """Return what to say of a file that has not the size of the set."""
+        return DataError(
+            f"{self.first[0]} has {_by(self.size)} pixels but {file} has {_by(size)}; "
+            "images of one data set must have one size, so choose one, for example --image-size 32"
+        )
+
+    def known_levels(self) -> dict[Kind, Levels]:
+        """Return the levels of kinds of pixels that were met in reading, or that the first train file has."""
+        try:
+            with opened(self.first[0]) as image:
+                first = (image.mode == "F") if is_wide(image) else None
+        except DataError:
+            first = None
+        found: dict[Kind, Levels] = {}
+        with self._lock:
+            if ("_of_wide" in self.__dict__ or first is False) and (whole := self._levels(False)) is not None:
+                found["whole"] = whole
+            if ("_of_floats" in self.__dict__ or first is True) and (floats := self._levels(True)) is not None:
+                found["floats"] = floats
+        return found
 
     def check(self, image: Image.Image, file: Path | Encoded) -> None:
         """Raise DataError where 8 bits of an image as Pillow reads it are too few; tell of colour that goes."""
@@ -141,7 +173,7 @@ class Frame:
                     if is_narrowed(image):
                         some = False
                         bands = image.split()[: -1 if image.mode in ("LA", "RGBA") else None]
-                        if max(band.getextrema()[1] for band in bands) >= 256 * LEAST_SHARE:
+                        if max(np.asarray(band).max() for band in bands) >= 256 * LEAST_SHARE:
                             return True
             except DataError:
                 continue  # it is told where it is decoded
@@ -170,10 +202,7 @@ def _framed(found: Image.Image, frame: Frame, file: Path | Encoded) -> np.ndarra
         square = image.crop((left, top, left + side, top + side))
         image = square.resize(frame.size, Image.Resampling.BILINEAR)  # antialiased, as `arrays.resized` is
     if image.size != frame.size:
-        raise DataError(
-            f"{frame.first[0]} has {_by(frame.size)} pixels but {file} has {_by(image.size)}; "
-            "images of one data set must have one size, so choose one, for example --image-size 32"
-        )
+        raise frame.other_size(file, image.size)
     values = np.asarray(image)
     return values[None] if frame.channels == 1 else values.transpose(2, 0, 1)
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from nas_proxy.data.decoding import Encoded
 from nas_proxy.data.folders import decoded
 from nas_proxy.data.frame import Frame, pixels
+from nas_proxy.data.levels import Kind, Levels
 from nas_proxy.data.listing import PARTS, shown
 from nas_proxy.data.store import Progress, Say
 from nas_proxy.data.tables import LABELS, check_names
@@ -73,6 +74,10 @@ class HuggingFacePart:
         """Return the labels: int64, (n,)."""
         return self.label
 
+    def known_levels(self) -> dict[Kind, Levels]:
+        """Return which values of pixels that do not fit 8 bits are black and white."""
+        return self.frame.known_levels()
+
     def images(self, index: Tensor, progress: Progress | None = None) -> Tensor:
         """Return the images at `index`: uint8, (len(index), c, h, w). Raises DataError with the row."""
         return decoded(lambda number: pixels(self.files[number], self.frame), index, self.shape, progress)
@@ -95,6 +100,8 @@ def open_hugging_face(
     }
     frame = Frame(images["train"], image_size, say)
     own = {part: frame if part == "train" else Frame(images[part], image_size, say, frame) for part in splits}
+    for each in own.values():
+        each.check_size()
     return classes, {part: HuggingFacePart(images[part], codes[part], own[part]) for part in splits}
 
 

@@ -6,8 +6,12 @@ bits that they need, or, where they fill less than a quarter of that, from the l
 """
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
+
+# Kinds of pixels that do not fit 8 bits, which have levels each for itself.
+Kind: TypeAlias = Literal["whole", "floats"]
 
 # What arithmetic in single and half precision may leave over.
 ROUNDING = 2e-3

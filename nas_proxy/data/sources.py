@@ -18,6 +18,7 @@ from torch import Tensor
 from nas_proxy.data.arrays import ArrayPart
 from nas_proxy.data.catalogue import PUBLISHED, default_cache, kind_and_place, split_group
 from nas_proxy.data.folders import FolderPart, open_folder
+from nas_proxy.data.levels import Kind, Levels
 from nas_proxy.data.npz import open_npz
 from nas_proxy.data.published import open_published
 from nas_proxy.data.store import Progress, Say, StoredImages
@@ -36,6 +37,9 @@ class StoredPart(Protocol):
 
     def images(self, index: Tensor, progress: Progress | None = None) -> Tensor | StoredImages:
         """Return the images at `index`, uint8, (len(index), c, h, w); of a store, those that can be read."""
+
+    def known_levels(self) -> Mapping[Kind, Levels]:
+        """Return which values of pixels that do not fit 8 bits are black and white, by the kind of pixels."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,10 @@ class Source:
         chosen = torch.arange(len(labels)) if index is None else index
         images = stored.images(chosen, progress)
         return images, labels[images.rows if isinstance(images, StoredImages) else chosen]
+
+    def levels(self) -> dict[Kind, tuple[float, float]]:
+        """Return the values that become 0 and 255 in all images that do not fit 8 bits: those of the train images."""
+        return {kind: (levels.low, levels.high) for kind, levels in self._part("train").known_levels().items()}
 
     def readable(self, part: Part, index: Tensor, most: int) -> Tensor:
         """Return the first `most` of the images at `index`; what a large part leaves out does not count."""

@@ -74,6 +74,7 @@ def open_table(
         place = cache / "folders" / f"{path.stem}-{digest}"
         name = f"{path}, {part}" if len(of_part) > 1 else str(path)
         own = frame if part == "train" else Frame(files, image_size, say, frame)
+        own.check_size()
         parts[part] = FolderPart(name, files, tuple(number[label] for label in labels), own, place, say)
     return Listed(classes, parts, None if group is None else _groups(path, of_part, group, say))
 

@@ -5,8 +5,9 @@ Guarantees: an image file is cropped, resized and converted as those of training
 are told apart by their type and give the same; what is neither, or has another shape, is refused in a sentence.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeAlias, overload
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from nas_proxy.data.arrays import as_raw
 from nas_proxy.data.decoding import fitted, opened
-from nas_proxy.data.levels import ROUNDING
+from nas_proxy.data.levels import ROUNDING, Kind, Levels
 from nas_proxy.data.shape import DataShape
 from nas_proxy.errors import DataError
 
@@ -29,7 +30,8 @@ class Deployed(nn.Module):
 
     Call it with a batch, (n, c, h, w), uint8 or floats in 0..1, for logits, float32 (n, classes); or ask it to
     `predict`. classes: names in the order of the logits. shape: of the images. image_size: to which the images of
-    training were resized; None where they had that size.
+    training were resized; None where they had that size. levels: which values of theirs became 0 and 255, where they
+    had more than 8 bits.
     """
 
     scale: Tensor
@@ -43,10 +45,12 @@ class Deployed(nn.Module):
         shape: DataShape,
         classes: Sequence[str],
         image_size: int | None = None,
+        levels: Mapping[Kind, tuple[float, float]] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         self.network = network
         self.shape, self.classes, self.image_size = shape, tuple(classes), image_size
+        self.levels = {kind: Levels(low, high) for kind, (low, high) in levels.items()}
         self.register_buffer("scale", scale.reshape(-1, 1, 1).clone(), persistent=False)
         self.register_buffer("offset", offset.reshape(-1, 1, 1).clone(), persistent=False)
 
@@ -95,7 +99,7 @@ class Deployed(nn.Module):
                 f"predict() takes one image, h×w, h×w×c or c×h×w, and got {_by(image.shape)}; give a list of images, "
                 "or call the network with the batch"
             )
-        raw = as_raw(image[None], "the image")[0]
+        raw = as_raw(image[None], "the image", self.levels.get("whole") if image.dtype.kind in "iu" else None)[0]
         if raw.shape == self.shape[:3]:
             return raw
         pixels = raw.permute(1, 2, 0).numpy()
@@ -105,7 +109,7 @@ class Deployed(nn.Module):
         if self.image_size is not None:  # as in training, see `nas_proxy.data.frame.pixels`
             image.draft(None, (2 * self.image_size, 2 * self.image_size))
         channels, height, width, _ = self.shape
-        return torch.from_numpy(np.array(fitted(image, channels, height, width)))
+        return torch.from_numpy(np.array(fitted(image, channels, height, width, self.levels)))
 
 
 def _eight_bit(images: Tensor) -> Tensor:

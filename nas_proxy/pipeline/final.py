@@ -266,6 +266,7 @@ def _train_and_write(
         "shape": problem.shape._asdict(),
         "classes": list(images.classes),
         "image_size": problem.config.image_size,
+        "levels": problem.source.levels(),
         "scale": images.scale.tolist(),
         "offset": images.offset.tolist(),
         "trained_on": {"train": len(problem.data.train), "validation": len(problem.data.validation)},
@@ -297,7 +298,7 @@ def _export(problem: Problem, folder: Path, told: dict[str, Any]) -> tuple[dict[
         except export.ExportError as error:
             not_written[name] = str(error)
     export.write_loader(told, shape[:3], told["classes"], folder / "load.py")
-    told = {"image_size": problem.config.image_size, **told}  # those made earlier have none
+    told = {"image_size": problem.config.image_size, "levels": {}, **told}  # those made earlier have none
     model_card.write_preprocessing(told, folder)
     if (folder / "model.onnx").exists():
         model_card.write_predict(folder)

@@ -20,10 +20,14 @@ from nas_proxy.training.train import EVALUATION_BATCH, Fitted
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """The parts of the data of `problem` as files in `folder`, each written once a command."""
+    """The parts of the data of `problem` as files in `folder`, each written once a command.
+
+    check: is given the fingerprint of the test images when they are opened, before anything is scored on them.
+    """
 
     folder: Path
     problem: Problem
+    check: Callable[[str], None] = lambda fingerprint: None
     _written: set[Path] = field(default_factory=set, repr=False)
 
     def train(self) -> Path:
@@ -36,7 +40,12 @@ class ImageFiles:
 
     def test(self) -> Path:
         """Return the file of the test images."""
-        return self._file("test", lambda: test_images(self.problem))
+        return self._file("test", self._checked_test)
+
+    def _checked_test(self) -> ImageSet:
+        images = test_images(self.problem)
+        self.check(images.fingerprint())
+        return images
 
     def remove(self) -> None:
         """Remove what was written, and the folder where nothing else is in it; checkpoints stay."""

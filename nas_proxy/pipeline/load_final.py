@@ -38,7 +38,8 @@ def load_final(folder: str | Path, space: Given | None = None) -> Deployed:
         network = searched.build(told["architecture"], shape)
     load_model(network, folder / "model.safetensors")
     scale, offset = torch.tensor(told["scale"]), torch.tensor(told["offset"])
-    return Deployed(network, scale, offset, shape, told["classes"], told.get("image_size")).eval()
+    size, levels = told.get("image_size"), told.get("levels", {})  # which those made earlier have not
+    return Deployed(network, scale, offset, shape, told["classes"], size, levels).eval()
 
 
 def read_told(folder: Path) -> dict[str, Any] | None:

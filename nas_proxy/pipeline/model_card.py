@@ -37,6 +37,8 @@ def write_preprocessing(told: Mapping[str, Any], folder: Path) -> None:
             "input": "uint8, (n, channels, height, width), 0 to 255; scale and offset are inside the program",
             "crop": "the middle, as wide and high as the network's images are",
             "resize": "bilinear, antialiased",
+            "levels": told["levels"],
+            "about_levels": "the values that become 0 and 255, of whole numbers of more than 8 bits and of floats",
             "scale": told["scale"],
             "offset": told["offset"],
         },
@@ -202,6 +204,13 @@ def prepared(image):
     if KNOWN["image_size"] is not None:  # a JPEG decodes at a fraction of its size, as in training
         image.draft(None, (2 * KNOWN["image_size"],) * 2)
     image = ImageOps.exif_transpose(image)
+    if image.mode == "F" or image.mode.startswith("I"):
+        kind = "floats" if image.mode == "F" else "whole"
+        if kind not in KNOWN["levels"]:
+            sys.exit("the image has more than 8 bits a pixel, and those of training had 8; convert it")
+        low, high = KNOWN["levels"][kind]
+        scaled = (np.asarray(image).astype(np.float64) - low) * (255 / (high - low))
+        image = Image.fromarray(np.rint(scaled).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from nas_proxy.condensation.distributed import ALONE, ProcessGroup
 from nas_proxy.hardware import jobs_at_once
-from nas_proxy.names import label
+from nas_proxy.names import TRUTH, label
 from nas_proxy.pipeline.budget import Clock
 from nas_proxy.pipeline.image_files import ImageFiles
 from nas_proxy.pipeline.problem import Problem, choose_device
@@ -163,7 +163,7 @@ def work_in(
 ) -> Iterator[Work]:
     """Work in a run folder that is held. start: when the command began, by the monotonic clock; now if not given."""
     with contextlib.ExitStack() as closing:
-        files = ImageFiles(run.work, problem)
+        files = ImageFiles(run.work, problem, lambda fingerprint: store.bind(TRUTH, "test data", fingerprint))
         # The files before the store, which may need the space on a full disk.
         store = closing.enter_context(_closing(open_store(run, progress)))
         closing.callback(files.remove)

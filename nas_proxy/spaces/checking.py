@@ -35,7 +35,7 @@ TRIED = 8
 DRAWN, SECONDS = 300, 0.5
 # Images in the pass in training mode; batch norm needs two.
 BATCH = 4
-# Architectures whose networks must share nothing, and be alike where they are built again.
+# Architectures whose networks must share nothing.
 COMPARED = 4
 
 
@@ -179,8 +179,7 @@ def _check_shared(space: SearchSpace, architecture: Architecture, shape: DataSha
     """
     others = list(_drawn(space, COMPARED))
     for order in (others, others[::-1]):
-        # All are built once before any is again, so that where that takes long as many as before are compared.
-        with_own = functools.partial(_compare, space, [architecture, architecture, *order, *order], shape)
+        with_own = functools.partial(_compare, space, [architecture, architecture, *order], shape)
         found = apart(with_own, time_limit.SECONDS)
         if isinstance(found, Complaint) and found.own:
             raise SpaceError(found.text)
@@ -189,10 +188,9 @@ def _check_shared(space: SearchSpace, architecture: Architecture, shape: DataSha
 
 
 def _compare(space: SearchSpace, architectures: Sequence[Architecture], shape: DataShape) -> None:
-    """Raise where two networks have a parameter or a buffer in common, or two of one architecture are not alike."""
+    """Raise where two networks have a parameter or a buffer in common, or the first two, of one seed, are not alike."""
     until = time.monotonic() + SECONDS
     networks: list[nn.Module] = []
-    first: dict[str, nn.Module] = {}
     for number, other in enumerate(architectures):
         if number > 1 and time.monotonic() > until:
             return
@@ -210,8 +208,7 @@ def _compare(space: SearchSpace, architectures: Sequence[Architecture], shape: D
                 f"two networks of the space {space.name!r} share {name!r}, so that training one changes the other; "
                 "make every layer and tensor anew each time a network is built"
             )
-        # All are built from one seed.
-        if (odd := _different(first.setdefault(default_key(other), built), built)) is not None:
+        if number == 1 and networks and (odd := _different(networks[0], built)) is not None:
             raise SpaceError(
                 f"two networks of the space {space.name!r} that are built from the same seed differ in {odd!r}, so "
                 "that no score would repeat; draw by torch, random or numpy.random themselves, whose generators are "
