@@ -7,6 +7,7 @@ what is different now: functions and classes of the libraries that are not what 
 """
 
 import gc
+import resource
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,11 +24,13 @@ MODULES = frozenset(
     ]
 )
 PACKAGES = ("nas_proxy", "torch.nn", "torch.optim")
+LIMITS = sorted({value for name, value in vars(resource).items() if name.startswith("RLIMIT_")})
 SETTINGS: Mapping[str, Callable[[], Any]] = {
     "anomaly detection": torch.is_anomaly_enabled,
     "autocast": lambda: (torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")),
     "cuDNN": lambda: [getattr(torch.backends.cudnn, name) for name in ("enabled", "benchmark", "deterministic")],
     "garbage collection": gc.isenabled,
+    "limits of the system": lambda: [resource.getrlimit(limit) for limit in LIMITS],
     "hooks of all modules": lambda: [len(found) for name, found in vars(modules).items() if name.endswith("_hooks")],
     "inference mode": torch.is_inference_mode_enabled,
     "NumPy's errors": np.geterr,

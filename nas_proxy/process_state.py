@@ -1,15 +1,19 @@
 """What a user's code may change of the whole process, put back after it, so that the next candidate finds none of it.
 
 In: a process before the code. Out: the same process as it was: working directory, environment, signal handlers, open
-standard streams, PyTorch's defaults. A copy of the process that the code has made, and let return, ends here, since two
-processes would answer for one. Threads and processes that are left cannot be ended; `left_behind` tells of them.
+standard streams, PyTorch's defaults, logging. Of the filters of warnings and of the places of modules what was there is
+there again, and no new filter raises; others stay, since a library that was imported meanwhile may want them. A copy of
+the process that the code has made, and let return, ends here, since two processes would answer for one. Threads and
+processes that are left cannot be ended; `left_behind` tells of them.
 """
 
 import contextlib
+import logging
 import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +39,9 @@ class ProcessState:
     deterministic: bool
     precision: str
     cores: int
+    filters: tuple[Any, ...]
+    places: tuple[str, ...]
+    unlogged: int
 
     @classmethod
     def now(cls) -> "ProcessState":
@@ -52,6 +59,9 @@ class ProcessState:
             deterministic=torch.are_deterministic_algorithms_enabled(),
             precision=torch.get_float32_matmul_precision(),
             cores=torch.get_num_threads(),
+            filters=tuple(warnings.filters),
+            places=tuple(sys.path),
+            unlogged=logging.root.manager.disable,
         )
 
     def restore(self) -> None:
@@ -70,6 +80,10 @@ class ProcessState:
                 if handler is not None and signal.getsignal(number) != handler:
                     signal.signal(number, handler)
         self._restore_streams()
+        self._restore_filters()
+        if not set(self.places) <= set(sys.path):
+            sys.path[:] = [*self.places, *(place for place in sys.path if place not in self.places)]
+        logging.disable(self.unlogged)
 
     def _restore_torch(self) -> None:
         torch.set_default_dtype(self.dtype)
@@ -89,6 +103,13 @@ class ProcessState:
                 os.dup2(os.open(os.devnull, os.O_RDWR), number)
             closed = stream is not None and stream.closed
             setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False) if closed else stream)
+
+    def _restore_filters(self) -> None:
+        kept = tuple(one for one in warnings.filters if one in self.filters)
+        if kept != self.filters or any(one[0] == "error" and one not in kept for one in warnings.filters):
+            warnings.filters[:] = self.filters  # type: ignore[index]
+            with warnings.catch_warnings():  # whose end has Python look at them anew
+                pass
 
     def left_behind(self) -> list[str]:
         """Return the names of threads that have begun since, those of other languages aside, and told of processes."""

@@ -1,12 +1,14 @@
 """A user's code runs apart: whatever it does ends no command, and is told in a sentence."""
 
 import gc
+import logging
 import os
 import random
 import signal
 import sys
 import threading
 import time
+import warnings
 from itertools import islice
 from pathlib import Path
 
@@ -250,6 +252,9 @@ def test_what_a_job_changes_of_its_process_is_put_back():
         torch.set_default_device("meta")
         torch.set_grad_enabled(False)
         torch.use_deterministic_algorithms(mode=True)
+        warnings.simplefilter("error", UserWarning)
+        logging.disable(logging.CRITICAL)
+        del sys.path[-1]
         raise ValueError("bad \ud800 \x1b[31m text")
 
     before = ProcessState.now()

@@ -1,5 +1,6 @@
 """The dashboard over HTTP: who is answered, and what it says where it cannot be served."""
 
+import contextlib
 import json
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -102,6 +104,18 @@ def test_an_address_that_cannot_be_served(served: str, run: Path) -> None:
 def test_local_addresses() -> None:
     assert all(map(is_local, ("127.0.0.1", "localhost", "::1", "127.9.9.9")))
     assert not any(map(is_local, ("0.0.0.0", "::", "example.org", "192.168.0.1", "")))
+
+
+@pytest.mark.parametrize(("host", "address"), [("::1", "http://[::1]:80/"), ("127.0.0.1", "http://127.0.0.1:80/")])
+def test_the_address_that_is_told_can_be_opened(
+    run: Path, monkeypatch: pytest.MonkeyPatch, host: str, address: str
+) -> None:
+    opened, said = list[str](), list[str]()
+    monkeypatch.setattr(server_module, "serving", lambda *_: contextlib.nullcontext(Mock(port=80)))
+    monkeypatch.setattr(server_module.webbrowser, "open", opened.append)
+    server_module.serve(run, host=host, port=0, writable=False, browser=True, say=said.append)
+    assert opened == [f"{address}dashboard"]
+    assert said == [f"{address}dashboard shows {run}; Ctrl-C ends it."]
 
 
 @pytest.mark.slow

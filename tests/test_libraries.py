@@ -5,6 +5,7 @@ import gc
 import itertools
 import math
 import random
+import resource
 import sys
 
 import numpy as np
@@ -40,6 +41,11 @@ def hooked():
     handle.remove()
 
 
+def limit_files(more):
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files + more, most))
+
+
 CHANGES = {
     "torch.relu": lambda: replaced(torch, "relu"),
     "torch.nn.functional.gelu": lambda: replaced(nn.functional, "gelu"),
@@ -57,6 +63,7 @@ CHANGES = {
     "garbage collection": lambda: done(gc.disable, gc.enable),
     "recursion limit": lambda: done(lambda: sys.setrecursionlimit(5_000), lambda: sys.setrecursionlimit(1_000)),
     "hooks of all modules": hooked,
+    "limits of the system": lambda: done(lambda: limit_files(-1), lambda: limit_files(1)),
     "oneDNN": lambda: done(lambda: torch._C._set_mkldnn_enabled(False), lambda: torch._C._set_mkldnn_enabled(True)),
 }
 

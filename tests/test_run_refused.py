@@ -35,7 +35,12 @@ def test_what_belongs_to_another_run_is_refused(go, dataset, tiny_space, tmp_pat
     sys.modules.pop(next(name for name in sys.modules if name.startswith("nas_proxy_space_tiny")))
     with pytest.raises(RunFolderError, match="the space has changed since the trainings of this run"):
         go()
+    for mine in ("tensorboard/proxy/old", "notes/mine.txt"):
+        (run.folder / mine).parent.mkdir(parents=True)
+        (run.folder / mine).write_text("of before")
     assert go(seed=5, overwrite=True).config.seed == 5
+    assert not (run.folder / "tensorboard").exists()  # its curves would be shown as this run's
+    assert (run.folder / "notes" / "mine.txt").exists()
     images = blobs(per_class=30, seed=9)
     np.savez(dataset.removeprefix("npz:"), images=images.images[:, 0].numpy(), labels=images.labels.numpy())
     with pytest.raises(RunFolderError, match="was made from other data"):

@@ -315,27 +315,3 @@ def test_a_network_built_after_the_same_seed_is_the_same_whatever_it_draws_from(
     with drawn_alike():
         state = torch.get_rng_state()
     assert torch.equal(state, torch.get_rng_state())
-
-
-class OwnGenerator(Net):
-    def __init__(self, width, shape):
-        super().__init__(width, shape)
-        draws = np.random.default_rng()  # seeded by the system
-        with torch.no_grad():
-            self.head.weight.copy_(torch.from_numpy(draws.normal(size=self.head.weight.shape)))
-
-
-class SameGenerator(Net):
-    def __init__(self, width, shape):
-        super().__init__(width, shape)
-        draws = np.random.default_rng(5)
-        self.register_buffer("mask", torch.from_numpy(draws.random(16)) > 0.5)
-        self.register_buffer("scale", torch.tensor(float("nan")))
-
-
-def test_networks_that_no_seed_repeats_are_told():
-    with pytest.raises(
-        SpaceError, match=r"built from the same seed differ in 'head\.weight', so that no score would rep"
-    ):
-        try_out(space_of(OwnGenerator), SHAPE)
-    try_out(space_of(SameGenerator), SHAPE)

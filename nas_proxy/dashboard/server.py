@@ -166,9 +166,10 @@ def serve(run: Path, *, host: str, port: int, writable: bool, browser: bool, say
     """Serve the dashboard of a run until it is interrupted. Raises as `application` and `serving` do."""
     app = application(run, writable=writable)
     with contextlib.suppress(KeyboardInterrupt), serving(app, host, port) as server:
-        address = f"http://{host}:{server.port}/dashboard"
+        place = _place(host, server.port)
+        address = f"http://{place}/dashboard"
         if not is_local(host):
-            say(f"Warning: the dashboard has no login; whoever reaches {host}:{server.port} sees these studies.")
+            say(f"Warning: the dashboard has no login; whoever reaches {place} sees these studies.")
         if writable:
             say("Warning: --writable lets whoever opens the dashboard change and delete studies.")
         say(f"{address} shows {run}; Ctrl-C ends it.")
@@ -176,6 +177,11 @@ def serve(run: Path, *, host: str, port: int, writable: bool, browser: bool, say
             with contextlib.suppress(webbrowser.Error):
                 webbrowser.open(address)
         server.run()
+
+
+def _place(host: str, port: int) -> str:
+    """Return a host and its port as they stand in an address: one with colons, of IPv6, in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def is_local(host: str) -> bool:
@@ -203,4 +209,4 @@ def _explanation(host: str, port: int, error: Exception) -> str:
     if isinstance(error, OSError) and error.errno == errno.EACCES:
         return f"port {port} needs more rights than this program has; give one above 1023 with --port"
     reason = (error.strerror if isinstance(error, OSError) else None) or error
-    return f"{host}:{port} cannot be served ({reason}); give an address of this machine with --host and --port"
+    return f"{_place(host, port)} cannot be served ({reason}); give an address of this machine with --host and --port"

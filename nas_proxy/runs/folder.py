@@ -15,6 +15,7 @@ ranking.json        how far the ranking can be trusted
 report.html         all of it, to read
 final/              a final network, see `nas_proxy.pipeline.final`; its accuracy is not the search's
 artifacts/          what the dashboard shows beside the studies
+tensorboard/        curves, where they were asked for, as in mlflow.db
 previews/           pictures of the images while they were learnt, where they were asked for
 
 A comparison has compare.toml in place of run.toml, no condensed set of its own beside sets/, and
@@ -63,10 +64,16 @@ OURS = {
         *("truth.csv", "scores.csv", "ranking.json", "table.csv", "table.md", "compare.html"),
     ),
 }
-OUR_FOLDERS = {RUN_FILE: (".work", "artifacts", "sets"), COMPARISON_FILE: (".work", "sets")}
+# MLflow tells the runs of two commands apart, so its database stays.
+OUR_FOLDERS = {
+    RUN_FILE: (".work", "artifacts", "sets", "tensorboard"),
+    COMPARISON_FILE: (".work", "sets", "tensorboard"),
+}
 
 # Seconds that a command tries to get the folder: more than a look at the lock takes, see `is_held`.
 PATIENCE = 0.5
+# Times that the folder may be removed by another command while it is taken.
+ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -117,8 +124,7 @@ class RunFolder:
             made = not self.path.exists()
             if not made and not self.path.is_dir():
                 raise RunFolderError(f"{self.path} is a file; choose a folder with --out")
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=PATIENCE)
+            self._acquire(lock)
         except filelock.Timeout:
             raise RunFolderError(
                 f"another nas-proxy is working in {self.path}; wait for it, or choose another folder with --out"
@@ -137,11 +143,26 @@ class RunFolder:
         try:
             yield
         finally:
-            lock.release()
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # before it is let go: whoever has it then works in the folder
                 if made and all(path.name == ".lock" for path in self.path.iterdir()):
                     (self.path / ".lock").unlink(missing_ok=True)
                     self.path.rmdir()
+            lock.release()
+
+    def _acquire(self, lock: filelock.BaseFileLock) -> None:
+        """Hold the file that is in the folder, not one that another command removed while this one waited for it."""
+        for attempt in range(ATTEMPTS):
+            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=PATIENCE)
+            except FileNotFoundError:  # the folder is gone again
+                if attempt + 1 == ATTEMPTS:
+                    raise
+                continue
+            if (self.path / ".lock").exists():
+                return
+            lock.release()
+        raise filelock.Timeout(str(self.path))
 
 
 def is_held(path: Path) -> bool:

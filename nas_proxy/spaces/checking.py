@@ -179,7 +179,7 @@ def _check_shared(space: SearchSpace, architecture: Architecture, shape: DataSha
     """
     others = list(_drawn(space, COMPARED))
     for order in (others, others[::-1]):
-        with_own = functools.partial(_compare, space, [architecture, architecture, *order], shape)
+        with_own = functools.partial(_compare, space, [architecture, *order], shape)
         found = apart(with_own, time_limit.SECONDS)
         if isinstance(found, Complaint) and found.own:
             raise SpaceError(found.text)
@@ -188,12 +188,17 @@ def _check_shared(space: SearchSpace, architecture: Architecture, shape: DataSha
 
 
 def _compare(space: SearchSpace, architectures: Sequence[Architecture], shape: DataShape) -> None:
-    """Raise where two networks have a parameter or a buffer in common, or the first two, of one seed, are not alike."""
+    """Raise where two networks have a parameter or a buffer in common, or two of one architecture and seed differ.
+
+    Each architecture is built twice: what its own branch does, no other one shows.
+    """
     until = time.monotonic() + SECONDS
     networks: list[nn.Module] = []
-    for number, other in enumerate(architectures):
+    twin: nn.Module | None = None  # the network before, where it is of the same architecture
+    for number, other in enumerate(itertools.chain.from_iterable((one, one) for one in architectures)):
         if number > 1 and time.monotonic() > until:
             return
+        twin = twin if number % 2 else None
         try:
             with seeded(0):
                 built = space.build(other, shape)
@@ -208,13 +213,14 @@ def _compare(space: SearchSpace, architectures: Sequence[Architecture], shape: D
                 f"two networks of the space {space.name!r} share {name!r}, so that training one changes the other; "
                 "make every layer and tensor anew each time a network is built"
             )
-        if number == 1 and networks and (odd := _different(networks[0], built)) is not None:
+        if twin is not None and (odd := _different(twin, built)) is not None:
             raise SpaceError(
                 f"two networks of the space {space.name!r} that are built from the same seed differ in {odd!r}, so "
                 "that no score would repeat; draw by torch, random or numpy.random themselves, whose generators are "
                 "seeded, and leave no tensor empty"
             )
         networks.append(built)
+        twin = built
 
 
 def _different(one: nn.Module, other: nn.Module) -> str | None:
