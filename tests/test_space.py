@@ -4,6 +4,7 @@ import itertools
 from collections import Counter
 from dataclasses import dataclass
 
+import numpy as np
 import optuna
 import pytest
 import torch
@@ -106,6 +107,13 @@ def test_repeated_and_missing_options_are_refused():
         Choice("depth", (1, 2, 2))
     with pytest.raises(SpaceError, match="the choice 'depth' has no options"):
         Choice("depth", ())
+
+
+@pytest.mark.parametrize("options", [(1, True), (1, np.int64(1)), (np.int64(1), 1.0), ((1, 2), (1, 2)), (None, None)])
+def test_options_of_several_types_that_are_equal_are_repeated_ones(options):
+    with pytest.raises(SpaceError, match="twice; its options must differ"):
+        Choice("depth", (0, *options))
+    assert Choice("depth", (options[0], "1", 2.5)).size == 3
 
 
 def mlp(trial, shape):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Optuna's databases hold names of parameters of up to so many characters.
 LONGEST_NAME = 512
+# Options that are equal have equal hashes: these and no user's class are certain to.
+PLAIN = (bool, int, float, str, type(None))
 
 
 class Choices:
@@ -159,10 +161,23 @@ def Choice(name: str, options: Iterable[Any]) -> Branch:  # noqa: N802 (reads as
     if isinstance(options, str | bytes) or not isinstance(options, Iterable):
         raise SpaceError(f"the choice {name!r} has the options {options!r}; give a tuple or list of them")
     given = sorted(options, key=_in_order) if isinstance(options, set | frozenset) else list(options)
-    for place, option in enumerate(given):
-        if any(same(option, before) for before in given[:place]):
-            raise SpaceError(f"the choice {name!r} lists {option!r} twice; its options must differ")
+    for option in _twice(given):
+        raise SpaceError(f"the choice {name!r} lists {option!r} twice; its options must differ")
     return Branch(name, dict.fromkeys(labels(given), NOTHING), tuple(given))
+
+
+def _twice(options: Iterable[Any]) -> Iterator[Any]:
+    """Yield the options that equal one before them; of many numbers and words in no more time than it takes to read."""
+    plain, others = set[Any](), list[Any]()
+    for option in options:
+        is_plain = type(option) in PLAIN
+        before = others if is_plain else itertools.chain(plain, others)
+        if (is_plain and option in plain) or any(same(option, one) for one in before):
+            yield option
+        if is_plain:
+            plain.add(option)
+        else:
+            others.append(option)
 
 
 def same(one: Any, other: Any) -> bool:
