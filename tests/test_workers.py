@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from nas_proxy.spaces.apart import serving
 from nas_proxy.threads import one_thread
 from nas_proxy.training.jobs import Failure, Job, performed
+from nas_proxy.training.shared_gpu import SharedGpus
 from nas_proxy.training.train import Outcome, Recipe
-from nas_proxy.training.worker_pool import ProcessExecutor
+from nas_proxy.training.worker_pool import ProcessExecutor, WorkerProcess
 
 pytestmark = pytest.mark.processes
 
@@ -42,6 +45,29 @@ def test_processes_and_this_process_give_the_same(jobs):
         assert {tag: comparable(r) for tag, r in alone.run(work)} == here
         assert {tag: comparable(r) for tag, r in several.run(work)} == here
     assert here[3] == Failure("ValueError: three is not a width")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="users' code runs in this process there")
+def test_a_worker_begins_while_a_users_code_gets_a_process_of_its_own(monkeypatch):
+    """The copy for the user's code holds what is open: the worker's beginning must not wait for the copy's end."""
+    begin, beginning, begun = subprocess._fork_exec, threading.Event(), threading.Event()
+
+    def slowly(*arguments):
+        beginning.set()
+        time.sleep(0.5)
+        return begin(*arguments)
+
+    def hire():
+        WorkerProcess(SharedGpus()).end()
+        begun.set()
+
+    monkeypatch.setattr(subprocess, "_fork_exec", slowly)
+    threading.Thread(target=hire, daemon=True).start()
+    assert beginning.wait(60)
+    child = serving(lambda link: link.hear())
+    assert child is not None
+    with child:
+        assert begun.wait(60)
 
 
 ENDS = """

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from nas_proxy.errors import SpaceError
+from nas_proxy.process_start import BEGINNING
 from nas_proxy.untrusted import in_a_line, said
 
 # Beyond the time limit, which the code may have caught or outwitted, it is waited for so long.
@@ -174,7 +175,7 @@ def serving(serve: Callable[[Link], None]) -> Child | None:
         with contextlib.suppress(ValueError, OSError, AttributeError):
             stream.flush()
     ours, theirs = socket.socketpair()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), BEGINNING:
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads: the copy starts none and takes no lock
         try:
             pid = os.fork()

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 from nas_proxy.errors import NasProxyError, RunFailedError, SpaceChangedError
+from nas_proxy.process_start import BEGINNING
 from nas_proxy.training.deaths import REPEATS, STARTS, Death, watched
 from nas_proxy.training.executor import Executor, Jobs, here, run_all
 from nas_proxy.training.jobs import Failure, Result, Timed, Work, too_much, without_recording
@@ -150,14 +151,15 @@ class WorkerProcess:
     @staticmethod
     def _launch() -> "subprocess.Popen[bytes]":
         single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        return subprocess.Popen(
-            [sys.executable, "-P", "-c", BEGIN, str(os.getpid()), str(ROOT)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, **single},
-            # An interrupt typed in the terminal is for the coordinating process, which then stops the workers.
-            start_new_session=True,
-        )
+        with BEGINNING:
+            return subprocess.Popen(
+                [sys.executable, "-P", "-c", BEGIN, str(os.getpid()), str(ROOT)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, **single},
+                # An interrupt typed in the terminal is for the coordinating process, which then stops the workers.
+                start_new_session=True,
+            )
 
     def start(self, job: Work[Result], done: Callable[[object], None]) -> None:
         """Send the job; `done` is called on another thread with its result, or with what keeps any from being done."""
