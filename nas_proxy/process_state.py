@@ -90,7 +90,8 @@ class ProcessState:
         if torch.get_default_device() != self.device:
             torch.set_default_device(None if self.device.type == "cpu" else self.device)
         torch.set_grad_enabled(self.gradients)
-        torch.use_deterministic_algorithms(self.deterministic)
+        if torch.are_deterministic_algorithms_enabled() != self.deterministic:  # setting it imports a compiler, for 1 s
+            torch.use_deterministic_algorithms(self.deterministic)
         torch.set_float32_matmul_precision(self.precision)
         if torch.get_num_threads() != self.cores:
             torch.set_num_threads(self.cores)
