@@ -6,6 +6,7 @@ two steps of condensing on two classes with few images. Bounds are wide on purpo
 them with whole runs.
 """
 
+import contextlib
 import itertools
 import math
 import statistics
@@ -36,8 +37,7 @@ from nas_proxy.progress import Progress
 from nas_proxy.runs.settings import RunConfig
 from nas_proxy.signals.signal import SmallSet, plan_of
 from nas_proxy.spaces.convnet import deepest
-from nas_proxy.spaces.cost import measured_apart
-from nas_proxy.spaces.measured import Size
+from nas_proxy.spaces.cost import Sizes
 from nas_proxy.spaces.space import Architecture
 from nas_proxy.strategy.candidates import Stream
 from nas_proxy.threads import one_thread
@@ -173,12 +173,13 @@ def with_recipe(speeds: Speeds, prospect: Prospect, before: Condensation, to: Co
 def sized(prospect: Prospect) -> Sample:
     """Return architectures of the sample with their FLOPs, as many as can be counted in time, the smallest first."""
     until, found = time.monotonic() + COUNTING, []
-    for architecture in islice(Stream(prospect.space, prospect.config.seed), COUNTED):
-        size = measured_apart(prospect.space, architecture, prospect.shape, ONE_COUNT)
-        if isinstance(size, Size):  # what cannot be measured fails when it is trained, and is told there
-            found.append((architecture, size.flops))
-        if time.monotonic() > until:
-            break
+    with contextlib.closing(Sizes(prospect.space, prospect.shape, ONE_COUNT)) as sizes:
+        for architecture in islice(Stream(prospect.space, prospect.config.seed), COUNTED):
+            size = sizes.of(architecture)
+            if size is not None:  # what cannot be measured fails when it is trained, and is told there
+                found.append((architecture, size.flops))
+            if time.monotonic() > until:
+                break
     return sorted(found, key=lambda one: one[1])
 
 

@@ -6,6 +6,7 @@ as it would for whoever chose by that signal, and the signal's row says how many
 AZ-NAS (`az_nas.py`), ranks architectures among each other, so its scores hold for those it was computed with.
 """
 
+import contextlib
 import functools
 import math
 from collections import Counter
@@ -22,7 +23,7 @@ from nas_proxy.signals import az_nas, zero_cost
 from nas_proxy.signals.score_job import AZ_NAS, Scored, ScoreJob, scored
 from nas_proxy.signals.zero_cost import Score
 from nas_proxy.spaces.apart import Complaint
-from nas_proxy.spaces.cost import measured_apart
+from nas_proxy.spaces.cost import Sizes
 from nas_proxy.spaces.loading import Spec
 from nas_proxy.spaces.space import Architecture, SearchSpace
 from nas_proxy.training.executor import Executor
@@ -152,9 +153,11 @@ def _sizes(
     told: Callable[[int], None],
 ) -> list[Scored]:
     found: list[Scored] = []
-    for architecture in architectures:
-        found.append(Scored(zero_cost.attempted(functools.partial(_size, name, space, architecture, shape))))
-        told(len(found))
+    # Of this signal alone, so that its seconds are what it takes.
+    with contextlib.closing(Sizes(space, shape)) as sizes:
+        for architecture in architectures:
+            found.append(Scored(zero_cost.attempted(functools.partial(_size, name, sizes, architecture))))
+            told(len(found))
     return found
 
 
@@ -164,8 +167,8 @@ def _ranked(found: Sequence[Scored]) -> list[Score]:
     return [one.score if one.score.reason else replace(one.score, value=next(values)) for one in found]
 
 
-def _size(name: str, space: SearchSpace, architecture: Architecture, shape: DataShape) -> float:
-    found = measured_apart(space, architecture, shape)
+def _size(name: str, sizes: Sizes, architecture: Architecture) -> float:
+    found = sizes.found(architecture)
     if isinstance(found, Complaint):
         raise zero_cost.NoScoreError(found.text)
     return float(getattr(found, name))
