@@ -74,6 +74,7 @@ def test_the_list_of_studies(page: Any, screenshot: Keep) -> None:
     assert page.wrong == []
 
 
+@pytest.mark.slow
 def test_the_page_of_the_proxy_shows_figures_and_images(page: Any, finished: nas_proxy.Run, screenshot: Keep) -> None:
     page.goto("/dashboard/studies/1")
     rank, signals = (page.locator(f'[id="user-defined-plot:{name}"]') for name in ("rank", "signals"))
@@ -103,7 +104,7 @@ COLOURS = """() => ['body', '#nas-proxy', '#nas-proxy a'].map(name => {
 })"""
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.slow), "dark"])
 def test_the_decision_is_in_the_colours_of_the_page(page: Any, screenshot: Keep, scheme: str) -> None:
     page.emulate_media(color_scheme=scheme)
     page.goto("/dashboard/studies/1")
@@ -155,7 +156,9 @@ def test_a_write_is_refused(page: Any) -> None:
     ("name", "context"),
     [
         ("light", {"viewport": {"width": 1200, "height": 900}}),
-        ("dark", {"viewport": {"width": 1200, "height": 900}, "color_scheme": "dark"}),
+        pytest.param(
+            "dark", {"viewport": {"width": 1200, "height": 900}, "color_scheme": "dark"}, marks=pytest.mark.slow
+        ),
         ("phone", {"viewport": {"width": 390, "height": 844}}),
     ],
 )

@@ -77,6 +77,7 @@ def bench(tmp_path_factory):
     return Bench(tmp_path_factory.mktemp("calibrated"))
 
 
+@pytest.mark.slow
 def test_in_a_comparison(bench):
     signals = ["params", "flops", "random"]
     run, whole = bench.compare("whole", table=True, signals=signals, sample=8, draws=1)

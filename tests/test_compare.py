@@ -134,6 +134,7 @@ def test_nothing_is_done_twice(finished, bench, monkeypatch):
     assert before == {name: (folder / name).read_bytes() for name in before}
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_interrupted(finished, bench, monkeypatch):
     folder, _ = finished
     finish, count = TrialStore.finish, 0
@@ -178,6 +179,7 @@ def test_killed_outright_it_goes_on(bench):
     assert len(complete) == len(complete.drop_duplicates(["study", "key", "draw"])) == 5 * (2 * 5 + 1 + 2)
 
 
+@pytest.mark.slow
 def test_the_terminal_has_100_columns(bench, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     arguments = bench.arguments("killed")

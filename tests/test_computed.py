@@ -196,6 +196,7 @@ def test_rank_adds_the_mean_rank_of_several(run):
             assert signals["combined"]["spearman_note"] == "the mean rank of proxy, synflow"
 
 
+@pytest.mark.slow
 def test_az_nas_is_a_signal_to_combine_and_says_what_it_lacks(run):
     arguments = ["rank", str(run.folder), "--combine", "params,az_nas", "--json"]
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)

@@ -74,6 +74,7 @@ def test_an_export_holds_what_the_last_command_made(condense, tmp_path):
         (tmp_path / "out").rename(tmp_path / f"out{count}")
 
 
+@pytest.mark.slow
 def test_a_run_that_has_begun_keeps_the_settings_that_are_not_given(condense, tmp_path):
     made = {"dataset": "digits", "limit": 12, "device": "cpu", "trials": 12, "truth": 6, "truth_seeds": 1}
     made |= {"signals": ["params"], "condense": {"method": "random", "images_per_class": 2}}
@@ -98,6 +99,7 @@ def test_the_number_that_a_file_needs_is_the_one_that_works(condense, tmp_path):
     assert condense(*SMALL, "--from", "set.pt", "--ipc", 2)[0] == 0
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_and_writes_nothing(tmp_path):
     options = ["condense", str(tmp_path / "run"), "--dataset", "digits", "--dry-run", "--device", "cpu", "--width", "8"]
     done = CliRunner().invoke(cli.app, [*options, "--json"], catch_exceptions=False)

@@ -55,7 +55,7 @@ def check_figures(page: Any) -> None:
         assert one["paper"] == "rgba(0, 0, 0, 0)", one
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.slow), "dark"])
 def test_figures_have_the_colours_of_the_page_and_follow_its_switch(
     page: Any, screenshot: Callable[[Any, str], Path], scheme: str
 ) -> None:
@@ -71,6 +71,7 @@ def test_figures_have_the_colours_of_the_page_and_follow_its_switch(
     check_figures(page)
 
 
+@pytest.mark.slow
 def test_on_a_phone_one_figure_stands_under_the_other(page: Any, screenshot: Callable[[Any, str], Path]) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     page.goto("/dashboard/studies/1")

@@ -95,6 +95,7 @@ def test_a_job_that_moves_takes_the_code_along_that_is_meant(space, job, tmp_pat
         performed(arrived)
 
 
+@pytest.mark.slow
 def test_a_run_ends_and_goes_on_when_the_change_is_undone(space, tmp_path, monkeypatch):
     images = blobs()
     np.savez(tmp_path / "blobs.npz", images=images.images[:, 0].numpy(), labels=images.labels.numpy())

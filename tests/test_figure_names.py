@@ -109,7 +109,7 @@ def test_what_an_axis_leaves_out_is_told_where_no_point_is() -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.slow), "dark"])
 def test_lines_and_names_in_the_report_have_the_colours_of_its_ground(
     scheme: str, tmp_path: Path, browser: Any
 ) -> None:

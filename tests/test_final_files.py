@@ -81,6 +81,7 @@ def test_a_kill_before_the_last_file_is_made_good(searched):
     assert {path.name for path in again.folder.iterdir()} == set(NETWORK)
 
 
+@pytest.mark.slow
 def test_without_the_onnx_packages_the_rest_is_written(searched, monkeypatch):
     monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxscript" else name)
     found = train_final(searched)
@@ -91,6 +92,7 @@ def test_without_the_onnx_packages_the_rest_is_written(searched, monkeypatch):
     assert train_final(searched).not_written == {}
 
 
+@pytest.mark.slow
 def test_a_network_that_cannot_be_exported_keeps_its_weights(searched, tmp_path):
     space = tmp_path / "branching.py"
     space.write_text(

@@ -65,6 +65,7 @@ def test_proposals_are_within_and_all_of_the_part(sampler):
     assert len(seen) == 14
 
 
+@pytest.mark.slow
 def test_a_run_within_limits(tmp_path, tiny_space):
     images = blobs(per_class=30)
     np.savez(tmp_path / "blobs.npz", images=images.images[:, 0].numpy(), labels=images.labels.numpy())

@@ -141,6 +141,7 @@ def test_what_a_run_for_several_tells(places, tmp_path, timed):
         searched(places, tmp_path / "run", objective=("accuracy", "flops"))
 
 
+@pytest.mark.slow
 def test_a_run_for_accuracy_alone_times_nothing(places, tmp_path, timed):
     run = searched(places, tmp_path / "run", "truth", "rank")
     assert timed == []
@@ -195,6 +196,7 @@ def test_mistakes_that_measuring_shows(places, tmp_path, timed):
     assert not (tmp_path / "evolved").exists()
 
 
+@pytest.mark.slow
 def test_latencies_of_another_kind_of_device_are_not_mixed(places, tmp_path, timed):
     run = searched(places, tmp_path / "run", objective=OBJECTIVES, trials=6)
     study(run, "latency").set_user_attr("device of the latencies", "cuda")
@@ -215,6 +217,7 @@ def template(places, tmp_path_factory, timed):
     return searched(places, tmp_path_factory.mktemp("template") / "run", objective=OBJECTIVES)
 
 
+@pytest.mark.slow
 def test_the_final_network_from_the_front(template, tmp_path, monkeypatch):
     monkeypatch.setattr("nas_proxy.pipeline.export.find_spec", lambda _: None)
     shutil.copytree(template.path, tmp_path / "run")

@@ -86,6 +86,7 @@ def odd_run(tmp_path):
     return run_all(config, tmp_path / "run").path
 
 
+@pytest.mark.slow
 def test_keys_are_text_in_every_table(odd_run):
     found = nas_proxy.open(odd_run)
     for frame in (found.trials, found.truth, found.scores):

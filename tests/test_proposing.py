@@ -142,6 +142,7 @@ def test_workers_and_the_order_in_which_they_finish_change_no_proposal(tmp_path,
         assert searched(tmp_path / f"several {seed}", several, sampler=sampler) == alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ONE_QUICK)
 def test_a_kill_with_trainings_under_way_changes_no_proposal(tmp_path, sampler, monkeypatch):
     enqueued = [{"a": 9, "b": 0, "c": 9}, {"a": 3, "b": 3, "c": 1}]

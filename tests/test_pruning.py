@@ -269,6 +269,7 @@ def test_wilcoxon_needs_seeds(tmp_path):
         resolve({"pruner": "median1"})
 
 
+@pytest.mark.slow
 def test_wilcoxon_in_a_search(condensed):
     run = condensed("run", pruner="wilcoxon", seeds=6, trials=20, proxy_training={"epochs": 6, "batch_size": 6})
     with warnings.catch_warnings():

@@ -88,6 +88,7 @@ def comparable(result):
     return (result.score, result.losses) if isinstance(result, Outcome) else result
 
 
+@pytest.mark.slow
 def test_a_cluster_gives_what_this_process_gives(executor, jobs):
     work = [(width, jobs(width)) for width in (1, 2, 3, 4, 8)]
     with one_thread():

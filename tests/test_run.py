@@ -226,6 +226,7 @@ def test_a_space_smaller_than_the_budget_is_trained_whole_once(go):
     assert run.ranking["pick"]["phase"] == "sample"
 
 
+@pytest.mark.slow
 def test_a_divergence_stays_in_the_ranking(go):
     run = go(proxy_training={"epochs": 4, "learning_rate": 1e20})
     trials = pd.read_csv(run.folder / "trials.csv")

@@ -243,6 +243,7 @@ def test_the_sampler_changes_proposals_and_not_the_sample_until_one_is_made(cond
     assert list(trials(condensed)["key"][:10]) == list(at_random["key"])
 
 
+@pytest.mark.slow
 def test_enqueued_architectures_are_trained_first_and_not_ranked(condensed, tmp_path, monkeypatch, capsys):
     run_stages(condensed, ("search",))
     drawn = list(trials(condensed)["key"][:4])

@@ -61,6 +61,7 @@ def test_full_trainings_are_the_sample_and_what_is_chosen(go):
     assert run.ranking["n"] == run.ranking["sample"] == 5
 
 
+@pytest.mark.slow
 def test_the_pick_is_the_best_by_posterior_mean_and_no_test_image_chooses(go, monkeypatch):
     run = go()
     found = json.loads((run.folder / "search.json").read_text())
@@ -108,6 +109,7 @@ def test_a_run_that_is_cut_off_proposes_the_same_again(go, monkeypatch, deaths):
     assert (whole.folder / "search.json").read_text() == (again.folder / "search.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_larger_run_extends_a_smaller_one(go):
     first = set(rows(go(truth=8, judge=4).folder, "truth.csv")["key"])
     larger = rows(go(truth=12, judge=5).folder, "truth.csv")
@@ -127,6 +129,7 @@ def test_what_is_trained_already_is_not_chosen_again_where_rounds_move(go, chang
         assert len(known) == len(set(known)), name
 
 
+@pytest.mark.slow
 def test_test_images_that_change_do_not_judge_beside_those_before(go, tmp_path):
     whole = dict(np.load(tmp_path / "blobs.npz"))
     own = {"test_images": whole["images"], "test_labels": whole["labels"]}

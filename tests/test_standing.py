@@ -78,6 +78,7 @@ def test_what_failed_is_not_believed_in(places, tmp_path, monkeypatch):
         assert first not in {one.key for one in how_it_stands(found).order}
 
 
+@pytest.mark.slow
 def test_a_smaller_pool_keeps_what_was_trained_fully(places, tmp_path):
     run = searched(places, tmp_path / "run", "truth", pool=8)
     trained = set(pd.read_csv(run / "truth.csv")["key"])
@@ -86,6 +87,7 @@ def test_a_smaller_pool_keeps_what_was_trained_fully(places, tmp_path):
     assert trained <= set(order(run))
 
 
+@pytest.mark.slow
 def test_a_pool_that_has_grown_is_not_asked_again_how(places, tmp_path, monkeypatch):
     run = searched(places, tmp_path / "run", "truth", pool=8)
     before = order(run)
@@ -94,6 +96,7 @@ def test_a_pool_that_has_grown_is_not_asked_again_how(places, tmp_path, monkeypa
     assert order(run) == before
 
 
+@pytest.mark.slow
 def test_choices_and_timings_are_a_part_of_what_the_run_took(places, tmp_path, monkeypatch):
     def slowly(problem, executor, architecture):
         time.sleep(0.01)
