@@ -94,6 +94,8 @@ class _Watch:
 
 def watch() -> None:
     """Begin to watch this process, a worker."""
+    # What PyTorch changes of itself for its first optimiser, `torch.manual_seed`, is no candidate's doing.
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     _Watch.noted = Libraries()
 
 

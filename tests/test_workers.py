@@ -47,6 +47,15 @@ def test_processes_and_this_process_give_the_same(jobs):
     assert here[3] == Failure("ValueError: three is not a width")
 
 
+def test_ordinary_trainings_are_done_in_one_process(jobs):
+    with ProcessExecutor(1) as pool:
+        pids = set()
+        for seed in range(3):
+            assert isinstance(pool.run_apart(jobs(2, seed)), Outcome)
+            pids.add(pool._workers[0]._process.pid)
+    assert len(pids) == 1
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="users' code runs in this process there")
 def test_a_worker_begins_while_a_users_code_gets_a_process_of_its_own(monkeypatch):
     """The copy for the user's code holds what is open: the worker's beginning must not wait for the copy's end."""
