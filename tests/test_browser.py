@@ -155,7 +155,7 @@ def test_a_write_is_refused(page: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "context"),
     [
-        ("light", {"viewport": {"width": 1200, "height": 900}}),
+        pytest.param("light", {"viewport": {"width": 1200, "height": 900}}, marks=pytest.mark.slow),
         pytest.param(
             "dark", {"viewport": {"width": 1200, "height": 900}, "color_scheme": "dark"}, marks=pytest.mark.slow
         ),

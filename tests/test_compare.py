@@ -278,6 +278,7 @@ def test_another_set_under_the_trainings_is_refused(finished, bench):
         bench.compare("foreign")
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_the_page_in_a_browser(finished, browser, screenshot):
     page = browser.new_page(viewport={"width": 1200, "height": 900})

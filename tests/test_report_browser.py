@@ -86,7 +86,7 @@ TOUCHES = """figure => {
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("width", [1200, 390])
+@pytest.mark.parametrize("width", [pytest.param(1200, marks=pytest.mark.slow), 390])
 def test_the_first_screen_fits_and_the_tool_bar_covers_nothing(width: int, tmp_path: Path, browser: Any) -> None:
     ordinary(tmp_path)
     page, wrong = opened(browser, write_report(tmp_path), viewport={"width": width, "height": 900})

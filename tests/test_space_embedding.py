@@ -118,7 +118,8 @@ def test_excluded_architectures_are_never_drawn(images):
         make_proxy(images, recipe, 0, space=convnet, exclude=keys)
 
 
-@pytest.mark.parametrize("match", ["last", pytest.param("all", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("match", ["last", "all"])
 def test_a_set_made_with_the_space_matches_other_networks_too(match):
     real = blobs(per_class=30, size=16)
     recipe = Condensation(1, 60, learning_rate=0.05, real_batch=30, embed="space", match=match, augmentation=())

@@ -68,6 +68,7 @@ def test_what_is_yet_to_be_trained_fully_is_believed_in_too(places, tmp_path):
     assert standing.pick is None
 
 
+@pytest.mark.slow
 def test_what_failed_is_not_believed_in(places, tmp_path, monkeypatch):
     run = searched(places, tmp_path / "run", "truth")
     storage = optuna.load_study(study_name="truth", storage=f"sqlite:///{run / 'study.db'}")
