@@ -74,7 +74,8 @@ def ranking_of(rows: pd.DataFrame, **proxy: Any) -> dict[str, Any]:
         "n": 24,
         "subset": "uniform sample of the space (24 of 540 architectures)",
         "signals": {
-            "proxy": signal(**({"spearman": 0.91, "seconds": 12.3, "image_passes": 240_000, "gain": 0.06} | proxy)),
+            "proxy": signal(**({"spearman": 0.91, "seconds": 12.3, "image_passes": 240_000, "gain": 0.06} | proxy))
+            | {"pick": str(best["key"])},
             "random": signal(0.85, seconds=11.9, image_passes=240_000),
             "early_stop": signal(0.78, seconds=41.0, image_passes=1_200_000, gain=-0.07),
             "params": signal(0.41, seconds=0, image_passes=0, gain=-0.44),

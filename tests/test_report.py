@@ -148,6 +148,21 @@ def test_a_slow_proxy_and_an_untrained_pick_are_said_plainly(tmp_path: Path) -> 
     assert "regret −0.41 pp: no loss against the architecture that the other seed" in page_of(tmp_path).text
 
 
+def test_the_regret_on_the_first_screen_is_that_of_the_network_there(tmp_path: Path) -> None:
+    """The proxy's own pick is another one than what the run hands out, by what it believes of all."""
+    ordinary(tmp_path)
+    ranking = get_ranking(tmp_path)
+    ranking["signals"]["proxy"] |= {"regret": 0.103, "pick": "another"}
+    ranking["signals"]["calibrated"] = {**ranking["signals"]["proxy"], "regret": 0.002, "pick": ranking["pick"]["key"]}
+    put_ranking(tmp_path, ranking)
+    first = page_of(tmp_path).text.partition("What it saved")[0]
+    assert "regret 0.20 pp: below the best" in first
+    assert "10.3 pp" not in first
+    ranking["signals"]["calibrated"]["pick"] = "a third"
+    put_ranking(tmp_path, ranking)
+    assert " pp" not in page_of(tmp_path).text.partition("What it saved")[0]
+
+
 def test_names_are_never_markup(tmp_path: Path) -> None:
     next(param.values[0] for param in ODD_RUNS if param.id == "hostile_names")(tmp_path)
     page = page_of(tmp_path)

@@ -18,7 +18,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from nas_proxy.files import write_text
-from nas_proxy.names import PROXY, REPEATABILITY
+from nas_proxy.names import CALIBRATED, PROXY, REPEATABILITY
 from nas_proxy.ranking.baseline import ITSELF
 from nas_proxy.ranking.ranking import Ranking, Row
 from nas_proxy.report import best_figures, figure_style, formats, pareto, signal_figures, table, trial_figures
@@ -100,11 +100,13 @@ def _first_screen(run: Run, ranking: Ranking) -> dict[str, Any]:
 def _of_ranking(ranking: Ranking) -> dict[str, Any]:
     """Return what the page shows of the ranking."""
     proxy, repeated = ranking.row(PROXY), ranking.row(REPEATABILITY).spearman.value
+    of_pick = _row_of_pick(ranking)
     notes = table.notes(ranking)
     return {
         "ranking": ranking,
         "proxy": proxy,
-        "regret_words": _regret_words(ranking),
+        "of_pick": of_pick,
+        "regret_words": _regret_words(ranking, of_pick),
         "accuracy": "Published accuracy" if ranking.truth.published else "Test accuracy",
         "truth_source": truth_source(ranking),
         "signal_table": signal_table(ranking) if ranking.signals else None,
@@ -237,8 +239,16 @@ def _final(told: FinalNetwork | None) -> dict[str, Any] | None:
     return {"told": told, "choices": _entries(told.architecture), "recipe": _entries(told.recipe)}
 
 
-def _regret_words(ranking: Ranking) -> str:
-    regret = ranking.row(PROXY).regret
+def _row_of_pick(ranking: Ranking) -> Row | None:
+    """Return the row that has the network of the first screen for its pick: earlier versions picked by the proxy."""
+    if ranking.pick is None:
+        return None
+    rows = [ranking.row(name) for name in (CALIBRATED, PROXY) if name in ranking.signals]
+    return next((row for row in rows if row.pick in (None, ranking.pick.key)), None)
+
+
+def _regret_words(ranking: Ranking, row: Row | None) -> str:
+    regret = None if row is None else row.regret
     if regret is None:
         return ""
     if regret > 0:
