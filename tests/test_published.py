@@ -98,6 +98,7 @@ def test_mnist_and_its_like(tmp_path, name, folder, third):
 
 
 def test_the_default_cache_is_used(tmp_path, monkeypatch):
+    monkeypatch.delenv("NAS_PROXY_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     lay_out_mnist(tmp_path / "nas_proxy" / "data" / "MNIST" / "raw")
     assert len(open_source("mnist").read("train")[0]) == 6

@@ -76,6 +76,7 @@ def test_image_sizes_that_are_none():
 
 
 def test_the_cache_follows_xdg(monkeypatch, tmp_path):
+    monkeypatch.delenv("NAS_PROXY_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_cache() == tmp_path / "nas_proxy" / "data"
     for nothing in ("", "relative"):
