@@ -67,7 +67,6 @@ def without_time(table: str) -> list[list[str]]:
     return [[cell for n, cell in enumerate(row) if n not in timed] for row in rows]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["trials.csv", "truth.csv", "scores.csv"])
 def test_it_gives_what_a_file_gives(run, alone, name):
     assert without_time((run / name).read_text()) == without_time((alone / name).read_text())
