@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from nas_proxy.ranking import surrogate
 from nas_proxy.ranking.calibration import (
     LEAST,
     calibrate,
@@ -99,6 +100,40 @@ def test_with_too_few_trainings_the_mean_rank_stands(count):
     vote = features_of(scores, names).vote
     assert stats.spearmanr(found.prediction, vote).statistic == pytest.approx(1)
     assert (found.strength, found.surrogate, found.trained) == (math.inf, 0, count)
+
+
+def test_the_process_has_nearly_all_where_choices_carry_the_space_and_signals_do_not():
+    rng = np.random.default_rng(3)
+    choices = rng.integers(0, 2, (POOL, 6)).astype(float)
+    truth = 0.8 + 0.02 * (choices @ np.array([3.0, 2.0, 1.0, -1.0, -2.0, -3.0]))
+    encoding = 2 * choices - 1
+    full = drawn(truth, 40)
+    useless, names = rng.standard_normal((POOL, 4)), ("s0", "s1", "s2", "s3")
+    of_choices = calibrate(useless, names, full, seed=0, encoding=encoding)
+    assert of_choices.surrogate > 0.85
+    assert left_out(of_choices.prediction, truth, full) > 0.95
+    told, perfect, _ = made_up([0.05, 3.0, 3.0, 3.0])
+    of_signals = calibrate(perfect, names, drawn(told, 40), seed=0, encoding=encoding)
+    assert of_signals.surrogate < of_choices.surrogate - 0.1
+
+
+def test_what_the_process_predicts_of_a_training_has_not_seen_it():
+    truth, scores, names = made_up([0.5, 1.0])
+    full = drawn(truth, 12)
+    features = features_of(scores, names)
+    process = surrogate.fit(features, {}, full)
+    rows = np.array([*full])
+    found = surrogate.left_out(process, rows)
+    for place in (0, 5, 11):
+        kept = np.delete(np.arange(12), place)
+        parts = surrogate._parts(features, rows[kept], rows[kept])
+        covariance = surrogate._covariance(process.theta, parts, np.ones(11), np.zeros(11))
+        of_it = surrogate._parts(features, rows[[place]], rows[kept])
+        cross = of_it.base(process.theta) + math.exp(process.theta[surrogate.DIFFERENCE]) * of_it.shape(process.theta)
+        warped = process.warp(np.array([*full.values()]))[kept]
+        alone = (cross + surrogate.CONSTANT) @ np.linalg.solve(covariance, warped)
+        assert found[place] == pytest.approx(alone[0], abs=1e-6)
+    assert np.isnan(surrogate.left_out(process, np.array([next(i for i in range(POOL) if i not in full)]))).all()
 
 
 def test_missing_scores_cost_little():

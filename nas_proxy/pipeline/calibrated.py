@@ -78,4 +78,7 @@ def _note(made: Calibration) -> str:
         return f"with {made.trained} full trainings nothing can be fitted: the mean rank of all signals"
     weights = sorted(made.weights.items(), key=lambda item: -item[1])
     shown = ", ".join(f"{name} {weight:.2f}" for name, weight in weights if weight >= SMALL)
-    return f"fitted to {made.trained} full trainings; weights: {shown or 'none'}; predictions have not seen their truth"
+    return (
+        f"fitted to {made.trained} full trainings: {made.surrogate:.2f} a Gaussian process on signals and choices, "
+        f"the rest weighted signals ({shown or 'none'}); predictions have not seen their truth"
+    )

@@ -4,7 +4,7 @@ In: scores (n, s), larger for better, NaN where one is missing; the accuracies o
 each counts (`inclusion_weights`). Out: a `Calibration`, and predictions of the trained architectures from fits that
 have not seen them (`cross_fitted`), which alone may judge it.
 
-Two members are averaged, each standardised over the pool:
+Two members are mixed, each standardised over the pool:
 
 1. Weights of the signals' normal scores that cannot be negative (NNLS), shrunk towards a centre by a ridge. There are
    two centres: equal weights, and the best signal alone. Equal means equal halves for signals that come from training
@@ -13,6 +13,10 @@ Two members are averaged, each standardised over the pool:
    found, and few trainings spoil little.
 2. A Gaussian process on the same scores and the architecture's encoding (`surrogate.py`), which learns what no signal
    sees, and what a signal that orders backwards is worth.
+
+How much of each is by how well mixtures of their predictions of left-out trainings follow the accuracies (stacking:
+Wolpert, "Stacked generalization", Neural Networks 1992), from a prior that leans on the process: where the signals
+carry little and what was chosen carries much, nearly all of it is the process, and the other way round.
 
 Below `LEAST` trainings nothing is fitted: the prediction is the mean with equal weights. Every random act derives from
 the seed; the same arguments give the same numbers.
@@ -26,13 +30,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-from nas_proxy.ranking.surrogate import Features, Floats, Indices, believe, fit
+from nas_proxy.ranking.surrogate import Features, Floats, Indices, believe, fit, left_out
 from nas_proxy.seeds import numpy_generator
 
 LEAST = 4
 FOLDS = 6
 # Of the ridge, in mean squares of normal scores.
 STRENGTHS = np.geomspace(0.01, 30, 8)
+# Shares of the process that are tried, and the mean and standard deviation of what they are believed to be beforehand.
+SHARES = np.linspace(0, 1, 11)
+SHARE_MEAN, SHARE_STD = 0.7, 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +70,15 @@ class Calibration:
 
 @dataclass(frozen=True, eq=False)
 class _Weighting:
-    """Weights of the signals, how far they lean on the best single one, and the strength."""
+    """Weights of the signals, how far they lean on the best single one, and the strength.
+
+    left_out: (m,) what weights without its part of the trainings predict of each, in normal scores.
+    """
 
     weights: Floats
     centre: float
     strength: float
+    left_out: Floats
 
 
 def normal_scores(values: Floats) -> Floats:
@@ -143,11 +154,15 @@ def calibrate(
     counts = np.ones(len(rows)) if weights is None else tempered(weights)
     equal = _equal(names, trained)
     if len(rows) < LEAST:
-        return _described(features.vote, rows, accuracy, counts, names, _Weighting(equal, 0.0, math.inf), 0.0)
+        nothing = _Weighting(equal, 0.0, math.inf, np.zeros(len(rows)))
+        return _described(features.vote, rows, accuracy, counts, names, nothing, 0.0)
     found = _weighting(features.signals, rows, accuracy, counts, equal, seed)
-    posterior = believe(fit(features, {}, full), np.arange(len(scores))).mean
+    process = fit(features, {}, full)
+    posterior = believe(process, np.arange(len(scores))).mean
     linear = features.signals @ found.weights
-    share = 0.5 if np.ptp(linear) > 0 else 1.0
+    share = 1.0
+    if np.ptp(linear) > 0:
+        share = _share(normal_scores(accuracy), counts, found.left_out, left_out(process, rows))
     prediction = (1 - share) * _standardised(linear) + share * _standardised(posterior)
     return _described(prediction, rows, accuracy, counts, names, found, share)
 
@@ -198,10 +213,11 @@ def _weighting(
     signals: Floats, rows: Indices, accuracy: Floats, counts: Floats, equal: Floats, seed: int
 ) -> _Weighting:
     if not signals.shape[1]:
-        return _Weighting(equal, 0.0, math.inf)
+        return _Weighting(equal, 0.0, math.inf, np.zeros(len(rows)))
     target, seen = normal_scores(accuracy), signals[rows]
     centres = [equal, np.eye(len(equal))[int(np.argmax(_correlations(seen, target, counts)))]]
-    errors = _errors(seen, target, counts, centres, _folds(len(rows), FOLDS, seed, "strength"))
+    predicted = _left_out(seen, target, counts, centres, _folds(len(rows), FOLDS, seed, "strength"))
+    errors = (predicted - target) ** 2 @ counts / counts.sum()
     chosen, least = errors.argmin(axis=1), errors.min(axis=1)
     # The likelihood of each centre's predictions, were their errors normal with the variance that was found.
     likely = np.exp(-len(rows) / 2 * np.log(np.maximum(least, 1e-12) / max(least.min(), 1e-12)))
@@ -209,7 +225,24 @@ def _weighting(
     parts = [_solve(seen, target, counts, c, STRENGTHS[s]) for c, s in zip(centres, chosen, strict=True)]
     mixed = likely[0] * parts[0] + likely[1] * parts[1]
     strength = math.exp(float(likely @ np.log(STRENGTHS[chosen])))
-    return _Weighting(mixed, float(likely[1]), strength)
+    unseen = likely @ predicted[[0, 1], chosen]
+    return _Weighting(mixed, float(likely[1]), strength, unseen)
+
+
+def _share(target: Floats, counts: Floats, linear: Floats, process: Floats) -> float:
+    """Return the share of the process in a mixture with the linear member, from what both predicted unseen.
+
+    All are (m,). The mean of the shares' posterior: a mixture is as likely as normal errors of the variance that its
+    correlation with the target leaves; NaN of the process, where it does not rest on a training, counts for nothing.
+    """
+    known = np.isfinite(process)
+    parts = _standardised(linear[known]), _standardised(process[known])
+    mixtures = np.stack([(1 - share) * parts[0] + share * parts[1] for share in SHARES], axis=1)
+    fits = np.maximum(_correlations(mixtures, target[known], counts[known]), 0.0)
+    unexplained = np.maximum(1 - fits**2, 1e-12)
+    logs = -int(known.sum()) / 2 * np.log(unexplained) - 0.5 * ((SHARES - SHARE_MEAN) / SHARE_STD) ** 2
+    weights = np.exp(logs - logs.max())
+    return float(weights @ SHARES / weights.sum())
 
 
 def _correlations(signals: Floats, target: Floats, counts: Floats) -> Floats:
@@ -220,18 +253,19 @@ def _correlations(signals: Floats, target: Floats, counts: Floats) -> Floats:
     return np.asarray((share * goal) @ centred / spread, dtype=np.float64)
 
 
-def _errors(seen: Floats, target: Floats, counts: Floats, centres: Sequence[Floats], part: NDArray[np.intp]) -> Floats:
-    """Return weighted mean squared errors on what was left out: (centres, strengths)."""
-    errors = np.zeros((len(centres), len(STRENGTHS)))
+def _left_out(
+    seen: Floats, target: Floats, counts: Floats, centres: Sequence[Floats], part: NDArray[np.intp]
+) -> Floats:
+    """Return what is predicted of each training without its part: (centres, strengths, m)."""
+    found = np.zeros((len(centres), len(STRENGTHS), len(target)))
     for fold in range(int(part.max()) + 1):
         kept = part != fold
         for i, centre in enumerate(centres):
             for j, strength in enumerate(STRENGTHS):
                 weights = _solve(seen[kept], target[kept], counts[kept], centre, strength)
                 offset = np.average(target[kept] - seen[kept] @ weights, weights=counts[kept])
-                off = target[~kept] - offset - seen[~kept] @ weights
-                errors[i, j] += counts[~kept] @ off**2
-    return np.asarray(errors / counts.sum(), dtype=np.float64)
+                found[i, j, ~kept] = offset + seen[~kept] @ weights
+    return found
 
 
 def _solve(seen: Floats, target: Floats, counts: Floats, centre: Floats, strength: float) -> Floats:

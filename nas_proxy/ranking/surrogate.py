@@ -175,6 +175,20 @@ def believe(fitted: Fit, pool: Indices) -> Belief:
     return Belief(*(np.concatenate(columns) for columns in zip(*of, strict=True)))
 
 
+def left_out(fitted: Fit, rows: Indices) -> Floats:
+    """Return what is believed of the warped accuracy of each of `rows` without its own training: (r,).
+
+    The hyperparameters stay those of all trainings. NaN where the process does not rest on a full training of the row.
+    In closed form, from the inverse of the covariance (Rasmussen & Williams, "Gaussian Processes for Machine Learning",
+    2006, equation 5.12).
+    """
+    inverse = linalg.cho_solve((fitted.factor, True), np.eye(len(fitted.rows)), check_finite=False)
+    measured = fitted.factor @ (fitted.factor.T @ fitted.weights)
+    means = measured - fitted.weights / np.diag(inverse)
+    found = {int(row): float(mean) for row, mean, full in zip(fitted.rows, means, fitted.full, strict=True) if full > 0}
+    return np.array([found.get(int(row), np.nan) for row in rows], dtype=np.float64)
+
+
 def _believed(fitted: Fit, pool: Indices) -> Belief:
     theta, prior = fitted.theta, _prior_variance(fitted, pool)
     of_full, of_cheap = _cross(fitted, pool)
