@@ -58,12 +58,7 @@ def _lines(found: Estimate, shorter: Mapping[str, float], then: Estimate | None)
         yield f"  {flags_of(shorter)}"
         yield f"  takes {_about(then.seconds)}"
     if not found.pays:
-        yield "Condensing takes longer than the full training it saves" + (
-            f" ({duration(max(0.0, found.saves))} of {found.parts[PROXY].trainings} networks);"
-            if PROXY in found.parts
-            else ";"
-        )
-        yield "  --method random takes random images in its place."
+        yield from _does_not_pay(found)
     needs = []
     if speeds.memory_mb is not None:
         needs.append(f"a training about {speeds.memory_mb.value:.0f} MB beside its worker")
@@ -74,6 +69,15 @@ def _lines(found: Estimate, shorter: Mapping[str, float], then: Estimate | None)
     failed = f"; {len(speeds.failed)} more failed: {speeds.failed[-1]}" if speeds.failed else ""
     steps = "a few steps" + (f" of {speeds.measured} networks" if speeds.measured else "")
     yield f"Estimated from {steps if speeds.measured or needs else 'FLOPs alone'}{failed}."
+
+
+def _does_not_pay(found: Estimate) -> Iterator[str]:
+    if found.saves <= 0:
+        yield "Full training takes no longer than training on the condensed set;"
+    else:
+        saved = f" ({duration(found.saves)} of {found.parts[PROXY].trainings} networks)" if PROXY in found.parts else ""
+        yield f"Condensing takes longer than the full training it saves{saved};"
+    yield "  --method random takes random images in its place."
 
 
 def _amounts(part: Part) -> tuple[str, str]:
