@@ -268,9 +268,13 @@ class BaseError(BaseException):
 
 def test_what_is_no_exception_and_an_interrupt_where_none_can_come_are_failures(monkeypatch):
     def raises():
+        time.sleep(0.05)
         raise BaseError("base")
 
-    assert performed(Spoils(raises)) == Failure("BaseError: base")
+    failed = performed(Spoils(raises))
+    assert failed == Failure("BaseError: base")
+    assert 0.05 <= failed.seconds < 5
+    assert failed.shared(0.5).seconds == failed.seconds / 2
     with pytest.raises(KeyboardInterrupt):
         performed(Spoils(interrupted))
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -87,7 +87,7 @@ def test_a_run_within_limits(tmp_path, tiny_space):
     assert sorted(trials["width"]) == [1, 1, 2, 2, 4, 4, 6, 6]
     assert trials["params"].max() == settings["max_params"]
     assert run.ranking["subset"] == (
-        "uniform sample of the architectures of the space, which has 14 in all, within --max-params 411 (5 of an unknown number)"
+        "uniform sample of the architectures within --max-params 411 (5 of an unknown number; the space has 14)"
     )
     with pytest.raises(RunFolderError, match="max_params: 411 → 500"):
         nas_proxy.run(dataset, str(tiny_space), out=tmp_path / "run", **settings | {"max_params": 500})

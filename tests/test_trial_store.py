@@ -37,7 +37,8 @@ def test_trials_are_numbered_and_recorded_as_they_end(tmp_path):
     told = ledger.finish("proxy", 1, outcome(0.25))
     assert [told] == ledger.records("proxy")
     assert [(r.key, r.score, r.loss_sum) for r in ledger.records("proxy")] == [("width=1", 0.25, 3.0)]
-    assert ledger.finish("proxy", 0, Failure("too wide")).reason == "too wide"
+    failed = ledger.finish("proxy", 0, Failure("too wide", seconds=2.5))
+    assert (failed.reason, failed.seconds) == ("too wide", 2.5)
     before = ledger.records("proxy")
     assert [(r.key, r.score, r.reason) for r in before] == [("width=0", None, "too wide"), ("width=1", 0.25, None)]
     ledger.close_interrupted()  # the third, whose training was cut off, counts for nothing

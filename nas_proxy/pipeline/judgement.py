@@ -252,8 +252,8 @@ def subset(work: Work, n: int) -> str:
     config = work.config
     size, whole = work.trainer.space.size, work.problem.whole_space.size
     if within := limits_text(config.max_params, config.max_flops, config.max_latency_ms):
-        of_all = "" if whole is None else f", which has {whole:,} in all"
-        return f"uniform sample of the architectures of the space{of_all}, {within} ({n} of an unknown number)"
+        of_all = "" if whole is None else f"; the space has {whole:,}"
+        return f"uniform sample of the architectures {within} ({n} of an unknown number{of_all})"
     named, parameters = split_spec(config.space)
     space = f"the space {Path(named).stem}:{parameters}" if parameters else "the space"
     if work.problem.table is None or size is None or whole is None:

@@ -93,7 +93,7 @@ def _complete(work: Work, signal: Signal, chosen: Mapping[str, Architecture], ke
         done = len(chosen) - len(missing)
         bar.to(done)
         for key, result in work.executor.run(jobs):
-            found = Scored(Score(math.nan, 0.0, result.reason)) if isinstance(result, Failure) else result
+            found = Scored(Score(math.nan, result.seconds, result.reason)) if isinstance(result, Failure) else result
             score = found.score
             value = None if score.reason is not None else score.value
             kept.add(KeptScore(stored, key, value, round(score.seconds, 5), score.reason, found.traits))

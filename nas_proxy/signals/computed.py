@@ -140,7 +140,9 @@ class Workers:
         jobs = ((number, job(a, minutes=self.minutes)) for number, a in enumerate(architectures))
         found: dict[int, Scored] = {}
         for number, result in self.executor.run(jobs):
-            found[number] = Scored(Score(math.nan, 0.0, result.reason)) if isinstance(result, Failure) else result
+            found[number] = (
+                Scored(Score(math.nan, result.seconds, result.reason)) if isinstance(result, Failure) else result
+            )
             told(len(found))
         return [found[number] for number in range(len(architectures))]
 

@@ -192,10 +192,11 @@ class TrialStore:
         study, trial = self.study(signal), self._open.pop((signal, number))
         costs = self._costs.pop(number, []) if signal == "proxy" else []
         if isinstance(result, Failure):
-            self._fail(study, trial, result.reason)
+            self._fail(study, trial, result.reason, result.seconds)
         elif None in costs:
             name = self._objectives[1 + costs.index(None)]
-            self._fail(study, trial, f"its {WORDS[name]} could not be measured, which is an objective")
+            reason = f"its {WORDS[name]} could not be measured, which is an objective"
+            self._fail(study, trial, reason, result.seconds)
         else:
             self._tell(study, trial, result, [cost for cost in costs if cost is not None])
         record = record_of(study._storage.get_trial(trial._trial_id))
@@ -238,8 +239,10 @@ class TrialStore:
         engine.dispose()
 
     @staticmethod
-    def _fail(study: optuna.Study, trial: Trial, reason: str) -> None:
+    def _fail(study: optuna.Study, trial: Trial, reason: str, seconds: float = 0.0) -> None:
         trial.set_user_attr("reason", reason)
+        if seconds:
+            trial.set_user_attr("seconds", round(seconds, 4))
         study.tell(trial, state=TrialState.FAIL)
 
 

@@ -9,6 +9,7 @@ the first from the others.
 import contextlib
 import math
 import signal
+import subprocess
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -35,13 +36,14 @@ class Death:
     """The end of a process that should have answered.
 
     begun: whether the job had. fresh: whether it was the first job of the process. memory: what tells that the machine
-    had too little; "" for nothing.
+    had too little; "" for nothing. seconds: since the job was sent.
     """
 
     code: int
     begun: bool
     fresh: bool = True
     memory: str = ""
+    seconds: float = 0.0
 
     @property
     def killed(self) -> bool:
@@ -99,3 +101,28 @@ def watched() -> Iterator[Memory]:
         yield memory
     finally:
         over.set()
+
+
+@contextlib.contextmanager
+def ended_after(minutes: float | None, process: "subprocess.Popen[bytes]", late: threading.Event) -> Iterator[None]:
+    """Kill the process and set `late` when this context lasts longer than `minutes`."""
+    if minutes is None:
+        yield
+        return
+    deciding, over = threading.Lock(), threading.Event()
+
+    def end() -> None:
+        with deciding:
+            if not over.is_set():
+                late.set()
+                process.kill()
+
+    timer = threading.Timer(60 * minutes, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        with deciding:  # an answer and the end of its time may come at once
+            over.set()

@@ -7,8 +7,9 @@ the process that performs it is the affair of `nas_proxy.training.worker_pool`.
 
 import functools
 import signal
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar, cast, runtime_checkable
 
@@ -42,16 +43,21 @@ class Failure:
 
     spoilt: whether it left its process unable to use the GPU, as an index out of range does there.
     recording: whether what broke off is the recording of its steps, so that it can be done without, elsewhere.
-    memory: whether a GPU had too little memory left.
+    memory: whether a GPU had too little memory left. seconds: of work until then, which is spent as well.
     """
 
     reason: str
     spoilt: bool = False
     recording: bool = False
     memory: bool = False
+    seconds: float = field(default=0.0, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reason", safe(self.reason))  # it goes into files, databases and terminals
+
+    def shared(self, share: float) -> Self:
+        """Return the failure with that share of the seconds, for a GPU that the job had with others."""
+        return replace(self, seconds=share * self.seconds)
 
 
 @runtime_checkable
@@ -166,8 +172,10 @@ def performed(job: Work[Result]) -> Result | Failure:
 
     Raises SpaceChangedError where the space's file is not the one that is meant: then no job can be performed.
     """
+    began = time.perf_counter()
     with restored():
-        return _performed(job)
+        found = _performed(job)
+    return replace(found, seconds=time.perf_counter() - began) if isinstance(found, Failure) else found
 
 
 def _performed(job: Work[Result]) -> Result | Failure:

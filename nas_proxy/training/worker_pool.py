@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +24,7 @@ from typing import Any, Self, TypeVar, cast
 
 from nas_proxy.errors import NasProxyError, RunFailedError, SpaceChangedError
 from nas_proxy.process_start import BEGINNING
-from nas_proxy.training.deaths import REPEATS, STARTS, Death, watched
+from nas_proxy.training.deaths import REPEATS, STARTS, Death, ended_after, watched
 from nas_proxy.training.executor import Executor, Jobs, here, run_all
 from nas_proxy.training.jobs import Failure, Result, Timed, Work, too_much, without_recording
 from nas_proxy.training.memory_limit import TOO_MUCH
@@ -203,28 +204,29 @@ class WorkerProcess:
 
     def _repeated(self, job: Work[Result]) -> Result | Failure:
         """Return what becomes of a job in as many processes as that takes."""
-        kills = starts = 0
+        kills, starts, spent = 0, 0, 0.0
         while isinstance(found := self._attempt(job), Death):
             if self._ended:
                 return Failure("the worker process was stopped")
             self._relaunch()
             starts = 0 if found.begun else starts + 1
             kills += found.killed
+            spent += found.seconds
             if starts == STARTS:
                 raise RunFailedError(f"no worker process begins to work: {STARTS} in a row ended; {found.reason()}")
             if found.begun and found.code == TOO_MUCH and job.megabytes is not None:
                 if found.fresh:
-                    return Failure(too_much(job))
+                    return Failure(too_much(job), seconds=spent)
                 # otherwise what earlier jobs left behind may be what was too much
             elif (found.begun and not found.killed) or kills > REPEATS:
-                return Failure(found.reason(kills))
+                return Failure(found.reason(kills), seconds=spent)
         return found
 
     def _attempt(self, job: Work[Result]) -> Result | Failure | Death:
         """Return what becomes of a job in this process, which is replaced where the job took too long or spoilt it."""
         process, late, fresh = self._process, threading.Event(), self._served == 0
         assert process.stdin is not None
-        answers, begun, answer = _Answers(process), False, None
+        answers, begun, answer, sent = _Answers(process), False, None, time.perf_counter()
         try:
             if not self._ready:
                 read_message(answers)  # what a process loads before its first job is not the job's time
@@ -232,17 +234,19 @@ class WorkerProcess:
             if job.megabytes is not None and fresh:  # nor is what shows how much memory it has before
                 write_frame(process.stdin, PREPARE)
                 read_message(answers)
-            with watched() as memory, _ended_after(job.minutes, process, late):
+            sent = time.perf_counter()
+            with watched() as memory, ended_after(job.minutes, process, late):
                 write_message(process.stdin, job)
                 begun = read_message(answers) == BEGUN
                 answer = read_message(answers)
         except (EOFError, OSError):
             answer = None
+        seconds = time.perf_counter() - sent
         if late.is_set():  # perhaps with an answer at the last moment
             self._relaunch()
-            return Failure("the worker process was stopped" if self._ended else _too_long(job))
+            return Failure("the worker process was stopped" if self._ended else _too_long(job), seconds=seconds)
         if answer is None:
-            return Death(_code(process), begun, fresh, memory.told() if begun else "")
+            return Death(_code(process), begun, fresh, memory.told() if begun else "", seconds)
         if isinstance(answer, SpaceChangedError):
             raise answer
         self._served += 1
@@ -272,31 +276,6 @@ class WorkerProcess:
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
-
-
-@contextlib.contextmanager
-def _ended_after(minutes: float | None, process: "subprocess.Popen[bytes]", late: threading.Event) -> Iterator[None]:
-    """Kill the process and set `late` when this context lasts longer than `minutes`."""
-    if minutes is None:
-        yield
-        return
-    deciding, over = threading.Lock(), threading.Event()
-
-    def end() -> None:
-        with deciding:
-            if not over.is_set():
-                late.set()
-                process.kill()
-
-    timer = threading.Timer(60 * minutes, end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        with deciding:  # an answer and the end of its time may come at once
-            over.set()
 
 
 class _Answers:
