@@ -163,7 +163,8 @@ def test_what_is_too_slow_is_neither_sampled_nor_proposed_and_is_visible(places,
     reason = "its latency could not be measured: ValueError: three is not a width"
     assert set(found[found["width"] == 3]["reason"]) == {reason}
     assert json.loads((run / "ranking.json").read_text())["subset"] == (
-        "uniform sample of the architectures within --max-params 411 and --max-latency-ms 4 (4 of an unknown number; the space has 16)"
+        "uniform sample of the architectures within --max-params 411 and --max-latency-ms 4 "
+        "(4 of an unknown number; the space has 16)"
     )
     # What is too large is not timed at all.
     assert {key.partition(",")[0] for key in timed} == {f"width={width}" for width in (1, 2, 3, 4, 6)}
