@@ -50,7 +50,7 @@ class SpaceError(UserError):
 
 
 class SpaceChangedError(SpaceError):
-    """The file of a search space is not what it was when the command began: no candidate's fault."""
+    """The file of a search space or a score is not what it was when the command began: no candidate's fault."""
 
 
 class DeviceError(UserError):

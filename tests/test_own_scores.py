@@ -2,10 +2,13 @@
 
 import pytest
 
-from nas_proxy.errors import ConfigError
+from conftest import blobs
+from nas_proxy.errors import ConfigError, SpaceChangedError
 from nas_proxy.names import LABELS
 from nas_proxy.runs.resolving import resolve
 from nas_proxy.signals import own
+from nas_proxy.signals.score_job import ScoreJob
+from nas_proxy.training.jobs import performed
 
 
 def test_a_cell_that_is_no_number_is_left_out(tmp_path):
@@ -30,3 +33,15 @@ def test_a_column_of_ours_is_refused(name):
 def test_other_columns_may_be_called_as_they_like(name):
     assert own.mistake(f"table:scores.csv:{name}") is None
     assert own.mistake(f"scores.py:{name}") is None
+
+
+def test_a_function_that_is_edited_while_a_command_is_at_work_gives_no_scores(tmp_path, tiny_space):
+    file, images = tmp_path / "mine.py", tmp_path / "images.safetensors"
+    file.write_text("def first(network, images):\n    return 1.0\n")
+    blobs(per_class=4).save(images)
+    name = f"{file}:first"
+    job = ScoreJob(name, str(tiny_space), {"width": 2, "act": "relu"}, images, 0, "cpu", code=own.fingerprint(name))
+    assert performed(job).score.value == 1.0
+    file.write_text("def first(network, images):\n    return 2.0\n")
+    with pytest.raises(SpaceChangedError, match=r"mine\.py:first has changed since the command began"):
+        performed(job)

@@ -6,6 +6,7 @@ as AZ-NAS is, is made anew of what is kept for whichever architectures are asked
 """
 
 import dataclasses
+import functools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -86,9 +87,9 @@ def _complete(work: Work, signal: Signal, chosen: Mapping[str, Architecture], ke
     named = signal.source.named if isinstance(signal.source, OwnScore) else signal.name
     device = "cpu" if signal.name in SIZES else work.problem.device
     images, spec, minutes = work.files.train(), work.trainer.spec, work.config.candidate_minutes or SCORE_MINUTES
-    jobs = (
-        (key, ScoreJob(named, spec, dict(chosen[key]), images, work.config.seed, device, minutes)) for key in missing
-    )
+    job = functools.partial(ScoreJob, data=images, seed=work.config.seed, device=device, minutes=minutes)
+    code = stored.partition("#")[2]
+    jobs = ((key, job(named, spec, dict(chosen[key]), code=code)) for key in missing)
     with work.progress.stage(f"Score: {signal.name}", len(chosen)) as bar:
         done = len(chosen) - len(missing)
         bar.to(done)

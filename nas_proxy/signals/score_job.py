@@ -16,7 +16,7 @@ from nas_proxy.data.images import DataShape, ImageSet
 from nas_proxy.names import SIZES
 from nas_proxy.seeds import derive
 from nas_proxy.signals import az_nas, zero_cost
-from nas_proxy.signals.own import function, is_own
+from nas_proxy.signals.own import check_unchanged, function, is_own
 from nas_proxy.signals.zero_cost import Score
 from nas_proxy.spaces.cost import measure
 from nas_proxy.spaces.loading import Spec
@@ -42,7 +42,8 @@ class Scored:
 class ScoreJob:
     """The score `name` of `architecture` of the space `space`, for images of the file `data` drawn by `seed`.
 
-    device, minutes, megabytes: as of any `nas_proxy.training.jobs.Work`; a limit on memory is not kept.
+    device, minutes, megabytes: as of any `nas_proxy.training.jobs.Work`; a limit on memory is not kept. code: of
+    `nas_proxy.signals.own.fingerprint`, where the score is a user's function; "" for whatever its file has.
     """
 
     name: str
@@ -53,13 +54,19 @@ class ScoreJob:
     device: str
     minutes: float | None = None
     megabytes: float | None = None
+    code: str = ""
 
     def on(self, device: str) -> Self:
         """Return the same score on another device."""
         return replace(self, device=device)
 
     def perform(self) -> Scored:
-        """Compute it; a network without a score has the reason in its place."""
+        """Compute it; a network without a score has the reason in its place.
+
+        Raises SpaceChangedError where the file of the space or of the score is not the one that is meant.
+        """
+        if self.code:
+            check_unchanged(self.name, self.code)
         images, shape = _images(self.data, self.data.stat().st_mtime_ns, self.seed, self.device)
         return scored(self.name, loaded(self.space, shape), self.architecture, shape, images, self.seed)
 
