@@ -18,6 +18,8 @@ from nas_proxy.runs.settings import RunConfig
 from nas_proxy.signals.signal import EqualCost, Plan, Signal, SmallSet, plan_of
 from nas_proxy.storage.records import LATENCY
 
+# By how much an estimate may be off, from FLOPs alone and from measurements.
+COARSE, MEASURED = 6.0, 1.6
 # A forward pass, in parts of a training step of the same images; and a synthetic image's step, in forward passes.
 FORWARD, THERE_AND_BACK = 1 / 3, 3
 # Images of a score without training, in training steps; and its seconds beside them.

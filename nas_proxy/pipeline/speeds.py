@@ -2,12 +2,11 @@
 
 `coarse` counts FLOPs and divides them by what one convolution does a second. `measured` takes a few steps on one batch
 with a few architectures, chosen across the FLOPs of a sample so that their mean is the sample's, and scales them; and
-two steps of condensing on two classes with few images. Bounds are wide on purpose: `benchmarks/estimate.py` compares
+a few steps of condensing (`condensing_speeds.py`). Bounds are wide on purpose: `benchmarks/estimate.py` compares
 them with whole runs.
 """
 
 import contextlib
-import itertools
 import math
 import statistics
 import tempfile
@@ -21,17 +20,14 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-from nas_proxy.condensation.distributed import ALONE
-from nas_proxy.condensation.embedding import Embedding, compiles
-from nas_proxy.condensation.memory import bytes_of_a_class, few_networks, fitting
-from nas_proxy.condensation.patches import teacher_of, teaching
+from nas_proxy.condensation.embedding import Embedding
+from nas_proxy.condensation.patches import teaching
 from nas_proxy.condensation.recipe import Condensation
-from nas_proxy.condensation.step import Task, members_of, open_networks, timed_steps
 from nas_proxy.data.images import ImageSet
 from nas_proxy.data.splits import Counts, few_indices
 from nas_proxy.errors import RunFailedError
-from nas_proxy.hardware import free_bytes
-from nas_proxy.pipeline.forecast import FORWARD, THERE_AND_BACK, Span, Speeds, timed, within
+from nas_proxy.pipeline.condensing_speeds import compiling, embedding_speed, teaching_speed
+from nas_proxy.pipeline.forecast import COARSE, FORWARD, MEASURED, Span, Speeds, timed, within
 from nas_proxy.pipeline.problem import Prospect
 from nas_proxy.progress import Progress
 from nas_proxy.runs.settings import RunConfig
@@ -45,10 +41,7 @@ from nas_proxy.training.executor import Executor
 from nas_proxy.training.jobs import Failure, Timing
 from nas_proxy.training.memory_limit import MB
 from nas_proxy.training.probe import Pace, Probe
-from nas_proxy.training.train import fit
 
-# By how much an estimate may be off, from FLOPs alone and from measurements.
-COARSE, MEASURED = 6.0, 1.6
 # Architectures whose FLOPs are counted, and seconds for all and for one; of those, how many are timed.
 COUNTED, COUNTING, ONE_COUNT = 24, 5.0, 2.0
 PROBED, TRIED = 4, 12
@@ -58,11 +51,8 @@ LATE = "took longer"
 STEPPING, ONE_STEP, ENDED = 1.5, 1.0, 20.0
 # How often a few images are read, and seconds after which that is enough.
 READINGS, READINGS_END = 5, 0.4
-# Real and synthetic images of a class in the measured steps of condensing; steps of a teacher's training.
-REAL, SYNTHETIC, TEACHING = 64, 4, 4
-# Seconds of a training beside its steps, of a compilation, of timing a latency, and of starting workers, judging and
-# reporting.
-STARTING, COMPILING, TIMING, JUDGING = 0.05, 30.0, 0.5, 8.0
+# Seconds of a training beside its steps, of timing a latency, and of starting workers, judging and reporting.
+STARTING, TIMING, JUDGING = 0.05, 0.5, 8.0
 # What a step takes beside its arithmetic, and what reading an image takes.
 OVERHEAD, READING = 0.003, 2e-4
 
@@ -81,7 +71,7 @@ def coarse(prospect: Prospect, workers: int, sample: Sample) -> Speeds:
         image=within(3 * flops / rate + OVERHEAD / batch, COARSE),
         start=within(STARTING, COARSE),
         embedded=within(2 * embedding.multiply_adds / rate + OVERHEAD / 100, COARSE),
-        condense_start=_compiling(prospect, config.condense),
+        condense_start=compiling(prospect, config.condense),
         taught=within(3 * 2 * embedding.multiply_adds / rate + OVERHEAD / teaching_batch, COARSE),
         timing=within(TIMING, COARSE),
         read=within(READING * (prospect.counts.train + prospect.counts.validation), COARSE),
@@ -103,8 +93,8 @@ def measured(prospect: Prospect, executor: Executor, rough: Speeds, sample: Samp
         bar.to(1)
         embedded, condense_mb = rough.embedded, None
         if condenses is not None:
-            embedded, condense_mb = _embedded(prospect, condenses)
-        taught = rough.taught if chooses is None else _taught(prospect, chooses, rough.taught)
+            embedded, condense_mb = embedding_speed(prospect, condenses)
+        taught = rough.taught if chooses is None else teaching_speed(prospect, chooses, rough.taught)
         bar.to(2)
         found: tuple[list[tuple[Pace, int | None]], list[float], list[str]] = ([], [], [])
         if sample:
@@ -166,8 +156,8 @@ def with_recipe(speeds: Speeds, prospect: Prospect, before: Condensation, to: Co
     """
     if before == to:
         return speeds
-    embedded = speeds.embedded if before.width == to.width else _embedded(prospect, to)[0]
-    return replace(speeds, embedded=embedded, condense_start=_compiling(prospect, to))
+    embedded = speeds.embedded if before.width == to.width else embedding_speed(prospect, to)[0]
+    return replace(speeds, embedded=embedded, condense_start=compiling(prospect, to))
 
 
 def sized(prospect: Prospect) -> Sample:
@@ -200,52 +190,6 @@ def _recipes(config: RunConfig) -> Iterator[Condensation]:
     for signal in plan_of(config).trained:
         if isinstance(signal.source, SmallSet):
             yield signal.source.recipe
-
-
-def _compiling(prospect: Prospect, recipe: Condensation) -> Span:
-    """Return the seconds of a compilation, none where there will be none."""
-    shape, classes = prospect.shape, prospect.shape.classes
-    if recipe.embed != "convnet":
-        return within(1.0, COARSE)
-    embedding = Embedding(shape, recipe.width, deepest(shape, recipe.depth), recipe.precision, recipe.match == "all")
-    real = int(min(recipe.real_batch, prospect.counts.train / classes)) * classes
-    synthetic = recipe.images_per_class * recipe.formation**2 * classes
-    device = torch.device(prospect.device)
-    compiled = compiles(embedding, device, real=real, synthetic=synthetic, steps=recipe.steps)
-    return within(COMPILING if compiled else 0.1, 3)
-
-
-def _embedded(prospect: Prospect, recipe: Condensation) -> tuple[Span, float]:
-    """Return the seconds of an image in a step of condensing, and the MB that the whole needs."""
-    config, device, few = prospect.config, torch.device(prospect.device), prospect.few
-    smallest = min(map(len, few.of_class()))
-    several = max(1, min(SYNTHETIC, smallest) // recipe.formation**2) if smallest >= recipe.formation**2 else 1
-    small = replace(recipe, images_per_class=several, real_batch=REAL, steps=1)
-    if smallest < recipe.formation**2:
-        small = replace(small, formation=1)
-    task = Task(few.to(device), members_of(few), small, config.seed, device, ALONE)
-    space = prospect.whole_space if recipe.embed == "space" else None
-    seconds = min(timed_steps(task, open_networks(task, space, (), lambda text: None), 2))
-    images = sum(min(REAL, len(members)) for members in task.members)
-    images += THERE_AND_BACK * len(few.classes) * several * small.formation**2
-    whole = replace(task, recipe=recipe)
-    classes, looked_at = prospect.shape.classes, few_networks(task, space, ())
-    together = min(classes, config.classes_per_step or fitting(whole, looked_at, free_bytes(device)))
-    return within(seconds / images, MEASURED * 1.2), together * bytes_of_a_class(whole, looked_at) / MB
-
-
-def _taught(prospect: Prospect, recipe: Condensation, rough: Span) -> Span:
-    """Return the seconds of an image in a training step of the network that chooses images; `rough` if it diverges."""
-    few, ticks = prospect.few, list[float]()
-    steps = replace(teaching(recipe), epochs=TEACHING, batch_size=len(few))
-
-    def after(network: nn.Module, losses: Sequence[float]) -> bool:
-        ticks.append(time.perf_counter())
-        return False
-
-    fit(lambda: teacher_of(recipe, few.shape), few, steps, prospect.config.seed, prospect.device, after)
-    taken = [later - earlier for earlier, later in itertools.pairwise(ticks)]
-    return within(min(taken) / len(few), MEASURED * 1.2) if taken else rough
 
 
 def _reading(prospect: Prospect) -> Span:
