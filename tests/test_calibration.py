@@ -136,6 +136,15 @@ def test_what_the_process_predicts_of_a_training_has_not_seen_it():
     assert np.isnan(surrogate.left_out(process, np.array([next(i for i in range(POOL) if i not in full)]))).all()
 
 
+@pytest.mark.parametrize("count", [2, 24])
+def test_a_signal_that_nothing_has_gets_no_weight(count):
+    truth, scores, names = made_up([0.5, 0.5, 0.5])
+    scores[:, 1] = np.nan
+    found = calibrate(scores, names, drawn(truth, count), seed=0)
+    assert found.weights["s1"] == 0
+    assert sum(found.weights.values()) == pytest.approx(1)
+
+
 def test_missing_scores_cost_little():
     truth, scores, names = made_up([0.3, 0.3])
     holes = scores.copy()

@@ -46,9 +46,10 @@ SHARE_MEAN, SHARE_STD = 0.7, 0.25
 class Calibration:
     """What a few full trainings make of the signals.
 
-    weights: of each signal's normal scores, of sum 1 (0 where no signal has one). centre: how far these lean on the
-    best single signal rather than on equal weights, from 0 to 1. strength: of the ridge, the geometric mean of those
-    chosen; infinite where nothing was fitted. surrogate: the share of the Gaussian process in the prediction.
+    weights: of each signal's normal scores, of sum 1 (0 where no signal has one, and for one that is the same for all).
+    centre: how far these lean on the best single signal rather than on equal weights, from 0 to 1. strength: of the
+    ridge, the geometric mean of those chosen; infinite where nothing was fitted. surrogate: the share of the Gaussian
+    process in the prediction.
     intercept, scale: the accuracy (a fraction) is about intercept + scale × prediction, by weighted least squares.
     prediction: (n,) of the whole pool, standardised, larger for better. trained: full trainings that it rests on.
     """
@@ -152,10 +153,10 @@ def calibrate(
     features = features_of(scores, names, encoding, trained)
     rows, accuracy = np.array([*full], dtype=np.intp), np.array([*full.values()], dtype=np.float64)
     counts = np.ones(len(rows)) if weights is None else tempered(weights)
-    equal = _equal(names, trained)
+    equal, varies = _equal(names, trained), np.ptp(features.signals, axis=0) > 0
     if len(rows) < LEAST:
         nothing = _Weighting(equal, 0.0, math.inf, np.zeros(len(rows)))
-        return _described(features.vote, rows, accuracy, counts, names, nothing, 0.0)
+        return _described(features.vote, rows, accuracy, counts, names, nothing, 0.0, varies)
     found = _weighting(features.signals, rows, accuracy, counts, equal, seed)
     process = fit(features, {}, full)
     posterior = believe(process, np.arange(len(scores))).mean
@@ -164,7 +165,7 @@ def calibrate(
     if np.ptp(linear) > 0:
         share = _share(normal_scores(accuracy), counts, found.left_out, left_out(process, rows))
     prediction = (1 - share) * _standardised(linear) + share * _standardised(posterior)
-    return _described(prediction, rows, accuracy, counts, names, found, share)
+    return _described(prediction, rows, accuracy, counts, names, found, share, varies)
 
 
 def cross_fitted(
@@ -301,12 +302,17 @@ def _described(
     names: Sequence[str],
     found: _Weighting,
     surrogate: float,
+    varies: NDArray[np.bool_],
 ) -> Calibration:
-    """Return the calibration, its prediction standardised and mapped to accuracies."""
+    """Return the calibration, its prediction standardised and mapped to accuracies.
+
+    varies: which signals differ within the pool; the others say nothing, whatever weight they were given.
+    """
     prediction = _standardised(prediction)
     intercept, scale = _line(prediction[rows], accuracy, counts)
-    total = float(found.weights.sum())
-    weights = {n: float(w) / total if total > 0 else 0.0 for n, w in zip(names, found.weights, strict=True)}
+    counted = np.where(varies, found.weights, 0.0)
+    total = float(counted.sum())
+    weights = {n: float(w) / total if total > 0 else 0.0 for n, w in zip(names, counted, strict=True)}
     return Calibration(
         weights, found.centre, found.strength, surrogate, intercept, scale, prediction, trained=len(rows)
     )
