@@ -5,7 +5,7 @@ NasProxyError
 │   ├── ConfigError      wrong settings, all of them at once
 │   ├── DataError        a data set or a truth table that is missing, empty or unreadable
 │   ├── SpaceError       a search space that cannot be imported or used
-│   │   └── SpaceChangedError  its file was edited while a command was at work with it
+│   │   └── CodeChangedError  its file, or that of a score, was edited while a command was at work with it
 │   ├── DeviceError      a device that is not there
 │   ├── StorageError     a database that is absent, unreachable, full or of another run
 │   ├── ClusterError     a Ray cluster that is absent, or whose machines cannot do what is asked
@@ -49,7 +49,7 @@ class SpaceError(UserError):
     """A search space that cannot be imported, or that yields no network."""
 
 
-class SpaceChangedError(SpaceError):
+class CodeChangedError(SpaceError):
     """The file of a search space or a score is not what it was when the command began: no candidate's fault."""
 
 

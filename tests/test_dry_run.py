@@ -4,16 +4,14 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from conftest import blobs
 from nas_proxy.cli.app import main
-from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data.splits import Counts
-from nas_proxy.pipeline import condensing_speeds, dry_run
+from nas_proxy.pipeline import dry_run
 from nas_proxy.pipeline.dry_run import Outlook, estimate_run, shortened
 from nas_proxy.pipeline.forecast import NOTHING, Done, Span, Speeds, forecast, within
 from nas_proxy.pipeline.forecast_text import told
@@ -133,19 +131,6 @@ def test_a_run_with_patches_is_shorter_by_fewer_epochs_of_the_teacher():
     assert f"--teacher-epochs {changed['condense.teacher_epochs']:g}" in told(
         estimate_of(config, COUNTS), changed, then
     )
-
-
-def test_a_step_of_condensing_is_timed_on_as_many_images_as_take_a_moment():
-    few = blobs(per_class=5)
-    prospect = SimpleNamespace(few=few, shape=few.shape._replace(classes=10), counts=COUNTS)
-    recipe = Condensation(real_batch=256, images_per_class=10)
-    more = condensing_speeds._repeated(prospect, recipe, most=1000)
-    # A class has 100 images of 1,000, and 10 synthetic ones that count three times: seven of them are below 1,000.
-    assert more.labels.bincount().tolist() == [100] * 7
-    assert len(more.classes) == 7
-    assert more.images.unique(dim=0).shape[0] == len(few)
-    assert condensing_speeds._repeated(prospect, recipe, most=10_000).labels.bincount().tolist() == [100] * 10
-    assert condensing_speeds._repeated(prospect, recipe, most=300) is None  # hardly more than the few
 
 
 @pytest.mark.slow

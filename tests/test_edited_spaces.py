@@ -8,7 +8,7 @@ import pytest
 
 import nas_proxy
 from conftest import blobs
-from nas_proxy.errors import SpaceChangedError
+from nas_proxy.errors import CodeChangedError
 from nas_proxy.spaces.loading import SpaceFile, load_space, pinned, space_digest
 from nas_proxy.training.jobs import Failure, Job, loaded, moved, performed, space_of
 from nas_proxy.training.train import Outcome, Recipe
@@ -69,9 +69,9 @@ def test_a_space_that_has_changed_is_refused(space, job, edit, parameters):
     assert space_digest(named) == space_digest(f"{space}{parameters}")
     loaded.cache_clear()
     edit(space)
-    with pytest.raises(SpaceChangedError, match=r"has changed since the command began.*undo the change"):
+    with pytest.raises(CodeChangedError, match=r"has changed since the command began.*undo the change"):
         load_space(named, blobs().shape)
-    with pytest.raises(SpaceChangedError):  # and no candidate fails for it
+    with pytest.raises(CodeChangedError):  # and no candidate fails for it
         performed(job(4))
 
 
@@ -91,7 +91,7 @@ def test_a_job_that_moves_takes_the_code_along_that_is_meant(space, job, tmp_pat
     assert isinstance(performed(arrived), Outcome)
     loaded.cache_clear()
     (there / "beside.py").write_text(BESIDE + "\n")
-    with pytest.raises(SpaceChangedError, match=r"there/mine\.py:more=1 has changed"):
+    with pytest.raises(CodeChangedError, match=r"there/mine\.py:more=1 has changed"):
         performed(arrived)
 
 
@@ -114,7 +114,7 @@ def test_a_run_ends_and_goes_on_when_the_change_is_undone(space, tmp_path, monke
     images_of = nas_proxy.data.images.ImageSet.load
     with monkeypatch.context() as patch:
         patch.setattr("nas_proxy.training.set_cache.ImageSet.load", edited)
-        with pytest.raises(SpaceChangedError):
+        with pytest.raises(CodeChangedError):
             run()
     space.write_text(SPACE)
     assert not run().trials["state"].eq("failed").any()
@@ -127,7 +127,7 @@ def test_a_worker_that_begins_after_the_change_ends_the_command(space, job):
         ((_, first),) = executor.run([(0, job(99))])  # which leaves a thread, so that the worker is replaced
         assert isinstance(first, Outcome)
         space.write_text(SPACE.replace("nn.Flatten()", "1 / 0"))
-        with pytest.raises(SpaceChangedError, match="has changed since the command began"):
+        with pytest.raises(CodeChangedError, match="has changed since the command began"):
             list(executor.run([(1, job(4))]))
         unpinned = replace(job(4), space=str(space))
         assert list(executor.run([(2, unpinned)])) == [(2, Failure("ZeroDivisionError: division by zero"))]

@@ -3,7 +3,7 @@
 import pytest
 
 from conftest import blobs
-from nas_proxy.errors import ConfigError, SpaceChangedError
+from nas_proxy.errors import CodeChangedError, ConfigError
 from nas_proxy.names import LABELS
 from nas_proxy.runs.resolving import resolve
 from nas_proxy.signals import own
@@ -43,5 +43,5 @@ def test_a_function_that_is_edited_while_a_command_is_at_work_gives_no_scores(tm
     job = ScoreJob(name, str(tiny_space), {"width": 2, "act": "relu"}, images, 0, "cpu", code=own.fingerprint(name))
     assert performed(job).score.value == 1.0
     file.write_text("def first(network, images):\n    return 2.0\n")
-    with pytest.raises(SpaceChangedError, match=r"mine\.py:first has changed since the command began"):
+    with pytest.raises(CodeChangedError, match=r"mine\.py:first has changed since the command began"):
         performed(job)

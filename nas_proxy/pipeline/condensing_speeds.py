@@ -59,12 +59,12 @@ def embedding_speed(prospect: Prospect, recipe: Condensation) -> tuple[Span, flo
     if smallest < recipe.formation**2:
         small = replace(small, formation=1)
     task = _task(prospect, few, small)
-    each = _timed_step(prospect, task, 2)
-    if (more := _repeated(prospect, recipe, LARGER / each)) is not None:
-        each = _timed_step(prospect, _task(prospect, more, replace(recipe, steps=1)), 1)
     config, device, classes = prospect.config, torch.device(prospect.device), prospect.shape.classes
     whole, looked_at = replace(task, recipe=recipe), few_networks(task, _embedding_space(prospect, recipe), ())
     together = min(classes, config.classes_per_step or fitting(whole, looked_at, free_bytes(device)))
+    each = _timed_step(prospect, task, 2)
+    if (more := _repeated(prospect, recipe, LARGER / each, together)) is not None:
+        each = _timed_step(prospect, _task(prospect, more, replace(recipe, steps=1)), 1)
     return within(each, MEASURED * 1.2), together * bytes_of_a_class(whole, looked_at) / MB
 
 
@@ -85,14 +85,15 @@ def _timed_step(prospect: Prospect, task: Task, steps: int) -> float:
     return seconds / (len(task.members) * (real + THERE_AND_BACK * synthetic))
 
 
-def _repeated(prospect: Prospect, recipe: Condensation, most: float) -> ImageSet | None:
-    """Return the few images again and again, as of classes as large as a step sees them, at most so many a step.
+def _repeated(prospect: Prospect, recipe: Condensation, most: float, together: int) -> ImageSet | None:
+    """Return the few images again and again, as of classes as large as a step sees them.
 
+    most: images of a step, synthetic ones as often as they count. together: classes that memory has room for.
     None where that is not more than the few.
     """
-    few, classes = prospect.few, prospect.shape.classes
-    real = max(int(min(recipe.real_batch, prospect.counts.train / classes)), recipe.per_class)
-    wanted = min(classes, int(most / (real + THERE_AND_BACK * recipe.per_class)))
+    few = prospect.few
+    real = max(int(min(recipe.real_batch, prospect.counts.train / prospect.shape.classes)), recipe.per_class)
+    wanted = min(together, int(most / (real + THERE_AND_BACK * recipe.per_class)))
     if wanted * real <= 2 * len(few.classes) * REAL:
         return None
     places = torch.arange(wanted * real)

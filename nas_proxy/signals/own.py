@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from nas_proxy.errors import DataError, SpaceChangedError, SpaceError, nearest
+from nas_proxy.errors import CodeChangedError, DataError, SpaceError, nearest
 from nas_proxy.names import CALIBRATED, COMBINED, LABELS, ZERO_COST
 
 TABLE = "table:"
@@ -73,9 +73,9 @@ def fingerprint(name: str) -> str:
 
 
 def check_unchanged(name: str, code: str) -> None:
-    """Raise SpaceChangedError where the file of an own function is not the one of that fingerprint."""
+    """Raise CodeChangedError where the file of an own function is not the one of that fingerprint."""
     if fingerprint(name) != code:
-        raise SpaceChangedError(
+        raise CodeChangedError(
             f"the file of the score {name} has changed since the command began, and scores are kept as those of what "
             "it was; run the same command again: scores of the new file are then computed, and those of the old kept"
         )

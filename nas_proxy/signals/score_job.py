@@ -63,7 +63,7 @@ class ScoreJob:
     def perform(self) -> Scored:
         """Compute it; a network without a score has the reason in its place.
 
-        Raises SpaceChangedError where the file of the space or of the score is not the one that is meant.
+        Raises CodeChangedError where the file of the space or of the score is not the one that is meant.
         """
         if self.code:
             check_unchanged(self.name, self.code)

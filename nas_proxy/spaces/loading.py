@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from nas_proxy import time_limit
 from nas_proxy.data.shape import DataShape
-from nas_proxy.errors import RAISED, SpaceChangedError, SpaceError, nearest
+from nas_proxy.errors import RAISED, CodeChangedError, SpaceError, nearest
 from nas_proxy.spaces import built_in, modules
 from nas_proxy.spaces.apart import Complaint, apart, reason_of
 from nas_proxy.spaces.built_in import split_spec
@@ -38,13 +38,13 @@ class SpaceFile:
     code: str
 
     def check(self) -> None:
-        """Raise SpaceChangedError where the file, or one beside it that it imports, is another one by now."""
+        """Raise CodeChangedError where the file, or one beside it that it imports, is another one by now."""
         try:
             same = modules.code_digest(Path(split_spec(self.name)[0]).resolve()) == self.code
         except OSError:
             same = False
         if not same:
-            raise SpaceChangedError(
+            raise CodeChangedError(
                 f"the code of the search space {self.name} has changed since the command began, and results are kept "
                 "as those of the code that it had; undo the change and run the same command again to go on, or start "
                 "a new run for the new code"
@@ -84,7 +84,7 @@ def load_space(spec: Given, shape: DataShape) -> SearchSpace:
     spec: the name of a built-in space, or the path of a Python file that defines `space` (a `Space`, or a
     function `space(trial)` or `space(trial, shape)` that returns a network) or `space_for(shape) -> Space`;
     then, after a colon, parameters of `space_for`. Or a `Space`, or such a function, itself.
-    Raises SpaceError when there is no such space or it yields no network, SpaceChangedError for a `SpaceFile` that is
+    Raises SpaceError when there is no such space or it yields no network, CodeChangedError for a `SpaceFile` that is
     another one by now.
     """
     if isinstance(spec, SpaceFile):

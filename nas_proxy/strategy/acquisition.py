@@ -6,11 +6,11 @@ arguments, free of input and output. Whoever trains gives what *earlier rounds* 
 off half-way is proposed again as it was.
 
 Round 0 trains cheaply some of the best by the signals' vote, some of its upper third, and some drawn uniformly; where
-there is no cheap training it trains two of the vote's best fully, as expected improvement is worth more from then on
-than anything drawn. Where these agree with the vote, so that neither is likely to be noise,
-rounds add more cheap trainings alone, by expected improvement as far as they tell. Each later round fits the
-surrogate and takes, by expected improvement (Jones, Schonlau & Welch, 1998; a batch by "kriging believer", Ginsbourger,
-Le Riche & Carraro, 2010): further cheap trainings, as long as they tell enough of the full accuracy, and full
+there is no cheap training, it trains two of the vote's best fully, since expected improvement is then worth more than
+anything drawn. Where cheap trainings agree with the vote, so that neither is likely to be noise, more of them follow
+alone, by expected improvement as far as they tell. Each later round fits the surrogate and takes, by expected
+improvement (Jones, Schonlau & Welch, 1998; a batch by "kriging believer", Ginsbourger, Le Riche & Carraro, 2010):
+further cheap trainings, as long as they tell enough of the full accuracy, and full
 trainings, of what was trained cheaply as long as that tells, else of all. A fixed share of the full trainings is
 uniform instead, from the first rounds on: they can judge a correlation, and nothing that misleads reaches them.
 
@@ -67,10 +67,10 @@ class Plan:
 
     The defaults were chosen on half of the public cells of NAS-Bench-201 and NAS-Bench-Macro; `agree` was added after
     all of them had been looked at, since noise cost too much among the cheapest 30 %, and `cold` was chosen on random
-    halves of them (it was 2, 1 and 3).
+    halves of them (it was two, one of the upper third and three uniform).
 
     cheap: whether there is a cheap training. opening: cheap trainings of round 0: of the vote's best, of its upper
-    third, uniform. cold: the same where there is none, of full trainings. before_full: cheap trainings before the
+    third, uniform. cold: full trainings of the vote's best where there is none. before_full: cheap trainings before the
     first full one where the opening's have at least the rank correlation `agree` with the vote; None: in any case.
     cheap_a_round, full_a_round: in later rounds; with cheap_a_round 0 a full training need not follow a cheap one.
     informs: below this squared correlation with the full accuracy (the median of what was not trained at all) nothing
@@ -79,7 +79,7 @@ class Plan:
 
     cheap: bool = True
     opening: tuple[int, int, int] = (6, 5, 5)
-    cold: tuple[int, int, int] = (2, 0, 0)
+    cold: int = 2
     before_full: int = 32
     agree: float | None = 0.3
     cheap_a_round: int = 8
@@ -138,7 +138,7 @@ def expected_improvement(mean: Floats, std: Floats, best: float | Floats) -> Flo
 
 def _opening(pool: Features, observed: Observed, plan: Plan, seed: int) -> tuple[Action, ...]:
     n, rng = len(pool.vote), numpy_generator(seed, "acquisition", "opening")
-    best, upper, uniform = plan.opening if plan.cheap else plan.cold
+    best, upper, uniform = plan.opening if plan.cheap else (plan.cold, 0, 0)
     order = np.lexsort((rng.random(n), -pool.vote))
     order = order[~_among({*observed.cheap, *observed.full, *observed.closed}, n)[order]]
     first = order[:best]

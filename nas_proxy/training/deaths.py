@@ -1,4 +1,4 @@
-"""Why a worker process is gone, and whether its job is to be done again.
+"""How a worker process ends: after its time, or why it is gone, and whether its job is to be done again.
 
 In: an exit code, what the kernel has counted, how much memory was free. Out: a `Death`, with a sentence that says no
 more than is known. A process may be killed (SIGKILL) by anybody: by the kernel where memory is short, by a scheduler,

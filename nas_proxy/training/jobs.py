@@ -17,7 +17,7 @@ import torch
 
 from nas_proxy import libraries
 from nas_proxy.data.images import DataShape
-from nas_proxy.errors import SpaceChangedError
+from nas_proxy.errors import CodeChangedError
 from nas_proxy.process_state import restored
 from nas_proxy.spaces.latency import measure_latency
 from nas_proxy.spaces.loading import SpaceFile, Spec, load_space
@@ -170,7 +170,7 @@ class Timing:
 def performed(job: Work[Result]) -> Result | Failure:
     """Perform a job, turn whatever the network raises into a reason, and put back what it changes of the process.
 
-    Raises SpaceChangedError where the space's file is not the one that is meant: then no job can be performed.
+    Raises CodeChangedError where the space's file is not the one that is meant: then no job can be performed.
     """
     began = time.perf_counter()
     with restored():
@@ -187,7 +187,7 @@ def _performed(job: Work[Result]) -> Result | Failure:
         # It may have broken off a recording, after which the process is of no use.
         reason = f"out of memory on {job.device}" if job.megabytes is None else too_much(job)
         return Failure(reason, spoilt=True, memory=True)
-    except SpaceChangedError:
+    except CodeChangedError:
         raise
     except MemoryError:
         return Failure("out of memory")

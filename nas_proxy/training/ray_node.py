@@ -24,7 +24,7 @@ import torch
 
 from nas_proxy._version import __version__
 from nas_proxy.data.images import ImageSet
-from nas_proxy.errors import SpaceChangedError, UserError
+from nas_proxy.errors import CodeChangedError, UserError
 from nas_proxy.training.jobs import Work, moved
 from nas_proxy.training.shared_gpu import SharedGpus
 from nas_proxy.training.worker_pool import WorkerProcess
@@ -110,7 +110,7 @@ def perform(job: Work[Any], luggage: Luggage, wanted: Mapping[str, str]) -> Answ
     child = _child(os.environ.get("CUDA_VISIBLE_DEVICES"))
     try:
         return Answer(node, child.perform(moved(job, files, space)))
-    except SpaceChangedError as error:
+    except CodeChangedError as error:
         return Answer(node, Refusal(str(error)))
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
-from nas_proxy.errors import NasProxyError, RunFailedError, SpaceChangedError
+from nas_proxy.errors import CodeChangedError, NasProxyError, RunFailedError
 from nas_proxy.process_start import BEGINNING
 from nas_proxy.training.deaths import REPEATS, STARTS, Death, ended_after, watched
 from nas_proxy.training.executor import Executor, Jobs, here, run_all
@@ -177,7 +177,7 @@ class WorkerProcess:
     def perform(self, job: Work[Result]) -> Result | Failure:
         """Have the job performed, and wait for it.
 
-        Raises RunFailedError where processes end before they begin, SpaceChangedError where the space is another one.
+        Raises RunFailedError where processes end before they begin, CodeChangedError where the space is another one.
         """
         try:
             return self._answer(job)
@@ -247,7 +247,7 @@ class WorkerProcess:
             return Failure("the worker process was stopped" if self._ended else _too_long(job), seconds=seconds)
         if answer is None:
             return Death(_code(process), begun, fresh, memory.told() if begun else "", seconds)
-        if isinstance(answer, SpaceChangedError):
+        if isinstance(answer, CodeChangedError):
             raise answer
         self._served += 1
         if isinstance(answer, Failure) and answer.spoilt:

@@ -13,7 +13,7 @@ import time
 import torch
 
 from nas_proxy import libraries
-from nas_proxy.errors import SpaceChangedError
+from nas_proxy.errors import CodeChangedError
 from nas_proxy.process_state import ProcessState
 from nas_proxy.training import memory_limit as memory
 from nas_proxy.training.jobs import Work, performed
@@ -48,7 +48,7 @@ def main() -> None:
         before = ProcessState.now()
         try:
             answer: object = performed(job)
-        except SpaceChangedError as error:  # the coordinating process raises it
+        except CodeChangedError as error:  # the coordinating process raises it
             answer = error
         write_message(answers, answer)
         memory.give_back(job.device)
