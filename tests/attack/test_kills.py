@@ -51,9 +51,10 @@ def test_kills(tmp_path, capsys):
 
 @pytest.fixture(autouse=True)
 def _nobody_left():
-    """End what an attack that breaks off leaves at work."""
+    """End what an attack that breaks off leaves at work, and not a browser or a database of other tests."""
+    others = set(psutil.Process().children(recursive=True))
     yield
-    for child in psutil.Process().children(recursive=True):
+    for child in set(psutil.Process().children(recursive=True)) - others:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
 
