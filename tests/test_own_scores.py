@@ -1,5 +1,7 @@
 """Names and tables of scores of the user's own: what is no number has no score, and no column replaces one of ours."""
 
+from dataclasses import replace
+
 import pytest
 
 from conftest import blobs
@@ -35,13 +37,31 @@ def test_other_columns_may_be_called_as_they_like(name):
     assert own.mistake(f"scores.py:{name}") is None
 
 
-def test_a_function_that_is_edited_while_a_command_is_at_work_gives_no_scores(tmp_path, tiny_space):
-    file, images = tmp_path / "mine.py", tmp_path / "images.safetensors"
-    file.write_text("def first(network, images):\n    return 1.0\n")
+@pytest.fixture
+def job(tmp_path, tiny_space):
+    """A score by a function of a file that imports another one, both of which tests change."""
+    (tmp_path / "mine.py").write_text("from helper import value\n\n\ndef first(network, images):\n    return value()\n")
+    (tmp_path / "helper.py").write_text("def value():\n    return 1.0\n")
+    images = tmp_path / "images.safetensors"
     blobs(per_class=4).save(images)
-    name = f"{file}:first"
-    job = ScoreJob(name, str(tiny_space), {"width": 2, "act": "relu"}, images, 0, "cpu", code=own.fingerprint(name))
+    name, architecture = f"{tmp_path / 'mine.py'}:first", {"width": 2, "act": "relu"}
+    whose = {"file": tmp_path / "mine.py", "code": own.fingerprint(name)}
+    return ScoreJob(name, str(tiny_space), architecture, images, 0, "cpu", **whose)
+
+
+@pytest.mark.parametrize("edited", ["mine.py", "helper.py", None])
+def test_a_function_that_is_edited_while_a_command_is_at_work_gives_no_scores(job, tmp_path, edited):
     assert performed(job).score.value == 1.0
-    file.write_text("def first(network, images):\n    return 2.0\n")
+    if edited is None:
+        (tmp_path / "mine.py").unlink()
+    else:
+        (tmp_path / edited).write_text((tmp_path / edited).read_text() + "# edited\n")
     with pytest.raises(CodeChangedError, match=r"mine\.py:first has changed since the command began"):
         performed(job)
+
+
+def test_scores_by_what_a_function_imports_from_beside_it_are_those_of_that_code(job, tmp_path):
+    (tmp_path / "helper.py").write_text("def value():\n    return 2.0\n")
+    code = own.fingerprint(job.name)
+    assert code != job.code
+    assert performed(replace(job, code=code)).score.value == 2.0

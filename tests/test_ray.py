@@ -23,6 +23,8 @@ from nas_proxy.data.images import ImageSet, from_raw
 from nas_proxy.data.store import open_store
 from nas_proxy.errors import ClusterError, ConfigError, RunFolderError
 from nas_proxy.runs.resolving import resolve
+from nas_proxy.signals.own import fingerprint
+from nas_proxy.signals.score_job import ScoreJob
 from nas_proxy.spaces.loading import pinned
 from nas_proxy.threads import one_thread
 from nas_proxy.training.jobs import Failure, Job, performed
@@ -168,6 +170,20 @@ def test_a_space_travels_with_what_lies_beside_it(executor, jobs, tmp_path):
     ((_, away),) = executor.results()
     assert comparable(away) == comparable(here)
     assert isinstance(away, Outcome)
+
+
+@pytest.mark.slow
+def test_a_score_of_ones_own_travels_with_what_lies_beside_it(executor, jobs, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "helper.py").write_text("def value():\n    return 7.0\n")
+    (home / "mine.py").write_text("from helper import value\n\n\ndef score(network, images):\n    return value()\n")
+    name, train = f"{home / 'mine.py'}:score", jobs(1)
+    whose = {"file": home / "mine.py", "code": fingerprint(name)}
+    executor.submit(0, ScoreJob(name, train.space, train.architecture, train.data, 0, "cpu", **whose))
+    home.rename(tmp_path / "gone")
+    ((_, found),) = executor.results()
+    assert found.score.value == 7.0
 
 
 def test_a_set_whose_images_are_in_a_store_needs_that_on_the_machine(tmp_path, monkeypatch):

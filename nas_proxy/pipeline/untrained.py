@@ -84,12 +84,14 @@ def _complete(work: Work, signal: Signal, chosen: Mapping[str, Architecture], ke
     missing = [key for key in chosen if key not in there or _lacks_traits(signal, there[key])]
     if not missing:
         return
-    named = signal.source.named if isinstance(signal.source, OwnScore) else signal.name
+    named, file = signal.name, None
+    if isinstance(signal.source, OwnScore):
+        named, file = signal.source.named, own.place_of(signal.source.named)[0]
     device = "cpu" if signal.name in SIZES else work.problem.device
     images, spec, minutes = work.files.train(), work.trainer.spec, work.config.candidate_minutes or SCORE_MINUTES
     job = functools.partial(ScoreJob, data=images, seed=work.config.seed, device=device, minutes=minutes)
     code = stored.partition("#")[2]
-    jobs = ((key, job(named, spec, dict(chosen[key]), code=code)) for key in missing)
+    jobs = ((key, job(named, spec, dict(chosen[key]), file=file, code=code)) for key in missing)
     with work.progress.stage(f"Score: {signal.name}", len(chosen)) as bar:
         done = len(chosen) - len(missing)
         bar.to(done)

@@ -8,7 +8,6 @@ files they are called by their column or function. No module of PyTorch's is nee
 in worker processes, as all code of the user's does.
 """
 
-import hashlib
 import math
 import re
 from collections import Counter
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from nas_proxy.errors import CodeChangedError, DataError, SpaceError, nearest
 from nas_proxy.names import CALIBRATED, COMBINED, LABELS, ZERO_COST
+from nas_proxy.spaces.code_digest import code_digest
 
 TABLE = "table:"
 _FUNCTION = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)")
@@ -50,6 +50,11 @@ def absolute(name: str, absolute_path: Callable[[str], str]) -> str:
     return f"{'' if is_function(name) else TABLE}{absolute_path(str(file))}:{inner}"
 
 
+def moved(name: str, file: Path) -> str:
+    """Return the name of the same function where its file is `file`."""
+    return absolute(name, lambda _: str(file))
+
+
 def row_of(name: str) -> str:
     """Return what a signal is called in tables and files: an own score by its column or function."""
     return re.sub(r"[^\w.@+-]", "_", place_of(name)[1]) if is_own(name) else name
@@ -68,16 +73,23 @@ def mistake(name: str) -> str | None:
 
 
 def fingerprint(name: str) -> str:
-    """Return what tells the content of an own score's file from another's."""
-    return hashlib.sha256(place_of(name)[0].read_bytes()).hexdigest()[:16]
+    """Return what tells the code of an own function, with what it imports from beside its file, from other code."""
+    return code_digest(place_of(name)[0].resolve())
 
 
-def check_unchanged(name: str, code: str) -> None:
-    """Raise CodeChangedError where the file of an own function is not the one of that fingerprint."""
-    if fingerprint(name) != code:
+def check_unchanged(name: str, code: str, file: Path | None = None) -> None:
+    """Raise CodeChangedError where the code of an own function is not that of the fingerprint, or is gone.
+
+    file: where it is looked for, if not where the name says.
+    """
+    try:
+        same = fingerprint(name if file is None else moved(name, file)) == code
+    except OSError:
+        same = False
+    if not same:
         raise CodeChangedError(
-            f"the file of the score {name} has changed since the command began, and scores are kept as those of what "
-            "it was; run the same command again: scores of the new file are then computed, and those of the old kept"
+            f"the code of the score {name} has changed since the command began, and scores are kept as those of what "
+            "it was; run the same command again: scores of the new code are then computed, and those of the old kept"
         )
 
 

@@ -16,7 +16,7 @@ from nas_proxy.data.images import DataShape, ImageSet
 from nas_proxy.names import SIZES
 from nas_proxy.seeds import derive
 from nas_proxy.signals import az_nas, zero_cost
-from nas_proxy.signals.own import check_unchanged, function, is_own
+from nas_proxy.signals.own import check_unchanged, function, is_own, moved
 from nas_proxy.signals.zero_cost import Score
 from nas_proxy.spaces.cost import measure
 from nas_proxy.spaces.loading import Spec
@@ -42,8 +42,9 @@ class Scored:
 class ScoreJob:
     """The score `name` of `architecture` of the space `space`, for images of the file `data` drawn by `seed`.
 
-    device, minutes, megabytes: as of any `nas_proxy.training.jobs.Work`; a limit on memory is not kept. code: of
-    `nas_proxy.signals.own.fingerprint`, where the score is a user's function; "" for whatever its file has.
+    device, minutes, megabytes: as of any `nas_proxy.training.jobs.Work`; a limit on memory is not kept. file, code:
+    where the score is a user's function, its file, which travels to other machines, and the code that is meant, see
+    `nas_proxy.signals.own.fingerprint`.
     """
 
     name: str
@@ -54,6 +55,7 @@ class ScoreJob:
     device: str
     minutes: float | None = None
     megabytes: float | None = None
+    file: Path | None = None
     code: str = ""
 
     def on(self, device: str) -> Self:
@@ -65,10 +67,12 @@ class ScoreJob:
 
         Raises CodeChangedError where the file of the space or of the score is not the one that is meant.
         """
-        if self.code:
-            check_unchanged(self.name, self.code)
+        name = self.name
+        if self.file is not None:
+            check_unchanged(name, self.code, self.file)
+            name = moved(name, self.file)
         images, shape = _images(self.data, self.data.stat().st_mtime_ns, self.seed, self.device)
-        return scored(self.name, loaded(self.space, shape), self.architecture, shape, images, self.seed)
+        return scored(name, loaded(self.space, shape), self.architecture, shape, images, self.seed)
 
 
 def scored(

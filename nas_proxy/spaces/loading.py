@@ -20,6 +20,7 @@ from nas_proxy.spaces.apart import Complaint, apart, reason_of
 from nas_proxy.spaces.built_in import split_spec
 from nas_proxy.spaces.by_value import GIVEN, SpaceByValue, by_value, digest_of
 from nas_proxy.spaces.checking import try_out
+from nas_proxy.spaces.code_digest import code_digest, files_beside
 from nas_proxy.spaces.function_space import FunctionSpace
 from nas_proxy.spaces.space import SearchSpace, Space
 
@@ -31,7 +32,7 @@ __all__ += ["split_spec", "try_import", "try_out"]
 class SpaceFile:
     """A user's file as jobs name it: what has changed since is not what the results are kept as.
 
-    name: its path and parameters, as in the settings. code: of `nas_proxy.spaces.modules.code_digest`.
+    name: its path and parameters, as in the settings. code: of `nas_proxy.spaces.code_digest`.
     """
 
     name: str
@@ -40,7 +41,7 @@ class SpaceFile:
     def check(self) -> None:
         """Raise CodeChangedError where the file, or one beside it that it imports, is another one by now."""
         try:
-            same = modules.code_digest(Path(split_spec(self.name)[0]).resolve()) == self.code
+            same = code_digest(Path(split_spec(self.name)[0]).resolve()) == self.code
         except OSError:
             same = False
         if not same:
@@ -75,7 +76,7 @@ def pinned(spec: Spec) -> Spec:
     if not isinstance(spec, str) or spec.startswith(GIVEN):
         return spec
     path = built_in.file_of(split_spec(spec)[0])
-    return spec if path is None else SpaceFile(spec, modules.code_digest(path.resolve()))
+    return spec if path is None else SpaceFile(spec, code_digest(path.resolve()))
 
 
 def load_space(spec: Given, shape: DataShape) -> SearchSpace:
@@ -175,7 +176,7 @@ def space_digest(spec: Given) -> str:
     parameters = _parameters(named, module, given)
     text = "".join(f"\n{name}={parameters[name]!r}" for name in sorted(parameters))
     assert module.__file__ is not None
-    return modules.code_digest(Path(module.__file__), text)
+    return code_digest(Path(module.__file__), text)
 
 
 def _parameters(named: str, module: ModuleType, given: str) -> dict[str, Any]:
@@ -218,7 +219,7 @@ def _value(named: str, name: str, text: str, default: object) -> Any:
 def files_of(spec: str) -> tuple[Path, ...]:
     """Return a space's own file and those beside it that it imports, in its folder or below; () for a built-in one."""
     path = _own_path(split_spec(spec)[0])
-    return () if path is None else (path, *sorted(modules.files_beside(path)))
+    return () if path is None else (path, *sorted(files_beside(path)))
 
 
 def _own_path(named: str) -> Path | None:

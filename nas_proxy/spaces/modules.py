@@ -1,13 +1,11 @@
 """A user's space file as a module, with the modules that lie beside it.
 
-In: the path of a Python file. Out: its module, and a digest of its code. Guarantees: a file, or a module beside it that
-it imports, is read anew once it has changed, in the same process too; modules beside the file can be imported at any
-time, also while a network is built or trained, and in every process that has loaded the file; they never stand in for
-a module of Python's standard library; what importing the file changes of the whole process, such as the working
-directory, is put back; the digest is that of the file alone where it imports nothing from beside it.
+In: the path of a Python file. Out: its module. Guarantees: a file, or a module beside it that it imports, is read anew
+once it has changed, in the same process too; modules beside the file can be imported at any time, also while a network
+is built or trained, and in every process that has loaded the file; they never stand in for a module of Python's
+standard library; what importing the file changes of the whole process, such as the working directory, is put back.
 """
 
-import ast
 import contextlib
 import hashlib
 import importlib.machinery
@@ -22,6 +20,7 @@ from typing import Any
 
 from nas_proxy.errors import RAISED, SpaceError
 from nas_proxy.process_state import restored
+from nas_proxy.spaces.code_digest import code_digest
 from nas_proxy.untrusted import in_a_line
 
 
@@ -201,50 +200,3 @@ class _AtHome:
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         with beside(self.path):
             return self.function(*arguments, **named)
-
-
-def code_digest(path: Path, more: str = "") -> str:
-    """Return 16 hexadecimal digits of a file's code, of that of the modules beside it that it imports, and of `more`.
-
-    Imports are found where they are written, in functions too, and followed; of a package all of its files count.
-    """
-    digest = hashlib.sha256(path.read_bytes() + more.encode())
-    for file in sorted(files_beside(path)):
-        digest.update(f"\n{file.relative_to(path.parent)} {hashlib.sha256(file.read_bytes()).hexdigest()}".encode())
-    return digest.hexdigest()[:16]
-
-
-def files_beside(path: Path) -> set[Path]:
-    """Return the files beside `path` that it imports, and those that they import."""
-    folder, waiting = path.parent, [path]
-    found: set[Path] = set()
-    while waiting:
-        file = waiting.pop()
-        for name in _imports(file):
-            top = folder / name.partition(".")[0]
-            if top.is_dir():
-                files = set(top.rglob("*.py"))
-            else:
-                files = {single} if (single := top.with_name(f"{top.name}.py")).is_file() else set()
-            waiting += files - found - {path}
-            found |= files - {path}
-    return found
-
-
-def _imports(file: Path) -> set[str]:
-    """Return the names of modules that a file imports, by statements or by a text given to `import_module`."""
-    try:
-        tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError, RecursionError):
-        return set()  # importing it will tell
-    names: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.add(node.module)
-        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if called in {"import_module", "__import__"} and isinstance(node.args[0].value, str):
-                names.add(node.args[0].value)
-    return names - set(sys.stdlib_module_names)

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from nas_proxy.errors import ClusterError
+from nas_proxy.spaces.code_digest import files_beside
 from nas_proxy.spaces.loading import files_of as files_of_space
 from nas_proxy.spaces.loading import split_spec
 from nas_proxy.training import ray_node
@@ -133,7 +134,8 @@ class RayExecutor:
     def _file(self, path: Path) -> Parcel:
         key = path, path.stat().st_mtime_ns  # a file that is written again is another file
         if key not in self._sent:
-            self._sent[key] = Parcel.of(path.parent, (path,), ray.put)
+            beside = sorted(files_beside(path)) if path.suffix == ".py" else ()  # it imports them there too
+            self._sent[key] = Parcel.of(path.parent, (path, *beside), ray.put)
         return self._sent[key]
 
     def _space(self, spec: str | None) -> Parcel | None:
