@@ -203,8 +203,13 @@ def mend(path: Path) -> None:
             file.truncate(content.rfind(b"\n") + 1)
 
 
-def train_all(path: Path, source: Source, setting: Setting, most: int | None = None) -> int:
-    """Train what has no row yet, at most so many; return how many were trained. Raises ValueError for other rows."""
+def train_all(
+    path: Path, source: Source, setting: Setting, most: int | None = None, part: tuple[int, int] = (1, 1)
+) -> int:
+    """Train what has no row yet, at most so many; return how many were trained. Raises ValueError for other rows.
+
+    part: (k, n) for the k-th of every n architectures alone, so that n processes can fill one file at once.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     mend(path)
     rows = read_rows(path)
@@ -213,7 +218,8 @@ def train_all(path: Path, source: Source, setting: Setting, most: int | None = N
     if not rows:
         append(path, header(setting))
     done = {row["key"] for row in rows[1:]}
-    left = [a for a in space.sample(setting.seed) if space.key(a) not in done][:most]
+    ours = list(space.sample(setting.seed))[part[0] - 1 :: part[1]]
+    left = [a for a in ours if space.key(a) not in done][:most]
     if not left:
         return 0
     images = load(source, setting)
@@ -222,7 +228,7 @@ def train_all(path: Path, source: Source, setting: Setting, most: int | None = N
         row = row_of(architecture, images, setting)
         append(path, row)
         full = row["full"]
-        print(f"{len(done) + count}/{space.size} {row['key']}: test {full['test']}, {full['seconds']} s", flush=True)
+        print(f"{count}/{len(left)} {row['key']}: test {full['test']}, {full['seconds']} s", flush=True)
     return len(left)
 
 

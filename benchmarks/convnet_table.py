@@ -4,7 +4,8 @@
     python benchmarks/convnet_table.py train --dataset folder:cifar10 --limit 500 --epochs 10 --rows rows.jsonl
     python benchmarks/convnet_table.py table --rows rows.jsonl --out benchmarks/results/fashion-convnets-cpu
 
-`train` appends a line of JSON for each finished architecture and goes on where it ended, whether it was killed or not.
+`train` appends a line of JSON for each finished architecture and goes on where it ended, whether it was killed or not;
+`--part 1/2` and `--part 2/2` are two commands that fill one file at once.
 FOLDER holds the four IDX files of Fashion-MNIST (Xiao, Rasul & Vollgraf, arXiv:1708.07747), packed by gzip or not, as
 Debian's package dataset-fashion-mnist installs them. The architectures (`small_convnets.py`) come in a uniformly random
 order, so what is finished is a uniform sample of them at any time. `table` writes OUT.json, a summary, and
@@ -175,6 +176,13 @@ def write_table(rows_file: Path, out: Path) -> dict[str, Any]:
     return found
 
 
+def _part(text: str) -> tuple[int, int]:
+    k, _, n = text.partition("/")
+    if not (k.isdigit() and n.isdigit() and 1 <= int(k) <= int(n)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part; 1/2 and 2/2 are the two halves")
+    return int(k), int(n)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -187,6 +195,7 @@ def main() -> None:
     run.add_argument("--passes", type=int, default=Setting.passes)
     run.add_argument("--limit", type=int)
     run.add_argument("--most", type=int, help="train at most so many architectures")
+    run.add_argument("--part", type=_part, default=(1, 1), metavar="K/N", help="the K-th of every N architectures")
     show = commands.add_parser("table")
     show.add_argument("--rows", type=Path, required=True)
     show.add_argument("--out", type=Path, required=True, help="OUT.json and OUT.csv are written")
@@ -198,7 +207,8 @@ def main() -> None:
     setting = Setting(options.dataset, options.seed, options.epochs, options.passes, options.limit)
     with tempfile.TemporaryDirectory() as cache:
         place = None if options.idx is None else unpack(options.idx, Path(cache))
-        trained_now = train_all(options.rows, open_source(options.dataset, cache=place), setting, options.most)
+        source = open_source(options.dataset, cache=place)
+        trained_now = train_all(options.rows, source, setting, options.most, options.part)
     rows = len(read_rows(options.rows)) - 1
     print(json.dumps({"benchmark": "convnet_table", "trained": trained_now, "rows": rows, "of": space.size}))
 
