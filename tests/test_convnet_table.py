@@ -48,6 +48,14 @@ def test_it_goes_on_after_a_kill_with_the_same_rows(tmp_path):
     ]
 
 
+def test_parts_fill_one_file_and_share_no_row(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    for part in ((2, 2), (1, 2)):
+        train_all(path, open_source("digits"), TINY, 2, part)
+    first_four = [space.key(a) for a, _ in zip(space.sample(0), range(4), strict=False)]
+    assert [row["key"] for row in read_rows(path)[1:]] == [first_four[i] for i in (1, 3, 0, 2)]
+
+
 def test_rows_of_another_setting_are_refused(tmp_path):
     path = tmp_path / "rows.jsonl"
     tiny_rows(path, 1)
