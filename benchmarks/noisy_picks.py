@@ -66,7 +66,7 @@ def looked_at(task: Task, observed: Observed, images: int | None, seed: int) -> 
     n, rows = len(task.keys), np.array([*observed.full])
     fitted = fit(pool_of(task), observed.cheap, observed.full, images)
     pick = int(rows[np.argmax(believe(fitted, rows).mean)])
-    told, needed = saving(fitted, n, seed, pick=pick), (n + 1) / ((task.truth > task.truth[pick]).sum() + 2)
+    told, needed = saving(fitted, np.arange(n), seed, pick), (n + 1) / ((task.truth > task.truth[pick]).sum() + 2)
     covered = told.low - 1e-9 <= needed <= told.high + 1e-9
     regret = 100 * float(task.truth.max() - task.truth[pick])
     return {"regret": regret, "covered": float(covered), "ratio": told.trainings / needed}

@@ -32,7 +32,7 @@ def whole_run(task: Task, features: Features, seed: int, budget: float, scored: 
         plan = plan_for(config, lambda c: Takes(0.0, HOUR * (scored + _spent(task, c))), len(task.keys))
     except ConfigError:
         return []
-    pool = Pool(dict(zip(task.keys, task.architectures, strict=True)), features, None, whole=True)
+    pool = Pool(dict(zip(task.keys, task.architectures, strict=True)), features, None, len(task.keys), whole=True)
     sample = numpy_generator(seed, "sample").permutation(len(task.keys))[: plan.judge].tolist()
     cheap = _cheaply(task, pool, plan, sample, seed)
     judging = _judging(task, plan.settings(config))

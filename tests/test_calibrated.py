@@ -87,6 +87,13 @@ def test_in_a_comparison(bench):
     assert row["cost"]["seconds"] == pytest.approx(
         sum(whole["signals"][name]["cost"]["seconds"] for name in ("params", "flops", "random"))
     )
+    # What was fitted to is paid for: all seeds of it, and of no more.
+    for calibrate, trained in ((None, 8), (4, 4)):
+        _, fully = bench.compare(f"fully-{calibrate}", signals=signals, sample=8, draws=1, calibrate=calibrate)
+        passes = {name: row["cost"]["passes"] for name, row in fully["signals"].items()}
+        each, seeds = passes["repeatability"] / 8, fully["truth"]["seeds"]
+        assert seeds > 1
+        assert passes["calibrated"] == passes["random"] + trained * seeds * each
     _, parted = bench.compare("parted", table=True, signals=signals, sample=8, draws=1, calibrate=4)
     assert {row["spearman"]["n"] for row in parted["signals"].values()} == {4}
     assert parted["signals"]["calibrated"]["calibration"]["trained"] == 4

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -14,9 +14,7 @@ from nas_proxy.ranking.calibration import (
     calibrate,
     cross_fitted,
     features_of,
-    inclusion_weights,
     normal_scores,
-    tempered,
 )
 
 POOL = 300
@@ -200,28 +198,3 @@ def test_cross_fitting_of_pure_noise_promises_nothing():
         crossed = cross_fitted(scores, names, full, seed=seed)
         rho.append(stats.spearmanr([*crossed.values()], [*full.values()]).statistic)
     assert np.mean(rho) < 0.2  # what was fitted and is judged on the same: about 0.5
-
-
-def test_weights_are_inverse_inclusion_probabilities():
-    weights = inclusion_weights([True, False, True, False, False], 103)
-    assert weights == pytest.approx([50, 1, 50, 1, 1])
-    assert weights.sum() == pytest.approx(103)
-
-
-@settings(deadline=None)
-@given(st.lists(st.floats(0.1, 1e4), min_size=1, max_size=40))
-def test_tempered_weights_leave_half_of_the_trainings(values):
-    weights = tempered(np.array(values))
-    assert weights.sum() ** 2 / (weights @ weights) >= len(values) / 2 - 1e-9
-    order = np.argsort(values, kind="stable")
-    assert (np.diff(weights[order]) >= -1e-12).all()
-
-
-def test_a_training_counts_by_its_weight():
-    truth, scores, names = made_up([0.5, 0.5])
-    full = drawn(truth, 12)
-    plain = calibrate(scores, names, full, seed=0)
-    same = calibrate(scores, names, full, seed=0, weights=np.full(12, 7.0))
-    other = calibrate(scores, names, full, seed=0, weights=np.linspace(0.2, 2, 12))
-    assert same.intercept == pytest.approx(plain.intercept)
-    assert other.intercept != pytest.approx(plain.intercept)

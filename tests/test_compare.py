@@ -223,7 +223,7 @@ def test_one_way_of_scoring(bench):
     _, ranking = bench.compare("loss", table=True, signals=["random", "params"], score="loss_sum", draws=1)
     assert list(ranking["signals"]) == ["random:loss_sum", "params", "calibrated", "repeatability"]
     assert ranking["signals"]["params"]["control"] == "random:loss_sum"
-    assert ranking["signals"]["params"]["minus_random"]["value"] is not None
+    assert all(ranking["signals"][name]["minus_random"]["value"] is not None for name in ("params", "calibrated"))
 
 
 @pytest.mark.slow

@@ -55,7 +55,8 @@ class Folder:
         data = SimpleNamespace(train=range(100))
         problem = SimpleNamespace(enqueued=(), table=self.table or None, data=data)
         work: Any = SimpleNamespace(config=config, run=self.path, plan=plan_of(config), drawn={}, progress=progress)
-        work.trainer, work.stream, work.problem = SimpleNamespace(space=SPACE), lambda: SPACE.sample(0), problem
+        # There is no stream of the sample, which leaves out what made the set: the pool has that too.
+        work.trainer, work.problem = SimpleNamespace(space=SPACE), problem
         work.store = SimpleNamespace(records=lambda study: self.sample)
         assert len(pool.open_pool(work).architectures) == 1000
         return self.computed

@@ -1,6 +1,7 @@
 """Rows of the ranking: by hand, against scipy, and where something is undefined."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -67,6 +68,14 @@ def test_correlations_are_means_over_draws_and_seeds():
     a, b = truth.loc[sample, "a"], truth.loc[sample, "b"]
     assert rows["repeatability"]["spearman"]["value"] == pytest.approx(stats.spearmanr(a, b)[0])
     assert rows["repeatability"]["kendall"]["value"] == pytest.approx(stats.kendalltau(a, b)[0])
+
+
+def test_full_training_is_compared_with_random_images_by_the_score_that_is_shown():
+    (proxy, random, _), truth, sample = example()
+    signals = [proxy, replace(random, name="random:loss_sum")]
+    rows = rank(signals, truth, sample, seed=0, control="random:loss_sum", **SETTINGS)
+    assert rows["repeatability"]["minus_random"]["value"] is not None
+    assert rows["proxy"]["minus_random"]["reason"] == "there is no signal named 'random'"
 
 
 def test_top_half_is_chosen_by_the_seed_compared_with():
@@ -139,6 +148,22 @@ def test_regret_by_hand():
     tied = table(list("xyz"), a=[0.9, 0.9, 0.7], b=[0.85, 0.95, 0.6])
     assert regret(tied, ["z"]) == pytest.approx(((0.9 - 0.6) + (0.9 - 0.7)) / 2)
     assert regret(trained[["a"]], ["z"]) == pytest.approx(0.2)
+    # By the first seed a search has chosen: nothing is read off it, unless there is no other.
+    assert regret(trained, ["z"], seen={0}) == pytest.approx(0.85 - 0.6)
+    assert regret(trained[["a"]], ["z"], seen={0}) == pytest.approx(0.2)
+
+
+def test_luck_by_which_an_architecture_was_chosen_is_not_its_quality():
+    rng = np.random.default_rng(0)
+    told = {False: [], True: []}
+    for _ in range(400):
+        accuracy = 0.9 + 0.01 * rng.standard_normal((24, 2))  # all of one quality
+        trained = pd.DataFrame(accuracy)
+        chosen = int(accuracy[:, 0].argmax())
+        for unseen, found in told.items():
+            found.append(regret(trained, [chosen], seen={0} if unseen else ()))
+    assert np.mean(told[True]) == pytest.approx(0, abs=0.002)
+    assert np.mean(told[False]) < -0.007
 
 
 def test_regret_counts_searched_architectures_and_the_sample_gives_the_other_picks():

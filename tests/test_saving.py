@@ -33,11 +33,10 @@ def pick(uninformed) -> int:
 
 @pytest.mark.parametrize("exact", [False, True])
 def test_rivals_beyond_those_drawn_together_count_as_they_are_believed(uninformed, pick, exact, monkeypatch):
-    of = None if exact else pick
-    whole = saving(uninformed, POOL, 0, pick=of)
+    whole = saving(uninformed, np.arange(POOL), 0, pick, exact=exact)
     monkeypatch.setattr(module, "MOST_DRAWN", 60)
     monkeypatch.setattr(module, "AT_ONCE", 150)
-    parted = saving(uninformed, POOL, 1, pick=of)
+    parted = saving(uninformed, np.arange(POOL), 1, pick, exact=exact)
     assert whole.low < (POOL + 1) / 62  # the fewest that sixty rivals and the pick can tell
     for one, other in ((parted.trainings, whole.trainings), (parted.low, whole.low), (parted.high, whole.high)):
         assert one == pytest.approx(other, rel=0.25)
@@ -63,6 +62,26 @@ def test_random_search_needs_what_is_said(uninformed, pick):
         found.append(np.argmax(tried >= values[pick]) + 1)
     better = module._better(uninformed, np.setdiff1d(np.arange(POOL), [pick]), pick, 4_000, rng)
     assert np.mean(found) == pytest.approx(np.mean((POOL + 1) / (better + 2)), rel=0.25)
+
+
+def test_what_failed_is_no_rival_but_is_tried(uninformed, pick):
+    rivals = np.setdiff1d(np.arange(POOL), [pick])
+    mean = surrogate.believe(uninformed, rivals).mean
+    likely = rivals[np.argsort(-mean)[:400]].tolist()
+    every = saving(uninformed, np.arange(POOL), 0, pick)
+    found = saving(uninformed, np.arange(POOL), 0, pick, failed=likely)
+    assert found.trainings > 2 * every.trainings
+    assert saving(uninformed, np.arange(POOL), 0, pick, failed=rivals).trainings == (POOL + 1) / 2
+
+
+def test_random_search_draws_from_what_is_uniform_alone(uninformed, pick):
+    """Mutations of the best crowd around the pick, and random search meets them no sooner."""
+    mean = surrogate.believe(uninformed, np.arange(POOL)).mean
+    worse = np.flatnonzero(mean < np.median(mean))
+    assert saving(uninformed, worse, 0, pick).trainings > saving(uninformed, np.arange(POOL), 0, pick).trainings
+    assert saving(uninformed, np.array([], dtype=np.intp), 0, pick).trainings == 1
+    alone = np.array([pick])
+    assert saving(uninformed, alone, 0, pick).trainings == 1
 
 
 def test_a_training_of_random_search_costs_what_those_of_the_uniform_sample_do():

@@ -1,6 +1,7 @@
 """Computed scores that are kept: a line each, of one data set and space, whatever cut them off."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -67,6 +68,14 @@ def test_folders_of_earlier_versions_are_read(tmp_path):
     (tmp_path / "computed.json").write_text(json.dumps({**STAMP, "scores": of}))
     assert dict(ScoreFile(tmp_path, STAMP).of("naswot")) == {"a": ONE, "b": FAILED}
     assert dict(ScoreFile(tmp_path, {**STAMP, "data": "e"}).of("naswot")) == {}
+
+
+def test_a_trait_of_minus_infinity_is_kept_and_none_that_is_no_number(tmp_path):
+    handed_through = KeptScore("az_nas", "a", 0.0, 0.2, traits=(-math.inf, 1.5))
+    file = ScoreFile(tmp_path, STAMP)
+    file.add(handed_through)
+    file.add(KeptScore("az_nas", "b", 0.0, 0.2, traits=(math.nan, 1.5)))
+    assert dict(ScoreFile(tmp_path, STAMP).of("az_nas")) == {"a": handed_through}
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """A run that searches: what it chooses, that it goes on as it was, what it picks, and what it says that it saved."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from nas_proxy.report import pareto
 from nas_proxy.report.run_contents import read_run
 from nas_proxy.runs.folder import open_run, with_changes
 from nas_proxy.storage.trial_store import TrialStore
+from nas_proxy.strategy.trainer import Trainer
+from nas_proxy.training.jobs import Failure
 
 SETTINGS = {
     "trials": 12,
@@ -58,6 +61,9 @@ def test_full_trainings_are_the_sample_and_what_is_chosen(go):
     # What judges has two seeds, the pick too; the others have one.
     twice = set(truth["key"][truth["accuracy_1"].notna()])
     assert twice == set(truth["key"][truth["phase"] == "sample"]) | {run.pick["key"]}
+    # The search has seen the first seed of its pick, so how good that is, the second tells.
+    (second,) = truth["accuracy_1"][truth["key"] == run.pick["key"]]
+    assert (run.pick["truth_mean"], run.pick["truth_chosen_by"]) == (pytest.approx(second), 1)
     assert run.ranking["n"] == run.ranking["sample"] == 5
 
 
@@ -107,6 +113,35 @@ def test_a_run_that_is_cut_off_proposes_the_same_again(go, monkeypatch, deaths):
             *(rows(run.folder, name).drop(columns="seconds") for run in (whole, again)), check_like=True
         )
     assert (whole.folder / "search.json").read_text() == (again.folder / "search.json").read_text()
+
+
+@pytest.mark.slow
+def test_a_round_that_is_cut_off_after_a_failure_is_proposed_again(go, monkeypatch):
+    """What failed in the round itself was not known when it was chosen."""
+    finish, job, cut = TrialStore.finish, Trainer.job, set[int]()
+
+    def failing(self, signal, candidate, *more):
+        of = job(self, signal, candidate, *more)
+        fails = signal == "truth" and candidate.phase == "search" and candidate.index in {0, 3}
+        return replace(of, architecture={"width": 3, "act": "relu"}) if fails else of
+
+    def dying(self, signal, number, result):
+        record = finish(self, signal, number, result)
+        if isinstance(result, Failure) and len(cut) < 2:
+            cut.add(number)
+            raise KeyboardInterrupt
+        return record
+
+    monkeypatch.setattr(Trainer, "job", failing)
+    whole = go(round=4)
+    monkeypatch.setattr(TrialStore, "finish", dying)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            go("cut", round=4)
+    again = go("cut", round=4)
+    assert (rows(again.folder, "truth.csv")["accuracy_0"].isna()).sum() == 2
+    told = [rows(run.folder, "truth.csv").drop(columns="seconds") for run in (whole, again)]
+    pd.testing.assert_frame_equal(*told, check_like=True)
 
 
 @pytest.mark.slow

@@ -23,10 +23,11 @@ SMALL = 0.005
 
 @dataclass(frozen=True)
 class Calibrated:
-    """signal: the row. judged: keys that judge the whole table. calibration: of all that it was fitted to."""
+    """signal: the row. judged: keys that judge the whole table. calibration: of all that it was fitted to, `fitted`."""
 
     signal: ScoredSignal
     judged: Sequence[str]
+    fitted: Sequence[str]
     calibration: Calibration
 
     def as_json(self) -> dict[str, object]:
@@ -69,7 +70,8 @@ def calibrated(
         predicted = {row: float(made.prediction[row]) for row in range(len(rows), len(used))}
     judged = [used[row] for row in predicted]
     frame = pd.DataFrame({0: list(predicted.values())}, index=judged)
-    return Calibrated(ScoredSignal(CALIBRATED, frame, 0.0, 0, 0, note=_note(made), baseline=RANDOM), judged, made)
+    signal = ScoredSignal(CALIBRATED, frame, 0.0, 0, 0, note=_note(made), baseline=RANDOM)
+    return Calibrated(signal, judged, [used[row] for row in rows], made)
 
 
 def _note(made: Calibration) -> str:

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +19,7 @@ from nas_proxy.pipeline.pool import BY_VOTE, Pool, grow, open_pool
 from nas_proxy.pipeline.work import Work
 from nas_proxy.ranking.believed import Believed
 from nas_proxy.ranking.surrogate import Fit, believe, fit
+from nas_proxy.ranking.warp import FLOOR
 from nas_proxy.spaces.space import Architecture
 from nas_proxy.storage.records import Record
 from nas_proxy.strategy.acquisition import Observed, Plan, next_actions
@@ -83,7 +84,8 @@ def on_proxy(pool: Pool, records: Sequence[Record], by: str, epochs: int) -> Obs
     rows = pool.rows()
     first = [r for r in records if r.draw == 0 and r.key in rows]
     cheap = {rows[r.key]: _share(r, by, epochs) for r in first if r.complete}
-    return Observed(cheap=cheap, closed=frozenset(rows[r.key] for r in first if not r.complete))
+    closed = frozenset(rows[r.key] for r in first if not r.complete)
+    return Observed(cheap=cheap, closed=closed, failed=frozenset(rows[r.key] for r in first if r.failed))
 
 
 def _share(record: Record, by: str, epochs: int) -> float:
@@ -129,11 +131,15 @@ def choose(pool: Pool, seen: Observed, seed: int, number: int, size: int) -> lis
 
 @dataclass(frozen=True, eq=False)
 class Standing:
-    """How a search stands: the pool and the surrogate, and what is believed: fully trained ones first, best first."""
+    """How a search stands: the pool and the surrogate, and what is believed: fully trained ones first, best first.
+
+    failed: rows of the pool that failed, of which nothing is believed.
+    """
 
     pool: Pool
     fit: Fit
     order: tuple[Believed, ...]
+    failed: frozenset[int] = frozenset()
 
     @property
     def pick(self) -> Believed | None:
@@ -149,19 +155,33 @@ def standing(pool: Pool, seen: Observed, images: int | None) -> Standing:
     benchmarks/README.md the pick got better by it from 16 trainings on, and proposals worse.
     """
     fitted, exact = fit(pool.features, seen.cheap, seen.full, images), images is None
-    belief = believe(fitted, np.arange(len(pool.architectures)))
-    low, mean, high = (fitted.warp.inverse(belief.mean + arm * belief.std) for arm in (-NORMAL, 0.0, NORMAL))
-    known = [
-        Believed(key, _share_of(mean[row]), _share_of(low[row]), _share_of(high[row]), seen.full.get(row))
-        for row, key in enumerate(pool.architectures)
-    ]
-    failed = {pool.keys[row] for row in seen.closed if row not in seen.full}
-    order = sorted(
-        (b for b in known if b.key not in failed),
-        key=lambda b: (b.validation is None, -(b.validation or 0) if exact else 0, -b.mean),
-    )
-    return Standing(pool, fitted, tuple(order))
+    failed = seen.failed - seen.full.keys()
+    rows = [row for row in range(len(pool.architectures)) if row not in failed]
+    known = believed_of(fitted, pool.keys, rows, seen.full, exact=exact)
+    order = sorted(known, key=lambda b: (b.validation is None, -(b.validation or 0) if exact else 0, -b.mean))
+    return Standing(pool, fitted, tuple(order), failed)
 
 
-def _share_of(accuracy: float) -> float:
-    return float(np.clip(accuracy, 0.0, 1.0))
+def believed_of(
+    fitted: Fit, keys: Sequence[str], rows: Sequence[int], seen: Mapping[int, float], *, exact: bool
+) -> list[Believed]:
+    """Return what is believed of rows of a pool, of which some were `seen`; exact: whether that is the truth.
+
+    The surrogate cuts bad accuracies off, and knows of those below only that they are bad: what was seen there stands,
+    and where its interval reaches down there it has no lower end.
+    """
+    belief = believe(fitted, np.array(rows, dtype=np.intp))
+    ends = [belief.mean + arm * belief.std for arm in (-NORMAL, 0.0, NORMAL)]
+    low, middle, high = (np.clip(fitted.warp.inverse(end), 0.0, 1.0) for end in ends)
+    low = np.where(ends[0] <= FLOOR, 0.0, low)
+    cut = float(fitted.warp.inverse(np.array(FLOOR)))
+
+    def told(row: int, middle: float, low: float, high: float) -> Believed:
+        value = seen.get(row)
+        if value is not None and exact:
+            return Believed(keys[row], value, value, value, value)
+        if value is not None and value < cut:
+            return Believed(keys[row], value, 0.0, max(value, high), value)
+        return Believed(keys[row], middle, low, high, value)
+
+    return [told(row, *map(float, of)) for row, *of in zip(rows, middle, low, high, strict=True)]

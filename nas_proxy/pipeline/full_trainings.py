@@ -91,7 +91,9 @@ def _grown(work: Work) -> Pool:
         seen = _on_proxy(work, before)
         belief = standing(before, seen, None).fit if seen.cheap else None
         if belief is not None:
-            grow(work, before, BY_PROXY, believe(belief, np.arange(len(before.architectures))).mean)
+            value = believe(belief, np.arange(len(before.architectures))).mean
+            value[list(seen.failed)] = -np.inf
+            grow(work, before, BY_PROXY, value)
             return open_pool(work, BY_PROXY)
     return before
 
@@ -111,18 +113,27 @@ def _seen(work: Work) -> Known:
 
 
 def _observed(
-    work: Work, pool: Pool, waiting: Sequence[Record | Candidate], trained: Sequence[Record | Candidate]
+    work: Work,
+    pool: Pool,
+    waiting: Sequence[Record | Candidate],
+    trained: Sequence[Record | Candidate],
+    later: Sequence[Record] = (),
 ) -> Observed:
-    """Return what the trainings on the proxy and the full ones in `trained` showed; `waiting` is not proposed."""
+    """Return what the trainings on the proxy and the full ones in `trained` showed; `waiting` is not proposed.
+
+    later: full trainings that were chosen after those, of which nothing is seen, not even that they failed.
+    """
     rows, known = pool.rows(), _seen(work)
+    known = {key: value for key, value in known.items() if key not in {one.key for one in later}}
     full = {rows[one.key]: value for one in trained if one.key in rows and (value := known.get(one.key)) is not None}
     # In folders of earlier versions there are full trainings of which a search may see nothing.
-    closed = {rows[key] for key in (*(one.key for one in waiting), *_closed(work, known, trained)) if key in rows}
+    failed = {rows[key] for key in _without_accuracy(work, known, trained) if key in rows} - full.keys()
+    closed = {rows[one.key] for one in waiting if one.key in rows} - full.keys() | failed
     on_images = _on_proxy(work, pool)
-    return replace(on_images, full=full, closed=on_images.closed | frozenset(closed - full.keys()))
+    return replace(on_images, full=full, closed=on_images.closed | closed, failed=on_images.failed | failed)
 
 
-def _closed(work: Work, known: Known, trained: Sequence[Record | Candidate]) -> list[str]:
+def _without_accuracy(work: Work, known: Known, trained: Sequence[Record | Candidate]) -> list[str]:
     """Return the keys of full trainings that failed, and of what a table lacks; not of what is yet to be trained."""
     if work.problem.table is not None:
         return [one.key for one in trained if one.key not in known]
@@ -176,7 +187,8 @@ def _trained_in_rounds(
             candidates = [work.trainer.candidate(one.architecture, one.phase, one.index) for one in uniform]
             if any(number not in made for number in numbers):
                 before = [*sample[: positions.start], *(made[n] for n in sorted(made) if n < numbers.start)]
-                seen = _observed(work, pool, sample[positions.start :], before)
+                later = [record for number, record in made.items() if number >= numbers.start]
+                seen = _observed(work, pool, sample[positions.start :], before, later)
                 with counted(work):
                     found = choose(pool, seen, work.config.seed, turn, len(numbers))
                 # In a run that was extended, some of a round may be trained already, under these numbers or later ones.

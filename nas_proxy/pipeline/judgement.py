@@ -49,19 +49,19 @@ def judge(
     signals = scored_signals(work, scores, records, costs)
     used = ranked(signals, truth.scores, keys)
     lacking = len(keys) - len(used)
+    control = plan.row(RANDOM, plan.shown[0])
     if plan.combine:
         members = [signal for signal in signals if signal.name in plan.combine]
         costs[COMBINED] = together([costs[name] for name in dict.fromkeys(_base(m.name) for m in members)])
-        signals.append(_with_cost(mean_rank(members, used), costs[COMBINED]))
+        signals.append(replace(_with_cost(mean_rank(members, used), costs[COMBINED]), baseline=control))
     truth_cost = _truth_cost(work, truth, keys)
     made = _calibrated(work, signals, scores, truth, used)
     if made is not None:
-        names = [_base(name) for name in made.calibration.weights]
-        spent = [costs[name] for name in dict.fromkeys(names)] + ([truth_cost] if truth_cost is not None else [])
-        costs[CALIBRATED] = together(spent)
-        baseline = plan.row(RANDOM, plan.shown[0])
+        names = dict.fromkeys(_base(name) for name in made.calibration.weights)
+        fitted_to = _truth_cost(work, truth, made.fitted, truth.seeds)
+        costs[CALIBRATED] = together([*(costs[name] for name in names), *([fitted_to] if fitted_to else [])])
         pick = None if found is None or found.pick is None else found.pick.key
-        signals.append(replace(_with_cost(made.signal, costs[CALIBRATED]), baseline=baseline, pick=pick))
+        signals.append(replace(_with_cost(made.signal, costs[CALIBRATED]), baseline=control, pick=pick))
         used = list(made.judged)
     rows = rank(
         signals,
@@ -73,6 +73,9 @@ def judge(
         truth_stored_bytes=None if truth_cost is None else truth_cost.stored_bytes,
         tops=TOPS,
         given=pd.Series({one.key: float(_flops(one)) for one in scores.sample}),
+        control=control,
+        # A search sees the validation images of the first seed.
+        seen=frozenset({0} if found is not None and truth.trained else ()),
     )
     full = _full_seconds(work, truth, records, keys)
     for signal in signals:
@@ -196,15 +199,15 @@ def _cost(work: Work, signal: Signal, scores: Scores, records: Mapping[str, Sequ
     return cost
 
 
-def _truth_cost(work: Work, truth: Truth, keys: Sequence[str]) -> Cost | None:
-    """Return what one seed of full training cost; None where a table holds it."""
+def _truth_cost(work: Work, truth: Truth, keys: Sequence[str], seeds: int = 1) -> Cost | None:
+    """Return what so many seeds of full training of `keys` cost; None where a table holds it."""
     if not truth.trained:
         return None
     train = work.problem.data.train
     cost = cost_of(truth.records, set(keys), truth.seeds, ())
     # Where a budget ended before all that judges had all seeds, as if they had them: of all other rows all are trained.
     trained = sum(r.key in keys and r.draw < truth.seeds for r in truth.records)
-    more = len(set(keys)) * truth.seeds / max(trained, 1)
+    more = seeds * len(set(keys)) * truth.seeds / max(trained, 1)
     return replace(
         cost,
         training_seconds=more * cost.training_seconds,

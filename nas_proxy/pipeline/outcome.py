@@ -29,7 +29,9 @@ def outcome(work: Work, scores: Scores, truth: Truth, found: Standing) -> dict[s
     # Where a search may see nothing of any full training, as in folders of earlier versions, the proxy chooses.
     best = [known[b.key] for b in believed] or best_first(records)[:MOST_CURVES]
     on_proxy = next((r for r in records if r.key == best[0].key), None)
-    pick = _pick(best[0], on_proxy, truth.scores, set(keys))
+    # By what was seen of the first seed the search has chosen, so that the others alone tell how good the pick is.
+    seen = frozenset({0} if believed and truth.trained else ())
+    pick = _pick(best[0], on_proxy, truth.scores, set(keys), seen)
     pick |= _belief(believed[0], trained=truth.trained) if believed else {}
     return {
         "pick": pick | _tested(work, truth) | network_of(work, best[0]),
@@ -72,17 +74,21 @@ def _pruned(records: Sequence[Record]) -> dict[str, object]:
     return {"pruning": {"pruned": len(saved), "seconds_saved": sum(saved)}} if saved else {}
 
 
-def _pick(pick: Record, on_proxy: Record | None, truth: pd.DataFrame, sample: set[str]) -> dict[str, object]:
-    seeds = list(truth.loc[pick.key].dropna()) if pick.key in truth.index else []
-    known = bool(seeds)
+def _pick(
+    pick: Record, on_proxy: Record | None, truth: pd.DataFrame, sample: set[str], seen: frozenset[int]
+) -> dict[str, object]:
+    seeds = dict(truth.loc[pick.key].dropna()) if pick.key in truth.index else {}
+    unseen = [value for seed, value in seeds.items() if seed not in seen]
+    read, known = unseen or list(seeds.values()), bool(seeds)
     return {
         "key": pick.key,
         "architecture": dict(pick.architecture),
         "phase": "sample" if pick.key in sample else "search",
         "proxy_score": None if on_proxy is None else on_proxy.score,
         "proxy_loss_sum": None if on_proxy is None else on_proxy.loss_sum,
-        "truth": seeds if known else None,
-        "truth_mean": sum(seeds) / len(seeds) if known else None,
+        "truth": list(seeds.values()) if known else None,
+        "truth_chosen_by": len(seeds) - len(unseen),
+        "truth_mean": sum(read) / len(read) if known else None,
         **({} if known else {"truth_reason": "its full training failed"}),
     }
 

@@ -1,7 +1,7 @@
 """The pool of a run: what its search chooses among, with scores of untrained networks as features.
 
 In: a command at work whose sample is trained on the proxy. Out: a `Pool`. All architectures within the limits where
-there are no more than `--pool`; else so many drawn uniformly, the beginning of the sample's own stream, grown twice by
+there are no more than `--pool`; else so many drawn uniformly, from the stream that the sample is of, grown twice by
 mutations: of the best by the scores' vote before the proxy's proposals, and of the best by what those showed before the
 full trainings. Whatever the run has trained or the user has named is in it.
 
@@ -37,6 +37,7 @@ from nas_proxy.signals.stored_names import is_looked_up, score_name
 from nas_proxy.spaces.objectives import ACCURACY
 from nas_proxy.spaces.space import Architecture
 from nas_proxy.storage.records import LATENCY
+from nas_proxy.strategy.candidates import Stream
 from nas_proxy.strategy.pool import grown
 
 NAME = "pool.json"
@@ -51,12 +52,14 @@ BY_VOTE, BY_PROXY = 1, 2
 class Pool:
     """n architectures by key, in an order that growing does not change, and what is known before they are trained.
 
-    costs: (n, c) of the objectives beside the accuracy; None where there is none. whole: whether it is all there is.
+    costs: (n, c) of the objectives beside the accuracy; None where there is none. uniform: how many were drawn
+    uniformly, which come first. whole: whether these are all there are.
     """
 
     architectures: Mapping[str, Architecture]
     features: Features
     costs: Floats | None
+    uniform: int
     whole: bool
 
     @property
@@ -74,24 +77,27 @@ def open_pool(work: Work, generation: int = 0) -> Pool:
 
     Generations that are not there yet are not made, see `grow`.
     """
-    members, whole = _members(work, generation)
+    members, uniform, whole = _members(work, generation)
     left_out = _left_out(work, len(members))
     signals = [signal for signal in work.plan.computed if signal.name not in left_out]
     columns = untrained.columns_of(work, signals, members)
     scores = [np.array(columns[signal.name].values, dtype=np.float64) for signal in signals]
     matrix = np.stack(scores, axis=1) if scores else np.zeros((len(members), 0))
     features = features_of(matrix, [signal.name for signal in signals], encode(list(members.values())))
-    return Pool(members, features, _costs(work, members), whole)
+    return Pool(members, features, _costs(work, members), uniform, whole)
 
 
 def grow(work: Work, pool: Pool, generation: int, value: Floats) -> None:
-    """Add mutations of the architectures of largest value (n,) as a generation, once; not where the pool is whole."""
+    """Add mutations of the architectures of largest value (n,) as a generation, once; not where the pool is whole.
+
+    value: minus infinity for what is no parent.
+    """
     if pool.whole or has_grown(work, generation):
         return
     kept = _kept(work)
     best = np.argsort(-value, kind="stable")[:PARENTS]
     members = list(pool.architectures.values())
-    parents = [(members[row], float(value[row])) for row in best]
+    parents = [(members[row], float(value[row])) for row in best if value[row] > -np.inf]
     seed = derive(work.config.seed, "pool", generation)
     added = grown(work.trainer.space, parents, pool.architectures, math.ceil(GROWTH * work.config.pool_size), seed)
     kept["generations"][str(generation)] = [dict(architecture) for architecture in added]
@@ -103,26 +109,31 @@ def has_grown(work: Work, generation: int) -> bool:
     return str(generation) in _kept(work)["generations"]
 
 
-def _members(work: Work, generation: int) -> tuple[dict[str, Architecture], bool]:
+def _members(work: Work, generation: int) -> tuple[dict[str, Architecture], int, bool]:
+    """Return the pool, how many of it were drawn uniformly, and whether that is the whole space within the limits."""
     space, size = work.trainer.space, work.config.pool_size
     found = _drawn(work, size + 1)
     whole = len(found) <= size
     found = dict(list(found.items())[:size])
+    uniform = len(found)
     added = [a for number, of in sorted(_kept(work)["generations"].items()) if int(number) <= generation for a in of]
     studies = [study for study in (PROXY, TRUTH) if generation and work.store.has(study)]
     trained = [record.architecture for study in studies for record in work.store.records(study)]
     for architecture in (*work.problem.enqueued, *added, *trained):
         found.setdefault(space.key(architecture), architecture)
-    return found, whole
+    return found, uniform, whole
 
 
 def _drawn(work: Work, size: int) -> dict[str, Architecture]:
-    """Return the beginning of the sample's stream, which may have to measure each to keep the limits."""
+    """Return the beginning of the uniform stream, which may have to measure each to keep the limits.
+
+    What made the set is in it: the uniform sample alone must not have it, since it judges that set.
+    """
     space, found = work.trainer.space, work.drawn
     if found:
         return dict(islice(found.items(), size))
     with work.progress.stage("Pool", size - 1) as bar:
-        for architecture in islice(work.stream(), size):
+        for architecture in islice(Stream(space, work.config.seed), size):
             found[space.key(architecture)] = architecture
             bar.to(min(len(found), size - 1))
         if len(found) < size:

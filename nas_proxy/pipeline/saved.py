@@ -1,11 +1,14 @@
 """What a run saved: the time that random search would have needed to find as good an architecture, against its own.
 
-In: how the search stands, and the records of what it did. Out: the object "saving" of `ranking.json`. Guarantees: all
-that the run did counts, condensing and judging included; both sides have the same workers, and one seed a training.
+In: how the search stands, and the records of what it did. Out: the object "saving" of `ranking.json`. Guarantees:
+condensing, scores, choices and every training that ended count, those that only judge too; both sides have the same
+workers, and one seed a training. Neither side has what it takes to start, to read the data, to rank and to report.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
+
+import numpy as np
 
 from nas_proxy.data.images import ImageSet
 from nas_proxy.names import PROXY, TRUTH
@@ -24,7 +27,7 @@ HOUR = 3600.0
 
 def saved(work: Work, scores: Scores, found: Standing, full_seconds: float | None) -> dict[str, object]:
     """Return what the run saved; full_seconds: of one full training, where none was timed here, None if not known."""
-    pick, pool = found.pick, len(found.pool.architectures)
+    pick, pool, exact = found.pick, len(found.pool.architectures), work.problem.table is not None
     timed = [r.seconds for r in uniform(work.store.records(TRUTH), scores.keys) if r.complete]
     each = sum(timed) / len(timed) if timed else full_seconds
     if pick is None:
@@ -32,7 +35,8 @@ def saved(work: Work, scores: Scores, found: Standing, full_seconds: float | Non
     if each is None:
         return asdict(Saving(pool=pool, reason="what a full training takes was not measured here", sentence=""))
     spent = _spent(work, scores, found, each)
-    needed = saving(found.fit, pool, work.config.seed, pick=found.pool.rows()[pick.key])
+    rows, drawn_from = found.pool.rows(), np.arange(found.pool.uniform)
+    needed = saving(found.fit, drawn_from, work.config.seed, rows[pick.key], exact=exact, failed=found.failed)
     workers = lanes(work.executor, work.problem.device)
     return asdict(
         against_random((needed.trainings, needed.low, needed.high), each / workers, spent, pool, estimated=not timed)

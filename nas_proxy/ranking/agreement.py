@@ -11,7 +11,7 @@ which is a large part of a small space leaves less to chance. Only `minus_random
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -126,6 +126,8 @@ def rank(
     truth_stored_bytes: int | None,
     tops: Sequence[int] = (TOP,),
     given: pd.Series | None = None,
+    control: str = CONTROL,
+    seen: Collection[int] = (),
     resamples: int = RESAMPLES,
 ) -> dict[str, Row]:
     """Return one row a signal, in their order, and the row "repeatability": the truth as its own signal.
@@ -134,7 +136,8 @@ def rank(
     the regret alone, where they have all seeds. Its cost is None where it was trained elsewhere. tops: each adds
     "precision_at_…".
     given: a number of each architecture, such as its FLOPs; adds "partial_spearman", with its rank held fixed.
-    A signal's control is the signal named so; "random" that of the truth. Raises UserError as `ranked` does.
+    A signal's control is its baseline, that of the truth the signal named `control`. seen: seeds of the truth by which
+    a search has chosen, see `regret`. Raises UserError as `ranked` does.
     """
     keys = ranked(signals, truth, sample)
     plan = Plan(len(keys), seed, resamples)
@@ -142,12 +145,12 @@ def rank(
     trained = truth[np.isfinite(truth.to_numpy(float)).all(axis=1)].sort_index()
     draws = {signal.name: _beside_truth(signal, values) for signal in signals}
     draws[REPEATABILITY] = _beside_itself(values)
-    wanted = {CONTROL, *(signal.baseline for signal in signals)}
+    wanted = {control, *(signal.baseline for signal in signals)}
     controls = {name: resampled(draws[name], plan) for name in wanted if name in draws}
     fixed = None if given is None else given.loc[keys].to_numpy(float)
 
-    def row(name: str, control: str) -> tuple[Row, Row]:
-        gain = minus_control(name, draws, controls.get(control), plan, control)
+    def row(name: str, other: str) -> tuple[Row, Row]:
+        gain = minus_control(name, draws, controls.get(other), plan, other)
         agreement = _agreement(draws[name], plan, tops, fixed)
         return agreement, {"minus_random": gain.as_json(), **beats(gain)}
 
@@ -157,11 +160,11 @@ def rank(
         rows[signal.name] = {
             **agreement,
             **({} if signal.note is None else {"spearman_note": signal.note}),
-            **_choice(signal, truth, trained, keys),
+            **_choice(signal, truth, trained, keys, seen),
             **_cost(signal.seconds, signal.image_passes, signal.stored_bytes),
             **gain,
         }
-    agreement, gain = row(REPEATABILITY, CONTROL)
+    agreement, gain = row(REPEATABILITY, control)
     cost = _cost(truth_seconds, truth_image_passes, truth_stored_bytes)
     rows[REPEATABILITY] = {**agreement, **_own_choice(truth.shape[1]), **cost, **gain}
     return rows
@@ -231,17 +234,18 @@ def precision_at(most: int, score: Floats, truth: Floats) -> float:
     return float(membership(score) @ membership(truth)) / most
 
 
-def regret(trained: pd.DataFrame, picks: Sequence[str]) -> float:
+def regret(trained: pd.DataFrame, picks: Sequence[str], seen: Collection[int] = ()) -> float:
     """Return how much accuracy (a fraction) the picks lose against the best of all rows of `trained`.
 
     The best is chosen by one seed and read off another, averaged over all ordered pairs of seeds, so that
     luck in one training is not counted as quality; the regret can hence be negative. Ties for the best, and
     several picks, are averaged. With one seed choice and reading coincide, which biases the regret upwards.
+    seen: seeds by which a search has chosen one of the rows: nothing is read off them, where there are others.
     """
     table = trained.to_numpy(float)
     seeds = range(table.shape[1])
     chosen = table[trained.index.isin(picks)].mean(axis=0)
-    orders = [(a, b) for a in seeds for b in seeds if a != b] or [(0, 0)]
+    orders = [(a, b) for a in seeds for b in seeds if a != b and b not in seen] or [(0, 0)]
     best = [table[table[:, a] == table[:, a].max(), b].mean() for a, b in orders]
     return float(np.mean([value - chosen[b] for value, (_, b) in zip(best, orders, strict=True)]))
 
@@ -296,7 +300,9 @@ def _partial(draws: Draws, fixed: Floats, plan: Plan) -> Interval:
     return correlation_interval(draws, lambda x, y, counts: partial_spearman(x, y, fixed, counts), plan)
 
 
-def _choice(signal: ScoredSignal, truth: pd.DataFrame, trained: pd.DataFrame, keys: list[str]) -> Row:
+def _choice(
+    signal: ScoredSignal, truth: pd.DataFrame, trained: pd.DataFrame, keys: list[str], seen: Collection[int]
+) -> Row:
     means = signal.scores.loc[keys].mean(axis=1)
     picks = sorted(means.index[means == means.max()]) if signal.pick is None else [signal.pick]
     if picks[0] not in trained.index:
@@ -304,7 +310,7 @@ def _choice(signal: ScoredSignal, truth: pd.DataFrame, trained: pd.DataFrame, ke
             f"the pick is not fully trained with all {truth.shape[1]} seeds" if picks[0] in truth.index else NO_TRAINING
         )
         return {"regret": None, "regret_reason": reason, "pick": picks[0]}
-    row: Row = {"regret": regret(trained, picks), "pick": picks[0]}
+    row: Row = {"regret": regret(trained, picks, seen), "pick": picks[0]}
     if trained.shape[1] == 1:
         row["regret_note"] = "the best is chosen by the only seed of the truth, which biases the regret upwards"
     if len(picks) > 1:

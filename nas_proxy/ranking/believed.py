@@ -12,9 +12,10 @@ NAME = "search.json"
 
 @dataclass(frozen=True)
 class Believed:
-    """What is believed of an architecture's validation accuracy after full training: mean and 95 % interval.
+    """What is believed of the validation accuracy that an architecture is worth: median and 95 % interval.
 
-    validation: what was seen; None where it was not fully trained.
+    It is that of many seeds and images: how far a single training differs is not in it. validation: what was seen; None
+    where it was not fully trained.
     """
 
     key: str

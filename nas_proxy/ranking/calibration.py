@@ -1,8 +1,8 @@
 """Calibrated ranking: the scores of many signals over a pool and a few full trainings in, one prediction of all out.
 
-In: scores (n, s), larger for better, NaN where one is missing; the accuracies of a few architectures, and by how much
-each counts (`inclusion_weights`). Out: a `Calibration`, and predictions of the trained architectures from fits that
-have not seen them (`cross_fitted`), which alone may judge it.
+In: scores (n, s), larger for better, NaN where one is missing; the accuracies of a few architectures. Out: a
+`Calibration`, and predictions of the trained architectures from fits that have not seen them (`cross_fitted`), which
+alone may judge it.
 
 Two members are mixed, each standardised over the pool:
 
@@ -50,7 +50,7 @@ class Calibration:
     centre: how far these lean on the best single signal rather than on equal weights, from 0 to 1. strength: of the
     ridge, the geometric mean of those chosen; infinite where nothing was fitted. surrogate: the share of the Gaussian
     process in the prediction.
-    intercept, scale: the accuracy (a fraction) is about intercept + scale × prediction, by weighted least squares.
+    intercept, scale: the accuracy (a fraction) is about intercept + scale × prediction, by least squares.
     prediction: (n,) of the whole pool, standardised, larger for better. trained: full trainings that it rests on.
     """
 
@@ -94,27 +94,6 @@ def normal_scores(values: Floats) -> Floats:
     return scores
 
 
-def inclusion_weights(uniform: Sequence[bool], pool: int) -> Floats:
-    """Return the inverse inclusion probability of each of m full trainings: (m,).
-
-    uniform: whether each was drawn uniformly from those not trained then, and not chosen. What was chosen stands for
-    itself alone; what was drawn stands for all the rest of the pool, whose size is `pool`.
-    """
-    drawn = np.asarray(uniform, dtype=np.bool_)
-    rest = max(pool - int((~drawn).sum()), 1)
-    return np.where(drawn, rest / max(int(drawn.sum()), 1), 1.0)
-
-
-def tempered(weights: Floats) -> Floats:
-    """Return the weights to the largest power, of 1, 0.9, …, 0, that leaves half of the trainings' worth (m,).
-
-    The worth is Kish's effective sample size. A few uniform draws that stand for thousands would otherwise be all
-    that is fitted to.
-    """
-    powers = (weights**power for power in np.linspace(1, 0, 11))
-    return next(w for w in powers if w.sum() ** 2 / (w @ w) >= len(w) / 2 or np.ptp(w) == 0)
-
-
 def features_of(
     scores: Floats,
     names: Sequence[str],
@@ -140,32 +119,29 @@ def calibrate(
     full: Mapping[int, float],
     *,
     seed: int,
-    weights: Floats | None = None,
     encoding: Floats | None = None,
     trained: Collection[str] = (),
 ) -> Calibration:
     """Return the calibration of a pool from the accuracies (fractions) of a few, by row.
 
-    scores: (n, s), NaN where one is missing; s may be 0 where there is an encoding. weights: how much each training
-    counts, in the order of `full`; equally where None. encoding: (n, d) of the architectures. trained: names of the
-    signals that come from training.
+    scores: (n, s), NaN where one is missing; s may be 0 where there is an encoding. encoding: (n, d) of the
+    architectures. trained: names of the signals that come from training.
     """
     features = features_of(scores, names, encoding, trained)
     rows, accuracy = np.array([*full], dtype=np.intp), np.array([*full.values()], dtype=np.float64)
-    counts = np.ones(len(rows)) if weights is None else tempered(weights)
     equal, varies = _equal(names, trained), np.ptp(features.signals, axis=0) > 0
     if len(rows) < LEAST:
         nothing = _Weighting(equal, 0.0, math.inf, np.zeros(len(rows)))
-        return _described(features.vote, rows, accuracy, counts, names, nothing, 0.0, varies)
-    found = _weighting(features.signals, rows, accuracy, counts, equal, seed)
+        return _described(features.vote, rows, accuracy, names, nothing, 0.0, varies)
+    found = _weighting(features.signals, rows, accuracy, equal, seed)
     process = fit(features, {}, full)
     posterior = believe(process, np.arange(len(scores))).mean
     linear = features.signals @ found.weights
     share = 1.0
     if np.ptp(linear) > 0:
-        share = _share(normal_scores(accuracy), counts, found.left_out, left_out(process, rows))
+        share = _share(normal_scores(accuracy), found.left_out, left_out(process, rows))
     prediction = (1 - share) * _standardised(linear) + share * _standardised(posterior)
-    return _described(prediction, rows, accuracy, counts, names, found, share, varies)
+    return _described(prediction, rows, accuracy, names, found, share, varies)
 
 
 def cross_fitted(
@@ -174,7 +150,6 @@ def cross_fitted(
     full: Mapping[int, float],
     *,
     seed: int,
-    weights: Floats | None = None,
     encoding: Floats | None = None,
     trained: Collection[str] = (),
     folds: int = 8,
@@ -183,20 +158,12 @@ def cross_fitted(
 
     The arguments are those of `calibrate`. Strengths are chosen within each fit, so the cross-validation is nested.
     """
-    rows, counts = [*full], np.ones(len(full)) if weights is None else weights
+    rows = [*full]
     part = _folds(len(rows), folds, seed, "cross-fit")
     found: dict[int, float] = {}
     for fold in range(min(folds, len(rows))):
-        kept = [i for i in range(len(rows)) if part[i] != fold]
-        made = calibrate(
-            scores,
-            names,
-            {rows[i]: full[rows[i]] for i in kept},
-            seed=seed,
-            weights=counts[kept],
-            encoding=encoding,
-            trained=trained,
-        )
+        kept = {row: full[row] for row, its in zip(rows, part, strict=True) if its != fold}
+        made = calibrate(scores, names, kept, seed=seed, encoding=encoding, trained=trained)
         accuracy = made.intercept + made.scale * made.prediction
         found |= {row: float(accuracy[row]) for row, its in zip(rows, part, strict=True) if its == fold}
     return {row: found[row] for row in rows}
@@ -210,27 +177,25 @@ def _equal(names: Sequence[str], trained: Collection[str]) -> Floats:
     return np.asarray(weights / max(weights.sum(), 1.0), dtype=np.float64)
 
 
-def _weighting(
-    signals: Floats, rows: Indices, accuracy: Floats, counts: Floats, equal: Floats, seed: int
-) -> _Weighting:
+def _weighting(signals: Floats, rows: Indices, accuracy: Floats, equal: Floats, seed: int) -> _Weighting:
     if not signals.shape[1]:
         return _Weighting(equal, 0.0, math.inf, np.zeros(len(rows)))
     target, seen = normal_scores(accuracy), signals[rows]
-    centres = [equal, np.eye(len(equal))[int(np.argmax(_correlations(seen, target, counts)))]]
-    predicted = _left_out(seen, target, counts, centres, _folds(len(rows), FOLDS, seed, "strength"))
-    errors = (predicted - target) ** 2 @ counts / counts.sum()
+    centres = [equal, np.eye(len(equal))[int(np.argmax(_correlations(seen, target)))]]
+    predicted = _left_out(seen, target, centres, _folds(len(rows), FOLDS, seed, "strength"))
+    errors = ((predicted - target) ** 2).mean(axis=2)
     chosen, least = errors.argmin(axis=1), errors.min(axis=1)
     # The likelihood of each centre's predictions, were their errors normal with the variance that was found.
     likely = np.exp(-len(rows) / 2 * np.log(np.maximum(least, 1e-12) / max(least.min(), 1e-12)))
     likely = likely / likely.sum()
-    parts = [_solve(seen, target, counts, c, STRENGTHS[s]) for c, s in zip(centres, chosen, strict=True)]
+    parts = [_solve(seen, target, c, STRENGTHS[s]) for c, s in zip(centres, chosen, strict=True)]
     mixed = likely[0] * parts[0] + likely[1] * parts[1]
     strength = math.exp(float(likely @ np.log(STRENGTHS[chosen])))
     unseen = likely @ predicted[[0, 1], chosen]
     return _Weighting(mixed, float(likely[1]), strength, unseen)
 
 
-def _share(target: Floats, counts: Floats, linear: Floats, process: Floats) -> float:
+def _share(target: Floats, linear: Floats, process: Floats) -> float:
     """Return the share of the process in a mixture with the linear member, from what both predicted unseen.
 
     All are (m,). The mean of the shares' posterior: a mixture is as likely as normal errors of the variance that its
@@ -239,42 +204,38 @@ def _share(target: Floats, counts: Floats, linear: Floats, process: Floats) -> f
     known = np.isfinite(process)
     parts = _standardised(linear[known]), _standardised(process[known])
     mixtures = np.stack([(1 - share) * parts[0] + share * parts[1] for share in SHARES], axis=1)
-    fits = np.maximum(_correlations(mixtures, target[known], counts[known]), 0.0)
+    fits = np.maximum(_correlations(mixtures, target[known]), 0.0)
     unexplained = np.maximum(1 - fits**2, 1e-12)
     logs = -int(known.sum()) / 2 * np.log(unexplained) - 0.5 * ((SHARES - SHARE_MEAN) / SHARE_STD) ** 2
     weights = np.exp(logs - logs.max())
     return float(weights @ SHARES / weights.sum())
 
 
-def _correlations(signals: Floats, target: Floats, counts: Floats) -> Floats:
-    """Return the weighted correlation of each signal (m, s) with the target (m,); 0 for a constant one."""
-    share = counts / counts.sum()
-    centred, goal = signals - share @ signals, target - share @ target
-    spread = np.sqrt(np.maximum((share @ centred**2) * (share @ goal**2), 1e-12))
-    return np.asarray((share * goal) @ centred / spread, dtype=np.float64)
+def _correlations(signals: Floats, target: Floats) -> Floats:
+    """Return the correlation of each signal (m, s) with the target (m,); 0 for a constant one."""
+    centred, goal = signals - signals.mean(axis=0), target - target.mean()
+    spread = np.sqrt(np.maximum((centred**2).mean(axis=0) * (goal**2).mean(), 1e-12))
+    return np.asarray(goal @ centred / len(goal) / spread, dtype=np.float64)
 
 
-def _left_out(
-    seen: Floats, target: Floats, counts: Floats, centres: Sequence[Floats], part: NDArray[np.intp]
-) -> Floats:
+def _left_out(seen: Floats, target: Floats, centres: Sequence[Floats], part: NDArray[np.intp]) -> Floats:
     """Return what is predicted of each training without its part: (centres, strengths, m)."""
     found = np.zeros((len(centres), len(STRENGTHS), len(target)))
     for fold in range(int(part.max()) + 1):
         kept = part != fold
         for i, centre in enumerate(centres):
             for j, strength in enumerate(STRENGTHS):
-                weights = _solve(seen[kept], target[kept], counts[kept], centre, strength)
-                offset = np.average(target[kept] - seen[kept] @ weights, weights=counts[kept])
+                weights = _solve(seen[kept], target[kept], centre, strength)
+                offset = (target[kept] - seen[kept] @ weights).mean()
                 found[i, j, ~kept] = offset + seen[~kept] @ weights
     return found
 
 
-def _solve(seen: Floats, target: Floats, counts: Floats, centre: Floats, strength: float) -> Floats:
+def _solve(seen: Floats, target: Floats, centre: Floats, strength: float) -> Floats:
     """Return the weights (s,), none negative: least squares with a ridge around the centre, itself scaled to fit."""
-    share = counts / counts.sum()
-    root = np.sqrt(share)
-    a = (seen - share @ seen) * root[:, None]
-    b = (target - share @ target) * root
+    root = 1 / math.sqrt(len(target))
+    a = (seen - seen.mean(axis=0)) * root
+    b = (target - target.mean()) * root
     pulled = a @ centre
     size = max(float(pulled @ b) / (float(pulled @ pulled) + 1e-9), 0.0)
     ridge = math.sqrt(strength)
@@ -298,7 +259,6 @@ def _described(
     prediction: Floats,
     rows: Indices,
     accuracy: Floats,
-    counts: Floats,
     names: Sequence[str],
     found: _Weighting,
     surrogate: float,
@@ -309,7 +269,7 @@ def _described(
     varies: which signals differ within the pool; the others say nothing, whatever weight they were given.
     """
     prediction = _standardised(prediction)
-    intercept, scale = _line(prediction[rows], accuracy, counts)
+    intercept, scale = _line(prediction[rows], accuracy)
     counted = np.where(varies, found.weights, 0.0)
     total = float(counted.sum())
     weights = {n: float(w) / total if total > 0 else 0.0 for n, w in zip(names, counted, strict=True)}
@@ -318,12 +278,11 @@ def _described(
     )
 
 
-def _line(prediction: Floats, accuracy: Floats, counts: Floats) -> tuple[float, float]:
-    """Return intercept and slope of weighted least squares; a slope is never negative, the mean without trainings 0."""
+def _line(prediction: Floats, accuracy: Floats) -> tuple[float, float]:
+    """Return intercept and slope of least squares; a slope is never negative, the mean without trainings 0."""
     if not len(accuracy):
         return 0.0, 0.0
-    share = counts / counts.sum()
-    x, y = float(share @ prediction), float(share @ accuracy)
-    spread = float(share @ (prediction - x) ** 2)
-    slope = max(float(share @ ((prediction - x) * (accuracy - y))) / spread, 0.0) if spread > 1e-12 else 0.0
+    x, y = float(prediction.mean()), float(accuracy.mean())
+    spread = float(((prediction - x) ** 2).mean())
+    slope = max(float(((prediction - x) * (accuracy - y)).mean()) / spread, 0.0) if spread > 1e-12 else 0.0
     return y - slope * x, slope

@@ -128,9 +128,10 @@ class Block:
 class Pick:
     """The architecture that a run hands out, by posterior mean; in older folders the one that its proxy ranked first.
 
-    truth: its accuracy on the test images after full training, by seed. validation: on the validation images, by which
-    the search saw it; None with published accuracies. posterior_mean, posterior_low, posterior_high: what the search
-    believes of its accuracy, with a 95 % interval.
+    truth: its accuracy on the test images after full training, by seed. truth_chosen_by: of how many of these, the
+    first, the search saw validation images. truth_mean: of the others, where there are any. validation: on the
+    validation images, by which the search saw it; None with published accuracies. posterior_mean, posterior_low,
+    posterior_high: what the search believes that it is worth, the median with a 95 % interval.
     """
 
     key: str
@@ -143,6 +144,7 @@ class Pick:
     proxy_score: float | None = None
     proxy_loss_sum: float | None = None
     truth: tuple[float, ...] = ()
+    truth_chosen_by: int = 0
     truth_mean: float | None = None
     truth_reason: str | None = None
     # How many images each accuracy is of. Of the network, untrained: its size, the time of `latency_batch` images on a
@@ -176,9 +178,9 @@ class Saving:
     ratio: random_hours / spent_hours, with a 95 % interval; below 1 the run saved nothing.
     random_trainings: full trainings, one seed each, that random search would have needed on average, with the interval
         of what the run believes of the pool. random_hours: what they take, with as many workers.
-    spent_hours: what the run took, all included; spent: the same by what it was for: "condensing", "scores" (of
-        untrained networks), "latencies", "choosing" (what to train next), "proxy", "full" and "judging" (the baselines
-        and repeated trainings of the sample).
+    spent_hours: what the run took, but for starting, reading, ranking and reporting; spent: the same by what it was
+        for: "condensing", "scores" (of untrained networks), "latencies", "choosing" (what to train next), "proxy",
+        "full" and "judging" (the baselines and repeated trainings of the sample).
     pool: architectures that the search chose among. estimated: whether full trainings were not timed here, as with
         published accuracies. sentence: all that, for a reader. reason: why nothing can be told; then there is no ratio.
     """

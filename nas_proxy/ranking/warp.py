@@ -1,7 +1,9 @@
 """The scale on which accuracies are modelled: minus the logarithm of the error, and what noise they have on it.
 
 In: accuracies as fractions. Out: warped ones, centred at the median and scaled by the quartiles of those that were
-seen, and cut off below, since how bad a bad architecture is tells nothing about which is best.
+seen, and cut off below, since how bad a bad architecture is tells nothing about which is best. Where the upper half are
+all the same, as after trainings that are perfect on few images, or stay at chance, quartiles tell no scale: then it is
+the standard deviation.
 """
 
 from dataclasses import dataclass
@@ -15,6 +17,8 @@ Floats = NDArray[np.float64]
 FLOOR = -2.0
 # An accuracy of 1 counts as this error, so that it has a logarithm.
 LEAST_ERROR = 1e-3
+# Minus log errors that differ by less are the same.
+TIED = 1e-9
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,12 @@ def minus_log_error(accuracy: Floats) -> Floats:
 
 def warp_of(accuracy: Floats, least: float = 0.0) -> Warp:
     """Return the warp of accuracies (m,), m at least 1; least: the smallest scale."""
-    low, middle, high = np.quantile(minus_log_error(accuracy), (0.25, 0.5, 0.75))
+    values = minus_log_error(accuracy)
+    low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
     # The upper quartile counts: a few that fail spread the lower half widely.
     scale = max((high - middle) / 0.6745, (high - low) / 1.349 / 2, least, 1e-3)
+    if high - middle < TIED:
+        scale = max(scale, float(values.std()))
     return Warp(float(middle), float(scale))
 
 

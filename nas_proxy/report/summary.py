@@ -70,9 +70,17 @@ def accuracy_of(ranking: Ranking, final: FinalNetwork | None = None) -> Accuracy
     if pick.truth_mean is None:
         return Accuracy(Interval(), pick.truth_reason or "not trained in full yet")
     published = "published accuracy" if truth_source(ranking) else "test accuracy"
-    several = "" if len(pick.truth) == 1 else f", mean of {len(pick.truth)} full trainings" if pick.truth else ""
-    found = over_images(pick.truth_mean, pick.test_images)
-    return Accuracy(found, published + several)
+    return Accuracy(over_images(pick.truth_mean, pick.test_images), published + _of_trainings(pick))
+
+
+def _of_trainings(pick: Pick) -> str:
+    """Return of which full trainings the accuracy is: one by which a network was chosen has its luck in it."""
+    read, chosen_by = len(pick.truth) - pick.truth_chosen_by, pick.truth_chosen_by
+    if chosen_by and read <= 0:
+        return " of the full training that it was chosen by"
+    if chosen_by:
+        return f" of {'a full training' if read == 1 else f'{read} full trainings (mean)'} that it was not chosen by"
+    return f", mean of {read} full trainings" if read > 1 else ""
 
 
 def over_images(accuracy: float, images: int | None) -> Interval:

@@ -115,6 +115,6 @@ def _read_line(line: str) -> KeptScore:
         None if reason is None else safe(str(reason)),
         tuple(map(float, told.get("traits", ()))),
     )
-    if not all(map(math.isfinite, (found.value or 0.0, found.seconds, *found.traits))):
-        raise ValueError("it is not finite")
+    if not math.isfinite(found.value or 0.0) or not math.isfinite(found.seconds) or any(map(math.isnan, found.traits)):
+        raise ValueError("it is not finite")  # of traits minus infinity is the lowest of all
     return found

@@ -17,8 +17,8 @@ uniform instead, from the first rounds on: they can judge a correlation, and not
 With several objectives the others are costs, which are known of every architecture before it is trained. Each is then
 to improve on the best that costs no more in any of them, so that all of the Pareto front is sought, and not its top.
 
-The pick is the best full training that was observed (`pick`) where its accuracy is exact, as in a published table, and
-the one of largest posterior mean (`best_by_posterior`) where few validation images make it noisy.
+Where accuracies are exact, as in a published table, the pick is the best full training that was observed (`pick`);
+`nas_proxy.pipeline.choosing.standing` has the one for accuracies that few validation images make noisy.
 """
 
 from collections.abc import Iterable, Mapping
@@ -52,13 +52,15 @@ class Action:
 class Observed:
     """Accuracies (fractions) by index, in the order in which they came, and which full ones were drawn uniformly.
 
-    closed: what is never proposed: it failed, or it is trained without being proposed.
+    closed: what is never proposed: it failed, was pruned, or is trained without being proposed. failed: those of them
+    that failed, which are never picked, and rivals of nothing.
     """
 
     cheap: Mapping[int, float] = field(default_factory=dict)
     full: Mapping[int, float] = field(default_factory=dict)
     uniform: frozenset[int] = frozenset()
     closed: frozenset[int] = frozenset()
+    failed: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -113,20 +115,13 @@ def after(observed: Observed, results: Iterable[tuple[Action, float]]) -> Observ
     cheap = {action.index: accuracy for action, accuracy in found if action.fidelity == "cheap"}
     full = {action.index: accuracy for action, accuracy in found if action.fidelity == "full"}
     drawn = {action.index for action, _ in found if action.fidelity == "full" and action.why == "uniform"}
-    return Observed({**observed.cheap, **cheap}, {**observed.full, **full}, observed.uniform | drawn, observed.closed)
+    known = replace(observed, cheap={**observed.cheap, **cheap}, full={**observed.full, **full})
+    return replace(known, uniform=observed.uniform | drawn)
 
 
 def pick(observed: Observed) -> int | None:
     """Return the best full training that was observed, of equal ones the first; None before there is one."""
     return max(observed.full, key=lambda index: observed.full[index], default=None)
-
-
-def best_by_posterior(pool: Features, observed: Observed) -> int | None:
-    """Return the fully trained architecture of largest posterior mean; None before there is one."""
-    if not observed.full:
-        return None
-    rows = np.array([*observed.full], dtype=np.intp)
-    return int(rows[np.argmax(believe(fit(pool, observed.cheap, observed.full), rows).mean)])
 
 
 def expected_improvement(mean: Floats, std: Floats, best: float | Floats) -> Floats:

@@ -1,12 +1,14 @@
 """What a search saved: how many full trainings random search would have needed to find as good an architecture.
 
-In: the fitted surrogate and the pool. Out: a number of trainings, with a 95 % interval. Random search without repeats
-meets the first of k architectures that are at least as good after (n + 1) / (k + 1) trainings of n on average. Where
-what was seen of the pick is exact, k is known but for the architectures that were not trained; where it is noisy, as on
-few validation images, neither the pick's accuracy nor theirs is known. What is not known is drawn from the posterior,
-together. So the interval is of what is believed of the pool; the luck of a single random search is not in it.
+In: the fitted surrogate, and what random search draws from. Out: a number of trainings, with a 95 % interval. Random
+search without repeats meets the first of k architectures that are at least as good after (n + 1) / (k + 1) trainings of
+n on average. Where what was seen of the pick is exact, k is known but for the architectures that were not trained;
+where it is noisy, as on few validation images, neither the pick's accuracy nor theirs is known. What is not known is
+drawn from the posterior, together. So the interval is of what is believed; the luck of a single random search is not in
+it.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,25 +34,29 @@ class Saving:
     low: float
     high: float
 
-    def against(self, spent: float) -> tuple[float, float, float]:
-        """Return the same as a multiple of what was spent, in full-training equivalents; below 1 nothing was saved."""
-        return self.trainings / spent, self.low / spent, self.high / spent
 
+def saving(
+    fitted: Fit,
+    drawn_from: Indices,
+    seed: int,
+    pick: int,
+    *,
+    exact: bool = False,
+    failed: Collection[int] = (),
+    draws: int = DRAWS,
+) -> Saving:
+    """Return what finding the architecture `pick` saved.
 
-def saving(fitted: Fit, pool: int, seed: int, draws: int = DRAWS, pick: int | None = None) -> Saving:
-    """Return what finding an architecture in a pool of so many saved.
-
-    pick: its index; its accuracy is what is believed of it. None: the best full training, whose accuracy is exact.
-    Raises ValueError where nothing was fully trained.
+    drawn_from: (n,) what random search would have drawn from: the pool, or the uniform part of one that was grown.
+    exact: whether accuracies of full trainings are known, and the pick's is the best of them; else it is what is
+    believed. failed: rows that no training makes a network of: random search tries them in vain. Raises ValueError
+    where nothing was fully trained.
     """
     if fitted.best is None:
         raise ValueError("nothing was fully trained yet, so there is nothing to compare with")
-    rng = numpy_generator(seed, "saving")
-    if pick is None:
-        better = _better(fitted, np.setdiff1d(np.arange(pool), fitted.trained), None, draws, rng)
-    else:
-        better = _better(fitted, np.setdiff1d(np.arange(pool), [pick]), pick, draws, rng)
-    needed = (pool + 1) / (better + 2)
+    rivals = np.setdiff1d(drawn_from, [pick, *failed, *(fitted.trained if exact else ())])
+    better = _better(fitted, rivals, None if exact else pick, draws, numpy_generator(seed, "saving"))
+    needed = (len(drawn_from) + 1) / (better + int(pick in drawn_from) + 1)
     low, middle, high = (float(np.quantile(needed, level)) for level in (0.025, 0.5, 0.975))
     return Saving(middle, low, high)
 
