@@ -211,13 +211,14 @@ PLANNED = ("run",)
 OPTUNA, TUNED = ("tpe", "gp", "hyperband"), ("hyperband_16",)
 
 
-def possible(arm: str, task: Task) -> bool:
-    """Whether an arm has what it needs: a cheap training, scores, FLOPs."""
+def lacks(arm: str, task: Task) -> str | None:
+    """Return what an arm needs and the task has not; None where it has all."""
     needs = {
-        "hyperband": task.mid is not None,
-        "hyperband_16": task.mid is not None,
-        "vote": bool(task.names),
-        "evolution_warm": bool(task.names),
-        "flops": "flops" in task.names,
+        "hyperband": (task.mid is not None, "a cheap training (--mid)"),
+        "hyperband_16": (task.mid is not None, "a cheap training (--mid)"),
+        "vote": (bool(task.names), "scores"),
+        "evolution_warm": (bool(task.names), "scores"),
+        "flops": ("flops" in task.names, "a column flops among the scores"),
     }
-    return needs.get(arm, True)
+    there, what = needs.get(arm, (True, ""))
+    return None if there else what

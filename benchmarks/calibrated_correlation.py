@@ -15,21 +15,22 @@ that the README here names under "Inputs". The last line on stdout is one JSON o
 
 import argparse
 import json
-import sys
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from cost_to_quality import band, folder_of
+from cost_to_quality import band
 from nas_proxy.errors import DataError
 from nas_proxy.ranking.calibration import calibrate, cross_fitted, features_of
+from nas_proxy.ranking.intervals import LEAST
 from nas_proxy.seeds import derive, numpy_generator
 from outcome import show
 from published_tables import Task, load_task
+from table_options import add_tables, check, count, folder_of, refuse, several
 
 MID = "mid"
 
@@ -45,6 +46,24 @@ def spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     return float(stats.spearmanr(a, b).statistic)
 
 
+def lowest(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return scores with one below all others in place of each that is missing."""
+    return np.where(np.isnan(values), np.nextafter(np.nanmin(values), -np.inf), values)
+
+
+def check_task(task: Task, trainings: Sequence[int]) -> None:
+    """Raise DataError where a table cannot tell how well its signals are calibrated."""
+    if not signals(task)[1]:
+        raise DataError(f"{task.name} has no scores and no cheap training to calibrate; give --scores or --mid")
+    if np.ptp(task.truth) == 0:
+        raise DataError(f"all accuracies of {task.name} are {task.truth[0]:g}, so there is no order to find")
+    if max(trainings) > len(task.keys) - LEAST:
+        raise DataError(
+            f"{max(trainings)} of the {len(task.keys)} architectures of {task.name} leave fewer than {LEAST} to judge "
+            f"by; give --trainings up to {len(task.keys) - LEAST}"
+        )
+
+
 def draw(task: Task, size: int, number: int, encoded: bool, crossed: bool) -> dict[str, float]:
     """Return the correlations of one draw of `size` full trainings."""
     scores, names = signals(task)
@@ -56,7 +75,7 @@ def draw(task: Task, size: int, number: int, encoded: bool, crossed: bool) -> di
     found = calibrate(scores, names, full, **given)
     seen = cross_fitted(scores, names, full, **given) if crossed else {}
     vote = features_of(scores, names, None, {MID}).vote
-    single = {name: spearman(np.nan_to_num(scores[rest, i]), truth[rest]) for i, name in enumerate(names)}
+    single = {name: spearman(lowest(scores[:, i])[rest], truth[rest]) for i, name in enumerate(names)}
     return {
         "calibrated": spearman(found.prediction[rest], truth[rest]),
         "mean_rank": spearman(vote[rest], truth[rest]),
@@ -67,7 +86,7 @@ def draw(task: Task, size: int, number: int, encoded: bool, crossed: bool) -> di
 
 def measure(task: Task, options: argparse.Namespace) -> dict[str, Any]:
     """Return means over draws, by the number of full trainings, with 95 % intervals of the calibrated one."""
-    found: dict[str, Any] = {"architectures": len(task.keys)}
+    found: dict[str, Any] = {"architectures": len(task.keys), "remarks": list(task.remarks)}
     for size in options.trainings:
         drawn = [
             draw(task, size, number, not options.without_encoding, number < options.crossed)
@@ -107,21 +126,22 @@ def tasks(options: argparse.Namespace) -> list[Task]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", help="FILE:COLUMN of the truth; without it, the published tables")
-    parser.add_argument("--scores", type=Path, help="file of scores, larger for better, keyed like the table")
-    parser.add_argument("--mid", help="FILE:COLUMN:SHARE of a cheap training")
-    parser.add_argument("--cheapest", type=float, default=1.0, help="part of the table that is kept, by flops")
-    parser.add_argument("--trainings", type=lambda text: [int(n) for n in text.split(",")], default=[12, 24, 50])
-    parser.add_argument("--draws", type=int, default=30)
-    parser.add_argument("--crossed", type=int, default=10, help="of the draws, those that are cross-fitted too")
+    add_tables(parser)
+    parser.add_argument("--trainings", type=several(count(LEAST)), default=[12, 24, 50], metavar="N,…")
+    parser.add_argument("--draws", type=count(1), default=30, metavar="N")
+    parser.add_argument(
+        "--crossed", type=count(0), default=10, metavar="N", help="of the draws, those that are cross-fitted too"
+    )
     parser.add_argument("--without-encoding", action="store_true", help="give the surrogate the signals alone")
-    parser.add_argument("--data", type=Path, help="folder of the published tables, needed without --table")
-    parser.add_argument("--out", type=Path, help="file for the result, beside the last line")
     options = parser.parse_args()
+    check(options)
     try:
-        found = {task.name: measure(task, options) for task in tasks(options)}
+        searched = tasks(options)
+        for task in searched:
+            check_task(task, options.trainings)
+        found = {task.name: measure(task, options) for task in searched}
     except DataError as error:
-        sys.exit(str(error))
+        refuse(error)
     result = {"benchmark": "calibrated_correlation", "n": options.draws, "tables": found}
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -27,14 +27,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arms import ARMS, OPTUNA, PLANNED, TUNED, possible
+from arms import ARMS, OPTUNA, PLANNED, TUNED, lacks
 from nas_proxy.errors import DataError
 from nas_proxy.seeds import derive, numpy_generator
 from outcome import show
 from published_tables import MISLEADING, Task, load_task, misled
+from table_options import add_tables, check, count, folder_of, number, refuse, several
 
-# Where the tables are looked for if nobody says: beside the checkout.
-BESIDE = Path(__file__).parents[2] / "shared" / "data" / "benchmarks"
 SCORE_SHARE = 64 / (200 * 25_000)
 HORIZON = 64
 # What is run to the largest budget that is asked for, and no further: ours, which is there by then, and the Gaussian
@@ -58,31 +57,21 @@ def published(folder: Path) -> list[Task]:
     ]
 
 
-def folder_of(data: Path | None) -> Path:
-    """Return the folder of the published tables. Raises DataError where none is given, or where it does not exist."""
-    if data is None and BESIDE.exists():
-        return BESIDE
-    if data is None:
-        raise DataError("give the folder of the published tables with --data DIR, or a table with --table FILE:COLUMN")
-    if not data.exists():
-        raise DataError(f"{data} does not exist; give a table with --table FILE:COLUMN")
-    return data
-
-
-def horizon(arm: str, budgets: Sequence[float], most: int) -> int:
-    """Return up to which budget an arm is run."""
-    asked = int(np.ceil(max(budgets)))
-    return max(asked, min(most, SLOW.get(arm, most)))
+def horizon(arm: str, budgets: Sequence[float], most: int, task: Task, share: float) -> int:
+    """Return up to which budget an arm is run: no further than to where everything is trained in all ways."""
+    asked, n = int(np.ceil(max(budgets))), len(task.keys)
+    everything = math.ceil(n * (1 + task.share + share * len(task.names)))
+    return min(max(asked, min(most, SLOW.get(arm, most))), max(everything, most))
 
 
 def traces(
-    task: Task, arm: str, kind: str, repeats: int, until: int, share: float, kept: dict[str, Any], keep: Path | None
+    task: Task, arm: str, kind: str, repeats: int, until: float, share: float, kept: dict[str, Any], keep: Path | None
 ) -> Iterator[list[tuple[float, int]]]:
     """Yield the trace of each repeat, from what is kept where it is there."""
     facts = json.dumps([task.keys, task.truth.tolist(), task.names, np.nan_to_num(task.scores).tolist(), task.share])
     known = hashlib.sha256((facts + str(None if task.mid is None else task.mid.tolist())).encode()).hexdigest()[:12]
     for repeat in range(repeats):
-        name = f"{known} {arm} {kind or '-'} {until} {share:g} {VERSIONS.get(arm, 1)} {repeat}"
+        name = f"{known} {arm} {kind or '-'} {until:g} {share:g} {VERSIONS.get(arm, 1)} {repeat}"
         if name not in kept:
             seed = derive(repeat, "cost-to-quality")
             kept[name] = ARMS[arm](misled(task, kind, seed), seed, until, share)
@@ -94,11 +83,11 @@ def traces(
 
 def regrets(task: Task, trace: Sequence[tuple[float, int]], budgets: Sequence[float]) -> list[float]:
     """Return the regret in points at each budget."""
-    found = []
-    for budget in budgets:
-        seen = [task.truth[index] for cost, index in trace if cost <= budget + 1e-9]
-        found.append(100 * float(task.truth.max() - (max(seen) if seen else task.truth.mean())))
-    return found
+    in_order = sorted(trace, key=lambda one: one[0])
+    best = np.maximum.accumulate([task.truth[index] for _, index in in_order]) if trace else []
+    known = np.array([task.truth.mean(), *best])
+    trained = np.searchsorted([cost for cost, _ in in_order], np.asarray(budgets) + 1e-9, side="right")
+    return [100 * float(task.truth.max() - known[n]) for n in trained]
 
 
 def reached(curve: NDArray[np.float64], budgets: Sequence[int]) -> int | None:
@@ -118,15 +107,16 @@ def measure(
     """Return what is shown of one table and one kind of signals."""
     found: dict[str, Any] = {"regret": {}, "band": {}, "worst": {}, "curve": {}, "to_0.3": {}}
 
-    def searched(arm: str, until: int) -> list[list[tuple[float, int]]]:
+    def searched(arm: str, until: float) -> list[list[tuple[float, int]]]:
         return list(traces(task, arm, kind, options.repeats, until, options.score_share, kept, options.keep))
 
     for arm in names:
         if arm in PLANNED:
-            each = [[regrets(task, trace, [b])[0] for trace in searched(arm, math.ceil(b))] for b in options.budgets]
+            each = [[regrets(task, trace, [b])[0] for trace in searched(arm, b)] for b in options.budgets]
             table = np.array(each).T
         else:
-            until = horizon(arm, options.budgets, options.horizon if not kind else 0)
+            most = options.horizon if not kind else 0
+            until = horizon(arm, options.budgets, most, task, options.score_share)
             runs, steps = searched(arm, until), list(range(1, until + 1))
             table = np.array([regrets(task, trace, options.budgets) for trace in runs])
             curves = np.array([regrets(task, trace, steps) for trace in runs])
@@ -139,7 +129,8 @@ def measure(
         found["band"][arm] = {b: band(v) for b, v in zip(columns, table.T, strict=True)}
         found["worst"][arm] = {b: round(float(v), 4) for b, v in zip(columns, table.max(axis=0), strict=True)}
         print(f"{task.name} {kind or 'as published'} {arm}: {found['regret'][arm]}", flush=True)
-    return found | times_fewer(found["to_0.3"]) | {"architectures": len(task.keys)}
+    told = {"architectures": len(task.keys), "remarks": list(task.remarks)}
+    return found | times_fewer(found["to_0.3"]) | told
 
 
 def times_fewer(reach: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -163,49 +154,90 @@ def tasks(options: argparse.Namespace) -> list[Task]:
     return published(folder_of(options.data))
 
 
+def kept_in(path: Path | None) -> dict[str, Any]:
+    """Return the traces that a file keeps, after cutting off a last line that a kill left unfinished."""
+    if path is None or not path.exists():
+        return {}
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    try:
+        return {line["name"]: line["trace"] for line in map(json.loads, whole.splitlines())}
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"--keep {path} holds something else than traces; name another file") from None
+
+
+def possible_arms(options: argparse.Namespace, task: Task) -> tuple[list[str], dict[str, str]]:
+    """Return the arms that can search a task, and what the others lack. Raises DataError for one that was asked for."""
+    lacking = {arm: lack for arm in options.arms or ARMS if (lack := lacks(arm, task)) is not None}
+    if lacking and options.arms and options.table:
+        arm, lack = next(iter(lacking.items()))
+        raise DataError(f"the arm {arm} needs {lack}; leave it out of --arms, or give it")
+    for arm, lack in lacking.items():
+        print(f"{task.name}: no arm {arm}, which needs {lack}", file=sys.stderr, flush=True)
+    return [arm for arm in options.arms or ARMS if arm not in lacking], lacking
+
+
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    lines = options.keep.read_text(encoding="utf-8").splitlines() if options.keep and options.keep.exists() else []
-    kept = {line["name"]: line["trace"] for line in map(json.loads, lines)}
+    kept = kept_in(options.keep)
     found: dict[str, dict[str, Any]] = {}
     for task in tasks(options):
-        arms = [arm for arm in options.arms if possible(arm, task)]
+        arms, lacking = possible_arms(options, task)
         for kind in [options.mislead] if options.table or options.mislead else MISLEADING:
             chosen = arms if not kind or options.mislead else [arm for arm in arms if arm in MISLED_ARMS]
-            found[f"{task.name} {kind}".strip()] = measure(task, kind, chosen, options, kept)
+            found[f"{task.name} {kind}".strip()] = measure(task, kind, chosen, options, kept) | {"left_out": lacking}
     if len(found) == 1:
         return {"benchmark": "cost_to_quality", "n": options.repeats, **next(iter(found.values()))}
     plain = [made["regret"] for name, made in found.items() if " " not in name]
-    common = [arm for arm in options.arms if all(arm in regret for regret in plain)]
+    common = [arm for arm in options.arms or ARMS if all(arm in regret for regret in plain)]
     means = {a: {b: round(float(np.mean([r[a][b] for r in plain])), 4) for b in plain[0][a]} for a in common}
     return {"benchmark": "cost_to_quality", "n": options.repeats, "regret": means, "tables": found}
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", help="FILE:COLUMN of the truth; without it, the published tables")
-    parser.add_argument("--scores", type=Path, help="file of scores, larger for better, keyed like the table")
-    parser.add_argument("--mid", help="FILE:COLUMN:SHARE of a cheap training, and its share of a full one")
-    parser.add_argument("--cheapest", type=float, default=1.0, help="part of the table that is kept, by flops")
-    parser.add_argument("--arms", type=lambda text: text.replace("-", "_").split(","), default=[*ARMS])
-    parser.add_argument("--repeats", type=int, default=30)
-    parser.add_argument("--budgets", type=lambda text: [float(b) for b in text.split(",")], default=[8, 12, 16, 24, 32])
-    parser.add_argument("--horizon", type=int, default=HORIZON, help="budget up to which a regret of 0.3 is waited for")
+    add_tables(parser)
+    known = ", ".join(ARMS)
+    parser.add_argument("--arms", type=lambda text: text.replace("-", "_").split(","), help=f"{known}; all of them")
+    parser.add_argument("--repeats", type=count(1), default=30, metavar="N")
+    parser.add_argument(
+        "--budgets",
+        type=several(number(0, math.inf)),
+        default=[8, 12, 16, 24, 32],
+        metavar="B,…",
+        help="full trainings",
+    )
+    parser.add_argument(
+        "--horizon",
+        type=count(0),
+        default=HORIZON,
+        metavar="N",
+        help="budget up to which a regret of 0.3 is waited for",
+    )
     parser.add_argument("--mislead", choices=MISLEADING, default="", help="what is done to the signals")
-    parser.add_argument("--score-share", type=float, default=SCORE_SHARE, help="cost of a score, in full trainings")
-    parser.add_argument("--data", type=Path, help="folder of the published tables, needed without --table")
+    parser.add_argument(
+        "--score-share",
+        type=number(0, 1, with_least=True),
+        default=SCORE_SHARE,
+        metavar="COST",
+        help="cost of a score, in full trainings",
+    )
     parser.add_argument("--keep", type=Path, help="file in which traces are kept")
-    parser.add_argument("--out", type=Path, help="file for the result, beside the last line")
-    return parser.parse_args()
+    options = parser.parse_args()
+    check(options, "keep")
+    if unknown := [arm for arm in options.arms or () if arm not in ARMS]:
+        refuse(f"there is no arm {unknown[0]!r}; there are {known}")
+    return options
 
 
 def main() -> None:
     options = arguments()
-    if unknown := [arm for arm in options.arms if arm not in ARMS]:
-        sys.exit(f"there is no arm {unknown[0]!r}; there are {', '.join(ARMS)}")
     try:
         result = run(options)
     except DataError as error:
-        sys.exit(str(error))
+        refuse(error)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(result) + "\n", encoding="utf-8")

@@ -2,12 +2,15 @@
 
 Any CSV, JSON or Parquet file whose rows have a key (`key`, `arch_str`, `arch`, `architecture` or `code`); JSON may be
 an object from keys to rows, as NAS-Bench-Macro publishes it. What may not be known before training never becomes a
-score: columns of the truth, and from the file of the truth itself all but `flops` and `params`.
+score: columns of accuracies that are used, and from the file of the truth itself all but `flops` and `params`. What is
+left out of the files is told on stderr and with the result.
 """
 
-import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,12 +20,15 @@ from numpy.typing import NDArray
 
 from nas_proxy.errors import DataError, SpaceError
 from nas_proxy.ranking.encoding import encode
-from nas_proxy.ranking.table_files import KEYS
+from nas_proxy.ranking.table_files import number_of, read_table
 from nas_proxy.seeds import numpy_generator
 from search_spaces import nas_bench_201
 
 Floats = NDArray[np.float64]
 FREE = ("flops", "params")
+ACCURACIES = ("mean_acc", "test_acc", "accuracy")
+# By how much a fraction may exceed 1, and what part of percentages may be as small as fractions.
+ROUNDED, FEW = 1e-6, 0.05
 MISLEADING = ("", "noise", "reversed")
 
 
@@ -31,7 +37,8 @@ class Task:
     """A pool of n architectures with all their accuracies.
 
     truth: (n,) fractions. scores: (n, s), named. mid: (n,) fractions after a cheap training, None without one.
-    share: of a full training that it takes. architectures: what was chosen, by the name of the choice.
+    share: of a full training that it takes. architectures: what was chosen, by the name of the choice, each another.
+    remarks: what of the files is left out.
     """
 
     name: str
@@ -43,40 +50,52 @@ class Task:
     share: float
     architectures: tuple[Mapping[str, str], ...]
     encoding: Floats
+    remarks: tuple[str, ...] = ()
 
 
 def load_task(name: str, table: str, scores: Path | None = None, mid: str | None = None, cheapest: float = 1.0) -> Task:
     """Return the task of FILE:COLUMN, a file of scores and FILE:COLUMN:SHARE; rows that lack any are left out.
 
-    cheapest: the part of smallest `flops` that is kept. Raises DataError for what is missing.
+    cheapest: the part of smallest `flops` that is kept. Raises DataError for what is missing or cannot be.
     """
-    path, column = split(table)
-    truth = _numbers(_read(path), column, path)
-    frame = pd.DataFrame({"truth": truth[np.isfinite(truth)]})
-    known = _scores(scores, path, column)
-    frame = frame.join(known, how="inner" if len(known.columns) else "left")
-    share = 0.0
-    if mid:
-        spec, _, text = mid.rpartition(":")
-        mid_path, mid_column = split(spec)
-        share = float(text)
-        frame = frame.drop(columns=[mid_column], errors="ignore").join(
-            _numbers(_read(mid_path), mid_column, mid_path).rename("mid")
-        )
-        frame = frame[np.isfinite(frame["mid"])]
+    rows, path, column = _opened(table, "table of accuracies")
+    found, remarks = {"truth": _numbers(rows, column)}, list[str]()
+    used, share = {column}, 0.0
+    if mid is not None:
+        spec, share = _spec_and_share(mid)
+        of_mid, mid_path, mid_column = _opened(spec, "table of cheap trainings")
+        found["mid"] = _numbers(of_mid, mid_column)
+        used |= {mid_column}
+    known = _scores(scores, path, rows, used, remarks)
+    needed = {"accuracy": _known(found["truth"])}
+    needed |= {"accuracy after cheap training": _known(found["mid"])} if mid is not None else {}
+    needed |= {"row of scores": frozenset(known.index)} if len(known.columns) else {}
+    keys = [key for key in rows.index if all(key in there for there in needed.values())]
+    if len(keys) < len(rows):
+        lacking = {what: sum(key not in there for key in rows.index) for what, there in needed.items()}
+        why = "; ".join(f"no {what}: {n:,}" for what, n in lacking.items() if n)
+        remarks.append(f"{len(rows) - len(keys):,} of {len(rows):,} rows of {path.name} are left out ({why})")
     if cheapest < 1:
-        if "flops" not in frame:
-            raise DataError(f"--cheapest needs a column flops among the scores of {path}")
-        frame = frame.sort_values("flops", kind="stable").head(round(cheapest * len(frame)))
-    if len(frame) < 2:
-        raise DataError(f"{path} and its scores have {len(frame)} architectures in common; a search needs 2")
-    names = tuple(str(c) for c in frame.columns if c not in {"truth", "mid"})
-    keys = tuple(map(str, frame.index))
-    architectures = tuple(parse(keys))
+        if "flops" not in known:
+            raise DataError(f"--cheapest needs a column flops, and {scores or path} has none whose numbers differ")
+        keys = [*known["flops"].loc[keys].sort_values(kind="stable").index[: round(cheapest * len(keys))]]
+    if len(keys) < 2:
+        raise DataError(f"{path} and what belongs to it have {len(keys)} architectures in common; a search needs 2")
+    for remark in remarks:
+        print(f"{name}: {remark}", file=sys.stderr, flush=True)
+    architectures = tuple(parse(tuple(keys)))
     return Task(
-        name, keys, _fractions(frame["truth"]), frame[list(names)].to_numpy(float), names,
-        _fractions(frame["mid"]) if mid else None, share, architectures, encode(architectures),
-    )  # fmt: skip
+        name=name,
+        keys=tuple(keys),
+        truth=_fractions(found["truth"].loc[keys], path, column),
+        scores=known.loc[keys].to_numpy(float) if len(known.columns) else np.zeros((len(keys), 0)),
+        names=tuple(map(str, known.columns)),
+        mid=None if mid is None else _fractions(found["mid"].loc[keys], mid_path, mid_column),
+        share=share,
+        architectures=architectures,
+        encoding=encode(architectures),
+        remarks=tuple(remarks),
+    )
 
 
 def misled(task: Task, kind: str, seed: int) -> Task:
@@ -100,60 +119,113 @@ def split(spec: str) -> tuple[Path, str]:
 def parse(keys: Sequence[str]) -> list[Mapping[str, str]]:
     """Return what each key says was chosen: cells of NAS-Bench-201, else names and values, else words, else letters.
 
-    Words and letters are choices by their place.
+    Words and letters are choices by their place. What would make two keys one is not what they say.
     """
     try:
         return [{n: str(v) for n, v in nas_bench_201.parse(key).items()} for key in keys]
     except SpaceError:
         pass
     pairs = [dict(part.split("=", 1) for part in key.split(",") if "=" in part) for key in keys]
-    if all(pairs):
+    if all(pairs) and _differ(pairs):
         return list(pairs)
     words = [re.findall(r"\w+", key) for key in keys]
     if all(len(found) == 1 for found in words):  # a code of digits, such as those of NAS-Bench-Macro
         words = [list(found[0]) for found in words]
-    return [{f"place{i}": word for i, word in enumerate(found)} for found in words]
+    by_place = [{f"place{i}": word for i, word in enumerate(found)} for found in words]
+    return list(by_place if _differ(by_place) else [{f"place{i}": c for i, c in enumerate(key)} for key in keys])
 
 
-def _scores(path: Path | None, of_truth: Path, column: str) -> pd.DataFrame:
-    source = of_truth if path is None else path
-    frame = _read(source)
-    if source.resolve() == of_truth.resolve():
-        frame = frame[[name for name in FREE if name in frame]]
-    frame = frame.drop(columns=[column, "index"], errors="ignore")
-    frame = frame.apply(pd.to_numeric, errors="coerce").replace([np.inf, -np.inf], np.nan)
-    return frame.loc[:, frame.notna().any() & (frame.nunique() > 1)]
+def _differ(architectures: Sequence[Mapping[str, str]]) -> bool:
+    return len({frozenset(one.items()) for one in architectures}) == len(architectures)
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _known(column: "pd.Series[float]") -> frozenset[str]:
+    return frozenset(column.index[np.isfinite(column)])
+
+
+def _spec_and_share(mid: str) -> tuple[str, float]:
+    spec, _, text = mid.rpartition(":")
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not spec or not 0 < share <= 1:
+        raise DataError(f"--mid {mid} does not end in a share of a full training, above 0 and up to 1, as in :0.06")
+    return spec, share
+
+
+def _opened(spec: str, what: str) -> tuple[pd.DataFrame, Path, str]:
+    """Return the rows of FILE:COLUMN by their keys, the file, and the column, which may be left to be found."""
+    path, column = split(spec)
+    rows = _read(path, what)
+    column = column or next((name for name in ACCURACIES if name in rows), "")
+    if column not in rows:
+        said = f"no column {column!r}" if column else "no column of accuracies that is called as usual"
+        raise DataError(f"{path} has {said}; name one of {', '.join(map(str, rows.columns))}, as in FILE:COLUMN")
+    return rows, path, column
+
+
+def _scores(
+    path: Path | None, of_truth: Path, truth: pd.DataFrame, used: Collection[str], remarks: list[str]
+) -> pd.DataFrame:
+    """Return the scores: numbers of which there are two, by key; what is left out is remarked on.
+
+    used: columns of accuracies, which are no scores in any file.
+    """
+    free = truth[[name for name in FREE if name in truth]]
+    frame = free
+    if path is not None and path.resolve() != of_truth.resolve():
+        frame = _read(path, "table of scores")
+        frame = frame.join(free[[name for name in free if name not in frame]])
+    columns = {str(name): _numbers(frame, name) for name in frame if name not in used}
+    kept = {name: values for name, values in columns.items() if values.nunique() > 1}
+    if left := sorted(columns.keys() - kept.keys()):
+        remarks.append(f"no scores, since they hold no two different numbers: {', '.join(left)}")
+    return pd.DataFrame(kept, index=frame.index)
+
+
+def _read(path: Path, what: str) -> pd.DataFrame:
     """Return the rows of a file, by their keys."""
-    if not path.exists():
-        raise DataError(f"{path} does not exist; give a CSV, JSON or Parquet file")
-    kind = path.suffix.lower()
-    if kind == ".json":
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(found, dict):
-            found = [{"key": k, **(row if isinstance(row, dict) else {"accuracy": row})} for k, row in found.items()]
-        frame = pd.DataFrame(found)
-    elif kind == ".parquet":
-        frame = pd.read_parquet(path).reset_index()
-    else:
-        frame = pd.read_csv(path, dtype=dict.fromkeys(KEYS, str))
-    key = next((name for name in KEYS if name in frame), None)
-    if key is None:
-        raise DataError(f"{path} has no column of keys; call one of {', '.join(map(str, frame.columns))} key")
-    return frame.drop_duplicates(key).set_index(key)
+    if not path.is_file():
+        raise DataError(
+            f"{path} {'is no file' if path.exists() else 'does not exist'}; give a CSV, JSON or Parquet file"
+        )
+    keys, frame = read_table(path, what)
+    if unnamed := [number for number, key in enumerate(keys, 1) if key.strip() in {"", "nan", "None"}]:
+        raise DataError(f"the {what} {path} has {len(unnamed)} rows without a key, the first is row {unnamed[0]}")
+    if len(set(keys)) < len(keys):
+        key, times = Counter(keys).most_common(1)[0]
+        raise DataError(f"the {what} {path} lists {key!r} {times} times; keep one row of it")
+    return frame.set_index(pd.Index(keys, name="key"))
 
 
-def _numbers(frame: pd.DataFrame, column: str, path: Path) -> "pd.Series[float]":
-    """Return a column; of lists, such as the seeds of NAS-Bench-Macro, their means."""
-    column = column or next((c for c in ("mean_acc", "test_acc", "accuracy") if c in frame), "")
-    if column not in frame:
-        raise DataError(f"{path} has no column {column!r}; it has {', '.join(map(str, frame.columns))}")
-    values = [float(np.mean(v)) if isinstance(v, list | np.ndarray) else v for v in frame[column]]
-    return pd.to_numeric(pd.Series(values, index=frame.index), errors="coerce")
+def _numbers(frame: pd.DataFrame, column: str) -> "pd.Series[float]":
+    """Return a column, NaN where there is no finite number; of lists, such as seeds, their means.
+
+    An object with a "score", as NAS-Bench-Suite-Zero has it, is that score.
+    """
+    return pd.Series([_number(cell) for cell in frame[column]], index=frame.index, dtype=float)
 
 
-def _fractions(column: "pd.Series[float]") -> Floats:
+def _number(cell: object) -> float:
+    if isinstance(cell, list | tuple | np.ndarray):
+        return float(np.mean([_number(one) for one in cell])) if len(cell) else math.nan
+    if isinstance(cell, Mapping):
+        return _number(cell.get("score"))
+    found = number_of(cell)
+    return math.nan if found is None else found
+
+
+def _fractions(column: "pd.Series[float]", path: Path, name: str) -> Floats:
+    """Return accuracies as fractions. Raises DataError for what is neither that nor a percentage, or both."""
     values = column.to_numpy(float)
-    return values / 100 if values.max() > 1 else values
+    for value, key in ((values.min(), column.idxmin()), (values.max(), column.idxmax())):
+        if not 0 <= value <= 100:
+            raise DataError(
+                f"{path} has {value:g} in {name} for {key!r}; an accuracy is a fraction from 0 to 1 or a percentage"
+            )
+    if values.max() <= 1 + ROUNDED:
+        return np.minimum(values, 1.0)
+    if (values[values > 0] <= 1).mean() > FEW:
+        raise DataError(f"{path} mixes fractions and percentages in {name}; use one of them")
+    return values / 100

@@ -102,5 +102,5 @@ def test_in_a_comparison(bench):
 
 
 def test_too_few_are_left_to_judge_by(bench):
-    with pytest.raises(UserError, match=r"--calibrate 3 leaves 3 of 6 architectures to judge by.* give --calibrate 2"):
+    with pytest.raises(UserError, match=r"calibrate is 3, which leaves 3 of 6 architectures to judge by.* give 2 or"):
         bench.compare("few", table=True, signals=["params", "flops"], sample=6, calibrate=3)

@@ -1,5 +1,7 @@
 """The benchmarks of cost to quality and of calibrated correlation, on small made-up tables."""
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -17,6 +19,7 @@ import arms  # noqa: E402
 import calibrated_correlation  # noqa: E402
 import cost_to_quality  # noqa: E402
 import published_tables  # noqa: E402
+import table_options  # noqa: E402
 from nas_proxy.errors import DataError  # noqa: E402
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3")
@@ -82,16 +85,130 @@ def test_calibrated_correlation(tables):
     assert -1 <= found["12"]["cross_fitted"] <= 1
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("benchmark", [cost_to_quality, calibrated_correlation])
+BOTH = pytest.mark.parametrize("benchmark", [cost_to_quality, calibrated_correlation])
+
+
+def refused(benchmark, *options: str) -> str:
+    """Return the last line on stderr of a benchmark that ends with exit code 2."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()) as told:
+        patch.setattr(sys, "argv", ["benchmark", *options])
+        with pytest.raises(SystemExit) as ended:
+            benchmark.main()
+    assert ended.value.code == 2
+    return told.getvalue().splitlines()[-1]
+
+
+@BOTH
 def test_without_tables_one_sentence_says_so(benchmark, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["benchmark", "--data", str(tmp_path / "nowhere")])
-    with pytest.raises(SystemExit, match=r"^\S+ does not exist; give a table with --table FILE:COLUMN$"):
-        benchmark.main()
-    monkeypatch.setattr(sys, "argv", ["benchmark"])
-    monkeypatch.setattr(cost_to_quality, "BESIDE", tmp_path / "nowhere")
-    with pytest.raises(SystemExit, match=r"^give the folder of the published tables with --data DIR, or a table with "):
-        benchmark.main()
+    told = refused(benchmark, "--data", str(tmp_path / "nowhere"))
+    assert told == f"{tmp_path / 'nowhere'} does not exist; give a table with --table FILE:COLUMN"
+    monkeypatch.setattr(table_options, "BESIDE", tmp_path / "nowhere")
+    assert refused(benchmark).startswith("give the folder of the published tables with --data DIR, or a table with ")
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--mid", "{cells}:epochs12"], "does not end in a share of a full training, above 0 and up to 1"),
+        (["--mid", "{cells}:epochs12:0"], "does not end in a share of a full training, above 0 and up to 1"),
+        (["--mid", "{cells}:epochs12:nan"], "does not end in a share of a full training, above 0 and up to 1"),
+        (["--mid", "{cells}:eleven:0.1"], "has no column 'eleven'"),
+        (["--cheapest", "30"], "argument --cheapest: '30' is no number above 0 and up to 1"),
+        (["--cheapest", "-0.3"], "argument --cheapest: '-0.3' is no number above 0 and up to 1"),
+        (["--cheapest", "0.5", "--scores", "{cells}"], "has none whose numbers differ"),
+        (["--scores", "{folder}"], "is no file; give a CSV, JSON or Parquet file"),
+        (["--out", "{folder}"], "is a folder; name a file in it"),
+        (["--scores", "{folder}/twice.csv"], "lists 'a' 2 times; keep one row of it"),
+        (["--scores", "{folder}/unnamed.csv"], "has 1 rows without a key, the first is row 2"),
+        (["--table", "{folder}/beyond.csv:accuracy"], "has 300 in accuracy for 'b'; an accuracy is a fraction"),
+        (["--table", "{folder}/mixed.csv:accuracy"], "mixes fractions and percentages in accuracy; use one of them"),
+    ],
+)
+def test_a_mistake_is_one_sentence(benchmark, options, sentence, tables, tmp_path):
+    (tmp_path / "twice.csv").write_text("key,mine\na,1\na,2\n")
+    (tmp_path / "unnamed.csv").write_text("key,mine\na,1\n,2\n")
+    (tmp_path / "beyond.csv").write_text("key,accuracy\na,0.1\nb,300\n")
+    (tmp_path / "mixed.csv").write_text("key,accuracy\na,0.91\nb,93\n")
+    given = [option.format(cells=tables / "cells.csv", folder=tmp_path) for option in options]
+    table = [] if "--table" in given else ["--table", f"{tables / 'cells.csv'}:full"]
+    assert sentence in refused(benchmark, *table, *given)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            ["--arms", "random,hyperband"],
+            "the arm hyperband needs a cheap training (--mid); leave it out of --arms, or",
+        ),
+        (["--arms", "vote"], "the arm vote needs scores; leave it out of --arms, or give it"),
+        (["--arms", "annealing"], "there is no arm 'annealing'; there are "),
+        (["--repeats", "0"], "argument --repeats: '0' is no whole number from 1 on"),
+        (["--budgets", "8,inf"], "argument --budgets: 'inf' is no number above 0"),
+        (["--score-share", "nan"], "argument --score-share: 'nan' is no number 0 or more and up to 1"),
+    ],
+)
+def test_a_mistake_in_arms_and_budgets_is_told(options, sentence, tables):
+    assert sentence in refused(cost_to_quality, "--table", f"{tables / 'cells.csv'}:full", *options)
+
+
+def test_options_of_a_table_need_one(tables):
+    told = refused(cost_to_quality, "--scores", str(tables / "scores.csv"))
+    assert told == "--scores goes with --table FILE:COLUMN; the published tables have their own"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ([], "table has no scores and no cheap training to calibrate; give --scores or --mid"),
+        (["--scores", "{scores}", "--trainings", "100000"], "leave fewer than 4 to judge by; give --trainings up to "),
+        (["--scores", "{scores}", "--trainings", "3"], "argument --trainings: '3' is no whole number from 4 on"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_told(options, sentence, tables):
+    given = [option.format(scores=tables / "scores.csv") for option in options]
+    assert sentence in refused(calibrated_correlation, "--table", f"{tables / 'cells.csv'}:full", *given)
+
+
+def test_what_is_left_out_of_files_is_told(tmp_path):
+    rows = "".join(f"a{i},{0.5 + i / 100},{i}\n" for i in range(8))
+    (tmp_path / "truth.csv").write_text(f"key,accuracy,flops\n{rows}a8,,8\na9,n/a,9\n")
+    scores = [{"key": f"a{i}", "naswot": {"score": -i, "time": 1}, "same": 1, "flops": i} for i in range(1, 10)]
+    (tmp_path / "scores.json").write_text(json.dumps(scores))
+    task = published_tables.load_task("mine", f"{tmp_path / 'truth.csv'}:accuracy", tmp_path / "scores.json")
+    assert task.keys == tuple(f"a{i}" for i in range(1, 8))
+    assert task.names == ("naswot", "flops")
+    assert task.remarks == (
+        "no scores, since they hold no two different numbers: same",
+        "3 of 10 rows of truth.csv are left out (no accuracy: 2; no row of scores: 1)",
+    )
+    plain = published_tables.load_task("mine", str(tmp_path / "truth.csv"))
+    assert plain.names == ("flops",)  # by default the column of accuracies is found, and is no score
+
+
+def test_a_missing_score_is_the_lowest():
+    found = calibrated_correlation.lowest(np.array([-3.0, np.nan, -9.0]))
+    assert found.argmin() == 1
+    assert np.isfinite(found).all()
+
+
+def test_kept_traces_that_a_kill_cut_off_go_on(tmp_path):
+    path = tmp_path / "kept.jsonl"
+    path.write_text('{"name": "a", "trace": [[1, 2]]}\n{"name": "b", "tra')
+    assert cost_to_quality.kept_in(path) == {"a": [[1, 2]]}
+    assert path.read_text() == '{"name": "a", "trace": [[1, 2]]}\n'
+    path.write_text("something else\n")
+    with pytest.raises(DataError, match="holds something else than traces"):
+        cost_to_quality.kept_in(path)
+    assert cost_to_quality.kept_in(tmp_path / "none") == {}
+
+
+def test_no_arm_goes_on_where_all_is_trained(tables):
+    task = load(tables)
+    until = cost_to_quality.horizon("random", [1e6], 64, task, 0.01)
+    assert len(task.keys) < until < 2 * len(task.keys)
+    assert cost_to_quality.horizon("ours", [8, 32], 64, task, 0.01) == 32
 
 
 def load(tables: Path, cheapest: float = 1.0) -> published_tables.Task:
@@ -128,6 +245,7 @@ def test_the_cheapest_part_is_by_flops(tables):
         (["00121200", "00121201"], {"place2": "1", "place7": "0"}),
         (["depth=3,width=8", "depth=4,width=8"], {"depth": "3", "width": "8"}),
         (["conv/pool/conv", "conv/conv"], {"place0": "conv", "place1": "pool", "place2": "conv"}),
+        (["a+1", "a-1"], {"place0": "a", "place1": "+", "place2": "1"}),
     ],
 )
 def test_keys_say_what_was_chosen(keys, first):

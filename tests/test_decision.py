@@ -8,7 +8,7 @@ import pytest
 
 from documents import ROOT
 from nas_proxy.names import PROXY, REPEATABILITY
-from nas_proxy.ranking.decision import FEW, Action, Decision, Reason, saves
+from nas_proxy.ranking.decision import FEW, Action, Decision, Reason, lead_of, saves
 from nas_proxy.ranking.intervals import Interval
 from nas_proxy.ranking.ranking import Cost, Ranking, Row, Saving
 from nas_proxy.report.verdict import verdict_of
@@ -235,6 +235,14 @@ def test_a_decision(case: str) -> None:
     found = of.decision
     assert (found.action, found.reason, found.signal, found.more) == (action, reason, signal, more)
     assert json.loads(json.dumps(of.as_json()["decision"]))["action"] == action.value
+
+
+def test_a_score_of_ones_own_is_no_set_of_images() -> None:
+    """It sees images as well, and a good one leads where there is no set."""
+    own, size = row(near(-0.4)), row(near(0.7))
+    found = Ranking({"mine": own, "params": size, "repeatability": row(near(0.95), 100.0)}, n=24, sample=24)
+    assert lead_of(found) == "params"
+    assert lead_of(replace(found, signals={**found.signals, "kcenter": row(near(0.1))})) == "kcenter"
 
 
 def test_every_action_and_reason_has_a_case() -> None:

@@ -65,3 +65,37 @@ def test_scores_by_what_a_function_imports_from_beside_it_are_those_of_that_code
     code = own.fingerprint(job.name)
     assert code != job.code
     assert performed(replace(job, code=code)).score.value == 2.0
+
+
+def test_what_a_function_does_to_its_images_no_other_sees(tmp_path, tiny_space):
+    """Gradients add up where a tensor is kept, and what is changed in place stays changed."""
+    (tmp_path / "mine.py").write_text(
+        "import torch\n\n\n"
+        "def gradient(network, images):\n"
+        "    network(images.requires_grad_(True)).sum().backward()\n"
+        "    return images.grad.abs().sum()\n\n\n"
+        "def emptied(network, images):\n"
+        "    images.mul_(0)\n"
+        "    return 1.0\n\n\n"
+        "def seen(network, images):\n"
+        "    return images.abs().sum()\n"
+    )
+    images = tmp_path / "images.safetensors"
+    blobs(per_class=4).save(images)
+
+    def score(of: str, width: int) -> float:
+        name = f"{tmp_path / 'mine.py'}:{of}"
+        whose = {"file": tmp_path / "mine.py", "code": own.fingerprint(name)}
+        job = ScoreJob(name, str(tiny_space), {"width": width, "act": "relu"}, images, 0, "cpu", **whose)
+        return performed(job).score.value
+
+    before = [score("gradient", width) for width in (2, 4, 2)]
+    assert before[0] == before[2] != before[1]
+    whole = score("seen", 2)
+    assert score("emptied", 2) == 1.0
+    assert score("seen", 4) == whole > 0
+
+
+def test_the_name_of_a_table_without_a_column_is_told_as_it_was_given():
+    with pytest.raises(ConfigError, match=r"'table:scores\.csv'; name a file and a column of it"):
+        resolve({"signals": ["table:scores.csv"]})

@@ -61,6 +61,8 @@ def check_own_scores(prospect: Prospect) -> None:
                 raise SpaceError(found.text if found.own else f"{path}, of --signals, cannot be imported: {found.text}")
             continue
         known, seed = own.looked_up(named), prospect.config.seed
+        if not known:
+            raise DataError(f"the column {inner!r} of {path} has no number; name a column of scores, higher for better")
         drawn = list[str]()
         for architecture in islice(prospect.space.sample(seed), TRIED):  # each may have to be measured, for limits
             drawn.append(prospect.space.key(architecture))
@@ -69,7 +71,7 @@ def check_own_scores(prospect: Prospect) -> None:
         else:
             raise DataError(
                 f"the column {inner!r} of {path} has a number for none of {len(drawn)} architectures of the space; its "
-                f"keys look like {next(iter(known), 'nothing')!r}, those of the space like {drawn[0]!r}"
+                f"keys look like {next(iter(known))!r}, those of the space like {drawn[0]!r}"
             )
 
 

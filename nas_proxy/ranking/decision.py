@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from nas_proxy.names import CALIBRATED, COMBINED, EARLY_STOP, PROXY, RANDOM, REPEATABILITY, TOTAL, ZERO_COST
+from nas_proxy.names import CALIBRATED, COMBINED, EARLY_STOP, LABELS, PROXY, RANDOM, REPEATABILITY, TOTAL, ZERO_COST
 
 if TYPE_CHECKING:
     from nas_proxy.ranking.intervals import Interval
@@ -115,7 +115,7 @@ def lead_of(ranking: Ranking) -> str | None:
     if PROXY in ranking.signals and ranking.row(PROXY).spearman.value is not None:
         return PROXY
     known = [name for name, row in ranking.signals.items() if row.spearman.value is not None and name != REPEATABILITY]
-    sets = [name for name in known if _base(name) not in NO_SETS and ranking.row(name).cost.stored_images != 0]
+    sets = [name for name in known if _is_set(name) and ranking.row(name).cost.stored_images != 0]
     images = [name for name in known if _base(name) == RANDOM]
     for names in (sets, images, known):
         if names:
@@ -154,6 +154,11 @@ def saves(ranking: Ranking, name: str) -> float | None:
     """Return how many times longer full training of all candidates takes than ranking them by a row."""
     spent, full = seconds_of(ranking, name), seconds_of(ranking, REPEATABILITY)
     return full / spent if spent and full else None
+
+
+def _is_set(name: str) -> bool:
+    """Whether a row is of a set of images that a search would be run on; a name that is none of ours is a user's."""
+    return _base(name) in LABELS and _base(name) not in NO_SETS
 
 
 def _base(name: str) -> str:
@@ -239,7 +244,7 @@ def _use(ranking: Ranking, name: str) -> Action:
         return Action.RANDOM
     if name == CALIBRATED:
         return Action.CALIBRATED
-    return Action.OTHER if _base(name) in NO_SETS else Action.CONDENSED
+    return Action.CONDENSED if _is_set(name) else Action.OTHER
 
 
 def _told_better(row: Row) -> bool:

@@ -31,10 +31,31 @@ def completed(asked: "Comparison", sample: int, mistakes: list[Mistake]) -> "Com
     names = _signals(asked.signals, mistakes)
     if len(mistakes) > before:
         return asked
+    _check_calibrate(asked.calibrate, names, sample, mistakes)
     rows = _combined(asked.combine, names, asked.score, mistakes)
     if len(mistakes) > before:
         return asked
     return replace(asked, signals=with_baselines(names, rows), combine=rows)
+
+
+def _check_calibrate(fitted_to: int | None, signals: Sequence[str], sample: int, mistakes: list[Mistake]) -> None:
+    """Add what is wrong with fitting to so many of the sample."""
+    path = "compare.calibrate"
+    if fitted_to is None:
+        return
+    if len(with_baselines(signals)) < 2:
+        mistakes.append(
+            (path, f"{path} is {fitted_to}, but {signals[0]} alone is nothing to calibrate; name two signals")
+        )
+    if sample >= LEAST > sample - fitted_to:
+        most = f"give {sample - LEAST} or less, or a larger sample" if sample > LEAST else "give a larger sample"
+        mistakes.append(
+            (
+                path,
+                f"{path} is {fitted_to}, which leaves {max(0, sample - fitted_to)} of {sample} architectures to judge "
+                f"by, and a ranking needs at least {LEAST}; {most}",
+            )
+        )
 
 
 def _signals(given: Sequence[str], mistakes: list[Mistake]) -> tuple[str, ...]:
@@ -63,7 +84,8 @@ def _combined(given: Sequence[str], signals: Sequence[str], score: str, mistakes
     path = "compare.combine"
     rows = [row for name in with_baselines(signals) for row in rows_of(name, score)]
     found: list[str] = []
-    for text in given:
+    own = {row_of(name): name for name in signals if is_own(name)}
+    for text in (own.get(named, named) for named in given):
         head, by_loss, _ = (text, "", "") if is_own(text) else text.partition(LOSS_SUM)
         name, wrong = canonical(head)
         row = row_of(name) + by_loss

@@ -43,8 +43,8 @@ def place_of(name: str) -> tuple[Path, str]:
 
 
 def absolute(name: str, absolute_path: Callable[[str], str]) -> str:
-    """Return the name with the path in it made absolute; other names stay."""
-    if not is_own(name):
+    """Return the name with the path in it made absolute; other names, and those that are a mistake, stay."""
+    if not is_own(name) or mistake(name) is not None:
         return name
     file, inner = place_of(name)
     return f"{'' if is_function(name) else TABLE}{absolute_path(str(file))}:{inner}"

@@ -99,7 +99,8 @@ def scored(
 
 def _function(name: str) -> Callable[..., float]:
     score = function(name)
-    return lambda network, images: float(score(network, images))
+    # Images of its own: what a function does to them, gradients too, is nothing that later ones see.
+    return lambda network, images: float(score(network, images.detach().clone()))
 
 
 @functools.lru_cache(maxsize=2)
