@@ -16,6 +16,7 @@ from nas_proxy.errors import RunFolderError
 from nas_proxy.ranking.ranking import Ranking
 from nas_proxy.report.page import write_report
 from nas_proxy.report.signal_figures import Point, correlation_by_cost, pareto
+from nas_proxy.report.summary import accuracy_of
 from nas_proxy.report.table import markdown, table_csv
 from nas_proxy.report.terminal import ranking_table
 from nas_proxy.report.verdict import verdict
@@ -155,3 +156,23 @@ def test_an_odd_comparison_is_shown_and_nothing_in_it_is_obeyed(tmp_path: Path) 
         (tmp_path / name).write_text(content)
         write_report(tmp_path)
     assert "ranking.json cannot be read (it holds no ranking)" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("truth", "chosen_by", "told"),
+    [
+        ([0.98], 0, "test accuracy"),
+        ([0.98, 0.97], 0, "test accuracy, mean of 2 full trainings"),
+        ([0.98], 1, "test accuracy of the full training that it was chosen by"),
+        ([0.98, 0.97], 1, "test accuracy of a full training that it was not chosen by"),
+        ([0.98, 0.97, 0.96], 1, "test accuracy of 2 full trainings (mean) that it was not chosen by"),
+    ],
+)
+def test_it_is_told_whether_the_accuracy_is_of_the_training_by_which_a_network_was_chosen(
+    truth: list[float], chosen_by: int, told: str
+) -> None:
+    of = ranking_of(trials_of())
+    of["pick"] |= {"truth": truth, "truth_chosen_by": chosen_by, "truth_mean": truth[-1]}
+    found = accuracy_of(Ranking.of(of))
+    assert found is not None
+    assert (found.words, found.estimate.value) == (told, truth[-1])

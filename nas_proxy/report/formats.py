@@ -96,7 +96,9 @@ def duration(seconds: float | None) -> str:
 
 
 def faster(factor: float) -> str:
-    """Return 3.6 as "3.6 times faster", 0.5 as "2.0 times slower"."""
+    """Return 3.6 as "3.6 times faster", 0.5 as "2.0 times slower", and of nothing "slower beyond measure"."""
+    if factor <= 0:
+        return "slower beyond measure"
     return f"{decimal(max(factor, 1 / factor), 1)} times {'faster' if factor >= 1 else 'slower'}"
 
 
