@@ -144,6 +144,10 @@ def test_images_to_be_split_with_names_index_size_and_progress(tmp_path):
     assert read.shape == (2, 1, 32, 32)
     assert labels.tolist() == [1, 0]
     assert calls == [(2, 2)]
+    named = npz(tmp_path, images=images(), labels=LABELS, classes=np.array([b"cat", b"dog"]))
+    assert open_source(f"npz:{named}").classes == ("cat", "dog")
+    twice = npz(tmp_path, images=images(), labels=LABELS, classes=np.array(["cat", "cat"]))
+    assert message(twice).endswith("has two classes that are called 'cat'; rename one of them")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -13,7 +14,7 @@ from conftest import blobs, write_space
 from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data.splits import Counts
 from nas_proxy.errors import ConfigError, RunFolderError
-from nas_proxy.pipeline import dry_run
+from nas_proxy.pipeline import dry_run, stages
 from nas_proxy.pipeline.budget import (
     Clock,
     Takes,
@@ -190,6 +191,27 @@ def test_the_clock_counts_what_earlier_commands_spent(tmp_path):
     assert kept_plan(tmp_path) == planned("1h")[0]
     later = Clock(tmp_path, 60.0, start=90.0, now=lambda: now[0])
     assert later.spent == pytest.approx(20 + 30)
+
+
+def test_what_a_stage_spent_that_is_broken_off_counts(tmp_path, monkeypatch):
+    now = [0.0]
+
+    def broken(work):
+        now[0] = 1700.0
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(stages.STAGES, "search", broken)
+    with pytest.raises(KeyboardInterrupt):
+        stages.do(SimpleNamespace(clock=Clock(tmp_path, 3600.0, now=lambda: now[0])), ("search",))
+    assert spent_in(tmp_path) == 1700
+
+
+def test_parts_of_a_run_take_no_budget(tmp_path):
+    data = nas_proxy.load_data("digits", limit=20)
+    with pytest.raises(ConfigError, match=r"give it to nas_proxy\.run\(\)"):
+        nas_proxy.search(data, SimpleNamespace(), budget="30m")
+    with pytest.raises(ConfigError, match=r"give it to nas_proxy\.run\(\)"):
+        nas_proxy.rank(tmp_path, budget="30m")
 
 
 @pytest.fixture

@@ -72,10 +72,10 @@ def files(folder: Path) -> dict[str, tuple[bytes, int]]:
 def test_the_arithmetic_by_hand():
     config = resolve({"trials": 12, "truth": 8, "judge": 5, "full_training": {"epochs": 3, "batch_size": 50}})
     found = forecast(config, COUNTS, 10, None, SPEEDS, tuple(STAGES), Done({}))
-    # 3 epochs of 1,000 images and a third of a step for each that is scored; 8 trainings, second seeds of the five that
-    # judge and of the pick, on 2 workers.
+    # 3 epochs of 1,000 images and a third of a step for each of test and validation that is scored; 8 trainings, second
+    # seeds of the five that judge and of the pick, on 2 workers.
     assert found.parts["truth"].trainings == 14
-    assert found.parts["truth"].seconds.value == pytest.approx(7 * 0.01 * (3000 + 400 / 3))
+    assert found.parts["truth"].seconds.value == pytest.approx(7 * 0.01 * (3000 + 600 / 3))
     assert found.parts["truth"].seconds.low == pytest.approx(found.parts["truth"].seconds.value / 2)
     assert {name: part.trainings for name, part in found.parts.items()} == {
         **{"proxy": 12, "random": 15, "early_stop": 5, "truth": 14}
@@ -158,13 +158,13 @@ def test_a_small_space_has_no_more_trainings_than_architectures():
 
 
 def test_condensing_that_costs_more_than_it_saves_is_told():
-    config = resolve({"full_training": {"epochs": 7}})
+    config = resolve({"full_training": {"epochs": 6.5}})
     found = forecast(config, COUNTS, 10, None, SPEEDS, tuple(STAGES), Done({}))
     assert not found.pays
     text = told(found, {}, None)
     assert "Condensing takes longer than the full training it saves" in text
     assert "--method random" in text
-    short = forecast(resolve({"full_training": {"epochs": 1}}), COUNTS, 10, None, SPEEDS, tuple(STAGES), Done({}))
+    short = forecast(resolve({"full_training": {"epochs": 0.5}}), COUNTS, 10, None, SPEEDS, tuple(STAGES), Done({}))
     assert "Full training takes no longer than training on the condensed set;" in told(short, {}, None)
     longer = resolve({"full_training": {"epochs": 500}})
     found = forecast(longer, COUNTS, 10, None, SPEEDS, tuple(STAGES), Done({}))

@@ -139,6 +139,13 @@ def test_loading(searched, tmp_path):
     assert len({line.partition(":")[2] for line in lines}) == 1
     with pytest.raises(RunFolderError, match="holds no final network; make one with: nas-proxy final RUN"):
         load_final(tmp_path)
+    weights = (found.folder / "model.safetensors").read_bytes()
+    (found.folder / "model.safetensors").write_bytes(weights[:-40])
+    with pytest.raises(
+        RunFolderError, match=r"cannot be loaded .*; make it again with: nas-proxy final RUN --overwrite"
+    ):
+        load_final(found.folder)
+    (found.folder / "model.safetensors").write_bytes(weights)
     (tmp_path / "small.py").write_text(SPACE + "\n# changed\n")
     (found.folder / "architecture.json").write_text(json.dumps({**found.told, "space": str(tmp_path / "small.py")}))
     with pytest.raises(SpaceError, match=r"small.py has changed since .*final was made; restore it, or use model.pt2"):

@@ -153,6 +153,18 @@ def test_a_file_that_changes_is_decoded_anew_with_its_block_alone(large, decoded
     assert development(open_source(f"folder:{large}"), seed=3).fingerprint == in_memory(large, monkeypatch).fingerprint
 
 
+def test_another_command_that_reads_changed_files_changes_no_pixel_of_this_one(large):
+    source = open_source(f"folder:{large}")
+    before = development(source, seed=3).train
+    pixels = before.images[:].clone()
+    first, *_ = sorted((large / "class1").iterdir())
+    first.unlink()  # as many files as before: the blocks of two classes move
+    shutil.copy(next((large / "class3").iterdir()), large / "class2" / "new.png")
+    after = development(open_source(f"folder:{large}"), seed=3).train
+    assert after.fingerprint() != before.fingerprint()
+    assert torch.equal(before.images[:], pixels)
+
+
 def test_a_file_of_a_set_says_where_its_images_are(large, tmp_path):
     train = development(open_source(f"folder:{large}"), seed=3).train
     train.save(tmp_path / "train.safetensors", {"method": "dm"})

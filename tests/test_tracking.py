@@ -48,6 +48,14 @@ def test_what_is_not_installed_is_told_before_the_work(tmp_path, tiny_space, mon
     assert not (tmp_path / "run").exists()
 
 
+def test_long_names_of_two_trainings_are_two_folders():
+    key = ",".join(f"layer{n}.kernel=3,layer{n}.width=64" for n in range(9))
+    names = {tracking._named(text) for text in (f"{key},last=1", f"{key},last=2", f"{key},last=2, 2", "short")}
+    assert len(names) == 4
+    assert "short" in names
+    assert max(map(len, names)) <= 200
+
+
 @pytest.mark.usefixtures("inline")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_tensorboard_has_a_run_a_training_in_a_group_a_signal(tmp_path, tiny_space):

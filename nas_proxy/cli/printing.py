@@ -36,7 +36,10 @@ def rows(path: Path) -> list[dict[str, Any]]:
     import pandas as pd
 
     # A key may be called "NA" or be all digits.
-    frame = pd.read_csv(path, dtype={"key": str}, keep_default_na=False, na_values=[""])
+    try:
+        frame = pd.read_csv(path, dtype={"key": str}, keep_default_na=False, na_values=[""])
+    except pd.errors.EmptyDataError:  # of what was cut off before its first training
+        return []
     return frame.to_dict("records")  # type: ignore[return-value]
 
 

@@ -7,6 +7,7 @@ part fits is told.
 
 import re
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
@@ -184,7 +185,11 @@ def _class_names(path: Path, values: np.ndarray, *, named: bool) -> tuple[str, .
         raise DataError(f"{path} has only one class, {str(values[0])!r}; two or more are needed")
     if not named:
         return tuple(shown(str(value)) for value in values)
-    names = tuple(shown(str(name)) for name in _load(path, "classes").reshape(-1))
+    given = _load(path, "classes").reshape(-1)
+    names = tuple(shown(name.decode(errors="replace") if isinstance(name, bytes) else str(name)) for name in given)
+    if len(set(names)) < len(names):
+        twice, _ = Counter(names).most_common(1)[0]
+        raise DataError(f"{path} has two classes that are called {twice!r}; rename one of them")
     if not np.array_equal(values, np.arange(len(names))):
         raise DataError(
             f"{path} names {len(names)} classes but its train labels are {_some(values)}; "

@@ -181,7 +181,13 @@ def held_out_test(
     """The test images, for `pipeline.ground_truth` alone. Give it the seed and the limit of `development`."""
     if source.has_test:
         return _own_part(source, "test", development.train, seed=seed, limit=limit, progress=progress)
-    images, labels = source.read("train", _split_of(source, seed, limit).test, progress=progress)
+    try:
+        images, labels = source.read("train", _split_of(source, seed, limit).test, progress=progress)
+    except DataError as error:
+        raise DataError(
+            f"{error} (it is one of the test images that were split off: in a run that has begun, put a good image in "
+            "its place, since without it other images would be for training)"
+        ) from None
     return from_raw(images, labels, source.classes, like=development.train)
 
 

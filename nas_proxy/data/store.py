@@ -32,7 +32,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from nas_proxy.errors import DataError
-from nas_proxy.files import is_full, write_json, write_text
+from nas_proxy.files import atomic_path, is_full, write_json, write_text
 from nas_proxy.hardware import cores
 
 Progress = Callable[[int, int], None]
@@ -210,12 +210,15 @@ class _Indexing:
 
     def work(self, identity: str, progress: Progress | None) -> None:
         head = json.dumps([self.part.count, self.part.shape])
+        whole = (self.folder / "index.json").exists()
         (self.folder / "index.json").unlink(missing_ok=True)
         done = self._resumed(head)
         log = self.folder / "progress.jsonl"
         try:
             if not done:
                 self._begin(head)
+            elif whole and len(done) < len(self.blocks):
+                self._copy()
             with (self.folder / "images.npy").open("r+b") as pixels, log.open("a", encoding="utf-8") as lines:
                 self._decode([n for n in range(len(self.blocks)) if n not in done], pixels, lines, progress)
         except OSError as error:
@@ -224,6 +227,11 @@ class _Indexing:
             raise DataError(f"the disk is full: {self._advice()}") from None
         self._judge()
         write_json(self.folder / "index.json", {"identity": identity, "unreadable": sorted(self.bad)})
+
+    def _copy(self) -> None:
+        """Put a copy in the place of the pixels: others may still read those as they were."""
+        with atomic_path(self.folder / "images.npy") as copy:
+            shutil.copyfile(self.folder / "images.npy", copy)
 
     def _resumed(self, head: str) -> set[int]:
         """Return the blocks that need not be decoded again, and remember the unreadable files in them."""

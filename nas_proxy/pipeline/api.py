@@ -103,6 +103,7 @@ def search(
     Raises SpaceError for a space that yields no network, ConfigError for other mistakes, RunFolderError where the
     folder holds another search, and RunFailedError when all candidates fail.
     """
+    _refuse_budget(settings)
     _check_same_data(data, proxy)
     if fixed := [name for name in OF_THE_SET if name in settings]:
         raise ConfigError([f"{fixed[0]} belongs to the condensed set, which is made already; give it to condense()"])
@@ -122,6 +123,12 @@ def search(
     return Run(made, _itself(spec))
 
 
+def _refuse_budget(settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a budget, which plans all stages of a run together."""
+    if settings.get("budget") is not None:
+        raise ConfigError(["a budget plans a whole run, and this is a part of one; give it to nas_proxy.run()"])
+
+
 def rank(
     run: Run | str | Path,
     *,
@@ -135,6 +142,7 @@ def rank(
     settings: what may still be chosen, for example signals=("params", "flops", "synflow").
     Returns the ranking: `.verdict`, `.to_frame()` and `.plot()`. Raises RunFolderError before the search.
     """
+    _refuse_budget(settings)
     opened = _opened(run, space)
     config = with_changes(opened.folder, settings)
     names, bars = ("truth", "rank", "report"), shown(progress)
@@ -176,8 +184,8 @@ def final(
 
 
 def run(
-    dataset: str = "digits",
-    space: Given = "convnet",
+    dataset: str | None = None,
+    space: Given | None = None,
     *,
     out: str | Path | None = None,
     config: str | Path | None = None,
@@ -187,20 +195,19 @@ def run(
 ) -> Run:
     """Condense, search, train the ground truth, rank and report.
 
-    dataset: as on the command line. space: as there, or a `Space`, or a function `space(trial)`, itself: from a
-        notebook too, see `nas_proxy.spaces.by_value`. config: a run.toml to repeat; then leave out `dataset`, and
-        `space` unless it was given itself.
+    dataset: as on the command line; "digits" if not given. space: as there, "convnet" if not given, or a `Space`, or a
+        function `space(trial)`, itself: from a notebook too, see `nas_proxy.spaces.by_value`. config: a run.toml to
+        repeat, of which whatever else is given here takes the place.
     out: runs/<data set>-<space> if not given.
     settings: fields of `nas_proxy.RunConfig`, for example trials=100 or condense={"steps": 500}.
     Raises a subclass of nas_proxy.UserError for a mistake, and RunFailedError when all candidates fail.
     """
-    spec = spec_of(space)
-    itself = _itself(spec)
-    named = {"space": _named(spec)}
     if config is None:
-        given = {"dataset": dataset, **named, **settings}
-    else:
-        given = settings if itself is None else {**named, **settings}
+        dataset, space = dataset or "digits", "convnet" if space is None else space
+    spec = None if space is None else spec_of(space)
+    itself = None if spec is None else _itself(spec)
+    named = {} if spec is None else {"space": _named(spec)}
+    given = {**({} if dataset is None else {"dataset": dataset}), **named, **settings}
     resolved = resolve(given, None if config is None else Path(config))
     out = None if out is None else Path(out)
     return Run(run_all(resolved, out, overwrite=overwrite, progress=shown(progress), space=itself), itself)

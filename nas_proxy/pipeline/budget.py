@@ -197,8 +197,8 @@ def _most(
 class Clock:
     """What a run has spent of its budget, in this command and in those before it.
 
-    seconds: of the budget. start: when this command began, by `now`. The time is kept whenever a round or a stage ends,
-    so a kill loses that of one.
+    seconds: of the budget. start: when this command began, by `now`. The time is kept whenever a round begins, and when
+    a stage ends or is broken off, so a kill loses that of a round, or of condensing.
     """
 
     def __init__(

@@ -144,12 +144,13 @@ def train_final(
         record, rank = selected(run, records, fully, rank, key, front)
         wanted = _identity(problem, record, recipe or run.config.full_training)
         told = None if overwrite else _finished(folder, wanted)
+        by_now = {"rank": rank, "search": search, "search_score": record.score}
         _try(problem, record)
         with restored():
             if told is None:
                 told = _train_and_write(problem, record, rank, wanted, search, folder, run.path, progress)
-            elif told["rank"] != rank:  # further search moved it
-                told = {**told, "rank": rank}
+            elif any(told.get(name) != value for name, value in by_now.items()):  # the search went on
+                told = {**told, **by_now}
                 write_json(folder / "architecture.json", told)
             told, not_written = _export(problem, folder, told)
     return Final(folder, told, not_written, space)

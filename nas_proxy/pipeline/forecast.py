@@ -278,7 +278,7 @@ def _trainings(
 ) -> Part:
     if name == TRUTH:
         passes, seeds = config.full_training.image_passes(counts.train), 1
-        each = _training(speeds, passes, counts.test)
+        each = _training(speeds, passes, _judged(config, counts))
     else:
         signal = plan[name]
         passes, seeds = passes_on_set(config, plan, classes), signal.seeds
@@ -286,6 +286,11 @@ def _trainings(
             plan, signal, classes, counts, speeds
         )
     return Part(number, number * seeds * passes, each.times(number / min(speeds.workers, number)))
+
+
+def _judged(config: RunConfig, counts: Counts) -> int:
+    """Return on how many images a full training is scored: a run's search sees those of validation."""
+    return counts.test + (counts.validation if config.compare is None else 0)
 
 
 def passes_on_set(config: RunConfig, plan: Plan, classes: int) -> int:
@@ -312,6 +317,6 @@ def _training(speeds: Speeds, passes: int, scored: int) -> Span:
 def _saved(config: RunConfig, plan: Plan, size: int | None, counts: Counts, classes: int, speeds: Speeds) -> float:
     number = max(config.trials, config.sample)
     number = number if size is None else min(number, size)
-    on_set = _training(speeds, passes_on_set(config, plan, classes), counts.validation).value
-    fully = _training(speeds, config.full_training.image_passes(counts.train), counts.validation).value
+    on_set = _training(speeds, passes_on_set(config, plan, classes), counts.validation).value * config.seeds
+    fully = _training(speeds, config.full_training.image_passes(counts.train), _judged(config, counts)).value
     return (fully - on_set) * number / min(speeds.workers, number)

@@ -245,6 +245,7 @@ def proxy_ends(work: Work) -> Callable[[], str | None]:
         return clock.spent + (clock.seconds - clock.spent - judging_seconds(work, sample)) / 2
 
     def ends() -> str | None:
+        clock.keep()
         if clock.spent < clock.once("proxy_until", half):
             return None
         return f"Half of what the budget of {work.config.budget} left is spent on the proxy; full trainings follow."

@@ -1,15 +1,18 @@
 """A final network from its folder: what was told of it, and the network itself, ready for images."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from nas_proxy.data.images import DataShape
 from nas_proxy.errors import RunFolderError, SpaceError
 from nas_proxy.pipeline.deployed import Deployed
 from nas_proxy.spaces.loading import Given, load_space, space_digest
+from nas_proxy.untrusted import said
 
 FORMAT = "nas_proxy.final/1"
 
@@ -17,15 +20,25 @@ FORMAT = "nas_proxy.final/1"
 def load_final(folder: str | Path, space: Given | None = None) -> Deployed:
     """Return the final network in `folder`, in evaluation mode: `network.predict(image)`, or `network(images)`.
 
-    space: where it was given to the run itself. Raises RunFolderError where there is no final network, and SpaceError
-    where its search space is gone or has changed.
+    space: where it was given to the run itself. Raises RunFolderError where there is no final network, or one that
+    cannot be loaded, and SpaceError where its search space is gone or has changed.
     """
-    from safetensors.torch import load_model
-
     folder = Path(folder)
     told = read_told(folder)
     if told is None or not (folder / "model.safetensors").exists():
         raise RunFolderError(f"{folder} holds no final network; make one with: nas-proxy final RUN")
+    try:
+        return _loaded(folder, told, space)
+    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise RunFolderError(
+            f"the final network in {folder} cannot be loaded ({said(error)}); make it again with: "
+            "nas-proxy final RUN --overwrite"
+        ) from None
+
+
+def _loaded(folder: Path, told: Mapping[str, Any], space: Given | None) -> Deployed:
+    from safetensors.torch import load_model
+
     shape = DataShape(**told["shape"])
     spec = told["space"] if space is None else space
     searched = load_space(spec, shape)

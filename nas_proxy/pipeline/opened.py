@@ -238,6 +238,8 @@ class Run(notebook.Shown):
         try:
             # A key or a label may be called "NA", and a key be all digits.
             return pd.read_csv(self.place / name, dtype={"key": str}, keep_default_na=False, na_values=[""])
+        except pd.errors.EmptyDataError:  # of what was cut off before its first training
+            return pd.DataFrame()
         except FileNotFoundError:
             first = f"nas-proxy {stage} {self.folder}"
             raise RunFolderError(f"{self.folder} holds no {name} yet; first run: {first}") from None

@@ -167,9 +167,11 @@ def do(work: Work, names: Sequence[str]) -> None:
     """Do the stages in their order."""
     with one_thread_in_numpy():
         for name in names:
-            STAGES[name](work)
-            if work.clock is not None:
-                work.clock.keep()
+            try:
+                STAGES[name](work)
+            finally:
+                if work.clock is not None:
+                    work.clock.keep()
 
 
 def run_stages(

@@ -6,6 +6,7 @@ Nothing depends on it: what Optuna's studies hold stays the record. Raises Confi
 """
 
 import contextlib
+import hashlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,8 @@ from typing import Any, Protocol
 from nas_proxy.errors import ConfigError
 
 FILES = {"tensorboard": "tensorboard", "mlflow": "mlflow.db"}
+# Of the name of a folder; file systems take 255 bytes.
+LONGEST = 200
 
 
 class Tracker(Protocol):
@@ -131,5 +134,8 @@ class _MLflow:
 
 
 def _named(text: str) -> str:
-    """Return a text as the name of a folder."""
-    return "".join(c if c.isalnum() or c in "=,.-_+" else "_" for c in text)[:200].lstrip(".") or "_"
+    """Return a text as the name of a folder; a digest keeps those apart that are too long for one."""
+    name = "".join(c if c.isalnum() or c in "=,.-_+" else "_" for c in text).lstrip(".") or "_"
+    if len(name) <= LONGEST:
+        return name
+    return f"{name[: LONGEST - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -56,6 +56,8 @@ def search(trainer: Trainer, wanted: Search) -> None:
         _train_sample(trainer, wanted, done)
         _train_proposals(trainer, wanted, done, start)
         bar.to(min(trained, total), f"best {shown(best, by)}")  # fewer, where it was ended
+    if trainer.latencies is not None:
+        trainer.latencies.tell = lambda count: None  # further ones have a bar of their own
     pruned = [r.seconds_saved for r in trainer.store.records(wanted.signal) if r.pruned_at is not None]
     if pruned:
         progress.say(f"{len(pruned)} proposals were pruned, which saved about {sum(pruned):.0f} s of training.")
