@@ -12,6 +12,7 @@ from torch import nn
 import nas_proxy
 from nas_proxy import Choice, Space, notebook, progress
 from nas_proxy.errors import ConfigError, DataError, RunFolderError
+from nas_proxy.pipeline import api
 from nas_proxy.runs.folder import open_run
 from nas_proxy.runs.resolving import resolve
 
@@ -199,6 +200,11 @@ def test_a_run_that_has_not_come_far(data, tmp_path):
     for look in (lambda: found.ranking, lambda: found.trials, lambda: found.study):
         with pytest.raises(RunFolderError):
             look()
+    (tmp_path / "run" / "trials.csv").write_text(
+        "\n"
+    )  # as a search leaves it that is cut off before its first training
+    assert repr(found).endswith("nothing trained)")
+    assert found.trials.empty
     with pytest.raises(RunFolderError, match="does not exist"):
         nas_proxy.open(tmp_path / "nowhere")
 
@@ -216,6 +222,22 @@ def test_mistakes_get_a_sentence(steps, data, tmp_path):
     with pytest.raises(DataError, match="unknown data set 'digitz'"):
         nas_proxy.load_data("digitz")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_budget_plans_a_whole_run_and_no_part_of_one(data, tmp_path):
+    for part in (lambda: nas_proxy.search(data, None, budget="30m"), lambda: nas_proxy.rank(tmp_path, budget="30m")):
+        with pytest.raises(ConfigError, match=r"give it to nas_proxy\.run\(\)"):
+            part()
+
+
+def test_what_is_given_beside_a_file_of_settings_takes_its_place(tmp_path, monkeypatch):
+    (tmp_path / "run.toml").write_text('dataset = "mnist"\nspace = "resnet"\ntrials = 7\n')
+    asked = []
+    monkeypatch.setattr(api, "run_all", lambda config, *_, **__: asked.append(config))
+    monkeypatch.setattr(api, "Run", lambda *_: None)
+    for given, expected in (((), ("mnist", "resnet")), (("digits", "convnet"), ("digits", "convnet"))):
+        nas_proxy.run(*given, config=tmp_path / "run.toml")
+        assert (asked[-1].dataset, asked[-1].space, asked[-1].trials) == (*expected, 7)
 
 
 @pytest.mark.slow
