@@ -202,7 +202,7 @@ def test_a_run_that_has_not_come_far(data, tmp_path):
             look()
     (tmp_path / "run" / "trials.csv").write_text(
         "\n"
-    )  # as a search leaves it that is cut off before its first training
+    )  # as a search leaves it that is cut off early
     assert repr(found).endswith("nothing trained)")
     assert found.trials.empty
     with pytest.raises(RunFolderError, match="does not exist"):
