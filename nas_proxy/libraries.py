@@ -7,6 +7,7 @@ what is different now: functions and classes of the libraries that are not what 
 """
 
 import gc
+import operator
 import resource
 import sys
 from collections.abc import Callable, Mapping
@@ -25,16 +26,24 @@ MODULES = frozenset(
 )
 PACKAGES = ("nas_proxy", "torch.nn", "torch.optim")
 LIMITS = sorted({value for name, value in vars(resource).items() if name.startswith("RLIMIT_")})
+# What of `torch.backends` has a precision of its own for float32.
+PRECISIONS = (
+    *("", "cuda", "cuda.matmul", "cudnn", "cudnn.conv", "cudnn.rnn"),
+    *("mkldnn", "mkldnn.conv", "mkldnn.matmul", "mkldnn.rnn"),
+)
 SETTINGS: Mapping[str, Callable[[], Any]] = {
     "anomaly detection": torch.is_anomaly_enabled,
     "autocast": lambda: (torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")),
-    "cuDNN": lambda: [getattr(torch.backends.cudnn, name) for name in ("enabled", "benchmark", "deterministic")],
+    "cuDNN": lambda: [
+        getattr(torch.backends.cudnn, name) for name in ("enabled", "benchmark", "deterministic", "allow_tf32")
+    ],
     "garbage collection": gc.isenabled,
     "limits of the system": lambda: [resource.getrlimit(limit) for limit in LIMITS],
     "hooks of all modules": lambda: [len(found) for name, found in vars(modules).items() if name.endswith("_hooks")],
     "inference mode": torch.is_inference_mode_enabled,
     "NumPy's errors": np.geterr,
     "oneDNN": lambda: torch.backends.mkldnn.enabled,
+    "precision of float32": lambda: [_precision(of) for of in PRECISIONS],
     "recursion limit": sys.getrecursionlimit,
     "trace function": sys.gettrace,
 }
@@ -57,6 +66,15 @@ class Libraries:
         for name, held, functions in self._held:
             found += [f"{name}.{key}" for key, value in functions if not _is_same(held.get(key), value)]
         return found
+
+
+def _precision(of: str) -> str | None:
+    """Return the precision that a part of `torch.backends` computes float32 with; None where it has none."""
+    try:
+        found = operator.attrgetter(f"{of}.fp32_precision".lstrip("."))(torch.backends)
+    except (AttributeError, RuntimeError):
+        return None
+    return str(found)
 
 
 def _settings() -> dict[str, Any]:

@@ -23,6 +23,14 @@ import torch
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
 
 
+def _precision() -> str | None:
+    """Return how precise products of float32 matrices are; None where that is set part by part, and not as one."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None
+
+
 @dataclass(frozen=True)
 class ProcessState:
     """The state of this process at a moment."""
@@ -37,7 +45,7 @@ class ProcessState:
     device: torch.device
     gradients: bool
     deterministic: bool
-    precision: str
+    precision: str | None
     cores: int
     filters: tuple[Any, ...]
     places: tuple[str, ...]
@@ -57,7 +65,7 @@ class ProcessState:
             device=torch.get_default_device(),
             gradients=torch.is_grad_enabled(),
             deterministic=torch.are_deterministic_algorithms_enabled(),
-            precision=torch.get_float32_matmul_precision(),
+            precision=_precision(),
             cores=torch.get_num_threads(),
             filters=tuple(warnings.filters),
             places=tuple(sys.path),
@@ -92,7 +100,9 @@ class ProcessState:
         torch.set_grad_enabled(self.gradients)
         if torch.are_deterministic_algorithms_enabled() != self.deterministic:  # setting it imports a compiler, for 1 s
             torch.use_deterministic_algorithms(self.deterministic)
-        torch.set_float32_matmul_precision(self.precision)
+        if self.precision is not None and _precision() != self.precision:
+            with contextlib.suppress(RuntimeError):  # set part by part since, which `nas_proxy.libraries` sees
+                torch.set_float32_matmul_precision(self.precision)
         if torch.get_num_threads() != self.cores:
             torch.set_num_threads(self.cores)
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from nas_proxy.seeds import torch_generator
 from nas_proxy.training import channels_last as layers
-from nas_proxy.training.channels_last import ChannelsLast, is_channels_last
+from nas_proxy.training.channels_last import ChannelsLast, WrittenError, is_channels_last
 
 
 def maps(n: int, channels: int, height: int, width: int) -> torch.Tensor:
@@ -84,6 +84,25 @@ def test_layer_norm(n, channels, height, width):
 )
 def test_rows_of_maps(rows):
     assert_same(lambda x: rows(x * 2), maps(3, 4, 5, 6))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda x: x.view(x.size(0), -1).sub_(1),
+        lambda x: x.flatten(2)[0].mul_(2),
+        lambda x: x.reshape(len(x), -1).__setitem__((0, 0), 1.0),
+        lambda x: torch.flatten(x, 1).__iadd__(1),
+    ],
+)
+def test_writing_through_a_view_is_not_lost_in_silence(write):
+    images = maps(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+    with ChannelsLast(), pytest.raises(WrittenError, match="it writes in place to a view of its maps"):
+        write(images)
+    with ChannelsLast():  # of its own, or of maps themselves
+        images.add_(1)
+        (images.flatten(1) + 1).sub_(1)
+        ~torch.tensor([1])
 
 
 def test_a_view_as_another_type_is_left_alone():

@@ -245,3 +245,4 @@ def test_a_training_that_is_killed_three_times_gives_what_an_undisturbed_one_giv
         killing.join()
     assert isinstance(found, Outcome)
     assert (found.score, found.losses) == (alone.score, alone.losses)
+    assert found.seconds > alone.seconds  # what was lost is spent as well

@@ -64,6 +64,10 @@ CHANGES = {
     "recursion limit": lambda: done(lambda: sys.setrecursionlimit(5_000), lambda: sys.setrecursionlimit(1_000)),
     "hooks of all modules": hooked,
     "limits of the system": lambda: done(lambda: limit_files(-1), lambda: limit_files(1)),
+    "precision of float32": lambda: done(
+        lambda: setattr(torch.backends.mkldnn.conv, "fp32_precision", "bf16"),
+        lambda: setattr(torch.backends.mkldnn.conv, "fp32_precision", "none"),
+    ),
     "oneDNN": lambda: done(lambda: torch._C._set_mkldnn_enabled(False), lambda: torch._C._set_mkldnn_enabled(True)),
 }
 

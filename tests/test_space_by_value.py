@@ -1,5 +1,6 @@
 """Spaces that are given themselves, from a notebook or a script: what they are known by and how workers get them."""
 
+import functools
 import pickle
 import subprocess
 import sys
@@ -105,7 +106,14 @@ def test_what_a_helper_a_closure_a_default_and_an_option_do_is_part_of_the_diges
     def with_branch(width):
         return Space("s", Branch("n", {1: Choice("k", (3, 5)), 2: Choice("k", (3, width))}), lambda a, s: None)
 
-    for make in (with_helper, with_default, with_option, with_branch):
+    def with_kept(width):
+        @functools.cache
+        def helper(n):
+            return width * n
+
+        return Space("s", Choice("n", (1, 2)), lambda a, s: nn.Linear(a["n"], helper(a["n"])))
+
+    for make in (with_helper, with_default, with_option, with_branch, with_kept):
         assert space_digest(make(7)) == space_digest(make(7)), make.__name__
         assert space_digest(make(7)) != space_digest(make(8)), make.__name__
 

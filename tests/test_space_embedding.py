@@ -118,6 +118,39 @@ def test_excluded_architectures_are_never_drawn(images):
         make_proxy(images, recipe, 0, space=convnet, exclude=keys)
 
 
+def test_a_network_that_views_its_maps_as_rows_embeds():
+    class Viewing(nn.Module):
+        def __init__(self, shape):
+            super().__init__()
+            self.maps = nn.Conv2d(shape.channels, 4, 3, padding=1)
+            self.last = nn.Linear(4 * shape.height * shape.width, shape.classes)
+
+        def forward(self, x):
+            x = torch.relu(self.maps(x))
+            return self.last(x.view(x.size(0), -1))
+
+    data = blobs()
+    space = Space("viewing", Choice("n", (1, 2)), lambda a, shape: Viewing(shape))
+    recipe = Condensation(images_per_class=1, steps=2, real_batch=4, embed="space")
+    assert set(make_proxy(data, recipe, 0, space=space).embedded) == {"n=1", "n=2"}
+
+
+def test_a_condensation_does_not_go_on_with_other_codes_networks(tmp_path):
+    data, checkpoint = blobs(), tmp_path / "condense.safetensors"
+    recipe = Condensation(images_per_class=1, steps=4, real_batch=4, embed="space")
+
+    def made(kernel: int, digest: str, **options):
+        def build(a, shape):
+            body = [nn.Conv2d(shape.channels, 4, kernel, padding=kernel // 2), nn.ReLU(), nn.Flatten()]
+            return nn.Sequential(*body, nn.Linear(4 * shape.height * shape.width, shape.classes))
+
+        space = Space("kernels", Choice("n", (1, 2)), build)
+        return make_proxy(data, recipe, 0, space=space, space_digest=digest, **options).images.fingerprint()
+
+    made(3, "old", checkpoint=checkpoint)  # whose finished images a kill has kept from being stored
+    assert made(5, "new", checkpoint=checkpoint) == made(5, "new")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("match", ["last", "all"])
 def test_a_set_made_with_the_space_matches_other_networks_too(match):

@@ -79,6 +79,25 @@ def test_what_happens_to_the_input_in_place_happens_to_a_copy():
             assert images.grad is not None
 
 
+def test_blank_images_that_are_written_to_are_seen_to_be():
+    """A first pass by zeros, as some are made, which doubling leaves as they are."""
+    network = space_of(Doubling).build({"width": 2}, SHAPE).eval()
+    network(torch.zeros(2, 1, 4, 4))
+    images = torch.full((2, 1, 4, 4), 5.0, requires_grad=True)
+    network(images).sum().backward()
+    assert torch.equal(images.detach(), torch.full((2, 1, 4, 4), 5.0))
+
+
+def test_what_build_takes_out_of_its_options_is_there_the_next_time():
+    def build(architecture, shape):
+        return Net(architecture.pop("width"), shape)
+
+    space, architecture = Space("popping", Choice("width", (2, 4)), build), {"width": 2}
+    for _ in range(2):
+        assert isinstance(space.build(architecture, SHAPE), nn.Module)
+    assert architecture == {"width": 2}
+
+
 def test_a_network_that_leaves_its_input_alone_is_given_it_after_the_first_pass():
     seen = []
     network = space_of(Net).build({"width": 2}, SHAPE).eval()
@@ -88,6 +107,11 @@ def test_a_network_that_leaves_its_input_alone_is_given_it_after_the_first_pass(
         network(images)
     assert seen[0] is not images
     assert seen[1] is images
+
+
+class Doubling(Net):
+    def forward(self, x):
+        return super().forward(x.mul_(2))
 
 
 class Lazy(nn.Module):

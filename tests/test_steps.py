@@ -200,9 +200,7 @@ def test_a_run_that_has_not_come_far(data, tmp_path):
     for look in (lambda: found.ranking, lambda: found.trials, lambda: found.study):
         with pytest.raises(RunFolderError):
             look()
-    (tmp_path / "run" / "trials.csv").write_text(
-        "\n"
-    )  # as a search leaves it that is cut off early
+    (tmp_path / "run" / "trials.csv").write_text("\n")  # as a search leaves it that is cut off early
     assert repr(found).endswith("nothing trained)")
     assert found.trials.empty
     with pytest.raises(RunFolderError, match="does not exist"):

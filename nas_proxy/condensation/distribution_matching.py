@@ -58,6 +58,7 @@ class Setup:
     group: ProcessGroup = ALONE
     checkpoint: Path | None = None
     classes_per_step: int | None = None
+    space_digest: str = ""
 
 
 def match_distributions(
@@ -92,6 +93,7 @@ def _learnt(real: ImageSet, recipe: Condensation, seed: int, setup: Setup, repor
     device, group, checkpoint = setup.device, setup.group, setup.checkpoint
     task = Task(_placed(real, device), members_of(real), recipe, seed, device, group)
     identity = f"{real.fingerprint()} {asdict(recipe)} {seed} {group} {sorted(setup.exclude)}"
+    identity += f" {setup.space_digest}" if recipe.embed == "space" else ""
     state = restored(checkpoint, identity, group, device) or initial(task)
     task, state.together = _divided(task, state, setup, reports.say)
     networks = open_networks(task, setup.space, setup.exclude, reports.say)

@@ -39,7 +39,8 @@ class ProxySet:
         "kcenter", "patches", or "file" for a set that was read.
     images: networks train on so many; stored: so many are kept, of so many `stored_bytes`.
     seconds: what making it took on one core, or on the GPU. passes: images that passed through networks for it, None
-        where an older file does not say. embedded: keys of the architectures that served as embedding networks.
+        where an older file does not say. embedded: keys of the architectures that served as embedding networks, of a
+        space whose code has the digest `space_digest`; "" where none did, or an older file does not say.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class ProxySet:
     embedded: tuple[str, ...] = field(repr=False)
     method: str
     data_fingerprint: str
+    space_digest: str = ""
 
 
 def steps_of(recipe: Condensation, real: ImageSet) -> int:
@@ -76,6 +78,7 @@ def make_proxy(
     preview_every: int = 0,
     classes_per_step: int | None = None,
     data_fingerprint: str | None = None,
+    space_digest: str = "",
     say: Callable[[str], None] = lambda text: None,
 ) -> Condensed:
     """Return `recipe.images_per_class` images for each class of `real`: learnt, chosen, or read from a file.
@@ -92,12 +95,13 @@ def make_proxy(
         checkpoint. The loss is the same. For embedding networks other than ConvNets anything less than all means that
         images go through them part by part.
     data_fingerprint: of the data that `real` belongs to; a set of ours that is read must have been made of it.
+    space_digest: of the code of `space`, so that nothing goes on that was begun with another one's networks.
     What a method does not need is not looked at. Raises RunFailedError when the loss is no longer finite (the last good
     checkpoint stays), ConfigError for more processes than classes and for pixels that patches do not divide, and
     DataError for a class with too few images and for a file that cannot be read or does not fit.
     """
     if recipe.learnt:
-        setup = Setup(torch.device(device), space, exclude, group, checkpoint, classes_per_step)
+        setup = Setup(torch.device(device), space, exclude, group, checkpoint, classes_per_step, space_digest)
         return match_distributions(real, recipe, seed, setup, Reports(progress, preview, preview_every, say))
     if recipe.source is not None:
         return _read(Path(recipe.source), real, recipe, data_fingerprint)
@@ -155,10 +159,12 @@ def save_proxy(
     data_fingerprint: str,
     passes: int,
     threads: int,
+    space_digest: str = "",
 ) -> None:
     """Write a set and how it came about, at once or not at all.
 
     data: what the user calls the data. passes: see `forward_passes`. threads: on which it was made; 1 on a GPU.
+    space_digest: see `ProxySet`.
     """
     metadata = {
         "method": FILE if recipe.source is not None else recipe.method,
@@ -171,6 +177,7 @@ def save_proxy(
         "passes": passes,
         "losses": [round(loss, 6) for loss in condensed.losses],
         "embedded": list(condensed.embedded),
+        "space_digest": space_digest,
         "versions": {
             "nas_proxy": __version__,
             "python": platform.python_version(),
@@ -198,6 +205,7 @@ def open_proxy(path: Path) -> ProxySet:
         embedded=tuple(metadata.get("embedded", ())),
         method=str(metadata["method"]),
         data_fingerprint=str(metadata["data_fingerprint"]),
+        space_digest=str(metadata.get("space_digest", "")),
     )
 
 

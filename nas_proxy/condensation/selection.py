@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nas_proxy.data.images import ImageSet
 from nas_proxy.data.splits import random_subset
+from nas_proxy.hardware import reproducible
 from nas_proxy.seeds import derive, torch_generator
 from nas_proxy.spaces.convnet import ConvNet, deepest
 from nas_proxy.training.train import EVALUATION_BATCH, Recipe, fit
@@ -92,6 +93,6 @@ def _features(
     )
     real = real.to(device)
     embed = fitted.network.eval().get_submodule("features")
-    with torch.no_grad():
+    with torch.no_grad(), reproducible(real.labels.device):
         batches = range(0, len(real), EVALUATION_BATCH)
         return torch.cat([embed(real.decode(slice(i, i + EVALUATION_BATCH))).flatten(1).cpu() for i in batches])

@@ -34,6 +34,7 @@ from nas_proxy.process_state import restored
 from nas_proxy.seeds import derive, seeded
 from nas_proxy.spaces.apart import Complaint, apart
 from nas_proxy.spaces.space import Architecture, SearchSpace
+from nas_proxy.training.channels_last import ChannelsLast
 from nas_proxy.transfer import network_to
 from nas_proxy.untrusted import in_a_line, said
 
@@ -137,7 +138,8 @@ class SpaceEmbedding:
             enabled=self.precision == "bfloat16" and has_bfloat16(self.device),
         )
         draws = derive(seed, "forward")
-        with seeded(draws, self.device), autocast():
+        # As in training: what views its maps as rows is right in the usual memory format, and must be in this one.
+        with seeded(draws, self.device), autocast(), ChannelsLast(self.device.type):
             before = random_state(self.device)
             extractor = FeatureExtractor(
                 module, torch.zeros_like(few, device=self.device, dtype=dtype), every_block=self.every_block
@@ -146,7 +148,7 @@ class SpaceEmbedding:
 
         def embed(images: Tensor) -> Tensor:
             drawn = seeded(draws, self.device) if is_random else contextlib.nullcontext()
-            with self._told(architecture, len(images)), restored(), drawn, autocast():
+            with self._told(architecture, len(images)), restored(), drawn, autocast(), ChannelsLast(self.device.type):
                 found = extractor.features(images)
             return found.to(dtype)
 

@@ -236,8 +236,8 @@ def _matched(
 def limited_gradient(gradient: Tensor, losses: Tensor, rate: float) -> Tensor:
     """Shorten the gradient (n, …) of each class so that a step of size `rate` does not overshoot.
 
-    A step never goes further than Polyak's, loss ÷ squared length of the gradient, which leads to where the
-    linearised loss is zero ("Introduction to Optimization", 1987). losses: (classes,).
+    A step without momentum goes no further than Polyak's, loss ÷ squared length of the gradient, which leads to
+    where the linearised loss is zero ("Introduction to Optimization", 1987). losses: (classes,).
     """
     length = gradient.view(len(losses), -1).square().sum(1)
     factor = torch.where(length > 0, losses / (rate * length), 1.0).clamp(max=1.0)

@@ -11,8 +11,12 @@ def making_seconds(sets: Sequence[Path]) -> float | None:
 
 
 def condensing(checkpoint: Path, steps: int) -> tuple[int, float | None]:
-    """Return the steps that a condensation has done, and about how many seconds the rest of `steps` takes."""
-    told = _metadata(checkpoint)
+    """Return the steps that a condensation has done, and about how many seconds the rest of `steps` takes.
+
+    Of several processes that share one, the first tells; see `nas_proxy.condensation.checkpoint`.
+    """
+    shared = sorted(checkpoint.parent.glob(f"{checkpoint.stem}-0-of-*[0-9]{checkpoint.suffix}"))
+    told = _metadata(shared[0] if shared and not checkpoint.exists() else checkpoint)
     try:
         done, seconds = int(told["step"]), float(told["seconds"])
     except (KeyError, ValueError):

@@ -150,6 +150,7 @@ def make_sets(run: RunFolder, problem: Problem, progress: Progress, group: Proce
         config.seed,
         problem.device,
         problem.whole_space,
+        problem.digest,
         progress,
         group,
         config.preview_every,

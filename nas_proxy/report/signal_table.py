@@ -84,7 +84,8 @@ def _titled(title: str, of: Callable[[Row], Interval], ranking: Ranking) -> str:
 
 
 def _shown(signal: Signal, scores: list[str], measures: Any, costs: Any) -> dict[str, Any]:
-    cells = [_cell(signal, of, score, sign=sign) for _, of, sign in measures for score in scores]
+    rows = [signal.rows.get(score) or (signal.rows.get("") if score == scores[0] else None) for score in scores]
+    cells = [_cell(signal, of, row, sign=sign) for _, of, sign in measures for row in rows]
     return {
         "name": signal.name,
         "label": breakable(label(signal.name)),
@@ -94,9 +95,8 @@ def _shown(signal: Signal, scores: list[str], measures: Any, costs: Any) -> dict
     }
 
 
-def _cell(signal: Signal, of: Callable[[Row], Interval], score: str, *, sign: bool) -> tuple[str, list[str]]:
-    """Return a value and what stands smaller under it; a signal with one score shows it in the first column."""
-    row = signal.rows.get(score) or (signal.rows.get("") if score != "loss_sum" else None)
+def _cell(signal: Signal, of: Callable[[Row], Interval], row: Row | None, *, sign: bool) -> tuple[str, list[str]]:
+    """Return a value and what stands smaller under it."""
     estimate = Interval() if row is None else of(row)
     if estimate.reason == ITSELF:
         return UNDEFINED, ["the baseline"]

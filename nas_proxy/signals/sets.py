@@ -46,7 +46,8 @@ def embedded_keys(folder: Path) -> frozenset[str]:
 class SetMaker:
     """Makes and opens the sets of a run.
 
-    real: all training images of the data `dataset` with that `fingerprint`. space: where embedding networks come from.
+    real: all training images of the data `dataset` with that `fingerprint`. space: where embedding networks come from,
+        with the digest of its code.
     group: this process among those that share a condensation. preview_every, classes_per_step: as in `make_proxy`.
     tell: is told the title, steps done and loss of a condensation.
     """
@@ -58,6 +59,7 @@ class SetMaker:
     seed: int
     device: str
     space: SearchSpace
+    space_digest: str
     progress: Progress
     group: ProcessGroup = ALONE
     preview_every: int = 0
@@ -65,12 +67,17 @@ class SetMaker:
     tell: Callable[[str, int, float], None] = lambda title, step, loss: None
 
     def opened(self, path: Path) -> ProxySet:
-        """Return what a file holds. Raises RunFolderError when it was made of other data."""
+        """Return what a file holds. Raises RunFolderError for one of other data, or of another code's networks."""
         made = open_proxy(path)
         if made.data_fingerprint != self.fingerprint:
             raise RunFolderError(
                 f"{path} was made from other data (fingerprint {made.data_fingerprint}, the data now has "
                 f"{self.fingerprint}); restore the data or start again with --overwrite"
+            )
+        if made.space_digest not in ("", self.space_digest):
+            raise RunFolderError(
+                f"{path} was condensed by networks of the search space {self.space.name} whose code has changed since; "
+                "restore it or start again with --overwrite"
             )
         return made
 
@@ -110,6 +117,7 @@ class SetMaker:
                 preview_every=self.preview_every if signal.name == PROXY else 0,
                 classes_per_step=self.classes_per_step,
                 data_fingerprint=self.fingerprint,
+                space_digest=self.space_digest,
                 say=self.progress.say,
             )
             bar.to(steps)
@@ -140,6 +148,7 @@ class SetMaker:
             data_fingerprint=self.fingerprint,
             passes=forward_passes(recipe, self.real),
             threads=torch.get_num_threads() if self.device == "cpu" else 1,
+            space_digest=self.space_digest if recipe.learnt and recipe.embed == "space" else "",
         )
 
 

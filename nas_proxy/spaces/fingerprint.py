@@ -127,6 +127,9 @@ class Walk:
 
     def _instance(self, found: object) -> None:
         self.add(type(found))
+        if callable(found) and is_library(type(found).__module__) and hasattr(found, "__wrapped__"):
+            self.add(found.__wrapped__)  # as of functools.cache
+            return
         state = getattr(found, "__dict__", None)
         if is_library(type(found).__module__) or not isinstance(state, dict):
             self.parts.append(_contents(found))

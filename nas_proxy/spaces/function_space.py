@@ -98,6 +98,7 @@ class FunctionSpace:
     def sample(self, seed: int) -> Iterator[Architecture]:
         """Yield distinct architectures in random order, each equally likely wherever choices are discrete.
 
+        Ranges are drawn as Optuna draws them: on a logarithmic scale by the logarithm, whole numbers too.
         A function that suggests more after one option than after another would, drawn as it stands, favour the
         short paths. A draw is therefore kept with probability (options on its path) ÷ (most options seen).
         """

@@ -62,12 +62,18 @@ def _sized(network: nn.Module, shape: DataShape) -> None:
         module.training = training
 
 
+def _version(tensor: Any) -> int | None:
+    """Return how often a tensor was written to; None of those of inference mode, which do not count."""
+    return None if tensor.is_inference() else int(tensor._version)
+
+
 class _InputGuard:
     """Gives a network a copy of its first input, and stops where the first pass left that as it was."""
 
     def __init__(self) -> None:
         self.images: Any = None
         self.copy: Any = None
+        self.version: int | None = None
         self.needed: bool | None = None  # None: not known yet
 
     def before(self, module: nn.Module, inputs: tuple[Any, ...]) -> Any:
@@ -77,7 +83,7 @@ class _InputGuard:
             return None
         copy = inputs[0].clone()
         if self.needed is None and not torch.compiler.is_compiling() and not copy.is_meta:  # values can be compared
-            self.images, self.copy = inputs[0], copy
+            self.images, self.copy, self.version = inputs[0], copy, _version(copy)
         return (copy, *inputs[1:])
 
     def after(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -87,4 +93,5 @@ class _InputGuard:
             return
         images, copy, self.images, self.copy = self.images, self.copy, None, None
         with torch.no_grad():  # a GPU would have to be waited for, and copies there faster than that
-            self.needed = images.is_cuda or not torch.equal(images, copy)
+            # Blank images may be written to and stay as they are.
+            self.needed = images.is_cuda or _version(copy) != self.version or not torch.equal(images, copy)

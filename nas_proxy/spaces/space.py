@@ -114,8 +114,10 @@ class _Build:
     plain: bool
 
     def __call__(self, architecture: Architecture, shape: DataShape) -> Any:
+        # A dict of its own, from which it may take what it needs.
+        options = dict(architecture) if self.plain else given(self.choices, architecture)
         with drawn_alike():
-            return ready(self.own(architecture if self.plain else given(self.choices, architecture), shape), shape)
+            return ready(self.own(options, shape), shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,8 +263,8 @@ def distinct(
     seen: set[str] = set()
     fruitless = 0
     for architecture in outcomes:
-        name = key(architecture)
-        if name in seen or not valid(architecture):
+        name = key(architecture) if valid(architecture) else None  # a name may be of valid ones alone
+        if name is None or name in seen:
             fruitless += 1
             if fruitless >= PATIENCE:
                 return

@@ -2,7 +2,9 @@
 
 `ChannelsLast` is a context in which some calls of PyTorch's functional layers are answered by cheaper equivalents,
 whatever module makes them: networks are neither rewritten nor traced, and calls with other arguments go to PyTorch
-as they are. Results equal PyTorch's to rounding.
+as they are. Results equal PyTorch's to rounding. Where PyTorch answers with a view, which shares its memory with the
+maps, and this with a copy, writing to that would be lost: then `WrittenError` is raised, and the network trains in the
+usual format.
 
 What is slow, seen on one core for 50 maps in bfloat16, forward and backward: group norm of 128×32×32 with a group a
 channel (174 ms, here 11) and of 32×16×16 with four groups (3.2 ms, here 0.8), layer norm over 128×32×32 (22 ms, here
@@ -21,6 +23,17 @@ from torch.overrides import TorchFunctionMode
 LARGE_MAP = 1 << 15
 # Channels a group from which PyTorch's kernel is vectorised.
 WIDE_GROUP = 16
+_WRITING = frozenset(
+    ["__setitem__"]
+    + [f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")]
+    + ["__ilshift__", "__irshift__"]
+)
+# The attribute of a tensor that is a copy where PyTorch would have given a view.
+_COPY = "_nas_proxy_copy"
+
+
+class WrittenError(RuntimeError):
+    """A network writes in place through a view of its maps, which is a copy in this memory format."""
 
 
 def is_channels_last(maps: object) -> bool:
@@ -48,6 +61,8 @@ class ChannelsLast(TorchFunctionMode):
     ) -> Any:
         """Answer one call of PyTorch."""
         replacement = self._replaced.get(func)
+        if _writes(func) and args and _is_copy(args[0]):
+            raise WrittenError("it writes in place to a view of its maps, which channels-last memory has no view of")
         if replacement is not None and args and is_channels_last(args[0]):
             return replacement(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
@@ -111,19 +126,39 @@ def _layer_norm(
     return rows.permute(0, 3, 1, 2)
 
 
+def _writes(func: Any) -> bool:
+    """Whether a function of PyTorch's writes to its first argument, as `Tensor.add_` and `x[0] = 1` do."""
+    name = getattr(func, "__name__", "")
+    return name in _WRITING or (name.endswith("_") and not name.startswith("_") and name != "requires_grad_")
+
+
+def _is_copy(written: object) -> bool:
+    if not isinstance(written, Tensor):
+        return False
+    whole = written if written._base is None else written._base
+    return getattr(whole, _COPY, False) is True
+
+
+def _rows(maps: Tensor) -> Tensor:
+    """Return the maps in the usual memory format, a copy that is marked as one."""
+    copy = _with_gradient_again(maps).contiguous()
+    setattr(copy, _COPY, True)
+    return copy
+
+
 def _flatten(maps: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
-    return _with_gradient_again(maps).contiguous().flatten(start_dim, end_dim)
+    return _rows(maps).flatten(start_dim, end_dim)
 
 
 def _view(maps: Tensor, *shape: Any, **named: Any) -> Tensor:
     if named or any(isinstance(part, torch.dtype) for part in shape):
         return maps.view(*shape, **named)
     # A network that views its maps as rows is right in the usual memory format, so it must not fail in this one.
-    return _with_gradient_again(maps).contiguous().view(*shape)
+    return _rows(maps).view(*shape)
 
 
 def _reshape(maps: Tensor, *shape: Any, **named: Any) -> Tensor:
-    return _with_gradient_again(maps).reshape(*shape, **named)
+    return _rows(maps).reshape(*shape, **named)
 
 
 def _with_gradient_again(maps: Tensor) -> Tensor:

@@ -326,7 +326,7 @@ def accuracy(network: nn.Module, evaluation: ImageSet, mode: ExecutionMode = PLA
     A network that draws random numbers in evaluation draws the same ones each time, whenever it is looked at.
     """
     network.eval()
-    with seeded(0, evaluation.labels.device):
+    with seeded(0, evaluation.labels.device), reproducible(evaluation.labels.device):
         return _accuracy(network, evaluation, mode)
 
 

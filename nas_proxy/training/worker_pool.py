@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -31,6 +32,7 @@ from nas_proxy.training.memory_limit import TOO_MUCH
 from nas_proxy.training.messages import BEGUN, PREPARE, read_message, write_frame, write_message
 from nas_proxy.training.node import Node
 from nas_proxy.training.shared_gpu import SharedGpus
+from nas_proxy.training.train import Outcome
 
 # What a worker begins with. Its own folder and the working directory are not where it looks for modules: a file there
 # may be called like one of them. The folder of this package comes last, for where it is not installed.
@@ -192,9 +194,10 @@ class WorkerProcess:
             job = job.on(self._device)
         answer = self._tried(job)
         if isinstance(answer, Failure) and answer.memory:  # of which other workers may have had the rest
-            answer = self._tried(job, alone=True)
-        again = without_recording(job, answer) if isinstance(answer, Failure) else None
-        return answer if again is None else self._answer(again)
+            answer = _later(answer.seconds, self._tried(job, alone=True))
+        if isinstance(answer, Failure) and (again := without_recording(job, answer)) is not None:
+            return _later(answer.seconds, self._answer(again))
+        return answer
 
     def _tried(self, job: Work[Result], *, alone: bool = False) -> Result | Failure:
         """Return what becomes of a job, with its share of the time on a GPU that others use too."""
@@ -220,7 +223,7 @@ class WorkerProcess:
                 # otherwise what earlier jobs left behind may be what was too much
             elif (found.begun and not found.killed) or kills > REPEATS:
                 return Failure(found.reason(kills), seconds=spent)
-        return found
+        return _later(spent, found)
 
     def _attempt(self, job: Work[Result]) -> Result | Failure | Death:
         """Return what becomes of a job in this process, which is replaced where the job took too long or spoilt it."""
@@ -323,6 +326,13 @@ def _code(process: "subprocess.Popen[bytes]") -> int:
 def _kill_group(process: "subprocess.Popen[bytes]") -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
+
+
+def _later(spent: float, found: Result | Failure) -> Result | Failure:
+    """Return a result with the seconds that attempts before it took, where it tells its own: they are spent as well."""
+    if not spent or not isinstance(found, Outcome | Failure):
+        return found
+    return cast("Result | Failure", replace(found, seconds=spent + found.seconds))
 
 
 def _too_long(job: Work[Any]) -> str:
