@@ -148,9 +148,12 @@ def test_regret_by_hand():
     tied = table(list("xyz"), a=[0.9, 0.9, 0.7], b=[0.85, 0.95, 0.6])
     assert regret(tied, ["z"]) == pytest.approx(((0.9 - 0.6) + (0.9 - 0.7)) / 2)
     assert regret(trained[["a"]], ["z"]) == pytest.approx(0.2)
-    # By the first seed a search has chosen: nothing is read off it, unless there is no other.
-    assert regret(trained, ["z"], seen={0}) == pytest.approx(0.85 - 0.6)
-    assert regret(trained[["a"]], ["z"], seen={0}) == pytest.approx(0.2)
+    # By the first seed a search has chosen x: off that x is not read, neither as the best nor as a pick.
+    assert regret(trained, ["z"], "x", {0}) == pytest.approx(((0.85 - 0.6) + (0.8 - 0.7)) / 2)
+    assert regret(trained, ["z"], "y", {0}) == pytest.approx(((0.85 - 0.6) + (0.9 - 0.7)) / 2)
+    assert regret(trained, ["x"], "x", {0}) == pytest.approx(0.85 - 0.85)
+    assert regret(trained[["a"]], ["x"], "x", {0}) == pytest.approx(0.0)
+    assert regret(trained.loc[["x"]], ["x"], "x", {0}) == pytest.approx(0.0)
 
 
 def test_luck_by_which_an_architecture_was_chosen_is_not_its_quality():
@@ -161,7 +164,7 @@ def test_luck_by_which_an_architecture_was_chosen_is_not_its_quality():
         trained = pd.DataFrame(accuracy)
         chosen = int(accuracy[:, 0].argmax())
         for unseen, found in told.items():
-            found.append(regret(trained, [chosen], seen={0} if unseen else ()))
+            found.append(regret(trained, [chosen], chosen, {0} if unseen else ()))
     assert np.mean(told[True]) == pytest.approx(0, abs=0.002)
     assert np.mean(told[False]) < -0.007
 

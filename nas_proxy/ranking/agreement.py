@@ -148,6 +148,7 @@ def rank(
     wanted = {control, *(signal.baseline for signal in signals)}
     controls = {name: resampled(draws[name], plan) for name in wanted if name in draws}
     fixed = None if given is None else given.loc[keys].to_numpy(float)
+    searched = next((signal.pick for signal in signals if signal.pick is not None), None)
 
     def row(name: str, other: str) -> tuple[Row, Row]:
         gain = minus_control(name, draws, controls.get(other), plan, other)
@@ -160,7 +161,7 @@ def rank(
         rows[signal.name] = {
             **agreement,
             **({} if signal.note is None else {"spearman_note": signal.note}),
-            **_choice(signal, truth, trained, keys, seen),
+            **_choice(signal, truth, trained, keys, searched, seen),
             **_cost(signal.seconds, signal.image_passes, signal.stored_bytes),
             **gain,
         }
@@ -234,20 +235,26 @@ def precision_at(most: int, score: Floats, truth: Floats) -> float:
     return float(membership(score) @ membership(truth)) / most
 
 
-def regret(trained: pd.DataFrame, picks: Sequence[str], seen: Collection[int] = ()) -> float:
+def regret(
+    trained: pd.DataFrame, picks: Sequence[str], searched: str | None = None, seen: Collection[int] = ()
+) -> float:
     """Return how much accuracy (a fraction) the picks lose against the best of all rows of `trained`.
 
     The best is chosen by one seed and read off another, averaged over all ordered pairs of seeds, so that
     luck in one training is not counted as quality; the regret can hence be negative. Ties for the best, and
     several picks, are averaged. With one seed choice and reading coincide, which biases the regret upwards.
-    seen: seeds by which a search has chosen one of the rows: nothing is read off them, where there are others.
+    searched: the row that a search chose by what it saw of the seeds `seen`: off those it is not read, neither as the
+    best nor as a pick, where there are others.
     """
-    table = trained.to_numpy(float)
+    table, chosen, is_pick = trained.to_numpy(float), trained.index == searched, trained.index.isin(picks)
     seeds = range(table.shape[1])
-    chosen = table[trained.index.isin(picks)].mean(axis=0)
-    orders = [(a, b) for a in seeds for b in seeds if a != b and b not in seen] or [(0, 0)]
-    best = [table[table[:, a] == table[:, a].max(), b].mean() for a, b in orders]
-    return float(np.mean([value - chosen[b] for value, (_, b) in zip(best, orders, strict=True)]))
+    orders = [(a, b) for a in seeds for b in seeds if a != b and not (b in seen and (chosen & is_pick).any())]
+    found = []
+    for a, b in orders or [(0, 0)]:
+        may_be_best = ~chosen if b in seen and orders and not chosen.all() else np.ones(len(table), dtype=np.bool_)
+        rows = table[may_be_best]
+        found.append(rows[rows[:, a] == rows[:, a].max(), b].mean() - table[is_pick, b].mean())
+    return float(np.mean(found))
 
 
 def _beside_truth(signal: ScoredSignal, values: pd.DataFrame) -> Draws:
@@ -301,7 +308,12 @@ def _partial(draws: Draws, fixed: Floats, plan: Plan) -> Interval:
 
 
 def _choice(
-    signal: ScoredSignal, truth: pd.DataFrame, trained: pd.DataFrame, keys: list[str], seen: Collection[int]
+    signal: ScoredSignal,
+    truth: pd.DataFrame,
+    trained: pd.DataFrame,
+    keys: list[str],
+    searched: str | None,
+    seen: Collection[int],
 ) -> Row:
     means = signal.scores.loc[keys].mean(axis=1)
     picks = sorted(means.index[means == means.max()]) if signal.pick is None else [signal.pick]
@@ -310,7 +322,7 @@ def _choice(
             f"the pick is not fully trained with all {truth.shape[1]} seeds" if picks[0] in truth.index else NO_TRAINING
         )
         return {"regret": None, "regret_reason": reason, "pick": picks[0]}
-    row: Row = {"regret": regret(trained, picks, seen), "pick": picks[0]}
+    row: Row = {"regret": regret(trained, picks, searched, seen), "pick": picks[0]}
     if trained.shape[1] == 1:
         row["regret_note"] = "the best is chosen by the only seed of the truth, which biases the regret upwards"
     if len(picks) > 1:
