@@ -256,7 +256,7 @@ def test_a_run_with_a_budget_trains_what_was_planned_and_more_while_there_is_tim
     assert len(seen) == 14
 
 
-def test_a_training_takes_a_tenth_of_the_budget_at_most():
+def test_a_training_takes_a_share_of_the_budget_at_most():
     one = within(1.0, 2.0)
     speeds = Speeds(within(1e-3, 2.0), *[one] * 7, workers=1)
     sample = [({"width": width}, 100 * width) for width in range(1, 11)]  # on average 550 FLOPs, 1 ms an image

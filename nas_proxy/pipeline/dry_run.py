@@ -63,7 +63,7 @@ SHORTENS = {
     "rank": ("proxy_training.epochs", "truth"),
 }
 # The largest share of a budget that a training may take.
-DEAREST = 0.1
+DEAREST = 0.2
 # Those that a budget does not decide itself.
 BESIDE_BUDGET = ("full_training.epochs", "proxy_training.epochs", "limit", "pool")
 
@@ -188,7 +188,7 @@ def _affordable(run: RunFolder, prospect: Prospect, speeds: Speeds, progress: Pr
         return prospect, speeds
     progress.say(
         f"Architectures of more than {count(most)} FLOPs are left out (--max-flops): a full training of one takes more "
-        f"than a tenth of --budget {run.config.budget}."
+        f"than a fifth of --budget {run.config.budget}."
     )
     return within(prospect, most), speeds
 
