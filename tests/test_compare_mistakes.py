@@ -5,6 +5,7 @@ import pytest
 
 from comparisons import Bench, few_resamples
 from nas_proxy.errors import ConfigError, RunFailedError, UserError
+from nas_proxy.runs.resolving import resolve
 from nas_proxy.storage.trial_store import TrialStore
 from nas_proxy.training.jobs import Failure
 
@@ -88,3 +89,21 @@ def test_a_sample_larger_than_what_there_is(bench):
     with pytest.raises(UserError, match=r"dm\+space embeds with architectures outside the sample"):
         bench.compare("large", sample=14)
     assert not (bench.folder / "large").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"signals": ["params"], "calibrate": 4}, "params alone is nothing to calibrate; name two signals"),
+        ({"signals": ["params", "flops"], "calibrate": 9}, "leaves 3 of 12 architectures to judge by"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_told_before_the_work(given, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        resolve({"truth": 12, "compare": given})
+
+
+def test_own_scores_are_combined_by_the_names_of_their_rows(tmp_path):
+    signals = ["params", f"table:{tmp_path / 'scores.csv'}:mine"]
+    found = resolve({"truth": 12, "compare": {"signals": signals, "combine": ["params", "mine"]}}).compare
+    assert found == resolve({"truth": 12, "compare": {"signals": signals, "combine": signals}}).compare

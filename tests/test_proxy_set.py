@@ -1,10 +1,12 @@
 """One way to make a proxy set by any method, and one file for it, whoever made it."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 import nas_proxy
 from conftest import blobs
@@ -12,9 +14,11 @@ from nas_proxy import Condensation
 from nas_proxy.condensation.proxy_set import ProxySet, draw_random, forward_passes, make_proxy, open_proxy, save_proxy
 from nas_proxy.condensation.recipe import Condensed
 from nas_proxy.condensation.selection import METHODS, select
+from nas_proxy.dashboard.set_files import condensing
 from nas_proxy.data.images import ImageSet
 from nas_proxy.errors import DataError, RunFolderError
 from nas_proxy.seeds import torch_generator
+from nas_proxy.signals.sets import SetMaker
 
 DM = Condensation(images_per_class=2, steps=2, width=8, real_batch=8)
 
@@ -140,3 +144,21 @@ def test_the_file_is_the_documented_one(tmp_path):
     keys = "method data data_fingerprint recipe seed seconds threads passes losses embedded versions"
     assert set(keys.split()) <= set(text)
     assert json.loads(text["threads"]) == 2
+
+
+def test_a_set_that_another_codes_networks_condensed_is_refused(tmp_path):
+    maker = SimpleNamespace(fingerprint="f" * 16, space_digest="new", space=SimpleNamespace(name="mine"))
+    for digest in ("", "new"):  # none embedded, or those of this code
+        assert (
+            SetMaker.opened(maker, kept(tmp_path / f"{digest}.safetensors", space_digest=digest)).space_digest == digest
+        )
+    with pytest.raises(RunFolderError, match=r"condensed by networks of the search space mine whose code has changed"):
+        SetMaker.opened(maker, kept(tmp_path / "old.safetensors", space_digest="old"))
+
+
+def test_the_first_of_several_processes_tells_how_far_a_condensation_is(tmp_path):
+    whole, told = tmp_path / "condense.safetensors", {"step": "30", "seconds": "60"}
+    assert condensing(whole, 100) == (0, None)
+    for name in ("condense-0-of-2", "condense-1-of-2", "condense-0-of-2-before"):
+        save_file({"images": torch.zeros(1)}, tmp_path / f"{name}.safetensors", told | {"step": str(10 + len(name))})
+    assert condensing(whole, 100) == (25, (100 - 25) * 60 / 25)

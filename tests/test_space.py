@@ -224,3 +224,12 @@ def test_the_convnet_space_fits_the_images(shape):
 
 def test_the_built_in_spaces_are_listed_with_a_description():
     assert dict(list_spaces())["convnet"].startswith("The paper's 720 ConvNets")
+
+
+def test_only_what_is_valid_is_named():
+    def name_of(architecture):
+        return f"{100 // architecture['a']}"  # of valid ones alone
+
+    choices = Choice("a", tuple(range(600))) & Choice("b", tuple(range(400)))  # more than are listed
+    space = Space("named", choices, lambda a, shape: nn.Identity(), valid=lambda a: 0 < a["a"] < 300, name_of=name_of)
+    assert all(0 < architecture["a"] < 300 for architecture in itertools.islice(space.sample(0), 5))

@@ -1,5 +1,6 @@
 """The training contract: seeded, exact in its cost, honest about divergence."""
 
+import contextlib
 import math
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from conftest import blobs
+from nas_proxy.training import train as train_module
 from nas_proxy.training.train import Recipe, accuracy, train
 
 RECIPE = Recipe(epochs=6, batch_size=8)
@@ -115,3 +117,23 @@ def test_training_on_a_gpu_learns(images):
 def test_the_papers_schedule_drops_to_a_tenth_at_half():
     recipe = Recipe(epochs=1, learning_rate=0.01, warm_up=0.0, schedule="step")
     assert [recipe.rate(step, 4) for step in range(4)] == pytest.approx([0.01, 0.01, 0.001, 0.001])
+
+
+def test_what_judges_a_training_is_as_reproducible_as_the_training(monkeypatch):
+    inside = []
+
+    @contextlib.contextmanager
+    def reproducible(device):
+        inside.append(device)
+        yield
+        inside.pop()
+
+    class Looking(nn.Module):
+        def forward(self, x):
+            seen.append(len(inside))
+            return torch.zeros(len(x), 3)
+
+    seen: list[int] = []
+    monkeypatch.setattr(train_module, "reproducible", reproducible)
+    accuracy(Looking(), blobs(per_class=2))
+    assert seen == [1]
