@@ -71,7 +71,7 @@ def test_a_plan_fills_its_budget_and_does_not_exceed_it(budget):
     took = takes(plan.settings(config))
     assert took.everything == pytest.approx(plan.seconds)
     assert 0.85 * seconds_of(budget) < took.everything <= seconds_of(budget)
-    assert took.condensing <= 0.15 * seconds_of(budget)
+    assert took.condensing <= 0.05 * seconds_of(budget)
     assert 4 <= plan.judge <= 24
     assert plan.judge < plan.truth < plan.trials
     assert f"The budget of {budget} allows {plan.steps:,} steps of condensing" in plan.sentence()
@@ -98,13 +98,13 @@ def test_a_budget_has_no_steps_for_images_that_are_chosen():
 
 
 def test_a_budget_that_is_too_short_says_what_the_least_takes():
-    with pytest.raises(ConfigError, match=r"--budget 5m is too short: the least that a run is takes about 8.5 min"):
+    with pytest.raises(ConfigError, match=r"--budget 5m is too short: the least that a run is takes about 8.4 min"):
         planned("5m")
 
 
 @pytest.mark.parametrize(
     ("budget", "recipe"),
-    [("1d", (1000, 256, 128)), ("1h", (1000, 128, 128)), ("45m", (1000, 64, 128)), ("20m", (1000, 64, 64))],
+    [("1d", (1000, 256, 128)), ("3h", (1000, 128, 128)), ("2h", (1000, 64, 128)), ("1h", (1000, 64, 64))],
 )
 def test_condensing_gets_smaller_networks_before_fewer_steps(budget, recipe):
     plan, _ = planned(budget)
@@ -120,7 +120,7 @@ def test_where_the_least_condensing_is_too_much_random_images_take_its_place():
     config = RunConfig(budget="30m")
     plan = plan_for(config, slow, None)
     assert plan.settings(config).condense.method == "random"
-    assert "images by --method random (making others takes more than 15% of the time)" in plan.sentence()
+    assert "images by --method random (making others takes more than 5% of the time)" in plan.sentence()
     never = plan_for(RunConfig(budget="1d"), lambda c: replace(takes(c), pays=c.condense.method != "dm"), None)
     assert never.method == "random"
     assert "(condensing takes longer than the full trainings that it saves)" in never.sentence()

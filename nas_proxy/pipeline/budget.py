@@ -29,8 +29,9 @@ from nas_proxy.runs.settings import RunConfig
 from nas_proxy.runs.settings_checks import seconds_of
 
 NAME = "budget.json"
-# Shares of the time: that condensing may take, and that a plan is made for, as it may take a little longer.
-CONDENSING, PLANNED = 0.15, 0.95
+# Shares of the time: that condensing may take, and that a plan is made for, as it may take a little longer. Condensing
+# gets little, since no set of benchmarks/README.md ranked by more steps better than random images, which take none.
+CONDENSING, PLANNED = 0.05, 0.95
 # The most architectures that are only there to judge.
 JUDGES = 24
 # The least of a condensation: real images a class and step, and channels of its networks, which is what all sets of the
