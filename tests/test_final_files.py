@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from final_runs import SETTINGS, SPACE, held_out, searched_run
 from nas_proxy.cli.app import main
+from nas_proxy.data.shape import DataShape
 from nas_proxy.errors import RunFolderError, SpaceError
 from nas_proxy.pipeline import export, model_card
+from nas_proxy.pipeline.deployed import Deployed
 from nas_proxy.pipeline.final import load_final, train_final
 from nas_proxy.pipeline.stages import run_stages
 from nas_proxy.runs.folder import NETWORK, open_run, prepare_run
@@ -237,3 +240,16 @@ def test_many_classes_are_told_by_their_worst_pairs(tmp_path):
     model_card.write_confusion(matrix.tolist(), classes, tmp_path / "confusion.csv")
     text = model_card._confused({"classes": classes}, tmp_path)
     assert text.splitlines()[-2:] == ["- c7 taken for c1: 6 of 15", "- c3 taken for c5: 4 of 13"]
+
+
+def test_an_image_that_is_not_decoded_yet_stays_as_it_was(tmp_path):
+    """A JPEG is decoded at a fraction of its size, and Pillow opens a file without decoding it."""
+    network = Deployed(nn.Flatten(), torch.ones(1), torch.zeros(1), DataShape(1, 2, 2, 4), tuple("abcd"), image_size=2)
+    values = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    Image.fromarray(values).save(tmp_path / "photo.jpg")
+    with Image.open(tmp_path / "photo.jpg") as photo:
+        assert network.prepared(photo).equal(network.prepared(tmp_path / "photo.jpg"))
+        assert photo.size == (64, 64)
+        with Image.open(tmp_path / "photo.jpg") as other:
+            assert np.array_equal(photo, other)
+        assert network.prepared(photo).shape == (1, 2, 2)  # decoded by now

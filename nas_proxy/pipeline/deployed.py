@@ -5,6 +5,7 @@ Guarantees: an image file is cropped, resized and converted as those of training
 are told apart by their type and give the same; what is neither, or has another shape, is refused in a sentence.
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -13,6 +14,7 @@ from typing import TypeAlias, overload
 import numpy as np
 import torch
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor, nn
 
 from nas_proxy.data.arrays import as_raw
@@ -89,7 +91,7 @@ class Deployed(nn.Module):
             with opened(Path(image)) as found:
                 return self._fitted(found)
         if isinstance(image, Image.Image):
-            return self._fitted(image)
+            return self._fitted(_again(image))
         if isinstance(image, Tensor):
             image = image.detach().cpu().numpy()
         if not isinstance(image, np.ndarray):
@@ -110,6 +112,17 @@ class Deployed(nn.Module):
             image.draft(None, (2 * self.image_size, 2 * self.image_size))
         channels, height, width, _ = self.shape
         return torch.from_numpy(np.array(fitted(image, channels, height, width, self.levels)))
+
+
+def _again(image: Image.Image) -> Image.Image:
+    """Return an image that is not decoded yet once more from its file: drafting would change whoever gave it."""
+    if not (isinstance(image, JpegImageFile) and image.tile and image.fp is not None):
+        return image
+    place = image.fp.tell()
+    image.fp.seek(0)
+    file = io.BytesIO(image.fp.read())
+    image.fp.seek(place)
+    return Image.open(file)
 
 
 def _eight_bit(images: Tensor) -> Tensor:
