@@ -41,6 +41,9 @@ def test_a_table_of_scores_is_looked_up_in_the_part_of_the_space_that_is_searche
         DataError, match="a number for none of 2 architectures of the space; its keys look like 'width=1'"
     ):
         check_own_scores(prospect_of(whole, KnownPart(whole, frozenset({"width=8", "width=9"})), signals=named))
+    pd.DataFrame({"key": keys, "mine": ["fast", "slow", None, ""]}).to_csv(tmp_path / "scores.csv", index=False)
+    with pytest.raises(DataError, match=r"the column 'mine' of .*scores.csv has no number; name a column of scores"):
+        check_own_scores(prospect_of(whole, signals=named))
 
 
 def test_too_few_architectures_are_told_where_they_are_to_be_ranked(monkeypatch: pytest.MonkeyPatch) -> None:

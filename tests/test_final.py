@@ -134,6 +134,18 @@ def test_rank_key_recipe_and_folder(searched, tmp_path):
 
 
 @pytest.mark.usefixtures("no_programs")
+def test_a_search_that_went_on_is_told_and_trains_nothing_again(searched, monkeypatch):
+    first = train_final(searched)
+    before = {"rank": 3, "search_score": 0.123, "search": {**first.told["search"], "trained": 1}}
+    (first.folder / "architecture.json").write_text(json.dumps({**first.told, **before}))
+    (first.folder / "README.md").write_text("of before")
+    monkeypatch.setattr(final_training, "fit", None)
+    assert train_final(searched).told == first.told
+    assert json.loads((first.folder / "architecture.json").read_text()) == first.told
+    assert f"{first.told['search_score']:.1%}"[:-1] in (first.folder / "README.md").read_text()
+
+
+@pytest.mark.usefixtures("no_programs")
 def test_another_network_in_the_folder_is_left_alone(searched):
     first = train_final(searched)
     keys = ranked(searched)

@@ -13,9 +13,12 @@ from rich.console import Console
 
 from made_up_runs import ranking_of, trials_of
 from nas_proxy.errors import RunFolderError
+from nas_proxy.names import BY
 from nas_proxy.ranking.ranking import Ranking
+from nas_proxy.report.formats import UNDEFINED
 from nas_proxy.report.page import write_report
 from nas_proxy.report.signal_figures import Point, correlation_by_cost, pareto
+from nas_proxy.report.signal_table import signal_table
 from nas_proxy.report.summary import accuracy_of
 from nas_proxy.report.table import markdown, table_csv
 from nas_proxy.report.terminal import ranking_table
@@ -78,6 +81,16 @@ def test_what_cannot_be_a_number_or_a_text_is_none_or_made_safe() -> None:
     (found,) = Ranking.of({"signals": {"own": row}}).signals.values()
     assert (found.spearman.value, found.regret) == (None, None)
     assert found.spearman.reason == "? �[31m é"
+
+
+@pytest.mark.parametrize(("score", "other"), [("accuracy", "loss_sum"), ("loss_sum", "accuracy")])
+def test_a_signal_of_one_score_stands_in_the_column_that_the_table_ranks_by(score: str, other: str) -> None:
+    values = {"proxy": 0.9, f"proxy:{other}": 0.8, "params": 0.3}
+    rows = {name: {"spearman": {"value": value, "low": 0.1, "high": 0.95}} for name, value in values.items()}
+    table = signal_table(Ranking.of({"signals": rows, "score": score, "n": 24}))
+    assert table["scores"] == [BY[score], BY[other]]
+    cells = {row["name"]: [value for value, _ in row["cells"]] for row in table["rows"]}
+    assert cells == {"proxy": ["0.90", "0.80"], "params": ["0.30", UNDEFINED]}
 
 
 def test_a_run_of_an_earlier_version() -> None:

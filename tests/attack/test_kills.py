@@ -1,6 +1,6 @@
 """Runs killed at random moments of all stages give what an undisturbed one gives, and leave nobody behind.
 
-25 kills, or as many as NAS_PROXY_KILLS says.
+12 kills, or as many as NAS_PROXY_KILLS says.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from attack.tally import HUNG, LOST, SILENT, SURVIVED, TRACEBACK, Tally
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(7200)]
 
-KILLS = int(os.environ.get("NAS_PROXY_KILLS", "25"))
+KILLS = int(os.environ.get("NAS_PROXY_KILLS", "12"))
 LONGEST_RUN, LONGEST_FAREWELL = 300.0, 20.0
 STAGES = ("proxy.safetensors", "trials.csv", "truth.csv", "computed.jsonl", "ranking.json")
 

@@ -110,7 +110,7 @@ def _trials(folder: Path, name: str, trials: int, environment: dict[str, str]) -
     command = [sys.executable, "-m", "nas_proxy", "run", "--dataset", f"npz:{folder / 'blobs.npz'}"]
     command += ["--space", str(folder / "bad.py"), "--out", str(out), "--ipc", "2", "--steps", "2", "--epochs", "1"]
     command += ["--trials", str(trials), "--truth", "8", "--truth-epochs", "1", "--workers", "2", "--device", "cpu"]
-    command += ["--candidate-minutes", "0.5", "--sampler", "random", "--signals", "params,synflow"]
+    command += ["--candidate-minutes", "0.2", "--sampler", "random", "--signals", "params,synflow"]
     options = {"env": {**os.environ, **environment}, "stdin": subprocess.DEVNULL, "timeout": 1800}
     done = subprocess.run(command, capture_output=True, text=True, **options)
     assert done.returncode == 0, done.stderr[-3000:]
