@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 EVALUATE_WITH = "Networks that judge the set: convnet, or resnet18 of half as many channels."
 DRY_RUN = (
-    "Estimate time by FLOPs, and where that may be more than five minutes, time and memory from two steps on two "
-    "classes; write nothing."
+    "Estimate time by FLOPs, and where that may be more than five minutes, time and memory from a few steps, on "
+    "two classes and on one; write nothing."
 )
 DATASET = "Make the run, for this data set; one that has begun keeps the settings that are not given."
 NAMES = {"convnet": "ConvNets", "resnet18": "ResNets"}

@@ -30,7 +30,7 @@ from nas_proxy.runs.settings_checks import seconds_of
 
 NAME = "budget.json"
 # Shares of the time: that condensing may take, and that a plan is made for, as it may take a little longer. Condensing
-# gets little, since no set of benchmarks/README.md ranked by more steps better than random images, which take none.
+# gets little, since no set of benchmarks/README.md ranked better than random images, which take none, a second time.
 CONDENSING, PLANNED = 0.05, 0.95
 # The most architectures that are only there to judge.
 JUDGES = 24

@@ -118,11 +118,20 @@ class RunConfig:
     ] = None
     truth_seeds: Annotated[
         int | None,
-        Field(ge=1, le=10, description="Full trainings of each architecture that judges, and of the pick; 2."),
+        Field(
+            ge=1,
+            le=10,
+            description="Full trainings of each architecture that judges, and of the pick; 2, or 1 with --budget where "
+            "fewer than eight judge.",
+        ),
     ] = None
     pool: Annotated[
         int | None,
-        Field(ge=1, description="Architectures among which the search chooses; 1,000, or all where there are fewer."),
+        Field(
+            ge=1,
+            description="Architectures among which the search chooses; 1,000 (100 where latencies are measured), at "
+            "least as many as are trained, or all where there are fewer.",
+        ),
     ] = None
     round: Annotated[
         int | None,
