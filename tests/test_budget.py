@@ -1,6 +1,7 @@
 """A time in place of numbers: the plan, the clock, and runs that keep to both."""
 
 import json
+import time
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from conftest import blobs, write_space
 from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data.splits import Counts
 from nas_proxy.errors import ConfigError, RunFolderError
-from nas_proxy.pipeline import dry_run, stages
+from nas_proxy.pipeline import dry_run, full_trainings, stages
 from nas_proxy.pipeline.budget import (
     Clock,
     Takes,
@@ -33,6 +34,7 @@ from nas_proxy.progress import SILENT
 from nas_proxy.runs.resolving import resolve
 from nas_proxy.runs.settings import RunConfig
 from nas_proxy.runs.settings_checks import seconds_of
+from nas_proxy.training.executor import InlineExecutor
 
 
 @pytest.mark.parametrize(
@@ -194,12 +196,49 @@ def test_the_clock_counts_what_earlier_commands_spent(tmp_path):
     assert later.spent == pytest.approx(20 + 30)
 
 
-def test_what_a_stage_spent_that_is_broken_off_counts(tmp_path, monkeypatch):
-    clock = Clock(tmp_path, 3600.0, now=iter([0.0, 1700.0]).__next__)
-    monkeypatch.setitem(stages.STAGES, "search", Mock(side_effect=KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        stages.do(SimpleNamespace(clock=clock), ("search",))
+def test_what_is_broken_off_or_killed_counts(tmp_path):
+    now = [0.0]
+    clock = Clock(tmp_path, 3600.0, now=lambda: now[0])
+    with pytest.raises(KeyboardInterrupt), clock.running(every=0.01):
+        now[0] = 600.0
+        while spent_in(tmp_path) < 600:  # a kill would lose no more than what came after it
+            time.sleep(0.01)
+        now[0] = 1700.0
+        raise KeyboardInterrupt
     assert spent_in(tmp_path) == 1700
+
+
+def test_a_number_that_is_made_once_is_kept_for_its_budget(tmp_path):
+    clock = Clock(tmp_path, 60.0)
+    assert clock.known("a") is None
+    assert clock.once("a", lambda: 0.0) == clock.once("a", lambda: 5.0) == clock.known("a") == 0.0
+    assert Clock(tmp_path, 60.0).known("a") == 0.0
+    assert Clock(tmp_path, 90.0).known("a") is None
+
+
+@pytest.mark.parametrize(("table", "until"), [(None, 550.0), ("published", 1000.0)])
+def test_where_a_table_has_the_accuracies_the_proxy_gets_what_is_left(table, until, tmp_path, monkeypatch):
+    """Full trainings, which are half of what is left, and second seeds of them, are for a run without one."""
+    monkeypatch.setattr(full_trainings, "_full_seconds", lambda _: 60.0)
+    now = [100.0]
+    clock = Clock(tmp_path, 1000.0, start=0.0, now=lambda: now[0])
+    store, plan = Mock(), SimpleNamespace(trained=())
+    store.records.return_value = []
+    problem = SimpleNamespace(table=table, device="cpu")
+    work = SimpleNamespace(
+        **{"clock": clock, "store": store, "plan": plan, "problem": problem, "executor": InlineExecutor()},
+        config=RunConfig(budget="1000s", truth_seeds=1),
+    )
+    ends = full_trainings.proxy_ends(work)
+    reserved = full_trainings.judging_seconds(work, [])
+    assert ends() is None
+    now[0] = until - (reserved if table else reserved / 2) - 1
+    assert ends() is None
+    now[0] += 2
+    assert ("full trainings follow" in ends()) is (table is None)
+    seeds = SimpleNamespace(**vars(work) | {"config": RunConfig(budget="1000s")})
+    judged = full_trainings.judging_seconds(seeds, [None] * 24)
+    assert (judged > 1500) is (table is None)
 
 
 @pytest.fixture
@@ -248,6 +287,8 @@ def trained_in(folder) -> int:
 def test_a_run_with_a_budget_trains_what_was_planned_and_more_while_there_is_time(go, few, monkeypatch, tmp_path):
     monkeypatch.setattr(Clock, "allows", lambda self, *_: trained_in(tmp_path / "run") < 14)
     run = go(budget="1h")
+    monkeypatch.setattr(Clock, "allows", lambda self, *_: True)  # as little is reserved for what judges once it is done
+    assert go(budget="1h").pick == run.pick
     plan = json.loads((run.folder / "budget.json").read_text())
     assert plan["plan"]["truth"] == 10
     assert 0 < plan["spent"] < 600
@@ -271,6 +312,36 @@ def test_a_training_takes_a_share_of_the_budget_at_most():
     assert affordable(config, counts, replace(speeds, fastest=1e-6), sample, 9.0, 500) == 900
     assert affordable(config, counts, speeds, [], 1.0, 0) is None
     assert affordable(replace(config, truth_table="t.csv"), counts, speeds, sample, 1.0, 0) is None
+
+
+@pytest.fixture
+def planning(few, monkeypatch):
+    """What each plan that is made has to be at least."""
+    plan, least = dry_run.plan_for, []
+    monkeypatch.setattr(dry_run, "plan_for", lambda *settings: least.append(settings[4]) or plan(*settings))
+    return least
+
+
+def test_a_plan_for_other_settings_is_made_anew_as_long_as_nothing_is_trained(go, planning, monkeypatch):
+    monkeypatch.setitem(stages.STAGES, "search", Mock(side_effect=KeyboardInterrupt))
+    for epochs in (1, 1, 3):  # the same command goes on by its plan
+        with pytest.raises(KeyboardInterrupt):
+            go(budget="1h", full_training={"epochs": epochs, "batch_size": 12})
+    first, second = planning
+    assert first is None
+    assert (second.trials, second.truth, second.judge) == (0, 4, 0)  # the images stay, and nothing else is there
+    with pytest.raises(RunFolderError, match=r"condense.images_per_class: 2 → 3"):
+        go(budget="1h", condense={"method": "random", "images_per_class": 3})
+
+
+def test_a_budget_for_a_run_that_had_none_goes_on_with_what_is_there(go, planning, monkeypatch):
+    monkeypatch.setitem(stages.STAGES, "truth", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        go(trials=6, truth=5, judge=4)
+    with pytest.raises(KeyboardInterrupt):
+        go(budget="1h")
+    (least,) = planning
+    assert (least.trials, least.truth, least.judge, least.method) == (6, 5, 4, "random")
 
 
 @pytest.mark.slow
@@ -309,7 +380,10 @@ def test_a_run_ends_where_its_budget_does_and_a_larger_one_goes_on(go, few, monk
     assert any(text.startswith("The budget of 1h ends the search after") for text in said)
     trained = json.loads((run.folder / "search.json").read_text())["order"]
     before = sum(one["validation"] is not None for one in trained)
-    assert 4 <= before < 10
+    assert before == 4  # those that judge, without which there is no ranking
+    assert draws_in(run.folder)[0] == 4
+    assert go(budget="1h").pick == run.pick
+    assert trained_in(run.folder) == 4
     monkeypatch.setattr(Clock, "allows", lambda self, *_: trained_in(tmp_path / "run") < 10)
     again = go(budget="2h")
     trained = json.loads((again.folder / "search.json").read_text())["order"]

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -44,6 +45,17 @@ def test_a_table_of_scores_is_looked_up_in_the_part_of_the_space_that_is_searche
     pd.DataFrame({"key": keys, "mine": ["fast", "slow", None, ""]}).to_csv(tmp_path / "scores.csv", index=False)
     with pytest.raises(DataError, match=r"the column 'mine' of .*scores.csv has no number; name a column of scores"):
         check_own_scores(prospect_of(whole, signals=named))
+
+
+def test_how_many_architectures_there_are_within_limits_is_counted_where_they_are_few() -> None:
+    sizes = Mock(side_effect=lambda a: Size(1, int(str(a["width"]))))
+    few, many = space_of(*range(1, 101)), space_of(*range(1, 2001))
+    found = prospect_of(few, small_part(few, None, 30, sizes))
+    assert (found.most, found.number, found.number) == (100, 30, 30)
+    assert sizes.call_count == 100  # each once
+    assert (prospect_of(few).most, prospect_of(few).number) == (100, 100)
+    large = prospect_of(many, small_part(many, None, 30, sizes))
+    assert (large.most, large.number) == (2000, 2000)
 
 
 def test_too_few_architectures_are_told_where_they_are_to_be_ranked(monkeypatch: pytest.MonkeyPatch) -> None:

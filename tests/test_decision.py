@@ -243,6 +243,8 @@ def test_a_score_of_ones_own_is_no_set_of_images() -> None:
     found = Ranking({"mine": own, "params": size, "repeatability": row(near(0.95), 100.0)}, n=24, sample=24)
     assert lead_of(found) == "params"
     assert lead_of(replace(found, signals={**found.signals, "kcenter": row(near(0.1))})) == "kcenter"
+    nothing = {"kcenter": row(near(0.0)), "herding": row(near(-0.3))}
+    assert lead_of(replace(found, signals={**found.signals, **nothing})) == "kcenter"
 
 
 def test_every_action_and_reason_has_a_case() -> None:

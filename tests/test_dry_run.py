@@ -12,9 +12,10 @@ from conftest import blobs
 from nas_proxy.cli.app import main
 from nas_proxy.data.splits import Counts
 from nas_proxy.pipeline import dry_run
-from nas_proxy.pipeline.dry_run import Outlook, estimate_run, shortened
+from nas_proxy.pipeline.dry_run import Outlook, estimate_run
 from nas_proxy.pipeline.forecast import NOTHING, Done, Span, Speeds, forecast, within
 from nas_proxy.pipeline.forecast_text import told
+from nas_proxy.pipeline.shortening import shortened
 from nas_proxy.pipeline.speeds import across
 from nas_proxy.pipeline.stages import STAGES, run_all, run_stages
 from nas_proxy.runs.folder import open_run, prepare_run

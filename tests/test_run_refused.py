@@ -9,7 +9,7 @@ import torch
 from conftest import blobs, write_space
 from nas_proxy.errors import ConfigError, RunFolderError
 from nas_proxy.pipeline.stages import run_stages
-from nas_proxy.runs.folder import open_run, prepare_run
+from nas_proxy.runs.folder import RunFolder, check_same, open_run, prepare_run
 from nas_proxy.runs.resolving import resolve
 from test_run import SETTINGS, dataset, go
 
@@ -46,6 +46,26 @@ def test_what_belongs_to_another_run_is_refused(go, dataset, tiny_space, tmp_pat
     with pytest.raises(RunFolderError, match="was made from other data"):
         go(seed=5)
     assert (run.folder / "ranking.json").exists()
+
+
+def test_what_images_do_not_depend_on_may_change_until_something_is_trained(dataset, tiny_space, tmp_path):
+    settings = {"dataset": dataset, "space": str(tiny_space), **SETTINGS}
+    run = prepare_run(tmp_path / "run", resolve(settings))
+    run_stages(run, ("condense",))
+    others = [
+        {"max_flops": 5000},
+        {"max_params": 900},
+        {"max_latency_ms": 9.0},
+        {"truth_table": str(tmp_path / "t.csv")},
+    ]
+    for other in others:  # none of which is given at first
+        check_same(RunFolder(run.path, resolve(settings | other)))
+    with pytest.raises(RunFolderError, match="limit: None → 7"):
+        check_same(RunFolder(run.path, resolve(settings | {"limit": 7})))
+    run_stages(run, ("search",))
+    for other in others:
+        with pytest.raises(RunFolderError, match=f"{next(iter(other))}: None → "):
+            check_same(RunFolder(run.path, resolve(settings | other)))
 
 
 def test_a_damaged_proxy_gets_a_sentence(dataset, tiny_space, tmp_path):

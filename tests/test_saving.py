@@ -74,6 +74,14 @@ def test_what_failed_is_no_rival_but_is_tried(uninformed, pick):
     assert saving(uninformed, np.arange(POOL), 0, pick, failed=rivals).trainings == (POOL + 1) / 2
 
 
+def test_what_is_seen_to_be_as_good_in_a_table_is_found_as_well():
+    features = features_of(np.arange(6.0)[:, None], ("x",), encode([{"a": n} for n in range(6)]))
+    fitted = surrogate.fit(features, {}, dict.fromkeys(range(4), 1.0))
+    found = saving(fitted, np.arange(6), 0, 0, exact=True, equal=[0, 1, 2, 3])
+    assert found.high == 7 / 5  # of six, any of four will do, and the others may as well
+    assert saving(fitted, np.arange(6), 0, 0, exact=True).high == 7 / 2
+
+
 def test_random_search_draws_from_what_is_uniform_alone(uninformed, pick):
     """Mutations of the best crowd around the pick, and random search meets them no sooner."""
     mean = surrogate.believe(uninformed, np.arange(POOL)).mean

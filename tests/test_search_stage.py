@@ -12,7 +12,8 @@ from optuna import load_study
 import nas_proxy
 from conftest import blobs, write_space
 from nas_proxy.errors import UserError
-from nas_proxy.pipeline import stages
+from nas_proxy.pipeline import full_trainings, stages
+from nas_proxy.pipeline.choosing import SPENT
 from nas_proxy.pipeline.stages import run_all, run_stages
 from nas_proxy.ranking.believed import NAME
 from nas_proxy.report import pareto
@@ -224,6 +225,12 @@ def test_with_published_accuracies_nothing_is_trained_fully(go, tmp_path, monkey
     assert len(seen) == 10
     assert run.pick["truth_mean"] == pytest.approx(max(seen))
     assert run.ranking["saving"]["estimated"] is True
+    study = {"study_name": "proxy", "storage": f"sqlite:///{run.folder / 'study.db'}"}
+    took = load_study(**study).user_attrs[SPENT]
+    with monkeypatch.context() as patch:
+        patch.setattr(full_trainings, "counted", lambda _: pytest.fail("it is finished"))
+        go(truth_table=str(table))  # looks up again, which is no part of what the run took
+    assert load_study(**study).user_attrs[SPENT] == took > 0
     assert run.ranking["signals"]["calibrated"]["pick"] == run.pick["key"]
     # The pick, which may never have been trained, is what the final network is of, and stays in the table.
     assert nas_proxy.final(run).told["key"] == run.pick["key"]

@@ -9,10 +9,13 @@ for judging, and lets them go on where the estimate was too high: the full train
 estimate of all else was off by. So with a budget how far a run comes depends on the machine.
 
 The plan is made once and kept in `budget.json` with what is spent, so a run that was cut off goes on by the same plan;
-a larger budget makes a new one, of the time that is left, in which nothing shrinks and the proxy stays as it is.
+a larger budget makes a new one, of the time that is left, in which nothing shrinks and the proxy stays as it is. So does
+one for a run that had none; and as long as nothing is trained, one for other settings, in which the proxy stays.
 """
 
+import contextlib
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -25,13 +28,17 @@ from nas_proxy.files import write_json
 from nas_proxy.names import RANDOM
 from nas_proxy.report.formats import duration
 from nas_proxy.runs.comparison_checks import LEAST
-from nas_proxy.runs.settings import RunConfig
+from nas_proxy.runs.identity import NOT_IDENTITY, OF_PROPOSALS, OF_TRAININGS
+from nas_proxy.runs.nested import flat, listed
+from nas_proxy.runs.settings import RunConfig, to_dict
 from nas_proxy.runs.settings_checks import seconds_of
 
 NAME = "budget.json"
 # Shares of the time: that condensing may take, and that a plan is made for, as it may take a little longer. Condensing
 # gets little, since no set of benchmarks/README.md ranked better than random images, which take none, a second time.
 CONDENSING, PLANNED = 0.05, 0.95
+# Seconds between two times at which what is spent is kept.
+EVERY = 5.0
 # The most architectures that are only there to judge.
 JUDGES = 24
 # The least of a condensation: real images a class and step, and channels of its networks, which is what all sets of the
@@ -44,7 +51,7 @@ class Plan:
     """What a budget leaves room for: the settings of these names. seconds: what it was made for, in all.
 
     steps: 0 where nothing is learnt step by step. why: `method` is not that of the settings. asked: what the settings
-    were of which a plan may change what is asked for, see `lowered`; None where that is not known.
+    were of which a plan may change what is asked for, see `lowered`; of: all `others`; None where that is not known.
     """
 
     budget: str
@@ -53,7 +60,7 @@ class Plan:
     truth: int
     judge: int
     seconds: float
-    # What plans did not say that earlier versions kept.
+    # What plans of earlier versions did not say.
     truth_seeds: int = 2
     real_batch: int | None = None
     width: int | None = None
@@ -61,6 +68,11 @@ class Plan:
     max_flops: int | None = None
     why: str = ""
     asked: Mapping[str, object] | None = None
+    of: Mapping[str, object] | None = None
+
+    def is_for(self, config: RunConfig) -> bool:
+        """Return whether it was made for such settings; True where that is not known."""
+        return self.of is None or self.of == others(config)
 
     def settings(self, config: RunConfig) -> RunConfig:
         """Return the settings with these numbers, but for what they ask for otherwise than when this was planned."""
@@ -82,9 +94,12 @@ class Plan:
             images += f" (width {self.width}, {self.real_batch} real images a class)"
         elif self.method is not None:
             images = f"images by --method {self.method}" + (f" ({self.why})" if self.why else "")
+        full = f"{self.truth:,} full ones, {self.judge:,} of them to judge, with {seeds}"
+        if self.of is not None and "truth_table" in self.of:
+            full = f"{self.truth:,} accuracies to look up in the table, {self.judge:,} of them to judge"
         return (
-            f"The budget of {self.budget} allows {images}, {self.trials:,} trainings on the proxy and {self.truth:,} "
-            f"full ones, {self.judge:,} of them to judge, with {seeds}: about {duration(self.seconds)}."
+            f"The budget of {self.budget} allows {images}, {self.trials:,} trainings on the proxy and {full}: "
+            f"about {duration(self.seconds)}."
         )
 
 
@@ -110,6 +125,21 @@ def lowered(config: RunConfig) -> dict[str, Any]:
     return {**recipe, "max_flops": config.max_flops}
 
 
+def others(config: RunConfig) -> dict[str, Any]:
+    """Return the settings by name that a plan is made for, and that no command may change once something is trained."""
+    lower = {"max_flops", *(f"condense.{name}" for name in lowered(config))}
+    known = flat(listed(to_dict(config)))
+    return {n: v for n, v in known.items() if n not in lower | NOT_IDENTITY | OF_PROPOSALS | OF_TRAININGS}
+
+
+def floor_of(config: RunConfig, trained: RunConfig | None) -> Plan:
+    """Return the least that a plan is in a folder with images, and with trainings where it has some, of `trained`."""
+    numbers = (0, LEAST, 0) if trained is None else (trained.trials, trained.truth, trained.sample)
+    made = config.condense
+    seeds = config.seeds_of_truth
+    return Plan("", made.steps, *numbers, 0.0, seeds, made.real_batch, made.width, made.method, config.max_flops)
+
+
 @dataclass(frozen=True)
 class Takes:
     """What is left to be done with some settings takes: seconds of condensing, and of everything.
@@ -133,8 +163,8 @@ def plan_for(
     """Return what the budget of the settings leaves room for; a pure function.
 
     takes: of settings. size: architectures of the space, None if not known. spent: seconds that are spent already.
-    least: the plan of a smaller budget, than which none is smaller, and whose proxy stays. advice: flags with which the
-    budget has room for the least run and more, "" where there are none.
+    least: the plan of a smaller budget, than which none is smaller, and whose proxy stays; or that of `floor_of`.
+    advice: flags with which the budget has room for the least run and more, "" where there are none.
     Raises ConfigError where the least that a run is takes longer, with the time that it takes.
     """
     assert config.budget is not None
@@ -161,7 +191,7 @@ def plan_for(
         if (fitting := next(fits, None)) is None and recipe.method != RANDOM:
             why = f"making others takes more than {CONDENSING:.0%} of the time"
         recipe = fitting or replace(recipe, method=RANDOM)
-    if (shortest := seconds(of(fewest, recipe))) > left and least is None:
+    if (shortest := seconds(of(fewest, recipe))) > left and (least is None or not least.budget):
         flags = advice(of(fewest, recipe).settings(config))
         shorter = f"less to do, such as {flags}" if flags else "fewer --truth-epochs or --epochs, or a --limit"
         told = f"--budget {config.budget} is too short: the least that a run is takes about"
@@ -198,8 +228,8 @@ def _most(
 class Clock:
     """What a run has spent of its budget, in this command and in those before it.
 
-    seconds: of the budget. start: when this command began, by `now`. The time is kept whenever a round begins, and when
-    a stage ends or is broken off, so a kill loses that of a round, or of condensing.
+    seconds: of the budget. start: when this command began, by `now`. While it is `running` the time is kept every few
+    seconds, so a kill loses no more than that.
     """
 
     def __init__(
@@ -209,26 +239,54 @@ class Clock:
         self._start = now() if start is None else start
         self.seconds = seconds
         self._before = spent_in(folder)
+        self._file = threading.RLock()
 
     @property
     def spent(self) -> float:
         """Seconds spent so far."""
         return self._before + self._now() - self._start
 
+    @contextlib.contextmanager
+    def running(self, every: float = EVERY) -> Iterator[None]:
+        """Keep what is spent meanwhile, and at the end."""
+        over = threading.Event()
+
+        def beat() -> None:
+            while not over.wait(every):
+                with contextlib.suppress(OSError):  # a full disk, which whoever computes is told of
+                    self.keep()
+
+        heart = threading.Thread(target=beat, daemon=True)
+        heart.start()
+        try:
+            yield
+        finally:
+            over.set()
+            heart.join()
+            self.keep()
+
     def keep(self) -> None:
         """Keep what is spent."""
-        write_json(self._path, {**_kept(self._path.parent), "spent": round(self.spent, 3)})
+        with self._file:
+            write_json(self._path, {**_kept(self._path.parent), "spent": round(self.spent, 3)})
+
+    def known(self, name: str) -> float | None:
+        """Return a number that was made `once` for this budget; None where it was not."""
+        numbers = _kept(self._path.parent).get(name)
+        found = numbers.get(f"{self.seconds:g}") if isinstance(numbers, dict) else None
+        return None if found is None else float(found)
 
     def once(self, name: str, make: Callable[[], float]) -> float:
         """Return a number that is made once for this budget, and kept for the commands that go on with it."""
-        kept = _kept(self._path.parent)
-        numbers = kept.get(name)
-        numbers = numbers if isinstance(numbers, dict) else {}
-        budget = f"{self.seconds:g}"
-        if budget not in numbers:
-            numbers[budget] = round(make(), 3)
-            write_json(self._path, {**kept, name: numbers})
-        return float(numbers[budget])
+        if (found := self.known(name)) is not None:
+            return found
+        made = round(make(), 3)
+        with self._file:
+            kept = _kept(self._path.parent)
+            numbers = kept.get(name)
+            numbers = numbers if isinstance(numbers, dict) else {}
+            write_json(self._path, {**kept, name: {**numbers, f"{self.seconds:g}": made}})
+        return made
 
     def allows(self, seconds: float, reserved: float = 0.0) -> bool:
         """Whether so much more may be begun, when so much is reserved for what comes after it."""

@@ -6,34 +6,36 @@ need not exist.
 """
 
 import functools
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data.splits import Counts
-from nas_proxy.names import TRUTH
+from nas_proxy.names import PROXY, TRUTH
 from nas_proxy.pipeline.budget import (
     PLANNED,
     Plan,
     Takes,
     asked_of,
+    floor_of,
     kept_plan,
     makes_other_images,
+    others,
     plan_for,
     spent_in,
 )
 from nas_proxy.pipeline.checks import check, check_room
 from nas_proxy.pipeline.forecast import Done, Estimate, Speeds, forecast
-from nas_proxy.pipeline.forecast_text import OPTIONS, first_sight, flags_of, told
+from nas_proxy.pipeline.forecast_text import first_sight, flags_of, told
 from nas_proxy.pipeline.problem import Prospect, open_prospect, within
+from nas_proxy.pipeline.shortening import LONG, shortened
 from nas_proxy.pipeline.speeds import affordable, coarse, measured, sized, with_recipe
 from nas_proxy.pipeline.work import open_executor
 from nas_proxy.progress import SILENT, Progress
 from nas_proxy.report.formats import count
-from nas_proxy.runs.folder import RunFolder, check_same
-from nas_proxy.runs.settings import RunConfig, default_folder, default_judge
+from nas_proxy.runs.folder import RunFolder, begun, check_same, open_run
+from nas_proxy.runs.settings import RunConfig, default_folder
 from nas_proxy.runs.settings_checks import seconds_of
 from nas_proxy.signals.signal import SmallSet, plan_of
 from nas_proxy.signals.stored_names import set_path, study_of
@@ -42,26 +44,8 @@ from nas_proxy.storage.read_only import open_studies, readable
 from nas_proxy.storage.records import LATENCY, finished
 from nas_proxy.training.worker_pool import lanes
 
-# Seconds that a run may take at most for the coarse estimate to do, and from which on it is told how to shorten it.
-SHORT, LONG = 300.0, 1800.0
-# The least that a setting is shortened to.
-LEAST = {
-    "condense.steps": 50,
-    "condense.teacher_epochs": 1.0,
-    "full_training.epochs": 5.0,
-    "proxy_training.epochs": 20.0,
-    "truth": 8,
-    "trials": 12,
-    "pool": 50,
-}
-LEAST_LIMIT = 100
-# What a stage takes grows with these settings, of which the first are the least missed.
-SHORTENS = {
-    "read": ("limit",),
-    "search": ("pool", "proxy_training.epochs", "trials"),
-    "truth": ("full_training.epochs", "limit", "truth"),
-    "rank": ("proxy_training.epochs", "truth"),
-}
+# Seconds that a run may take at most for the coarse estimate to do.
+SHORT = 300.0
 # The largest share of a budget that a training may take.
 DEAREST = 0.2
 # Those that a budget does not decide itself.
@@ -100,14 +84,23 @@ def estimate_run(
     prospect = open_prospect(run.config, progress)
     check(prospect, stages)
     run, prospect, plan, speeds = planned(run, prospect, stages, progress, overwrite=overwrite)
+    if not overwrite:
+        check_same(run)
     found = foresee(run, prospect, stages, progress, overwrite=overwrite, speeds=speeds)
     return found if plan is None else replace(found, plan=plan)
 
 
 def with_plan(config: RunConfig, folder: Path) -> RunConfig:
-    """Return the settings with the numbers of the plan that a folder keeps, where they have a budget."""
+    """Return the settings with the numbers of the plan that a folder keeps, where they have a budget.
+
+    Of a plan for other settings, which may be asked for until something is trained, only the images stay.
+    """
     plan = kept_plan(folder)
-    return config if config.budget is None or plan is None else plan.settings(config)
+    if config.budget is None or plan is None:
+        return config
+    if plan.is_for(config):
+        return plan.settings(config)
+    return replace(config, condense=plan.settings(config).condense) if begun(folder) else config
 
 
 def planned(
@@ -116,27 +109,33 @@ def planned(
     """Return run and prospect with what the budget leaves room for, the plan, and the speeds that it is made with.
 
     Without a budget, or for stages that do not search, the run as it is. A plan that the folder keeps of the same
-    budget is not made again.
+    budget, and for the same settings, is not made again.
     """
     config = run.config
     if config.budget is None or not {"search", "truth"} <= set(stages):
         if config.budget is not None and "search" in stages:
             check_room(prospect)
         return run, prospect, None, None
-    before = None if overwrite else kept_plan(run.path)
-    asked = asked_of(config, before)
-    if before is not None and makes_other_images(config, before):
-        before = None  # which may be asked for as long as nothing is made
-    if before is not None and seconds_of(before.budget) >= seconds_of(config.budget):
+    kept = None if overwrite else kept_plan(run.path)
+    if kept is not None and (makes_other_images(config, kept) or not kept.is_for(config)):
+        kept = None  # either may be asked for as long as nothing is made, or trained
+    asked = asked_of(config, kept)
+    if kept is not None and seconds_of(kept.budget) >= seconds_of(config.budget):
+        if seconds_of(kept.budget) > seconds_of(config.budget):
+            progress.say(f"The plan is that of --budget {kept.budget}; the search ends by --budget {config.budget}.")
         check_room(prospect)
-        return run, prospect, before, None
+        return run, prospect, kept, None
     done = Done({}) if overwrite else done_in(run)
+    trained, before = done.trainings.get(PROXY, 0) > 0, kept
+    if kept is None and not overwrite and begun(run.path):  # made without a plan, or by one for other settings
+        before = floor_of(config, open_run(run.path).config if trained else None)
     spent = 0.0 if overwrite else spent_in(run.path)
     speeds = _speeds(prospect, progress, lambda found: found.seconds.high > SHORT, run, stages, done)
 
-    if before is None and config.max_flops is None:
+    if kept is None and not trained and config.max_flops is None:
         prospect, speeds = _affordable(run, prospect, speeds, progress)
         config = prospect.config
+    number = prospect.number
 
     @functools.cache
     def of_width(width: int) -> Speeds:
@@ -148,7 +147,7 @@ def planned(
 
     def takes(to: RunConfig) -> Takes:
         at = by(to.condense)
-        found = forecast(to, prospect.counts, prospect.shape.classes, prospect.space.size, at, stages, done)
+        found = forecast(to, prospect.counts, prospect.shape.classes, number, at, stages, done)
         return Takes(found.by_stage["condense"].value, found.seconds.value, found.pays)
 
     def advice(least: RunConfig) -> str:
@@ -159,13 +158,14 @@ def planned(
         budget = seconds_of(str(config.budget))
 
         def estimate_of(to: RunConfig, counts: Counts) -> Estimate:
-            return forecast(to, counts, prospect.shape.classes, prospect.space.size, by(to.condense), stages, done)
+            return forecast(to, counts, prospect.shape.classes, number, by(to.condense), stages, done)
 
         changed, then = shortened(least, prospect.counts, estimate_of, budget / 3, BESIDE_BUDGET)
         return flags_of(changed) if changed and then.seconds.value <= PLANNED * budget else ""
 
-    sizes = [size for size in (prospect.space.size, config.pool) if size is not None]
-    plan = replace(plan_for(config, takes, min(sizes, default=None), spent, before, advice), asked=asked)
+    sizes = [size for size in (number, config.pool) if size is not None]
+    plan = plan_for(config, takes, min(sizes, default=None), spent, before, advice)
+    plan = replace(plan, asked=asked, of=others(config))
     settings = plan.settings(config)
     return replace(run, config=settings), replace(prospect, config=settings), plan, by(settings.condense)
 
@@ -226,7 +226,7 @@ def foresee(
     config, done = run.config, Done({}) if overwrite else done_in(run)
 
     def estimate_of(speeds: Speeds, config: RunConfig = config, counts: Counts = prospect.counts) -> Estimate:
-        return forecast(config, counts, prospect.shape.classes, prospect.space.size, speeds, stages, done)
+        return forecast(config, counts, prospect.shape.classes, prospect.most, speeds, stages, done)
 
     known = speeds or _speeds(prospect, progress, lambda found: found.seconds.high > SHORT, run, stages, done)
     found = estimate_of(known)
@@ -248,7 +248,7 @@ def _speeds(
     sample = sized(prospect)
     with open_executor(run.config, prospect.device) as executor:
         speeds = coarse(prospect, lanes(executor, prospect.device), sample)
-        counts, classes, size = prospect.counts, prospect.shape.classes, prospect.space.size
+        counts, classes, size = prospect.counts, prospect.shape.classes, prospect.most
         found = forecast(run.config, counts, classes, size, speeds, stages, done)
         if not long(found):
             return speeds
@@ -276,65 +276,3 @@ def done_in(run: RunFolder) -> Done:
         trials = {n: storage.get_all_trials(study, deepcopy=False) for n, study in own.items() if study is not None}
     timed = sum(trial.state.is_finished() for trial in trials.pop(LATENCY, []))
     return Done({name: len(finished(each)) for name, each in trials.items()}, made, timed)
-
-
-def shortened(
-    config: RunConfig,
-    counts: Counts,
-    estimate_of: Callable[[RunConfig, Counts], Estimate],
-    seconds: float = LONG,
-    allowed: Container[str] = tuple(OPTIONS),
-) -> tuple[dict[str, float], Estimate]:
-    """Halve what the longest stage depends on, over and over, until all takes `seconds`; return what was changed.
-
-    allowed: what may be halved. Ends earlier where nothing more can sensibly be.
-    """
-    changed: dict[str, float] = {}
-    found = estimate_of(config, counts)
-    classes = max(1, counts.train // max(1, counts.smallest))
-    limit = (counts.train + counts.validation) // classes
-    while found.seconds.value > seconds:
-        stages = sorted(found.by_stage, key=lambda stage: -found.by_stage[stage].value)
-        names = (name for stage in stages for name in _shortens(config, stage) if name in allowed)
-        halved = ((name, value) for name in names if (value := _halved(config, name, limit)) is not None)
-        name, value = next(halved, ("", 0.0))
-        if not name:
-            break
-        changed[name] = value
-        if name == "limit":
-            share, limit = value / limit, int(value)
-            counts = Counts(**{part: int(share * number) for part, number in asdict(counts).items()})
-        else:
-            config = _with(config, name, value)
-        found = estimate_of(config, counts)
-    return changed, found
-
-
-def _shortens(config: RunConfig, stage: str) -> tuple[str, ...]:
-    if stage == "condense":
-        recipe = config.condense
-        return ("condense.teacher_epochs",) if recipe.patched else ("condense.steps",) if recipe.learnt else ()
-    return SHORTENS[stage]
-
-
-def _halved(config: RunConfig, name: str, limit: int) -> float | None:
-    """Return half of a setting, None where that would be too little."""
-    if name == "limit":
-        half = round(limit / 2, 2 - len(str(limit // 2)))  # two digits
-        return half if half >= LEAST_LIMIT else None
-    table, _, field = name.rpartition(".")
-    value = config.pool_size if name == "pool" else getattr(getattr(config, table) if table else config, field)
-    half = value // 2 if value >= 8 else value / 2
-    return half if half >= LEAST[name] and (name != "trials" or half >= config.sample) else None
-
-
-def _with(config: RunConfig, name: str, value: float) -> RunConfig:
-    """Return the settings with another value, of the type that the setting has."""
-    table, _, field = name.rpartition(".")
-    of = getattr(config, table) if table else config
-    kind = int if name == "pool" else type(getattr(of, field))  # None by default
-    changed: Any = replace(of, **{field: kind(value)})
-    whole: dict[str, Any] = {table: changed}
-    if name == "truth" and config.judge == default_judge(config.truth):  # not given, or as if it was not
-        changed = replace(changed, judge=default_judge(changed.truth))
-    return replace(config, **whole) if table else changed

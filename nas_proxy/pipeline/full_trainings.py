@@ -6,6 +6,8 @@ published table holds is looked up, and nothing trained. Guarantees: a search se
 was cut off proposes the same again, since a round is chosen from the rounds before it, as they are recorded.
 """
 
+import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,9 +20,10 @@ from nas_proxy.pipeline.ground_truth import images_of_truth, train_fully
 from nas_proxy.pipeline.pool import BY_PROXY, Pool, grow, has_grown, open_pool
 from nas_proxy.pipeline.scoring import sample_of
 from nas_proxy.pipeline.work import Work
-from nas_proxy.ranking.believed import write_order
+from nas_proxy.ranking.believed import is_finished, write_order
 from nas_proxy.ranking.intervals import LEAST
 from nas_proxy.ranking.surrogate import believe
+from nas_proxy.runs.settings import RUN_FILE
 from nas_proxy.signals.equal_cost import seconds_a_pass
 from nas_proxy.storage.records import Candidate, Record
 from nas_proxy.strategy.acquisition import Observed
@@ -29,6 +32,8 @@ from nas_proxy.training.jobs import Failure, Job
 from nas_proxy.training.train import Outcome
 from nas_proxy.training.worker_pool import lanes
 
+# What is kept of a budget: full trainings after which it ended the search.
+ENDED = "trainings"
 # Seconds of ranking and reporting; and what all that judges may take more than expected.
 REPORTING, SPARE = 15.0, 1.15
 Known = Mapping[str, float | None]  # what a search sees of full trainings, by key; None of those that failed
@@ -167,7 +172,9 @@ def _trained_in_rounds(
 ) -> Sequence[Record | Candidate]:
     """Train round after round, and return all that were chosen."""
     if work.problem.table is not None:
-        return _looked_up(work, pool, sample, rounds)
+        finished = is_finished(work.run.path, work.config.reach, work.run / RUN_FILE)
+        with contextlib.nullcontext() if finished else counted(work):
+            return _looked_up(work, pool, sample, rounds)
     store = work.store
     done = sum(r.draw == 0 for r in store.records(TRUTH))
     with work.progress.stage("Full trainings", rounds.total) as bar:
@@ -199,8 +206,6 @@ def _trained_in_rounds(
                     for number, (architecture, why) in zip((n for n in numbers if n not in made), fresh, strict=False)
                 ]
             _train(work, candidates, told)
-            if work.clock is not None:
-                work.clock.keep()
             if not candidates and numbers.stop > rounds.total - rounds.sample and len(made) < numbers.stop:
                 break  # beyond what was planned, and the pool has no more
     made = _made(work)
@@ -211,43 +216,53 @@ def _within_budget(
     work: Work, sample: Sequence[Record | Candidate], rounds: Rounds
 ) -> Iterator[tuple[int, tuple[range, range]]]:
     """Yield rounds with their numbers; with a budget as many as it has room for, fewer or more than planned."""
-    clock = work.clock
-    planned = list(enumerate(rounds))
+    clock, planned, least = work.clock, list(enumerate(rounds)), min(LEAST, rounds.sample)
     if clock is None:
         yield from planned
         return
-    chosen = rounds.total - rounds.sample
+    ended = clock.known(ENDED)  # by an earlier command, which may have reserved more for what judges
+
+    def goes_on(positions: range, numbers: range) -> bool:
+        if ended is not None:
+            return positions.stop + numbers.stop <= ended
+        return clock.allows(_round_seconds(work, len(positions) + len(numbers)), judging_seconds(work, sample))
+
     for turn, (positions, numbers) in planned:
-        open_ = positions.start >= LEAST and not _known(work, positions, numbers, sample)  # a ranking takes so many
-        seconds = _round_seconds(work, len(positions) + len(numbers))
-        if open_ and not clock.allows(seconds, judging_seconds(work, sample)):
+        if not _known(work, positions, numbers, sample) and not goes_on(positions, numbers):
+            clock.once(ENDED, functools.partial(float, positions.start + numbers.start))
+            if positions.start < least:  # a ranking takes so many
+                yield turn, (range(positions.start, least), range(numbers.start, numbers.start))
             _say_end(work)
             return
         yield turn, (positions, numbers)
-    turn = len(planned)
-    while clock.allows(_round_seconds(work, rounds.size), judging_seconds(work, sample)):
-        yield turn, (range(rounds.sample, rounds.sample), range(chosen, chosen + rounds.size))
-        turn, chosen = turn + 1, chosen + rounds.size
+    turn, chosen = len(planned), range(rounds.total - rounds.sample, rounds.total - rounds.sample + rounds.size)
+    while goes_on(nobody := range(rounds.sample, rounds.sample), chosen):
+        yield turn, (nobody, chosen)
+        turn, chosen = turn + 1, range(chosen.stop, chosen.stop + rounds.size)
+    clock.once(ENDED, functools.partial(float, rounds.sample + chosen.start))
 
 
 def proxy_ends(work: Work) -> Callable[[], str | None]:
     """Return what says whether proposals for the proxy end, as they do when half of what a budget leaves is spent.
 
-    What judges is not in that half, so that as much is left for full trainings, whatever the plan was made from.
+    What judges is not in that half, so that as much is left for full trainings, whatever the plan was made from. Where
+    a table has their accuracies it is all that is left.
     """
-    clock = work.clock
+    clock, looked_up = work.clock, work.problem.table is not None
     if clock is None:
         return lambda: None
 
-    def half() -> float:
+    def until() -> float:
         # The sample is trained, which tells what judging takes.
         sample = [r for r in work.store.records(PROXY) if r.phase == "sample" and r.complete]
-        return clock.spent + (clock.seconds - clock.spent - judging_seconds(work, sample)) / 2
+        left = clock.seconds - clock.spent - judging_seconds(work, sample)
+        return clock.spent + (left if looked_up else left / 2)
 
     def ends() -> str | None:
-        clock.keep()
-        if clock.spent < clock.once("proxy_until", half):
+        if clock.spent < clock.once("proxy_until", until):
             return None
+        if looked_up:
+            return f"What the budget of {work.config.budget} left is spent on the proxy."
         return f"Half of what the budget of {work.config.budget} left is spent on the proxy; full trainings follow."
 
     return ends
@@ -286,6 +301,7 @@ def judging_seconds(work: Work, sample: Sequence[Record | Candidate]) -> float:
     """Return about how long all takes that comes after the search: further seeds, baselines, ranking, report."""
     store, seeds = work.store, work.store.records(TRUTH)
     second = max(0, (work.config.seeds_of_truth - 1) * (len(sample) + 1) - sum(r.draw > 0 for r in seeds))
+    second = second if work.problem.table is None else 0
     proxy = [r.seconds for r in store.records(PROXY) if r.complete]
     others = [signal for signal in work.plan.trained if signal.name != PROXY]
     wanted = sum(signal.draws * len(sample) for signal in others)

@@ -16,7 +16,7 @@ from nas_proxy.data.splits import Counts, Development, counted, development, few
 from nas_proxy.errors import DeviceError
 from nas_proxy.progress import SILENT, Progress
 from nas_proxy.ranking.truth_table import TruthTable, known_part, load_truth_table
-from nas_proxy.runs.settings import RunConfig
+from nas_proxy.runs.settings import POOL, RunConfig
 from nas_proxy.spaces.asked import asked_apart
 from nas_proxy.spaces.cost import Sizes
 from nas_proxy.spaces.limits import small_part
@@ -57,6 +57,18 @@ class Prospect:
     def shape(self) -> DataShape:
         """The shape of the images and the number of classes."""
         return self.few.shape._replace(classes=len(self.source.classes))
+
+    @property
+    def most(self) -> int | None:
+        """The most architectures that the space can have, without measuring any; None where that is not known."""
+        return self.whole_space.size if self.space.size is None else self.space.size
+
+    @property
+    def number(self) -> int | None:
+        """How many architectures the space has; of a large one within limits the most that it can have, as `most`."""
+        if self.space.size is not None or self.most is None or self.most > POOL:
+            return self.most
+        return sum(1 for _ in self.space.sample(self.config.seed))  # each is measured once, whoever asks again
 
 
 @dataclass(frozen=True)

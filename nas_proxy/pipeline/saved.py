@@ -36,7 +36,10 @@ def saved(work: Work, scores: Scores, found: Standing, full_seconds: float | Non
         return asdict(Saving(pool=pool, reason="what a full training takes was not measured here", sentence=""))
     spent = _spent(work, scores, found, each)
     rows, drawn_from = found.pool.rows(), np.arange(found.pool.uniform)
-    needed = saving(found.fit, drawn_from, work.config.seed, rows[pick.key], exact=exact, failed=found.failed)
+    best = pick.validation or 0.0
+    equal = [rows[b.key] for b in found.order if exact and b.validation is not None and b.validation >= best]
+    seed, failed = work.config.seed, found.failed
+    needed = saving(found.fit, drawn_from, seed, rows[pick.key], exact=exact, equal=equal, failed=failed)
     workers = lanes(work.executor, work.problem.device)
     return asdict(
         against_random((needed.trainings, needed.low, needed.high), each / workers, spent, pool, estimated=not timed)

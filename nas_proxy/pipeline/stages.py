@@ -167,11 +167,7 @@ def do(work: Work, names: Sequence[str]) -> None:
     """Do the stages in their order."""
     with one_thread_in_numpy():
         for name in names:
-            try:
-                STAGES[name](work)
-            finally:
-                if work.clock is not None:
-                    work.clock.keep()
+            STAGES[name](work)
 
 
 def run_stages(

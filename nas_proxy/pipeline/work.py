@@ -183,6 +183,8 @@ def work_in(
         sets = replace(make_sets(run, problem, progress, group), tell=learnt)
         budget = run.config.budget
         clock = None if budget is None else Clock(run.path, seconds_of(budget), start)
+        if clock is not None:
+            closing.enter_context(clock.running())
         yield Work(run, problem, plan_of(run.config), store, executor, trainer, sets, files, progress, clock)
 
 

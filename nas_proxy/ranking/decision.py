@@ -119,7 +119,7 @@ def lead_of(ranking: Ranking) -> str | None:
     images = [name for name in known if _base(name) == RANDOM]
     for names in (sets, images, known):
         if names:
-            return max(names, key=lambda name: ranking.row(name).spearman.value or -1.0)
+            return max(names, key=lambda name: float(ranking.row(name).spearman.value))  # type: ignore[arg-type]
     return None
 
 

@@ -1,5 +1,7 @@
 """What makes two runs the same: which settings may change between two commands in one folder, and until when."""
 
+import dataclasses
+
 from nas_proxy.runs.nested import flat
 from nas_proxy.runs.settings import RunConfig, to_dict
 
@@ -32,5 +34,5 @@ def of_trainings(config: RunConfig) -> frozenset[str]:
     """Return the settings that the condensed images do not depend on; they may change until one is trained on."""
     if config.condense.embed == "space":  # with architectures outside the sample, which many settings decide
         return OF_PROPOSALS | OF_TRAININGS
-    names = flat(to_dict(RunConfig())).keys() | flat(to_dict(config)).keys()
+    names = flat(dataclasses.asdict(config))  # those that are None, too
     return frozenset(name for name in names if name not in OF_IMAGES and not name.startswith("condense."))

@@ -42,6 +42,7 @@ def saving(
     pick: int,
     *,
     exact: bool = False,
+    equal: Collection[int] = (),
     failed: Collection[int] = (),
     draws: int = DRAWS,
 ) -> Saving:
@@ -49,14 +50,15 @@ def saving(
 
     drawn_from: (n,) what random search would have drawn from: the pool, or the uniform part of one that was grown.
     exact: whether accuracies of full trainings are known, and the pick's is the best of them; else it is what is
-    believed. failed: rows that no training makes a network of: random search tries them in vain. Raises ValueError
-    where nothing was fully trained.
+    believed. equal: rows that were seen to be as good as the pick, where that is exact. failed: rows that no training
+    makes a network of: random search tries them in vain. Raises ValueError where nothing was fully trained.
     """
     if fitted.best is None:
         raise ValueError("nothing was fully trained yet, so there is nothing to compare with")
     rivals = np.setdiff1d(drawn_from, [pick, *failed, *(fitted.trained if exact else ())])
     better = _better(fitted, rivals, None if exact else pick, draws, numpy_generator(seed, "saving"))
-    needed = (len(drawn_from) + 1) / (better + int(pick in drawn_from) + 1)
+    as_good = len(np.intersect1d(drawn_from, [pick, *equal]))
+    needed = (len(drawn_from) + 1) / (better + as_good + 1)
     low, middle, high = (float(np.quantile(needed, level)) for level in (0.025, 0.5, 0.975))
     return Saving(middle, low, high)
 
