@@ -9,8 +9,8 @@ for judging, and lets them go on where the estimate was too high: the full train
 estimate of all else was off by. So with a budget how far a run comes depends on the machine.
 
 The plan is made once and kept in `budget.json` with what is spent, so a run that was cut off goes on by the same plan;
-a larger budget makes a new one, of the time that is left, in which nothing shrinks and the proxy stays as it is. So does
-one for a run that had none; and as long as nothing is trained, one for other settings, in which the proxy stays.
+a larger budget makes a new one, of the time that is left, in which nothing shrinks and the proxy stays as it is. So
+does one for a run that had none; and as long as nothing is trained, one for other settings, in which the proxy stays.
 """
 
 import contextlib
