@@ -189,6 +189,8 @@ def test_the_clock_counts_what_earlier_commands_spent(tmp_path):
     now[0] += 20
     assert clock.allows(40.0)
     assert not clock.allows(40.0, reserved=1.0)
+    assert clock.allows(40.0, 9.0, 1.15)
+    assert not clock.allows(40.0, 9.1, 1.15)
     clock.keep()
     assert spent_in(tmp_path) == 20.0
     assert kept_plan(tmp_path) == planned("1h")[0]

@@ -37,6 +37,8 @@ NAME = "budget.json"
 # Shares of the time: that condensing may take, and that a plan is made for, as it may take a little longer. Condensing
 # gets little, since no set of benchmarks/README.md ranked better than random images, which take none, a second time.
 CONDENSING, PLANNED = 0.05, 0.95
+# What may be spent so that there is a search at all: a budget is kept to within 15 %.
+TOLERATED = 1.15
 # Seconds between two times at which what is spent is kept.
 EVERY = 5.0
 # The most architectures that are only there to judge.
@@ -288,9 +290,9 @@ class Clock:
             write_json(self._path, {**kept, name: {**numbers, f"{self.seconds:g}": made}})
         return made
 
-    def allows(self, seconds: float, reserved: float = 0.0) -> bool:
-        """Whether so much more may be begun, when so much is reserved for what comes after it."""
-        return self.spent + seconds + reserved <= self.seconds
+    def allows(self, seconds: float, reserved: float = 0.0, share: float = 1.0) -> bool:
+        """Whether so much more may be begun, when so much is reserved for what comes after it; share: of the budget."""
+        return self.spent + seconds + reserved <= share * self.seconds
 
 
 def spent_in(folder: Path) -> float:

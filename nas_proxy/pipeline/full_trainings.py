@@ -15,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from nas_proxy.names import PROXY, TRUTH
+from nas_proxy.pipeline.budget import TOLERATED
 from nas_proxy.pipeline.choosing import Rounds, Standing, choose, counted, on_proxy, standing
 from nas_proxy.pipeline.ground_truth import images_of_truth, train_fully
 from nas_proxy.pipeline.pool import BY_PROXY, Pool, grow, has_grown, open_pool
@@ -225,7 +226,8 @@ def _within_budget(
     def goes_on(positions: range, numbers: range) -> bool:
         if ended is not None:
             return positions.stop + numbers.stop <= ended
-        return clock.allows(_round_seconds(work, len(positions) + len(numbers)), judging_seconds(work, sample))
+        share = TOLERATED if positions.start < least else 1.0
+        return clock.allows(_round_seconds(work, len(positions) + len(numbers)), judging_seconds(work, sample), share)
 
     for turn, (positions, numbers) in planned:
         if not _known(work, positions, numbers, sample) and not goes_on(positions, numbers):
