@@ -28,6 +28,7 @@ from nas_proxy.files import write_json
 from nas_proxy.names import RANDOM
 from nas_proxy.report.formats import duration
 from nas_proxy.runs.comparison_checks import LEAST
+from nas_proxy.runs.heartbeat import repeating
 from nas_proxy.runs.identity import NOT_IDENTITY, OF_PROPOSALS, OF_TRAININGS
 from nas_proxy.runs.nested import flat, listed
 from nas_proxy.runs.settings import RunConfig, to_dict
@@ -251,20 +252,15 @@ class Clock:
     @contextlib.contextmanager
     def running(self, every: float = EVERY) -> Iterator[None]:
         """Keep what is spent meanwhile, and at the end."""
-        over = threading.Event()
 
         def beat() -> None:
-            while not over.wait(every):
-                with contextlib.suppress(OSError):  # a full disk, which whoever computes is told of
-                    self.keep()
+            with contextlib.suppress(OSError):  # a full disk, which whoever computes is told of
+                self.keep()
 
-        heart = threading.Thread(target=beat, daemon=True)
-        heart.start()
         try:
-            yield
+            with repeating(beat, every):
+                yield
         finally:
-            over.set()
-            heart.join()
             self.keep()
 
     def keep(self) -> None:

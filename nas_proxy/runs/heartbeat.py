@@ -34,19 +34,14 @@ class Command:
 
 
 @contextlib.contextmanager
-def beating(run: RunFolder, nodes: Callable[[], tuple[Node, ...]]) -> Iterator[None]:
-    """Tell whoever looks that this process, which holds the folder, is at work, and on which machines."""
+def repeating(act: Callable[[], None], every: float) -> Iterator[None]:
+    """Call `act` every so many seconds meanwhile, in a thread."""
     over = threading.Event()
 
-    def tell() -> None:
-        with contextlib.suppress(OSError, NasProxyError):  # a comfort, which never costs a run
-            write_json(run.work / NAME, asdict(Command(platform.node(), os.getpid(), nodes())))
-
     def beat() -> None:
-        while not over.wait(BEAT):
-            tell()
+        while not over.wait(every):
+            act()
 
-    tell()
     heart = threading.Thread(target=beat, daemon=True)
     heart.start()
     try:
@@ -54,6 +49,21 @@ def beating(run: RunFolder, nodes: Callable[[], tuple[Node, ...]]) -> Iterator[N
     finally:
         over.set()
         heart.join()
+
+
+@contextlib.contextmanager
+def beating(run: RunFolder, nodes: Callable[[], tuple[Node, ...]]) -> Iterator[None]:
+    """Tell whoever looks that this process, which holds the folder, is at work, and on which machines."""
+
+    def tell() -> None:
+        with contextlib.suppress(OSError, NasProxyError):  # a comfort, which never costs a run
+            write_json(run.work / NAME, asdict(Command(platform.node(), os.getpid(), nodes())))
+
+    tell()
+    try:
+        with repeating(tell, BEAT):
+            yield
+    finally:
         withdraw(run)
 
 
