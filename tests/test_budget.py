@@ -9,8 +9,8 @@ import pytest
 
 from nas_proxy.condensation.recipe import Condensation
 from nas_proxy.data.splits import Counts
-from nas_proxy.errors import ConfigError
-from nas_proxy.pipeline import full_trainings
+from nas_proxy.errors import ConfigError, RunFolderError
+from nas_proxy.pipeline import budget, full_trainings
 from nas_proxy.pipeline.budget import (
     Clock,
     Takes,
@@ -201,6 +201,24 @@ def test_what_is_broken_off_or_killed_counts(tmp_path):
         now[0] = 1700.0
         raise KeyboardInterrupt
     assert spent_in(tmp_path) == 1700
+
+
+def test_a_disk_that_is_full_for_a_while_does_not_end_the_keeping(tmp_path, monkeypatch):
+    clock, tries, write = Clock(tmp_path, 60.0), [], budget.write_json
+
+    def full_twice(path, value):
+        tries.append(path)
+        if len(tries) < 3:
+            raise RunFolderError("the disk is full")
+        write(path, value)
+
+    monkeypatch.setattr(budget, "write_json", full_twice)
+    with clock.running(every=0.01):
+        deadline = time.monotonic() + 20
+        while len(tries) < 4 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert len(tries) >= 4
+    assert spent_in(tmp_path) > 0
 
 
 def test_a_number_that_is_made_once_is_kept_for_its_budget(tmp_path):

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_proxy.condensation.recipe import Condensation
-from nas_proxy.errors import ConfigError
+from nas_proxy.errors import ConfigError, NasProxyError
 from nas_proxy.files import write_json
 from nas_proxy.names import RANDOM
 from nas_proxy.report.formats import duration
@@ -254,7 +254,7 @@ class Clock:
         """Keep what is spent meanwhile, and at the end."""
 
         def beat() -> None:
-            with contextlib.suppress(OSError):  # a full disk, which whoever computes is told of
+            with contextlib.suppress(OSError, NasProxyError):  # a full disk, which whoever computes is told of
                 self.keep()
 
         try:
